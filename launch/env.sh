@@ -1,0 +1,30 @@
+# Sourced by the scripts beside it: enter the active environment or .venv, and install the project.
+# Usage: prepare_environment [EXTRA]   (EXTRA: test, tpu, cuda)
+
+prepare_environment() {
+  local extra="${1:-}" target="." stamp
+  if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+    if [ ! -x .venv/bin/python ]; then
+      python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+        echo "Error: python3 is $(python3 --version 2>&1); sg_jax needs Python 3.11 or later." \
+          "Activate an environment that has it, and run this again." >&2
+        return 1
+      }
+      python3 -m venv .venv || {
+        echo "Error: python3 cannot make environments (on Debian: apt-get install python3-venv)." >&2
+        rm -rf .venv
+        return 1
+      }
+    fi
+    # shellcheck disable=SC1091
+    . .venv/bin/activate
+  fi
+  [ -n "$extra" ] && target=".[$extra]"
+  # Installed already, and setup.py unchanged since? Then this works without a network too.
+  stamp="$(python -c 'import sys; print(sys.prefix)')/sg_jax-installed-${extra:-base}"
+  if ! cmp -s setup.py "$stamp"; then
+    echo "Install sg_jax (about a minute) ..."
+    python -m pip install --quiet --disable-pip-version-check --editable "$target"
+    cp setup.py "$stamp"
+  fi
+}

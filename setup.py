@@ -1,0 +1,35 @@
+"""Package sg_jax."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="sg_jax",
+    version="0.1.0",
+    description="Token-sparse diffusion transformers with Sparse Guidance, in JAX",
+    license="Apache-2.0",
+    packages=find_packages(include=["sg_jax", "sg_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py",
+        "array_record",
+        "clu>=0.0.12",
+        "flax>=0.12",
+        "grain>=0.2.18",
+        "jax>=0.10",
+        "matplotlib",
+        "ml_collections>=1.0",
+        "numpy",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "pillow",
+        "scikit-learn",  # the handwritten digits
+        "scipy",
+        "tensorboardX",
+        "tensorflow-datasets>=4.9.10",  # works without tensorflow
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda13]"],
+        "test": ["pytest", "pytest-xdist", "ruff"],
+    },
+)

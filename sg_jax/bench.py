@@ -1,0 +1,131 @@
+"""Time training and sampling steps side by side in one run; print ratios beside FLOPs ratios."""
+
+import json
+import pathlib
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sg_jax import flops
+from sg_jax.experiment import Experiment
+from sg_jax.files import write_atomically
+from sg_jax.generate import image_keys, integrate
+from sg_jax.objective import FlowMatching
+from sg_jax.sharding import batch_sharding
+from sg_jax.state import compile_train_step, init_state, make_train_step
+from sg_jax.writers import log
+
+STEPS = 4  # sampling steps of one timed call
+
+
+def run(experiment: Experiment, workdir: str) -> list[dict]:
+    """Measure a training step (routed and dense) and a sampling step of each guidance setting.
+
+    The programs take turns, so that a slow moment of the machine meets them all; a ratio is the
+    median over rounds. Weights are fresh: the cost of a step does not depend on them.
+    """
+    config, gamma = experiment.config, experiment.config.objective.gamma
+    results = []
+    programs = {f"train, γ {g:g}": _training(experiment, g) for g in dict.fromkeys((0.0, gamma))}
+    costs = {
+        f"train, γ {g:g}": flops.training_step(
+            experiment.model, g, config.train.batch_size, full=True
+        )
+        for g in (0.0, gamma)
+    }
+    results += _race(programs, costs, config.bench.repeats, 1)
+    names = dict.fromkeys(("cfg", *config.evaluate.guidance, "sg_flops"))
+    settings = {
+        f"sample, {n} ({experiment.settings[n].describe()})": experiment.settings[n] for n in names
+    }
+    programs = {label: _sampling(experiment, g) for label, g in settings.items()}
+    costs = {
+        label: config.sample.batch_size * flops.sampling_step(experiment.model, g, full=True)
+        for label, g in settings.items()
+    }
+    results += _race(programs, costs, config.bench.repeats, STEPS)
+    if workdir and jax.process_index() == 0:
+        path = pathlib.Path(workdir) / "bench.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False).encode())
+        log(f"Written to {path}.")
+    return results
+
+
+def _training(experiment: Experiment, gamma: float) -> Callable[[], None]:
+    """Return a function that runs one training step at sparsity rate gamma and waits for it."""
+    config, model = experiment.config, experiment.model
+    objective = FlowMatching(**{**config.objective, "gamma": gamma})
+    state = init_state(experiment.make_model, experiment.tx, experiment.mesh, jax.random.key(0))
+    step = make_train_step(objective, experiment.tx, config.train.ema_decay)
+    step = compile_train_step(step, state, experiment.mesh)
+    shape = (config.train.batch_size, model.image_size, model.image_size, model.channels)
+    batch = {"image": np.zeros(shape, np.float32), "label": np.zeros(shape[:1], np.int32)}
+    batch = jax.device_put(batch, batch_sharding(experiment.mesh))
+
+    def call():
+        nonlocal state
+        state, metrics = step(state, batch, jax.random.key(0))
+        jax.block_until_ready((state, metrics))
+
+    return call
+
+
+def _sampling(experiment: Experiment, guidance) -> Callable[[], None]:
+    """Return a function that runs `STEPS` sampling steps and waits for them."""
+    config, mesh = experiment.config, experiment.mesh
+    model = init_state(experiment.make_model, experiment.tx, mesh, jax.random.key(0)).model
+    keys = image_keys(0, 0, config.sample.batch_size)
+    labels = jnp.zeros(config.sample.batch_size, jnp.int32)
+    labels, keys = jax.device_put((labels, keys), batch_sharding(mesh))
+    scale, static = jnp.float32(guidance.scale), guidance.static()
+
+    def call():
+        x = integrate(model, labels, keys, scale, guidance=static, steps=STEPS)
+        jax.block_until_ready(x)
+
+    return call
+
+
+def _race(
+    programs: dict[str, Callable], costs: dict[str, float], repeats: int, steps: int
+) -> list[dict]:
+    """Time the programs in turns; the first is what the others are compared with."""
+    compiles = {}
+    for name, call in programs.items():
+        began = time.perf_counter()
+        call()
+        compiles[name] = time.perf_counter() - began
+    seconds = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, call in programs.items():
+            began = time.perf_counter()
+            call()
+            seconds[name].append((time.perf_counter() - began) / steps)
+    first = next(iter(programs))
+    width, results = max(map(len, programs)), []
+    log(f"\n{'':{width}}  ms/step  time ratio (quartiles)  FLOPs ratio  GFLOP/s  first call")
+    for name, times in seconds.items():
+        ratios = np.array(times) / np.array(seconds[first])
+        low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+        flops_ratio, median = costs[name] / costs[first], float(np.median(times))
+        log(
+            f"{name:{width}}  {1e3 * median:7.1f}   {middle:5.3f} ({low:.3f} to {high:.3f})"
+            f"         {flops_ratio:5.3f}  {costs[name] / median / 1e9:7.1f}"
+            f"  {compiles[name]:6.1f} s"
+        )
+        results.append(
+            dict(
+                program=name,
+                compared_with=first,
+                seconds_per_step=median,
+                time_ratio=float(middle),
+                time_ratio_quartiles=[float(low), float(high)],
+                flops_ratio=flops_ratio,
+                first_call_seconds=compiles[name],
+            )
+        )
+    return results

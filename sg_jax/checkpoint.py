@@ -1,0 +1,210 @@
+"""A run's folder: its config, and its checkpoints by Orbax.
+
+    workdir/config.json        what was trained, enough to build the network
+    workdir/checkpoints/STEP/  step, weights, moving average, optimizer state, data position
+
+Arrays are stored under readable names ("model/blocks/stacks/0/mlp/hidden/kernel"), so that a
+checkpoint does not depend on how a library orders its trees, and each part loads alone.
+"""
+
+import json
+import os
+import pathlib
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from orbax.checkpoint import v1 as ocp
+
+from sg_jax import config as config_lib
+from sg_jax import experiment, sharding
+from sg_jax.errors import UserError
+from sg_jax.files import write_atomically
+from sg_jax.models.dit import DiT
+from sg_jax.state import TrainState
+
+PARTS = ("model", "ema", "opt_state")
+
+# What must not change when a run is continued, and what a checkpoint needs to be sampled.
+RESUME_KEYS = (
+    "seed", "data.name", "data.split", "data.image_size", "data.flip", "model", "objective",
+    "optimizer", "train.batch_size", "train.ema_decay",
+)  # fmt: skip
+SAMPLE_KEYS = ("data.name", "data.image_size", "model")
+FREE_KEYS = ("model.size", "model.remat", "model.dtype")  # for sampling
+
+
+def read_config(workdir: str | os.PathLike) -> tuple[ConfigDict, tuple[str, ...]]:
+    """Return the completed config of a run and the names of its classes."""
+    path = pathlib.Path(workdir) / "config.json"
+    if not path.parent.is_dir():
+        raise UserError(f"workdir={str(workdir)!r} does not exist: train there first.")
+    if not path.is_file():
+        raise UserError(
+            f"workdir={str(workdir)!r} holds no config.json, so it is not a run of sg_jax: give "
+            f"the folder that --mode train wrote."
+        )
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return config_lib.merge(saved["config"]), tuple(saved["class_names"])
+    except (json.JSONDecodeError, KeyError, UserError) as error:
+        raise UserError(f"{path} cannot be read as a config of sg_jax: {error}") from None
+
+
+def prepare_workdir(workdir: str, config: ConfigDict, class_names: tuple[str, ...]) -> None:
+    """Make the folder of a new run, or check that it holds the same experiment."""
+    folder = pathlib.Path(workdir)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--workdir={workdir} is a file: give a folder.")
+    if (folder / "config.json").exists():
+        check_same(config, workdir, RESUME_KEYS)
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError(
+            f"--workdir={workdir} is not empty and holds no config.json, so it is not a run of "
+            f"sg_jax: give a new folder."
+        )
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        saved = {"config": json.loads(config.to_json_best_effort()), "class_names": class_names}
+        write_atomically(folder / "config.json", json.dumps(saved, indent=1).encode())
+
+
+def check_same(config: ConfigDict, workdir: str, keys: tuple[str, ...]) -> None:
+    """Raise if the run in `workdir` was trained with other values of `keys`."""
+    saved, _ = read_config(workdir)
+    for path, value in _flat(config).items():
+        watched = any(path == key or path.startswith(key + ".") for key in keys)
+        if keys is SAMPLE_KEYS and path in FREE_KEYS:
+            continue
+        if watched and value != (before := _flat(saved)[path]):
+            raise UserError(
+                f"config.{path}={value!r} differs from the {before!r} that the run in "
+                f"--workdir={workdir} was trained with: set it back, or give another workdir."
+            )
+
+
+def _flat(config: ConfigDict, prefix: str = "") -> dict:
+    out = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            out.update(_flat(value, f"{prefix}{key}."))
+        else:
+            out[prefix + key] = value
+    return out
+
+
+def checkpoint_dir(workdir: str | os.PathLike) -> pathlib.Path:
+    """Return where a run's checkpoints are."""
+    return pathlib.Path(workdir).absolute() / "checkpoints"
+
+
+def open_checkpoints(
+    workdir: str, every: int, keep: int, keep_period: int = 0
+) -> ocp.training.Checkpointer:
+    """Return a checkpointer that saves each `every` steps and keeps the latest `keep`.
+
+    With `keep_period` above 0 it also keeps each step that is a multiple of it.
+    """
+    save, preserve = ocp.training.save_decision_policies, ocp.training.preservation_policies
+    kept = [preserve.LatestN(keep)]
+    if keep_period:
+        kept.append(preserve.EveryNSteps(keep_period))
+    return ocp.training.Checkpointer(
+        checkpoint_dir(workdir),
+        save_decision_policy=save.FixedIntervalPolicy(every),
+        preservation_policy=preserve.AnyPreservationPolicy(kept),
+    )
+
+
+def save(
+    checkpoints: ocp.training.Checkpointer, state: TrainState, step: int, position: int
+) -> None:
+    """Save in the background; the same step a second time is no error."""
+    if checkpoints.latest is not None and checkpoints.latest.step == step:
+        return
+    parts = {part: named(getattr(state, part)) for part in PARTS}
+    progress = {"step": step, "data_position": position}
+    checkpoints.save_checkpointables_async(step, {**parts, "progress": progress}, force=True)
+
+
+def restore(
+    checkpoints: ocp.training.Checkpointer, abstract: TrainState
+) -> tuple[TrainState, int] | None:
+    """Return the latest state, sharded as `abstract` asks, and the data position; or None."""
+    if checkpoints.latest is None:
+        return None
+    wanted = {part: named(getattr(abstract, part)) for part in PARTS}
+    _check_shapes(checkpoints.directory / str(checkpoints.latest.step), wanted)
+    loaded = checkpoints.load_checkpointables(checkpoints.latest.step, {**wanted, "progress": None})
+    parts = {part: unnamed(loaded[part], getattr(abstract, part)) for part in PARTS}
+    step = jax.device_put(np.int32(loaded["progress"]["step"]), abstract.step.sharding)
+    return TrainState(step=step, **parts), int(loaded["progress"]["data_position"])
+
+
+def load(
+    workdir: str | os.PathLike,
+    step: int | None = None,
+    weights: str = "ema",
+    mesh: Mesh | None = None,
+) -> DiT:
+    """Load a trained network, ready for `sg_jax.sample`.
+
+    Args:
+      workdir: folder that training wrote.
+      step: which checkpoint; the latest by default.
+      weights: "ema" (the moving average) or "model" (the raw weights).
+      mesh: devices to spread the weights over; one device by default.
+
+    Returns:
+      The network.
+
+    Raises:
+      UserError: no run or no such checkpoint in `workdir`.
+    """
+    config, _ = read_config(workdir)
+    if weights not in ("ema", "model"):
+        raise UserError(f"weights={weights!r} must be 'ema' or 'model'.")
+    folder = checkpoint_dir(workdir)
+    steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+    if not steps:
+        raise UserError(f"workdir={str(workdir)!r} holds no checkpoint yet: train longer.")
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise UserError(f"step={step} is not a checkpoint in {str(workdir)!r}: there are {steps}.")
+    model = jax.eval_shape(lambda key: experiment.make_model(config, key), jax.random.key(0))
+    mesh = mesh or Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1), sharding.AXES)
+    abstract = sharding.place(model, mesh)
+    wanted = {weights: named(abstract)}
+    _check_shapes(folder / str(step), wanted)
+    loaded = ocp.load_checkpointables(folder / str(step), wanted)
+    return unnamed(loaded[weights], abstract)
+
+
+def named(tree) -> dict:
+    """Return the leaves of a tree as {readable path: leaf}."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def unnamed(leaves: dict, like):
+    """Undo `named`, with the structure of `like`."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: leaves[_name(path)], like)
+
+
+def _name(path) -> str:
+    # A parameter is itself a node with its array under "value", which the name leaves out.
+    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+
+
+def _check_shapes(folder: pathlib.Path, wanted: dict[str, dict]) -> None:
+    """Raise one clear error where a checkpoint does not hold the arrays a network needs."""
+    stored = ocp.checkpointables_metadata(folder).metadata
+    for part, leaves in wanted.items():
+        shapes = {name: tuple(leaf.shape) for name, leaf in stored[part].items()}
+        for name, leaf in leaves.items():
+            if shapes.get(name) != tuple(leaf.shape):
+                raise UserError(
+                    f"The checkpoint {folder} does not fit this network: {part}/{name} is "
+                    f"{shapes.get(name, 'missing')} there and {tuple(leaf.shape)} here. It was "
+                    f"written by another version or another config."
+                )

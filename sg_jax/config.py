@@ -1,0 +1,204 @@
+"""What can be configured, with its defaults; files and command lines laid over them.
+
+A file in `configs/` sets only what its experiment is about; an unknown key is an error with the
+nearest right name. Values are checked in `experiment`, by the constructors that take them.
+"""
+
+import dataclasses
+import importlib.util
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from sg_jax.errors import UserError, nearest
+from sg_jax.guidance import PRESETS, Guidance
+
+
+def defaults() -> ConfigDict:
+    """Return every key with its default value."""
+    presets = {name: dataclasses.asdict(g) for name, g in PRESETS.items()}
+    return ConfigDict(
+        dict(
+            seed=0,  # of weights, data order, noise and token ids
+            data=dict(
+                name="digits",  # "digits", or any TFDS name
+                data_dir="",  # empty: TFDS's own ($TFDS_DATA_DIR or ~/tensorflow_datasets)
+                split="train",
+                test_split="test",
+                image_size=0,  # 0: as stored; else resized and centre-cropped to this side
+                flip=False,  # mirror half of the training images
+                workers=0,  # processes that read and decode; 0 uses threads of this process
+            ),
+            model=dict(
+                size="",  # "XL/2" and so on; empty: the four values below; one of them above 0 wins
+                depth=0,
+                width=0,
+                heads=0,
+                patch=0,
+                routes=(),  # ((start, end), ...): blocks, 0-based, both included
+                mlp_ratio=4.0,
+                dtype="float32",  # compute type; parameters are float32
+                remat="none",  # "none", "dots" or "full"
+                image_size=0,  # these three 0: from the data
+                channels=0,
+                num_classes=0,
+            ),
+            objective=dict(gamma=0.5, label_dropout=0.1, time="logit_normal"),
+            optimizer=dict(
+                learning_rate=1e-4,
+                schedule="constant",  # or "cosine"
+                warmup=0,  # steps
+                b1=0.9,
+                b2=0.999,
+                weight_decay=0.0,
+                clip_norm=1.0,  # 0: no clipping
+            ),
+            mesh=dict(data=-1, fsdp=1),  # devices along each axis; -1: the rest
+            train=dict(
+                steps=1000,
+                batch_size=256,  # over all devices
+                ema_decay=0.9999,
+                log_every=100,  # steps
+                sample_every=0,  # steps between sample grids; 0: none
+                then=(),  # modes that follow: "sample", "evaluate"
+            ),
+            checkpoint=dict(every=1000, keep=2, keep_period=0),  # steps, the latest n, every n-th
+            guidance=presets,  # settings by name; a config may add its own
+            sample=dict(
+                guidance="sg",
+                steps=40,
+                batch_size=64,  # over all devices
+                labels=(),  # empty: every class in turn
+                count=64,  # images
+            ),
+            evaluate=dict(
+                guidance=("unguided", "cfg", "sg"),
+                samples=1000,  # images per setting
+                references=0,  # training images to compare with; 0: all
+                columns=10,  # classes shown in the picture
+            ),
+            bench=dict(repeats=20),
+        )
+    )
+
+
+def load(path: str) -> ConfigDict:
+    """Return the config of a file's `get_config()` laid over the defaults, with its types."""
+    file = pathlib.Path(path)
+    if not file.is_file():
+        known = [str(p) for p in sorted(file.parent.glob("*.py"))] or ["configs/digits.py"]
+        raise UserError(
+            f"--config={path}: no such file. There are: {', '.join(known)}." + nearest(path, known)
+        )
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if spec is None:
+        raise UserError(f"--config={path} must be a Python file with a function get_config().")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"--config={path} has no function get_config() that returns the config.")
+    return merge(module.get_config())
+
+
+def merge(given) -> ConfigDict:
+    """Lay a (nested) mapping over the defaults; an unknown key or a wrong type is an error."""
+    config = defaults()
+    settings = given.get("guidance", {})
+    for name in settings:
+        if name not in config.guidance:
+            config.guidance[name] = ConfigDict(dataclasses.asdict(Guidance()))
+    _lay(config, given, "config")
+    return config.lock()
+
+
+def _lay(config: ConfigDict, given, prefix: str) -> None:
+    for key, value in given.items():
+        path = f"{prefix}.{key}"
+        if key not in config:
+            raise UserError(f"{path} is not a config key." + nearest(key, config))
+        if isinstance(config[key], ConfigDict):
+            if not hasattr(value, "items"):
+                raise UserError(f"{path}={value!r} must be a section: {', '.join(config[key])}.")
+            _lay(config[key], value, path)
+            continue
+        try:
+            config[key] = _tuples(value) if isinstance(config[key], tuple) else value
+        except TypeError:
+            kind = type(config[key]).__name__
+            raise UserError(f"{path}={value!r} must be of type {kind}.") from None
+
+
+def _tuples(value):
+    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def parse(argv: Sequence[str], flag_values: flags.FlagValues) -> ConfigDict:
+    """Parse a command line: `--config FILE`, `--config.key=value` and the flags of `flag_values`.
+
+    Args:
+      argv: with the program's name first.
+      flag_values: flags defined so far; filled in place.
+    """
+    path, rest = _take_config(list(argv))
+    if path is None:
+        raise UserError("--config is missing: give an experiment, such as configs/digits.py.")
+    config = load(path)
+    for argument in rest:
+        if argument.startswith(("--config.", "-config.")):
+            _check_key(config, argument.lstrip("-").split("=")[0])
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=flag_values, lock_config=True, sys_argv=rest
+        )
+        left = flag_values(rest)
+    except (flags.Error, TypeError, ValueError) as error:
+        message = str(error).rstrip(" ?.")
+        message += "?" if "Did you mean" in message else "."
+        known = ", ".join(f"--{f}" for f in flag_values if "." not in f)
+        raise UserError(f"{message} Flags are {known} and --config.<key>=<value>.") from None
+    if left[1:]:
+        raise UserError(f"{left[1]!r} is not a flag: flags begin with -- and keys with --config.")
+    config = flag_values["config"].value
+    with config.unlocked():
+        for section in config.values():
+            if isinstance(section, ConfigDict):
+                for key, value in section.items():
+                    if isinstance(value, list):
+                        section[key] = _tuples(value)
+    return config
+
+
+def _take_config(argv: list[str]) -> tuple[str | None, list[str]]:
+    path, rest = None, []
+    arguments = iter(argv)
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            path = value if equals else next(arguments, None)
+        else:
+            rest.append(argument)
+    return path, rest
+
+
+def _check_key(config: ConfigDict, dotted: str) -> None:
+    node, path = config, "config"
+    for key in dotted.split(".")[1:]:
+        if not isinstance(node, ConfigDict) or key not in node:
+            options = list(node) if isinstance(node, ConfigDict) else []
+            full = [k for k in _leaves(config) if k.endswith(f".{key}")]
+            hint = nearest(key, options) or nearest(dotted, full or _leaves(config))
+            allowed = f" Keys of {path}: {', '.join(options)}." if options else ""
+            raise UserError(f"--{dotted}: {path} has no key {key!r}.{hint}{allowed}")
+        node, path = node[key], f"{path}.{key}"
+    if isinstance(node, ConfigDict):
+        raise UserError(f"--{dotted} is a section; set one of its keys: {', '.join(node)}.")
+
+
+def _leaves(config: ConfigDict, prefix: str = "config") -> list[str]:
+    out = []
+    for key, value in config.items():
+        path = f"{prefix}.{key}"
+        out += _leaves(value, path) if isinstance(value, ConfigDict) else [path]
+    return out

@@ -1,0 +1,192 @@
+"""Data sets by name: indexed images and labels, checked when they are opened."""
+
+import bisect
+import dataclasses
+import itertools
+import operator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from sg_jax.data.images import decode
+from sg_jax.data.prepare import one_line, prepared_builder
+from sg_jax.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """Give `source[i] = {"image": uint8 [H, W, C], "label": int}` for 0 <= i < len(source).
+
+    Reading is random access, thread-safe and picklable. An unreadable record raises a UserError
+    that names its file.
+    """
+
+    name: str
+    split: str
+    num_classes: int
+    image_shape: tuple[int, int, int]  # H, W, C
+    class_names: tuple[str, ...]
+    image_size: int | None = dataclasses.field(repr=False)  # None: as stored
+    keys: tuple[str, str] = dataclasses.field(repr=False)  # of the image and of the label
+    records: Any = dataclasses.field(repr=False)  # TFDS data source of encoded images
+    files: tuple[str, ...] = dataclasses.field(repr=False)
+    ends: tuple[int, ...] = dataclasses.field(repr=False)  # index after the last record of a file
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        i = operator.index(i)
+        if not 0 <= i < len(self):
+            raise IndexError(f"index {i} of {len(self)} examples")
+        image_key, label_key = self.keys
+        record = self._read(i)
+        try:
+            image = decode(record[image_key], self.image_shape[2], self.image_size)
+        except Exception as cause:
+            raise self._unreadable(i, cause) from cause
+        if image.shape != self.image_shape:
+            cause = ValueError(f"image of shape {image.shape}, not {self.image_shape}")
+            raise self._unreadable(i, cause)
+        return {"image": image, "label": int(record[label_key])}
+
+    def _read(self, i: int) -> dict[str, Any]:
+        """Return record `i` with its image still encoded."""
+        try:
+            record = self.records[i]
+        except Exception as cause:
+            raise self._unreadable(i, cause) from cause
+        label = int(record[self.keys[1]])
+        if not 0 <= label < self.num_classes:
+            raise UserError(
+                f"config.data.split={self.split!r} of {self.name!r} has label {label} at example "
+                f"{i}; labels must be 0 to {self.num_classes - 1}. Choose a labelled split."
+            )
+        return record
+
+    def _unreadable(self, i: int, cause: Exception) -> UserError:
+        return UserError(
+            f"config.data.name={self.name!r}: example {i} of split {self.split!r} cannot be read "
+            f"from {self.files[bisect.bisect_right(self.ends, i)]} ({one_line(cause)}). If the file "
+            f"is damaged or cut short, delete its folder and prepare or copy the data set again."
+        )
+
+
+def open_source(
+    name: str, split: str, data_dir: str | None = None, image_size: int | None = None
+) -> Source:
+    """Open one split of a data set; prepare it first where that is possible.
+
+    Args:
+      name: "digits" (prepared on first use, without network) or any TFDS name.
+      split: a split or a slice of one in TFDS's notation: "train", "train[:100]", "train+test".
+      data_dir: folder of prepared data sets; None or "" takes TFDS's own ($TFDS_DATA_DIR or
+        ~/tensorflow_datasets).
+      image_size: side in pixels to which images are resized and centre-cropped as in ADM; None or 0
+        leaves them as stored.
+
+    Raises:
+      UserError: unknown name, split or size; a data set that is not prepared, has no image or no
+        label; a missing or damaged file.
+    """
+    if image_size and image_size < 0:
+        raise UserError(
+            f"config.data.image_size={image_size} must be positive, or 0 for as stored."
+        )
+    builder = prepared_builder(name, data_dir)
+    image_key, channels, stored = _image(name, builder.info.features)
+    label_key, class_names = _label(name, builder.info.features)
+    if not image_size and None in stored:
+        raise UserError(
+            f"config.data.image_size=0 takes images as stored, but those of {name!r} differ in "
+            f"size: set it to the side, in pixels, to which they are resized and centre-cropped."
+        )
+    shape = (image_size, image_size) if image_size else stored
+    records, files = _records(name, builder, split, image_key)
+    source = Source(
+        name=name,
+        split=split,
+        num_classes=len(class_names),
+        image_shape=(*shape, channels),
+        class_names=class_names,
+        image_size=None if shape == stored else image_size,
+        keys=(image_key, label_key),
+        records=records,
+        files=tuple(str(file.filename) for file in files),
+        ends=tuple(itertools.accumulate(file.take for file in files)),
+    )
+    # A file cut short has lost its index, so one record of each file finds it before training.
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(source._read, [end - 1 for end in source.ends]))
+    source[0]  # and one image is decoded
+    return source
+
+
+def _image(name: str, features: Any) -> tuple[str, int, tuple[int | None, int | None]]:
+    """Return the key of the image feature, its channels and its (H, W) or (None, None)."""
+    import tensorflow_datasets as tfds
+
+    key = _one(features, "image", tfds.features.Image)
+    if key is None or np.dtype(features[key].np_dtype) != np.uint8 or len(features[key].shape) != 3:
+        raise _lacking(name, features, "still image in uint8")
+    height, width, channels = features[key].shape
+    return key, channels or 3, (height, width)
+
+
+def _label(name: str, features: Any) -> tuple[str, tuple[str, ...]]:
+    """Return the key of the label feature and the names of its classes."""
+    import tensorflow_datasets as tfds
+
+    key = _one(features, "label", tfds.features.ClassLabel)
+    if key is None or not features[key].num_classes:
+        raise _lacking(name, features, "class label")
+    return key, tuple(features[key].names)
+
+
+def _one(features: Any, preferred: str, kind: type) -> str | None:
+    keys = [key for key, feature in features.items() if type(feature) is kind]
+    if preferred in keys:
+        return preferred
+    return keys[0] if len(keys) == 1 else None
+
+
+def _lacking(name: str, features: Any, what: str) -> UserError:
+    found = ", ".join(
+        f"{key} ({type(feature).__name__})" for key, feature in sorted(features.items())
+    )
+    return UserError(
+        f"config.data.name={name!r} has no feature that is its one {what}; its features are "
+        f"{found}. Choose a data set of labelled images."
+    )
+
+
+def _records(name: str, builder: Any, split: str, image_key: str) -> tuple[Any, list[Any]]:
+    """Return TFDS's data source of a split and the instructions of which files it reads."""
+    import tensorflow_datasets as tfds
+
+    splits = builder.info.splits
+    there = ", ".join(f"{key} ({info.num_examples})" for key, info in splits.items())
+    try:
+        count = splits[split].num_examples
+    except Exception as cause:
+        whole = split.partition("[")[0]
+        hint = "" if whole in splits else nearest(whole, splits)
+        raise UserError(
+            f"config.data.split={split!r} is not a split of {name!r} ({one_line(cause)}). There "
+            f"are: {there}, and slices such as 'train[:100]'.{hint}"
+        ) from cause
+    if not count:
+        raise UserError(f"config.data.split={split!r} of {name!r} is empty. There are: {there}.")
+    try:
+        records = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
+    except NotImplementedError as cause:
+        raise UserError(
+            f"config.data.name={name!r} is prepared in {builder.data_dir} as "
+            f"{builder.info.file_format.value}, which has no random access. Convert it (needs "
+            f"tensorflow) with `tfds convert_format --dataset_version_dir={builder.data_dir} "
+            f"--out_file_format=array_record`, or set another config.data.data_dir to prepare it "
+            f"there as array_record."
+        ) from cause
+    # Only now: of several file formats, as_data_source has chosen one.
+    return records, builder.info.splits[split].file_instructions

@@ -1,0 +1,237 @@
+"""The network whose hidden layer measures images, and how it is trained.
+
+Inception features, made from photographs of 299 pixels, say little about an 8x8 digit or a 32x32
+picture. A network trained for seconds on the same images has features that do, and its own test
+accuracy tells how far to trust them. `features.py` wraps it for use and keeps it on disk.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from sg_jax.errors import UserError
+
+KERNEL_INIT = nnx.initializers.he_normal()
+ZERO_INIT = nnx.initializers.zeros_init()
+
+SMALLEST_SIDE = 4
+NORM_GROUPS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The network's size and its training.
+
+    The defaults are for the 8x8 digits: 98 to 99.7% of the test images right (five random splits),
+    about 10 seconds on one CPU core. For larger pictures on an accelerator widen it, for instance
+    `Recipe(width=64, blocks=2, features=128, batch=256)`.
+
+    Attributes:
+      width: channels at full resolution, doubled at every halving of the side; a multiple of 8.
+      blocks: residual blocks per resolution.
+      features: size F of the hidden layer.
+      epochs: passes over the training images.
+      batch: images per step.
+      learning_rate: peak of AdamW's rate: warmed up over a tenth of the steps, then a cosine to 0.
+      weight_decay: AdamW's, on kernels only.
+    """
+
+    width: int = 32
+    blocks: int = 1
+    features: int = 64
+    epochs: int = 30
+    batch: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+
+    def __post_init__(self):
+        for name in ("width", "blocks", "features", "epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.width % NORM_GROUPS:
+            raise UserError(f"width={self.width} must be a multiple of {NORM_GROUPS}.")
+
+
+class ResidualBlock(nnx.Module):
+    """Two 3x3 convolutions beside a shortcut, each after its norm (He et al., arXiv 1603.05027).
+
+    Args:
+      inputs: channels in.
+      outputs: channels out.
+      stride: 2 halves the side.
+      rngs: key for the initial weights.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, *, rngs: nnx.Rngs):
+        self.norm1 = _norm(inputs, rngs)
+        self.conv1 = _conv(inputs, outputs, 3, stride, KERNEL_INIT, rngs)
+        self.norm2 = _norm(outputs, rngs)
+        self.conv2 = _conv(outputs, outputs, 3, 1, ZERO_INIT, rngs)
+        same = inputs == outputs and stride == 1
+        self.shortcut = None if same else _conv(inputs, outputs, 1, stride, KERNEL_INIT, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map [B, H, W, inputs] to [B, H/stride, W/stride, outputs]."""
+        h = self.conv1(nnx.silu(self.norm1(x)))
+        h = self.conv2(nnx.silu(self.norm2(h)))
+        return h + (x if self.shortcut is None else self.shortcut(x))
+
+
+class Classifier(nnx.Module):
+    """Map images to features and class logits.
+
+    Args:
+      image_shape: (H, W, C). The side is halved while above 4: 8 -> 4, 32 -> 16 -> 8 -> 4.
+      num_classes: number of classes.
+      recipe: supplies width, blocks and features.
+      rngs: key for the initial weights.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        recipe: Recipe,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        height, width, channels = image_shape
+        side, outputs = max(height, width), recipe.width
+        self.stem = _conv(channels, outputs, 3, 1, KERNEL_INIT, rngs)
+        plan = [(outputs, outputs, 1)] * recipe.blocks
+        while side > SMALLEST_SIDE:
+            side, inputs, outputs = -(-side // 2), outputs, 2 * outputs
+            plan += [(inputs, outputs, 2)] + [(outputs, outputs, 1)] * (recipe.blocks - 1)
+        self.blocks = nnx.List([ResidualBlock(*step, rngs=rngs) for step in plan])
+        self.norm = _norm(outputs, rngs)
+        self.hidden = nnx.Linear(outputs, recipe.features, kernel_init=KERNEL_INIT, rngs=rngs)
+        self.head = nnx.Linear(recipe.features, num_classes, kernel_init=KERNEL_INIT, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Map images [B, H, W, C] in [-1, 1] to features [B, F] and logits [B, num_classes]."""
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        x = nnx.silu(self.norm(x)).mean(axis=(1, 2))  # [B, width of the last stage]
+        features = nnx.silu(self.hidden(x))  # [B, F]
+        return features, self.head(features)
+
+
+def _conv(inputs: int, outputs: int, side: int, stride: int, init, rngs: nnx.Rngs) -> nnx.Conv:
+    return nnx.Conv(
+        inputs, outputs, (side, side), strides=stride, use_bias=False, kernel_init=init, rngs=rngs
+    )
+
+
+def _norm(channels: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
+    # No batch statistics: the score of an image must not depend on the others in its batch.
+    return nnx.GroupNorm(channels, num_groups=NORM_GROUPS, rngs=rngs)
+
+
+def to_unit_range(images: jax.Array) -> jax.Array:
+    """Convert uint8 of any shape, 0..255, to float32 in [-1, 1]."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+def random_shift(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Shift each image on its own by up to an eighth of its side, repeating its edge pixels.
+
+    That is one pixel for 8x8 digits and four for 32x32 pictures. No flips: a mirrored 2 is no 2.
+
+    Args:
+      key: random key.
+      images: [B, H, W, C].
+
+    Returns:
+      [B, H, W, C].
+    """
+    batch, height, width, channels = images.shape
+    reach = max(1, min(height, width) // 8)
+    padded = jnp.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+    corners = jax.random.randint(key, (batch, 2), 0, 2 * reach + 1)
+
+    def cut(image, corner):
+        return jax.lax.dynamic_slice(
+            image, (corner[0], corner[1], 0), (height, width, channels)
+        )  # [H, W, C]
+
+    return jax.vmap(cut)(padded, corners)
+
+
+@functools.cache  # training the same network a second time compiles nothing
+def _compiled(image_shape: tuple[int, int, int], num_classes: int, recipe: Recipe, steps: int):
+    def kernels(model):
+        return jax.tree.map(lambda weight: weight.ndim > 1, model)
+
+    rate = optax.warmup_cosine_decay_schedule(0.0, recipe.learning_rate, steps // 10, steps)
+    optimizer = optax.adamw(rate, weight_decay=recipe.weight_decay, mask=kernels)
+
+    @jax.jit
+    def initialise(key):
+        model = Classifier(image_shape, num_classes, recipe, rngs=nnx.Rngs(key))
+        return model, optimizer.init(model)
+
+    def loss_fn(model, x, y):
+        _, logits = model(x)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    @jax.jit
+    def train_step(model, state, images, labels, key):
+        x = random_shift(key, to_unit_range(images))
+        loss, grads = jax.value_and_grad(loss_fn)(model, x, labels)
+        updates, state = optimizer.update(grads, state, model)
+        return optax.apply_updates(model, updates), state, loss
+
+    return initialise, train_step
+
+
+def fit(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_classes: int,
+    seed: int,
+    recipe: Recipe,
+    log: Callable[[str], None],
+) -> Classifier:
+    """Train a classifier with AdamW and random shifts.
+
+    Args:
+      images: uint8 [N, H, W, C].
+      labels: [N] in 0..num_classes - 1.
+      num_classes: number of classes.
+      seed: decides the initial weights, the order of the images and their shifts.
+      recipe: size and training.
+      log: called with one line of progress about ten times.
+
+    Returns:
+      The trained classifier.
+    """
+    batch = min(recipe.batch, len(images))
+    epoch_steps = len(images) // batch
+    initialise, train_step = _compiled(
+        images.shape[1:], num_classes, recipe, recipe.epochs * epoch_steps
+    )
+    started = time.perf_counter()
+    init_key, key = jax.random.split(jax.random.key(seed))
+    model, state = initialise(init_key)
+    for epoch in range(recipe.epochs):
+        order = np.random.default_rng([seed, epoch]).permutation(len(images))
+        for i in range(epoch_steps):
+            ids = order[i * batch : (i + 1) * batch]
+            step_key = jax.random.fold_in(key, epoch * epoch_steps + i)
+            model, state, loss = train_step(model, state, images[ids], labels[ids], step_key)
+        if (epoch + 1) % max(1, recipe.epochs // 10) == 0:
+            seconds = time.perf_counter() - started
+            log(
+                f"feature network: epoch {epoch + 1}/{recipe.epochs}, "
+                f"loss {float(loss):.3f}, {seconds:.0f} s"
+            )
+    return model

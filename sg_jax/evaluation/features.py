@@ -1,0 +1,230 @@
+"""Turn images into features and class probabilities, with a network kept on disk."""
+
+import dataclasses
+import functools
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from sg_jax.errors import UserError
+from sg_jax.evaluation.classifier import Classifier, Recipe, fit, to_unit_range
+from sg_jax.evaluation.fingerprint import Fingerprint, check_images, fingerprint_of
+from sg_jax.files import write_atomically
+
+FOR_DIGITS = Recipe()
+BATCH = 256
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """A trained feature network.
+
+    Attributes:
+      model: the classifier.
+      test_accuracy: share of the test images it labels correctly, 0..1.
+      fingerprint: what it was made from.
+    """
+
+    model: Classifier
+    test_accuracy: float
+    fingerprint: Fingerprint
+
+    def score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Compute features and class probabilities in one pass.
+
+        Args:
+          images: uint8 [N, H, W, C], of the shape the network was trained on.
+
+        Returns:
+          float32 features [N, F] and float32 probabilities [N, num_classes].
+
+        Raises:
+          UserError: for images of another type or shape.
+        """
+        check_images("images", images, self.fingerprint.image_shape)
+        outputs = []
+        for start in range(0, max(len(images), 1), BATCH):
+            part = images[start : start + BATCH]
+            # Padded to one shape, so that any number of images costs one compilation.
+            padded = np.zeros((BATCH, *part.shape[1:]), np.uint8)
+            padded[: len(part)] = part
+            outputs.append([out[: len(part)] for out in _score_batch(self.model, padded)])
+        features, probabilities = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+        return features, probabilities
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Return the hidden layer's activations, float32 [N, F]; see `score`."""
+        return self.score(images)[0]
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Return the class probabilities, float32 [N, num_classes]; see `score`."""
+        return self.score(images)[1]
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Return the most probable class of each image, int [N]; see `score`."""
+        return self.probabilities(images).argmax(axis=-1)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write weights, accuracy and fingerprint to one .npz file, whole or not at all."""
+        arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(self.model)}
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            fingerprint=np.array(self.fingerprint.to_json()),
+            test_accuracy=np.float64(self.test_accuracy),
+            **arrays,
+        )
+        return write_atomically(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, expect: Fingerprint | None = None) -> "Scorer":
+        """Read what `save` wrote.
+
+        Args:
+          path: the .npz file.
+          expect: the fingerprint the file must carry; None takes any.
+
+        Returns:
+          The Scorer, which scores exactly as the saved one.
+
+        Raises:
+          UserError: if the file is missing, damaged or has another fingerprint.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            fingerprint = Fingerprint.from_json(str(arrays["fingerprint"]))
+            accuracy = float(arrays["test_accuracy"])
+            empty = jax.eval_shape(functools.partial(_new_model, fingerprint))
+            leaves = [_take(arrays, name, leaf.shape) for name, leaf in _named_leaves(empty)]
+        except FileNotFoundError:
+            raise UserError(f"There is no feature network at {path}: train one.") from None
+        except Exception as error:  # one flipped byte of a zip file raises any of a dozen kinds
+            raise UserError(
+                f"The feature network at {path} cannot be read ({type(error).__name__}: {error}): "
+                "train a new one."
+            ) from error
+        if expect is not None and fingerprint != expect:
+            raise UserError(
+                f"The feature network at {path} was made from something else: "
+                f"{expect.differences(fingerprint)}."
+            )
+        model = jax.tree.unflatten(jax.tree.structure(empty), leaves)
+        return cls(model, accuracy, fingerprint)
+
+
+def train_classifier(
+    images: np.ndarray,
+    labels: np.ndarray,
+    test_images: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    num_classes: int,
+    name: str = "unnamed",
+    seed: int = 0,
+    recipe: Recipe = FOR_DIGITS,
+    log: Callable[[str], None] = _silent,
+) -> Scorer:
+    """Train the feature network and measure it on images it has not seen.
+
+    Args:
+      images: training images, uint8 [N, H, W, C].
+      labels: their classes, int [N] in 0..num_classes - 1.
+      test_images: uint8 [M, H, W, C].
+      test_labels: int [M].
+      num_classes: number of classes.
+      name: of the data set, for the fingerprint.
+      seed: decides the initial weights, the order of the images and their shifts.
+      recipe: size and training.
+      log: called with each line of progress.
+
+    Returns:
+      The Scorer.
+
+    Raises:
+      UserError: for images that are not uint8 [N, H, W, C], or labels that do not fit.
+    """
+    arrays = (images, labels, test_images, test_labels)
+    options = {"num_classes": num_classes, "seed": seed, "recipe": recipe}
+    fingerprint = fingerprint_of(*arrays, name=name, **options)
+    labels, test_labels = (np.asarray(each, np.int32) for each in (labels, test_labels))
+    model = fit(images, labels, **options, log=log)
+    untested = Scorer(model, float("nan"), fingerprint)
+    accuracy = float(np.mean(untested.predict(test_images) == test_labels))
+    log(f"feature network: {accuracy:.1%} of {len(test_labels)} test images right")
+    return dataclasses.replace(untested, test_accuracy=accuracy)
+
+
+def cached_scorer(
+    path: str | os.PathLike,
+    images: np.ndarray,
+    labels: np.ndarray,
+    test_images: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    num_classes: int,
+    name: str = "unnamed",
+    seed: int = 0,
+    recipe: Recipe = FOR_DIGITS,
+    log: Callable[[str], None] = _silent,
+) -> Scorer:
+    """Load the feature network from `path`, or train it and save it there.
+
+    A file that is missing, damaged, or made from other data or by another recipe is replaced, and
+    `log` is told why.
+
+    Args:
+      path: the .npz file. All other arguments are those of `train_classifier`.
+
+    Returns:
+      The Scorer.
+
+    Raises:
+      UserError: as `train_classifier`.
+    """
+    arrays = (images, labels, test_images, test_labels)
+    options = {"num_classes": num_classes, "name": name, "seed": seed, "recipe": recipe}
+    expect = fingerprint_of(*arrays, **options)
+    try:
+        scorer = Scorer.load(path, expect=expect)
+        log(f"feature network: read from {path}, {scorer.test_accuracy:.1%} of test images right")
+        return scorer
+    except UserError as reason:
+        log(f"feature network: training it now. {reason}")
+    scorer = train_classifier(*arrays, **options, log=log)
+    scorer.save(path)
+    return scorer
+
+
+@jax.jit
+def _score_batch(model: Classifier, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # TPUs multiply in bfloat16 unless told otherwise; a distance should not depend on the machine.
+    with jax.default_matmul_precision("float32"):
+        features, logits = model(to_unit_range(images))
+    return features, jax.nn.softmax(logits)
+
+
+def _new_model(fingerprint: Fingerprint) -> Classifier:
+    return Classifier(
+        fingerprint.image_shape, fingerprint.num_classes, fingerprint.recipe, rngs=nnx.Rngs(0)
+    )
+
+
+def _named_leaves(model: Classifier) -> list[tuple[str, jax.Array]]:
+    return [(jax.tree_util.keystr(path), x) for path, x in jax.tree.leaves_with_path(model)]
+
+
+def _take(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> jax.Array:
+    if arrays[name].shape != shape:
+        raise ValueError(f"{name} has shape {arrays[name].shape} instead of {shape}")
+    return jnp.asarray(arrays[name], jnp.float32)

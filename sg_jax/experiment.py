@@ -1,0 +1,138 @@
+"""An experiment: a config completed by the data, and the objects it describes.
+
+Everything a wrong value could break is built here, before any long work: nothing is allocated or
+compiled.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from sg_jax import optimizer, sharding
+from sg_jax.errors import UserError, nearest
+from sg_jax.guidance import Guidance
+from sg_jax.models import dit
+from sg_jax.objective import FlowMatching
+
+
+def complete(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> ConfigDict:
+    """Return a copy with the model's geometry and what comes from the data filled in."""
+    config = config.copy_and_resolve_references()
+    height, width, channels = image_shape
+    if height != width:
+        raise UserError(
+            f"config.data.image_size=0 takes images as stored, {height}x{width}, but they must be "
+            f"square: set config.data.image_size."
+        )
+    model = config.model
+    found = dict(image_size=height, channels=channels, num_classes=num_classes)
+    for key, value in found.items():
+        if model[key] not in (0, value):
+            raise UserError(
+                f"config.model.{key}={model[key]} differs from the data's {value} "
+                f"(config.data.name={config.data.name!r}); 0 takes the data's."
+            )
+    return fill_geometry(config, **found)
+
+
+def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
+    """Return `config` with `config.model` filled from its size and `values`, then checked."""
+    model = config.model
+    named = dit.geometry(model.size) if model.size else {}
+    with config.unlocked():
+        for key, value in {**named, **values}.items():
+            model[key] = model[key] or value
+    for key in ("depth", "width", "heads", "patch", "image_size", "channels", "num_classes"):
+        if model[key] < 1:
+            raise UserError(
+                f"config.model.{key}={model[key]} must be at least 1; or set config.model.size, "
+                f"such as 'XL/2'."
+            )
+    return config
+
+
+def make_model(config: ConfigDict, key: jax.Array) -> dit.DiT:
+    """Return the network of a completed config with fresh weights."""
+    kwargs = {k: v for k, v in config.model.items() if k != "size"}
+    return dit.DiT(**kwargs, rngs=nnx.Rngs(key))
+
+
+def guidance_setting(config: ConfigDict, name: str, key: str) -> Guidance:
+    """Return the setting `name` that config key `key` asks for."""
+    if name not in config.guidance:
+        raise UserError(
+            f"{key}={name!r} is not a guidance setting; there are {', '.join(config.guidance)}."
+            + nearest(name, config.guidance)
+        )
+    try:
+        return Guidance(**config.guidance[name])
+    except UserError as error:
+        raise UserError(str(error).replace("guidance.", f"config.guidance.{name}.", 1)) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The objects a completed config describes."""
+
+    config: ConfigDict
+    model: dit.DiT  # shapes only
+    objective: FlowMatching
+    tx: optax.GradientTransformation
+    schedule: Callable[[int], jax.Array]  # learning rate of a step
+    mesh: Mesh
+    settings: dict[str, Guidance]  # by name
+
+    def make_model(self, key: jax.Array) -> dit.DiT:
+        """Return the network with fresh weights."""
+        return make_model(self.config, key)
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Check every section of a completed config by building what it describes."""
+    model = jax.eval_shape(lambda key: make_model(config, key), jax.random.key(0))
+    mesh = sharding.make_mesh(**config.mesh)
+    for section in ("train", "sample"):
+        sharding.check_batch(f"config.{section}.batch_size", config[section].batch_size, mesh)
+    at_least = {
+        "train.steps": 1, "train.log_every": 1, "train.sample_every": 0, "checkpoint.every": 1,
+        "checkpoint.keep": 1, "checkpoint.keep_period": 0, "sample.steps": 1, "sample.count": 1,
+        "evaluate.samples": 10, "evaluate.columns": 1, "evaluate.references": 0,
+        "bench.repeats": 3, "data.workers": 0,
+    }  # fmt: skip
+    for path, low in at_least.items():
+        section, key = path.split(".")
+        if config[section][key] < low:
+            raise UserError(f"config.{path}={config[section][key]} must be at least {low}.")
+    if not 0.0 <= config.train.ema_decay < 1.0:
+        raise UserError(f"config.train.ema_decay={config.train.ema_decay} must lie in [0, 1).")
+    for mode in config.train.then:
+        if mode not in ("sample", "evaluate"):
+            raise UserError(
+                f"config.train.then={config.train.then!r} may hold 'sample' and 'evaluate', "
+                f"not {mode!r}." + nearest(mode, ("sample", "evaluate"))
+            )
+    settings = {n: guidance_setting(config, n, "config.guidance") for n in config.guidance}
+    for key, names in (
+        ("config.sample.guidance", (config.sample.guidance,)),
+        ("config.evaluate.guidance", config.evaluate.guidance),
+    ):
+        for name in names:
+            guidance_setting(config, name, key)
+    rate = config.optimizer
+    schedule = optimizer.make_schedule(
+        rate.learning_rate, rate.schedule, rate.warmup, config.train.steps
+    )
+    return Experiment(
+        config,
+        model,
+        FlowMatching(**config.objective),
+        optimizer.make_optimizer(**rate, steps=config.train.steps),
+        schedule,
+        mesh,
+        settings,
+    )

@@ -1,0 +1,52 @@
+"""Flow matching: the straight path from noise to data, and its velocity.
+
+Time convention, here and everywhere: t = 0 is noise z, t = 1 is data x. REPA and TREAD's flow code
+run the other way (their t is 1 - ours and their v is -ours); SiT's linear path agrees with ours.
+Krause et al., "Guiding Token-Sparse Diffusion Models" (arXiv 2601.01608), Eq. 1 and 2.
+"""
+
+import jax
+import jax.numpy as jnp
+
+TIME_DISTRIBUTIONS = ("logit_normal", "uniform")
+
+
+def interpolate(x: jax.Array, z: jax.Array, t: jax.Array) -> jax.Array:
+    """Return the point at time t between noise z and data x.
+
+    x_t = (1 - t) z + t x                                                     (Eq. 1)
+
+    Args:
+      x: data [B, H, W, C].
+      z: noise, shaped like x.
+      t: times [B] in [0, 1].
+    """
+    t = per_image(t, x)
+    return (1 - t) * z + t * x
+
+
+def velocity_target(x: jax.Array, z: jax.Array) -> jax.Array:
+    """Return v* = dx_t / dt = x - z                                           (Eq. 2)."""
+    return x - z
+
+
+def denoised(x_t: jax.Array, v: jax.Array, t: jax.Array) -> jax.Array:
+    """Return the data the velocity points at: D = x_t + (1 - t) v."""
+    return x_t + (1 - per_image(t, x_t)) * v
+
+
+def sample_time(key: jax.Array, shape: tuple[int, ...], distribution: str) -> jax.Array:
+    """Draw training times in (0, 1), float32.
+
+    `logit_normal` is sigmoid(N(0, 1)) (Esser et al., arXiv 2403.03206); `uniform` is SiT's.
+    """
+    if distribution == "logit_normal":
+        return jax.nn.sigmoid(jax.random.normal(key, shape))
+    if distribution == "uniform":
+        return jax.random.uniform(key, shape)
+    raise ValueError(f"time distribution {distribution!r} is not one of {TIME_DISTRIBUTIONS}")
+
+
+def per_image(t: jax.Array, x: jax.Array) -> jax.Array:
+    """Reshape t [B] so that it multiplies x [B, ...]."""
+    return jnp.reshape(t, t.shape + (1,) * (x.ndim - t.ndim)).astype(x.dtype)  # [B, 1, 1, 1]

@@ -1,0 +1,84 @@
+"""The command line: flags and dispatch.
+
+    python -m sg_jax.main --config configs/digits.py --workdir runs/digits --mode train
+
+`config` parses, `experiment` checks, and each mode has a module of its own.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import jax
+from absl import flags
+
+from sg_jax import checkpoint, config, dry_run, experiment
+from sg_jax.data.sources import open_source
+from sg_jax.errors import UserError
+
+MODES = ("train", "sample", "evaluate", "bench")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run one mode.
+
+    Raises:
+      UserError: bad input, before anything is compiled or written.
+    """
+    flag_values = flags.FlagValues()
+    flags.DEFINE_string("workdir", "", "Folder of the run.", flag_values=flag_values)
+    flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=flag_values)
+    flags.DEFINE_boolean(
+        "dry-run",
+        False,
+        "Print the resolved config and the costs, and stop.",
+        flag_values=flag_values,
+    )
+    given = config.parse(argv, flag_values)
+    mode, workdir = flag_values["mode"].value, flag_values["workdir"].value
+    dry = flag_values["dry-run"].value
+    if not workdir and not dry and mode != "bench":
+        raise UserError("--workdir is missing: give the folder of the run, such as runs/digits.")
+    data = given.data
+    source = open_source(
+        data.name, data.split, data_dir=data.data_dir or None, image_size=data.image_size or None
+    )
+    completed = experiment.complete(given, source.image_shape, source.num_classes)
+    built = experiment.build(completed)
+    if dry:
+        dry_run.run(built)
+        return
+    if mode == "train":
+        checkpoint.prepare_workdir(workdir, completed, source.class_names)
+    elif mode in ("sample", "evaluate"):
+        checkpoint.check_same(completed, workdir, checkpoint.SAMPLE_KEYS)
+    for step in (mode, *(completed.train.then if mode == "train" else ())):
+        _dispatch(step, built, source, workdir, " ".join(argv[1:]))
+
+
+def _dispatch(mode: str, built: experiment.Experiment, source, workdir: str, command: str) -> None:
+    if mode == "train":
+        from sg_jax.train import run
+
+        run(built, source, workdir)
+    elif mode == "sample":
+        from sg_jax.sample import run
+
+        print(f"Picture: {run(built, workdir)}")
+    elif mode == "evaluate":
+        from sg_jax.evaluate import run
+
+        picture, report = run(built, source, workdir, command)
+        print(f"Picture: {picture}\nReport:  {report}")
+    else:
+        from sg_jax.bench import run
+
+        run(built, workdir)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv)
+    except UserError as error:
+        if jax.process_index() == 0:
+            print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,53 @@
+"""Draw images from a trained network into a picture and an .npz file.
+
+The drawing itself is `generate.sample`; the package exposes it as `sg_jax.sample`.
+"""
+
+import io
+import pathlib
+
+import numpy as np
+
+from sg_jax import checkpoint
+from sg_jax.evaluation import pictures
+from sg_jax.experiment import Experiment
+from sg_jax.files import write_atomically
+from sg_jax.generate import check_labels, sample
+from sg_jax.writers import Progress, log
+
+
+def run(experiment: Experiment, workdir: str) -> pathlib.Path:
+    """Draw `config.sample.count` images with `config.sample.guidance`; return the picture's path.
+
+    Labels are `config.sample.labels` over and over, or every class in turn. Writes
+    samples/NAME.png and samples/NAME.npz ("images" uint8 [B, H, W, C], "labels" [B]).
+    """
+    config, settings = experiment.config.sample, experiment.settings
+    guidance = settings[config.guidance]
+    cycle = check_labels(config.labels, experiment.model.num_classes)
+    if not cycle.size:
+        cycle = np.arange(experiment.model.num_classes)
+    labels = np.resize(cycle, config.count)
+    model = checkpoint.load(workdir, mesh=experiment.mesh)
+    log(f"Draw {config.count} images: {config.guidance} ({guidance.describe()}).")
+    progress = Progress(0, config.count, 1, unit="image")
+    images = sample(
+        model,
+        labels,
+        guidance,
+        steps=config.steps,
+        seed=experiment.config.seed,
+        batch_size=config.batch_size,
+        mesh=experiment.mesh,
+        progress=progress.update,
+    )
+    folder = pathlib.Path(workdir) / "samples"
+    folder.mkdir(exist_ok=True)
+    columns = min(len(cycle), 10, config.count)
+    rows = config.count // columns
+    picture = pictures.grid(images[: rows * columns].reshape(rows, columns, *images.shape[1:]))
+    pictures.save_png(picture, folder / f"{config.guidance}.png")
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, images=images, labels=labels)
+    write_atomically(folder / f"{config.guidance}.npz", buffer.getvalue())
+    return folder / f"{config.guidance}.png"

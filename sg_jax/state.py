@@ -1,0 +1,85 @@
+"""What training carries from step to step, created sharded and advanced by one function."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from sg_jax import optimizer, sharding
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Step counter, weights, their moving average and the optimizer's state."""
+
+    step: jax.Array
+    model: Any
+    ema: Any
+    opt_state: Any
+
+
+def abstract_state(
+    make_model: Callable[[jax.Array], Any], tx: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Return the state as shapes with shardings, without allocating anything."""
+    shapes = jax.eval_shape(lambda key: _init(make_model, tx, key), jax.random.key(0))
+    return sharding.place(shapes, mesh)
+
+
+def init_state(
+    make_model: Callable[[jax.Array], Any],
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    key: jax.Array,
+) -> TrainState:
+    """Return the state at step 0; each device makes only its own part."""
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(make_model, tx, mesh))
+    return jax.jit(lambda key: _init(make_model, tx, key), out_shardings=shardings)(key)
+
+
+def _init(make_model, tx, key):
+    model = make_model(key)
+    ema = jax.tree.map(jnp.copy, model)
+    return TrainState(jnp.int32(0), model, ema, tx.init(model))
+
+
+def make_train_step(
+    objective: Callable, tx: optax.GradientTransformation, ema_decay: float
+) -> Callable:
+    """Return (state, batch, key) -> (state, metrics), to be jitted with the state donated.
+
+    The step's own key is fold_in(key, step): resuming needs no saved random state.
+    """
+
+    def train_step(state: TrainState, batch, key):
+        key = jax.random.fold_in(key, state.step)
+
+        def mean_loss(model):
+            return objective(model, batch, key).mean()
+
+        loss, grads = jax.value_and_grad(mean_loss)(state.model)
+        updates, opt_state = tx.update(grads, state.opt_state, state.model)
+        model = optax.apply_updates(state.model, updates)
+        step = state.step + 1
+        ema = optimizer.update_ema(state.ema, model, ema_decay, step)
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        return TrainState(step, model, ema, opt_state), metrics
+
+    return train_step
+
+
+def compile_train_step(train_step: Callable, state: TrainState, mesh: Mesh) -> Callable:
+    """Jit `train_step` with its shardings fixed and the state's memory reused."""
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    whole = sharding.replicated(mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(shardings, sharding.batch_sharding(mesh), whole),
+        out_shardings=(shardings, whole),
+        donate_argnums=0,
+    )

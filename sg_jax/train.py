@@ -1,0 +1,146 @@
+"""Train a network: restore or start, then data -> step -> log -> sample -> save."""
+
+import contextlib
+import math
+import pathlib
+import signal
+import time
+
+import jax
+import numpy as np
+
+from sg_jax import checkpoint, sharding
+from sg_jax.data.pipeline import seek, train_iterator
+from sg_jax.data.sources import Source
+from sg_jax.errors import UserError
+from sg_jax.evaluation import pictures
+from sg_jax.experiment import Experiment
+from sg_jax.generate import sample
+from sg_jax.state import TrainState, abstract_state, compile_train_step, init_state, make_train_step
+from sg_jax.writers import Progress, Writer, log
+
+
+def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
+    """Train to `config.train.steps`, continuing from the latest checkpoint in `workdir`.
+
+    SIGTERM and Ctrl-C save before they end the run, so that the same command continues it.
+
+    Returns:
+      The last state.
+    """
+    config, mesh = experiment.config, experiment.mesh
+    every, total = config.checkpoint.every, config.train.steps
+    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    abstract = abstract_state(experiment.make_model, experiment.tx, mesh)
+    with (
+        checkpoint.open_checkpoints(
+            workdir, every, config.checkpoint.keep, config.checkpoint.keep_period
+        ) as checkpoints,
+        _signals() as received,
+    ):
+        restored = checkpoint.restore(checkpoints, abstract)
+        if restored is None:
+            state, position = init_state(experiment.make_model, experiment.tx, mesh, init_key), 0
+        else:
+            state, position = restored
+        start = int(state.step)
+        if start >= total:
+            log(f"{workdir} is trained already: step {start} of {total}.")
+            return state
+        if start:
+            log(f"Continue {workdir} from step {start} of {total}.")
+        data = train_iterator(
+            source,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            flip=config.data.flip,
+            workers=config.data.workers,
+        )
+        seek(data, position)
+        train_step = make_train_step(experiment.objective, experiment.tx, config.train.ema_decay)
+        train_step = compile_train_step(train_step, abstract, mesh)
+        writer, progress, pending = Writer(workdir, start), None, []
+        began = time.perf_counter()
+        for step in range(start + 1, total + 1):
+            batch = sharding.to_global(next(data), mesh)
+            position += 1
+            state, metrics = train_step(state, batch, step_key)
+            pending.append(metrics)
+            if progress is None:
+                jax.block_until_ready(state)
+                log(f"First step, with its compile: {time.perf_counter() - began:.1f} s.")
+                progress = Progress(step, total, config.train.batch_size)
+            last = step == total or bool(received)
+            if step % config.train.log_every == 0 or last:
+                means = _means(pending, step)
+                rates = progress.update(step, **means)
+                rate = float(experiment.schedule(step))
+                writer.scalars(step, {**means, "learning_rate": rate, **rates})
+                pending = []
+            if config.train.sample_every and step % config.train.sample_every == 0:
+                _sample_grid(experiment, state, writer, workdir, step)
+                progress.restart(step)
+            if last or checkpoints.should_save(step):
+                checkpoint.save(checkpoints, state, step, position)
+            if received:
+                break
+        writer.close()
+    if received:
+        raise SystemExit(
+            f"Stopped by {signal.Signals(received[0]).name} at step {step} of {total}; saved. The "
+            f"same command continues."
+        )
+    return state
+
+
+def _means(pending: list[dict], step: int) -> dict[str, float]:
+    """Return the mean of each metric over the steps since the last record."""
+    host = jax.device_get(pending)
+    means = {name: float(np.mean([m[name] for m in host])) for name in host[0]}
+    if not math.isfinite(means["loss"]):
+        raise UserError(
+            f"The loss is {means['loss']} at step {step}. Lower config.optimizer.learning_rate or "
+            f"set config.optimizer.clip_norm, and continue from the last checkpoint with the same "
+            f"command in a new --workdir."
+        )
+    return means
+
+
+def _sample_grid(experiment: Experiment, state: TrainState, writer, workdir, step) -> None:
+    """Draw a small grid from the moving average, one column per class."""
+    config = experiment.config
+    columns = min(experiment.model.num_classes, 10)
+    rows = max(1, min(4, config.sample.batch_size // columns))
+    images = sample(
+        state.ema,
+        np.tile(np.arange(columns), rows),
+        guidance=experiment.settings[config.sample.guidance],
+        steps=config.sample.steps,
+        seed=config.seed,
+        batch_size=config.sample.batch_size,
+        mesh=experiment.mesh,
+    )
+    picture = pictures.grid(images.reshape(rows, columns, *images.shape[1:]))
+    writer.image(step, "samples", np.asarray(picture.convert("RGB")))
+    if jax.process_index() == 0:
+        folder = pathlib.Path(workdir) / "samples"
+        folder.mkdir(exist_ok=True)
+        pictures.save_png(picture, folder / f"step_{step:07d}.png")
+
+
+@contextlib.contextmanager
+def _signals():
+    """Collect SIGTERM and SIGINT in a list instead of dying in the middle of a step."""
+    received, before = [], {}
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, lambda n, _: received.append(n))
+    except ValueError:  # not the main thread: signals stay as they are
+        pass
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

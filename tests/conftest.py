@@ -1,0 +1,77 @@
+"""Eight virtual CPU devices, strict broadcasting, tiny networks whose every weight is random."""
+
+import os
+
+# Both are read when jax is first used, so they come before any import of it.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, Mesh
+
+from sg_jax.models.dit import DiT
+from sg_jax.sharding import AXES
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+TINY = dict(
+    image_size=8, channels=3, num_classes=5, patch=2, width=32, depth=4, heads=2, routes=((1, 2),)
+)  # 16 tokens
+
+
+@pytest.fixture(scope="session")
+def make_dit():
+    """Changes to a tiny network -> that network, all of it random: a fresh DiT returns zeros."""
+
+    def make(seed=0, **changes):
+        shapes = jax.eval_shape(lambda: DiT(**{**TINY, **changes}, rngs=nnx.Rngs(0)))
+        rng = np.random.default_rng(seed)
+        return jax.tree.map(
+            lambda s: jnp.asarray(0.15 * rng.standard_normal(s.shape), s.dtype), shapes
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(make_dit):
+    """A network of 16 tokens and 4 blocks; blocks 1 and 2 are routed."""
+    return make_dit()
+
+
+@pytest.fixture(scope="session")
+def zero():
+    """The tiny network as it is initialised: its velocity is zero, so its samples are the noise."""
+    return DiT(**TINY, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(scope="session")
+def inputs():
+    """Images x_t [3, 8, 8, 3], times [3] and labels [3] of the tiny network."""
+    x = jax.random.normal(jax.random.key(1), (3, 8, 8, 3))
+    return x, jnp.array([0.1, 0.5, 0.9]), jnp.array([0, 4, 2])
+
+
+@pytest.fixture(scope="session")
+def forward():
+    """`model(x, t, y, ids)` under jit, compiled once for each shape in the whole run."""
+    return jax.jit(lambda model, *args: model(*args))
+
+
+@pytest.fixture(scope="session")
+def mesh_of():
+    """(data, fsdp) -> a mesh over the first data * fsdp devices."""
+
+    def make(data, fsdp):
+        if jax.device_count() < data * fsdp:
+            pytest.skip(f"needs {data * fsdp} devices")
+        devices = np.array(jax.devices()[: data * fsdp]).reshape(data, fsdp)
+        return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 2)
+
+    return make

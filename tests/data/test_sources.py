@@ -1,0 +1,272 @@
+import io
+import pathlib
+import pickle
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+import sg_jax.data
+from sg_jax.data.digits import Digits
+from sg_jax.data.sources import open_source
+from sg_jax.errors import UserError
+
+
+def test_digits_are_prepared_once(tmp_path):
+    source = open_source("digits", "test", str(tmp_path))
+    assert (source.name, source.split, len(source)) == ("digits", "test", 296)
+    assert (source.image_shape, source.num_classes) == ((8, 8, 1), 10)
+    assert source.class_names == tuple("0123456789")
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    open_source("digits", "train", str(tmp_path))
+    assert files == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+
+
+def test_digits_are_prepared_by_two_processes_at_once(tmp_path):
+    script = (
+        "import sys, sg_jax.data.digits; from sg_jax.data import open_source;"
+        "print('ready', flush=True); sys.stdin.readline();"
+        f"print(len(open_source('digits', 'train', {str(tmp_path)!r})))"
+    )
+    root = pathlib.Path(sg_jax.data.__file__).parents[2]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = [sys.executable, "-c", script]
+    processes = [subprocess.Popen(run, cwd=root, **pipes) for _ in range(2)]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for out, err in [process.communicate() for process in processes]:
+        assert out.split()[-1:] == ["1501"], err
+    assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1.0.0"]
+
+
+def test_digits_are_prepared_while_another_process_does(tmp_path, monkeypatch):
+    real = Digits._split_generators
+
+    def overtaken(builder, dl_manager):
+        monkeypatch.setattr(Digits, "_split_generators", real)
+        open_source("digits", "train", str(tmp_path))  # the other one, faster
+        return real(builder, dl_manager)
+
+    monkeypatch.setattr(Digits, "_split_generators", overtaken)
+    assert len(open_source("digits", "train", str(tmp_path))) == 1501
+    assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1.0.0"]
+
+
+def test_tfds_data_dir_is_the_default(digits_dir, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(digits_dir))
+    assert str(digits_dir) in open_source("digits", "train", "").files[0]
+
+
+def test_a_slice_is_a_part(digits_dir):
+    part, whole = (open_source("digits", s, str(digits_dir)) for s in ("train[5:8]", "train"))
+    assert len(part) == 3
+    for i in range(3):
+        np.testing.assert_array_equal(part[i]["image"], whole[5 + i]["image"])
+    with pytest.raises(IndexError):
+        part[3]
+    with pytest.raises(IndexError):
+        part[-1]
+
+
+def test_a_pickled_source_reads_the_same(digits_dir):
+    source = open_source("digits", "test", str(digits_dir))
+    copy = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(copy[295]["image"], source[295]["image"])
+
+
+def test_an_unknown_name_gets_the_nearest(digits_dir, tmp_path):
+    for name, nearest in {"digts": "digits", "cifar-10": "cifar10", "Digit": "digits"}.items():
+        with pytest.raises(UserError, match=rf"config\.data\.name='{name}'.*mean '{nearest}'"):
+            open_source(name, "train", str(digits_dir))
+    with pytest.raises(UserError, match="no such folder"):
+        open_source("digts", "train", str(tmp_path / "absent"))
+
+
+def test_an_unknown_split_gets_the_list(digits_dir):
+    with pytest.raises(UserError, match=r"config\.data\.split='trian'.*train \(1501\), test"):
+        open_source("digits", "trian", str(digits_dir))
+    with pytest.raises(UserError, match="is empty"):
+        open_source("digits", "train[:0]", str(digits_dir))
+    with pytest.raises(UserError, match="1501 examples"):
+        open_source("digits", "train[2000:]", str(digits_dir))
+
+
+def test_what_cannot_be_prepared_says_how(tmp_path, digits_dir):
+    for name, cause in {
+        "unreachable": "ConnectionError",
+        "broken_code": "OSError: no disk",
+    }.items():
+        with pytest.raises(UserError) as error:
+            open_source(name, "train", str(digits_dir))
+        message = str(error.value)
+        assert f"config.data.name='{name}'" in message
+        assert f"config.data.data_dir={str(digits_dir)!r} (holds: digits)" in message
+        assert cause in message
+        assert f"tfds.builder('{name}', data_dir='{digits_dir}').download_and_prepare(" in message
+        assert "\n" not in message
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="folder that can be written"):
+        open_source("digits", "train", str(tmp_path / "file"))
+
+
+def test_a_tfrecord_data_set_says_how_to_convert_it(copied):
+    folder, _ = copied
+    info = folder / "digits/1.0.0/dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(UserError, match=r"as tfrecord.*tfds convert_format --dataset_version_dir="):
+        open_source("digits", "train", str(folder))
+
+
+def test_an_incomplete_folder_is_named(copied):
+    folder, _ = copied
+    (folder / "digits/1.0.0/features.json").unlink()
+    with pytest.raises(UserError, match=r"digits/1\.0\.0 exists but is incomplete"):
+        open_source("digits", "train", str(folder))
+    (folder / "digits/1.0.0/dataset_info.json").write_text("{")
+    with pytest.raises(UserError, match="digits"):
+        open_source("digits", "train", str(folder))
+
+
+@pytest.mark.parametrize("length", [0, 100_000, -1, None])
+def test_a_file_cut_short_is_named_when_opened(copied, length):
+    folder, shard = copied
+    data = shard.read_bytes()
+    shard.unlink()
+    if length is not None:
+        shard.write_bytes(data[:length])
+    with pytest.raises(UserError, match=rf"cannot be read from {shard}"):
+        open_source("digits", "train[:3]", str(folder))
+    assert len(open_source("digits", "test", str(folder))) == 296
+
+
+def test_a_damaged_record_is_named_when_read(copied):
+    folder, shard = copied
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 255
+    shard.write_bytes(data)
+    source = open_source("digits", "train", str(folder))
+    with pytest.raises(UserError, match=rf"example \d+ of split 'train' .* {shard}.*hash mismatch"):
+        list(source)
+
+
+def test_images_of_varying_size_are_resized_and_cropped(tmp_path):
+    _write(Photos, tmp_path)
+    with pytest.raises(UserError, match=r"config\.data\.image_size=0 .* 'photos' differ in size"):
+        open_source("photos", "train", str(tmp_path))
+    source = open_source("photos", "train", str(tmp_path), image_size=4)
+    assert (source.image_shape, source.class_names) == ((4, 4, 3), ("cat", "dog"))
+    assert [example["label"] for example in source] == [0, 1]
+    for example, colour in zip(source, Photos.COLOURS, strict=True):
+        np.testing.assert_array_equal(example["image"], np.full((4, 4, 3), colour, np.uint8))
+
+
+def test_images_of_one_size_are_resized_too(digits_dir):
+    stored = open_source("digits", "train", str(digits_dir))[0]["image"]
+    halved = open_source("digits", "train", str(digits_dir), image_size=4)
+    assert halved.image_shape == halved[0]["image"].shape == (4, 4, 1)
+    means = stored.reshape(4, 2, 4, 2, 1).mean((1, 3))
+    assert abs(halved[0]["image"] - means).max() < 1  # rounded along x, then along y
+    same = open_source("digits", "train", str(digits_dir), image_size=8)
+    np.testing.assert_array_equal(same[0]["image"], stored)
+    with pytest.raises(UserError, match=r"config\.data\.image_size=-1 must be positive"):
+        open_source("digits", "train", str(digits_dir), image_size=-1)
+
+
+def test_data_without_labels_lists_its_features(tmp_path):
+    _write(Unlabelled, tmp_path)
+    with pytest.raises(UserError, match=r"one class label.*image \(Image\), number \(Scalar\)"):
+        open_source("unlabelled", "train", str(tmp_path))
+    _write(Imageless, tmp_path)
+    with pytest.raises(UserError, match=r"one still image in uint8.*label \(ClassLabel\)"):
+        open_source("imageless", "train", str(tmp_path))
+    _write(Hidden, tmp_path)
+    with pytest.raises(UserError, match=r"label -1 at example 0; labels must be 0 to 1"):
+        open_source("hidden", "train", str(tmp_path))
+
+
+@pytest.fixture
+def copied(digits_dir, tmp_path):
+    """Return a folder with the digits to damage, and the file of their training split."""
+    shutil.copytree(digits_dir, tmp_path / "copy")
+    (shard,) = (tmp_path / "copy").glob("digits/1.0.0/*train*")
+    return tmp_path / "copy", shard
+
+
+def _write(builder, folder):
+    builder(data_dir=folder).download_and_prepare(file_format="array_record")
+
+
+def _png(size, colour):
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, format="PNG")
+    file.seek(0)
+    return file
+
+
+class _Toy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    VERSION = tfds.core.Version("1.0.0")
+    FEATURES = {}  # noqa: RUF012
+    url_infos = None
+
+    def _info(self):
+        features = tfds.features.FeaturesDict(self.FEATURES)
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        raise OSError("no disk")
+
+
+class Photos(_Toy):
+    FEATURES = {  # noqa: RUF012
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "mask": tfds.features.Image(shape=(None, None, 1)),
+        "kind": tfds.features.ClassLabel(names=["cat", "dog"]),
+    }
+    COLOURS = ((1, 2, 3), (200, 100, 0))
+
+    def _generate_examples(self):
+        for i, size in enumerate([(5, 9), (30, 17)]):
+            image = _png(size, self.COLOURS[i])
+            yield i, {"image": image, "mask": _png((1, 1), 0), "kind": i}
+
+
+class Unlabelled(_Toy):
+    FEATURES = {"image": tfds.features.Image(), "number": tfds.features.Scalar(np.int64)}  # noqa: RUF012
+
+    def _generate_examples(self):
+        yield 0, {"image": _png((2, 2), 0), "number": 3}
+
+
+class Imageless(_Toy):
+    FEATURES = {"label": tfds.features.ClassLabel(num_classes=2)}  # noqa: RUF012
+
+    def _generate_examples(self):
+        yield 0, {"label": 1}
+
+
+class Hidden(_Toy):
+    FEATURES = {  # noqa: RUF012
+        "image": tfds.features.Image(shape=(2, 2, 3)),
+        "label": tfds.features.ClassLabel(num_classes=2),
+    }
+
+    def _generate_examples(self):
+        yield 0, {"image": _png((2, 2), 0), "label": -1}
+
+
+class BrokenCode(_Toy):
+    FEATURES = {"label": tfds.features.ClassLabel(num_classes=2)}  # noqa: RUF012
+
+
+class Unreachable(_Toy):
+    FEATURES = BrokenCode.FEATURES
+    url_infos = {"http://127.0.0.1:9/data.tgz": None}  # noqa: RUF012  (nothing listens on port 9)

@@ -1,0 +1,200 @@
+"""The feature network: what it learns, what it returns, and how its file is trusted."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from sklearn.datasets import load_digits
+
+from sg_jax.errors import UserError
+from sg_jax.evaluation import features
+from sg_jax.evaluation.classifier import Classifier, Recipe, random_shift
+from sg_jax.evaluation.features import Scorer, cached_scorer, train_classifier
+
+SMALL = Recipe(width=8, features=16, epochs=2, batch=32)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Training images and labels, then every sixth digit and its label."""
+    data = load_digits()
+    images = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None]
+    test = np.arange(len(images)) % 6 == 5
+    return images[~test], data.target[~test], images[test], data.target[test]
+
+
+@pytest.fixture(scope="module")
+def few(digits):
+    """Enough to train `SMALL` in no time."""
+    return tuple(array[:64] for array in digits)
+
+
+@pytest.fixture(scope="module")
+def scorer(few):
+    return train_classifier(*few, num_classes=10, name="digits", recipe=SMALL)
+
+
+def test_learns_the_digits(digits):
+    lines = []
+    # A fifth of the default's epochs, which reach 98% and more.
+    scorer = train_classifier(*digits, num_classes=10, recipe=Recipe(epochs=6), log=lines.append)
+    assert scorer.test_accuracy > 0.93
+    assert scorer.test_accuracy == np.mean(scorer.predict(digits[2]) == digits[3])
+    assert f"{scorer.test_accuracy:.1%} of 299 test images" in lines[-1]
+
+
+def test_scores_have_their_shapes_and_sum_to_one(scorer, few):
+    found, probabilities = scorer.score(few[0])
+    assert found.shape == (64, 16) and found.dtype == np.float32
+    assert probabilities.shape == (64, 10) and probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(scorer.features(few[0]), found)
+    np.testing.assert_array_equal(scorer.predict(few[0]), probabilities.argmax(axis=1))
+
+
+def test_any_number_of_images_compiles_once_and_scores_the_same(scorer, digits):
+    images = digits[0][: features.BATCH + 3]
+    found = scorer.features(images)
+    compiled = features._score_batch._cache_size()
+    for count in (0, 1, 7, features.BATCH):
+        np.testing.assert_array_equal(scorer.features(images[:count]), found[:count])
+    assert features._score_batch._cache_size() == compiled
+
+
+def test_training_is_repeatable_and_the_seed_matters(scorer, few):
+    options = {"num_classes": 10, "name": "digits", "recipe": SMALL}
+    again, other = (train_classifier(*few, seed=seed, **options) for seed in (0, 1))
+    np.testing.assert_array_equal(again.features(few[0]), scorer.features(few[0]))
+    assert np.abs(other.features(few[0]) - scorer.features(few[0])).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "recipe", "blocks"),
+    [
+        ((8, 8, 1), Recipe(), 2),  # 8 -> 4
+        ((28, 28, 1), Recipe(), 4),  # 28 -> 14 -> 7 -> 4
+        ((32, 32, 3), Recipe(blocks=2, features=128), 8),  # 32 -> 16 -> 8 -> 4, two at each
+        ((64, 48, 3), Recipe(), 5),
+    ],
+)
+def test_network_fits_any_small_image(image_shape, recipe, blocks):
+    model = jax.eval_shape(lambda: Classifier(image_shape, 10, recipe, rngs=nnx.Rngs(0)))
+    assert len(model.blocks) == blocks
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    found, logits = jax.eval_shape(lambda model, x: model(x), model, images)
+    assert found.shape == (2, recipe.features) and logits.shape == (2, 10)
+
+
+def test_two_networks_have_one_treedef():
+    trees = [
+        jax.tree.structure(
+            jax.eval_shape(lambda seed=seed: Classifier((8, 8, 1), 3, SMALL, rngs=nnx.Rngs(seed)))
+        )
+        for seed in (0, 1)
+    ]
+    assert trees[0] == trees[1]
+
+
+def test_random_shift_moves_by_one_pixel_at_most():
+    image = jnp.arange(64.0).reshape(8, 8, 1)
+    padded = np.pad(np.asarray(image), ((1, 1), (1, 1), (0, 0)), mode="edge")
+    allowed = {padded[r : r + 8, c : c + 8].tobytes() for r in range(3) for c in range(3)}
+    shifted = random_shift(jax.random.key(0), jnp.repeat(image[None], 100, axis=0))
+    assert {np.asarray(each).tobytes() for each in shifted} == allowed
+
+
+def test_saved_and_loaded_scores_are_equal(scorer, few, tmp_path):
+    path = scorer.save(tmp_path / "new" / "network.npz")
+    loaded = Scorer.load(path, expect=scorer.fingerprint)
+    np.testing.assert_array_equal(loaded.features(few[2]), scorer.features(few[2]))
+    assert loaded.test_accuracy == scorer.test_accuracy
+    assert loaded.fingerprint == scorer.fingerprint
+    assert [file.name for file in path.parent.iterdir()] == ["network.npz"]
+
+
+def test_load_names_what_differs(scorer, tmp_path):
+    path = scorer.save(tmp_path / "network.npz")
+    recipe = dataclasses.replace(SMALL, epochs=9)
+    other = dataclasses.replace(scorer.fingerprint, name="letters", recipe=recipe)
+    with pytest.raises(UserError, match="name digits instead of letters, epochs 2 instead of 9"):
+        Scorer.load(path, expect=other)
+    with pytest.raises(UserError, match="no feature network at"):
+        Scorer.load(tmp_path / "absent.npz")
+
+
+def _cached(path, few, **changes):
+    lines = []
+    options = {"num_classes": 10, "name": "digits", "recipe": SMALL, **changes}
+    return cached_scorer(path, *few, **options, log=lines.append), "\n".join(lines)
+
+
+def test_cache_trains_once(few, scorer, tmp_path):
+    path = tmp_path / "network.npz"
+    first, said = _cached(path, few)
+    assert "training it now. There is no" in said
+    second, said = _cached(path, few)
+    assert "read from" in said and "training" not in said
+    for each in (first, second):
+        np.testing.assert_array_equal(each.features(few[0]), scorer.features(few[0]))
+
+
+def _flip(content, place):
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+DAMAGES = {
+    "truncated": lambda content: content[: len(content) // 2],
+    "flipped weight": lambda content: _flip(content, len(content) // 2),
+    # Bit 0 eight bytes into an entry of a zip's directory says that the file is encrypted.
+    "flipped flag": lambda content: _flip(content, content.rindex(b"PK\x01\x02") + 8),
+    "empty": lambda _: b"",
+    "foreign": lambda _: b"not a network",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damaged_cache_is_replaced(damage, few, scorer, tmp_path):
+    path = scorer.save(tmp_path / "network.npz")
+    path.write_bytes(damage(path.read_bytes()))
+    found, said = _cached(path, few)
+    assert "training it now" in said and "cannot be read" in said
+    np.testing.assert_array_equal(found.features(few[0]), scorer.features(few[0]))
+    assert "read from" in _cached(path, few)[1]
+
+
+def test_cache_of_other_data_is_replaced(few, scorer, tmp_path):
+    path = scorer.save(tmp_path / "network.npz")
+    images = few[0].copy()
+    images[0, 0, 0, 0] ^= 1
+    assert "data_crc" in _cached(path, (images, *few[1:]))[1]
+    assert "seed 0 instead of 1" in _cached(path, (images, *few[1:]), seed=1)[1]
+    few32 = (few[0], few[1].astype(np.int32), few[2], few[3].astype(np.int32))
+    scorer.save(path)
+    assert "read from" in _cached(path, few32)[1]
+
+
+def test_bad_arguments_are_refused(few, scorer):
+    images, labels, test_images, test_labels = few
+
+    def train(*arrays):
+        return train_classifier(*arrays, num_classes=10, recipe=SMALL)
+
+    with pytest.raises(UserError, match=r"float32 \[64, 8, 8, 1\]; it must be uint8"):
+        train(images.astype(np.float32), labels, test_images, test_labels)
+    with pytest.raises(UserError, match=r"test_images is uint8 \[64, 4, 8, 1\].*\[N, 8, 8, 1\]"):
+        train(images, labels, test_images[:, :4], test_labels)
+    with pytest.raises(UserError, match=r"labels runs from 1 to 10; .*0\.\.9"):
+        train(images, labels + 1, test_images, test_labels)
+    with pytest.raises(UserError, match=r"test_labels is .* integers \[64\]"):
+        train(images, labels, test_images, test_labels[:5])
+    with pytest.raises(UserError, match="test_images 0 of them"):
+        train(images, labels, test_images[:0], test_labels[:0])
+    with pytest.raises(UserError, match=r"\[N, 8, 8, 1\]"):
+        scorer.score(images[..., 0])
+    with pytest.raises(UserError, match="width=12 must be a multiple of 8"):
+        Recipe(width=12)
+    with pytest.raises(UserError, match="epochs=0"):
+        Recipe(epochs=0)

@@ -1,0 +1,175 @@
+"""The report: complete, self-contained, and safe to put any text in."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from sg_jax.errors import UserError
+from sg_jax.evaluation.report import (
+    Reference,
+    SettingResult,
+    format_table,
+    write_report,
+    write_table,
+)
+
+PNG = b"\x89PNG\r\n\x1a\n and some pixels"
+REFERENCE = Reference(
+    real_images=1501, test_images=296, classifier_accuracy=0.9932, frechet_floor=0.7331
+)
+ROWS = [
+    SettingResult("unguided", "no guidance", 0.583, 0.871, 0.843, 0.970, 114.42, 1430.0, 896),
+    SettingResult("cfg", "ω 1.5", 1.739, 0.921, 0.702, 0.999, 228.84, 715.0, 896),
+    SettingResult("sg", "ω 1.75, γ 0 / 0.75", 0.537, 0.899, 0.851, 0.975, 97.67, None, 896),
+]
+
+
+class _Page(HTMLParser):
+    """Collect visible text, bold text, table cells, and check that tags are closed in order."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.open, self.words, self.bold, self.tags, self.attributes = [], [], [], [], []
+        self.feed(source)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+        if "b" in self.open:
+            self.bold.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def _write(tmp_path, **changes):
+    (tmp_path / "grid.png").write_bytes(PNG)
+    options = {
+        "title": "digits",
+        "facts": {"Model": "6 blocks", "Steps": "3,000"},
+        "rows": ROWS,
+        "reference": REFERENCE,
+        "command": "python -m sg_jax.main evaluate --workdir=runs/digits",
+        "picture_path": tmp_path / "grid.png",
+        "loss_path": tmp_path / "grid.png",
+        **changes,
+    }
+    path = write_report(tmp_path / "report.html", **options)
+    source = path.read_text(encoding="utf-8")
+    return source, _Page(source)
+
+
+def test_report_says_what_was_measured_and_how(tmp_path):
+    _, page = _write(tmp_path, notes=["Columns share noise."])
+    for expected in (
+        "896 generated images per setting against 1,501 real training images",
+        "99.3% of 296",  # how far the feature network is to be trusted
+        "is 0.733 with 296 test images",  # the floor
+        "3 nearest neighbours",
+        "Fréchet ↓",
+        "Recall ↑",
+        "GFLOPs/step",
+        "6 blocks",
+        "Columns share noise.",
+        "python -m sg_jax.main evaluate --workdir=runs/digits",
+    ):
+        assert expected in page.text
+
+
+def test_report_marks_the_best_of_each_column(tmp_path):
+    _, page = _write(tmp_path)
+    # Fréchet, precision, recall, accuracy, cost, speed; row by row.
+    assert page.bold == ["1,430", "0.921", "99.9", "0.537", "0.851", "97.7"]
+
+
+def test_equal_values_are_bold_together_or_not_at_all(tmp_path):
+    better, same, worse = (
+        SettingResult(name, "", value, 0.5, 0.5, 0.5, 1.0, 1.0, 10)
+        for name, value in (("a", 0.10001), ("b", 0.10002), ("c", 0.2))
+    )
+    assert _write(tmp_path, rows=[better, same, worse])[1].bold == ["0.100", "0.100"]
+    assert _write(tmp_path, rows=[better])[1].bold == []
+
+
+def test_report_needs_nothing_from_outside(tmp_path):
+    source, page = _write(tmp_path)
+    assert not re.search(r"https?:|//\w|@import|url\(", source)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    pictures = [value for name, value in page.attributes if name == "src"]
+    inline = "data:image/png;base64," + base64.b64encode(PNG).decode()
+    assert pictures == [inline, inline]
+    assert not [value for name, value in page.attributes if name == "href"]
+
+
+def test_report_escapes_text(tmp_path):
+    evil = "<script>alert('x')</script> & \"{body}\" {title}"
+    row = SettingResult(evil, evil, 1.0, 0.5, 0.5, 0.5, 1.0, 1.0, 10)
+    options = {"title": evil, "facts": {evil: evil}, "rows": [row], "command": evil}
+    source, page = _write(tmp_path, **options, notes=[evil])
+    assert "<script" not in source and "script" not in page.tags
+    # Title and heading, name, description, note, fact and its name, command.
+    assert page.text.count(evil) == 8
+
+
+def test_report_can_do_without_pictures(tmp_path):
+    source, _ = _write(tmp_path, picture_path=None, loss_path=None)
+    assert "<img" not in source
+
+
+def test_report_refuses_what_it_cannot_show(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.png cannot be read"):
+        _write(tmp_path, picture_path=tmp_path / "absent.png")
+    (tmp_path / "text.png").write_text("text")
+    with pytest.raises(UserError, match="not a PNG"):
+        _write(tmp_path, loss_path=tmp_path / "text.png")
+    with pytest.raises(UserError, match="rows is empty"):
+        _write(tmp_path, rows=[])
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_terminal_table_is_aligned_and_starred():
+    lines = format_table(ROWS).split("\n")
+    assert len(lines) == 3 + len(ROWS)
+    points = {line.index(".") for line in lines[3:]}
+    assert len(points) == 1
+    assert lines[3].startswith("unguided ") and lines[3].endswith(" no guidance")
+    assert [word for word in lines[5].split() if word.endswith("*")] == [
+        "0.537*",
+        "0.851*",
+        "97.7*",
+    ]
+    assert " – " in lines[5]  # the speed that was not measured
+
+
+def test_json_table_holds_every_number_and_null_for_the_unknown(tmp_path):
+    row = SettingResult("ω", "", float("nan"), 0.5, 0.25, None, 1.0, float("inf"), 10)
+    path = write_table(tmp_path / "report.json", [ROWS[0], row])
+    first, second = json.loads(path.read_text(encoding="utf-8"))
+    assert first == {
+        "name": "unguided",
+        "description": "no guidance",
+        "frechet": 0.583,
+        "precision": 0.871,
+        "recall": 0.843,
+        "accuracy": 0.97,
+        "gflops_per_step": 114.42,
+        "images_per_second": 1430.0,
+        "samples": 896,
+    }
+    assert second["frechet"] is second["accuracy"] is second["images_per_second"] is None
+    assert second["name"] == "ω" and second["recall"] == 0.25

@@ -1,0 +1,175 @@
+"""Labels to images: what an image depends on, and what is compiled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sg_jax import sharding
+from sg_jax.errors import UserError
+from sg_jax.generate import image_keys, integrate, sample
+from sg_jax.guidance import Guidance
+
+SG = Guidance(scale=1.5, gamma_strong=0.25, gamma_weak=0.75)
+CFG = Guidance(scale=1.5, weak_label="null")
+LABELS = [0, 1, 2, 3, 4, 0, 1, 2]
+STEPS = 3
+
+
+def draw(model, labels=LABELS, guidance=SG, **kwargs):
+    return sample(model, labels, guidance, **{"steps": STEPS, "batch_size": 8, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def eight(tiny):
+    """Eight images in one batch on one device."""
+    return draw(tiny)
+
+
+def levels(a, b):
+    """The largest difference in grey levels."""
+    return np.abs(a.astype(int) - b.astype(int)).max()
+
+
+def test_images_are_uint8_of_the_models_shape(eight):
+    assert eight.shape == (8, 8, 8, 3) and eight.dtype == np.uint8
+    assert eight.std() > 20
+
+
+def test_an_image_is_the_same_in_any_batch(tiny, eight):
+    assert levels(draw(tiny, batch_size=3), eight) <= 1  # 3 + 3 + 2 and one of padding
+    assert levels(draw(tiny, LABELS[:5], batch_size=3), eight[:5]) <= 1
+
+
+def test_an_image_is_the_same_on_any_number_of_devices(tiny, eight, mesh_of):
+    assert levels(draw(tiny, mesh=mesh_of(8, 1)), eight) <= 1
+    mesh = mesh_of(2, 4)
+    spread = jax.device_put(tiny, sharding.infer(tiny, mesh))
+    assert levels(draw(spread, mesh=mesh), eight) <= 1
+
+
+def test_a_batch_that_devices_do_not_divide_is_filled_up(tiny, eight, mesh_of):
+    images = draw(tiny, LABELS[:5], mesh=mesh_of(8, 1))
+    assert len(images) == 5 and levels(images, eight[:5]) <= 1
+
+
+def test_the_same_seed_gives_the_same_images(tiny, eight):
+    np.testing.assert_array_equal(draw(tiny, seed=0), eight)
+
+
+def test_another_seed_gives_other_images(tiny, eight):
+    other = draw(tiny, seed=1)
+    assert all(levels(a, b) > 50 for a, b in zip(other, eight, strict=True))
+
+
+def test_images_of_one_label_differ(eight):
+    assert levels(eight[0], eight[5]) > 50
+
+
+def test_the_label_matters(tiny, eight):
+    other = draw(tiny, [1, *LABELS[1:]])
+    assert levels(other[0], eight[0]) > 1 and levels(other[1:], eight[1:]) <= 1
+
+
+def test_guidance_matters(tiny, eight):
+    for other in ("unguided", CFG, Guidance(3.0, 0.25, 0.75), Guidance(1.5, 0.25, 0.5)):
+        assert levels(draw(tiny, guidance=other), eight) > 1
+
+
+def noise(zero, guidance=SG):
+    """The float samples of a network whose velocity is zero."""
+    keys = image_keys(0, 0, 8)
+    return integrate(
+        zero,
+        jnp.array(LABELS),
+        keys,
+        jnp.float32(1.5),
+        guidance=guidance.static(),
+        steps=STEPS,
+    )
+
+
+def test_the_noise_is_the_same_under_each_guidance(zero):
+    for other in (CFG, Guidance()):
+        np.testing.assert_array_equal(noise(zero, other), noise(zero))
+
+
+def test_the_noise_is_standard_normal(zero):
+    z = np.asarray(noise(zero))  # 1536 values
+    assert abs(z.mean()) < 0.1 and abs(z.std() - 1) < 0.1
+
+
+def test_minus_1_is_black_and_1_is_white(zero):
+    images, z = draw(zero), np.asarray(noise(zero))
+    expected = np.clip((z + 1) / 2, 0, 1) * 255
+    assert np.abs(images - expected).max() < 0.51
+
+
+def test_a_sample_is_eulers_path_from_the_noise(tiny, zero, forward):
+    x = noise(zero)
+    y = jnp.array(LABELS)
+    for n in range(STEPS):
+        t = jnp.full(8, n / STEPS)
+        strong, weak = forward(tiny, x, t, y, None), forward(tiny, x, t, jnp.full(8, 5), None)
+        x = x + (1.5 * strong - 0.5 * weak) / STEPS
+    expected = np.clip((np.asarray(x) + 1) * 127.5, 0, 255)
+    assert np.abs(draw(tiny, guidance=CFG) - expected).max() < 1
+
+
+def test_image_keys_do_not_depend_on_the_batch():
+    data = jax.random.key_data
+    whole = data(image_keys(0, 0, 6))
+    np.testing.assert_array_equal(data(image_keys(0, 4, 2)), whole[4:])
+    assert len(np.unique(whole, axis=0)) == 6
+
+
+def test_scale_labels_and_seed_do_not_compile_again(tiny, eight):
+    before = integrate._cache_size()
+    draw(tiny, LABELS[::-1], Guidance(7.0, 0.25, 0.75), seed=5)
+    draw(tiny, LABELS[:2] * 8)  # two batches
+    assert integrate._cache_size() == before
+
+
+def test_other_weights_do_not_compile_again(make_dit, eight):
+    before = integrate._cache_size()
+    draw(make_dit(seed=1))
+    assert integrate._cache_size() == before
+
+
+def test_another_gamma_compiles_once(tiny, eight):
+    before = integrate._cache_size()
+    for scale in (1.5, 2.0):
+        draw(tiny, guidance=Guidance(scale, 0.25, 0.8))
+    assert integrate._cache_size() == before + 1
+
+
+def test_progress_counts_images(zero):
+    done = []
+    draw(zero, LABELS[:5], batch_size=2, progress=done.append)
+    assert done == [2, 4, 5]
+
+
+def test_no_labels_are_no_images(zero):
+    assert sample(zero, []).shape == (0, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    "kwargs, named",
+    [
+        (dict(labels=[0, 5]), ["labels[1]=5", "[0, 4]", "5 classes"]),
+        (dict(labels=[-1]), ["labels[0]=-1"]),
+        (dict(labels=[0.5]), ["labels", "ints", "float64"]),
+        (dict(labels=[[1], [2]]), ["labels", "(2, 1)"]),
+        (dict(steps=0), ["steps=0", "at least 1"]),
+        (dict(batch_size=0), ["batch_size=0", "at least 1"]),
+        (dict(batch_size=-2), ["batch_size=-2", "at least 1"]),
+        (dict(guidance="cgf"), ["guidance='cgf'", "mean 'cfg'"]),
+    ],
+)
+def test_a_wrong_argument_is_named_before_anything_is_compiled(tiny, kwargs, named):
+    before = integrate._cache_size()
+    with pytest.raises(UserError) as error:
+        draw(tiny, **kwargs)
+    assert integrate._cache_size() == before
+    for part in named:
+        assert part in str(error.value)
