@@ -15,6 +15,7 @@ setup(
         "clu>=0.0.12",
         "flax>=0.12",
         "grain>=0.2.18",
+        "importlib_resources",  # tensorflow-datasets needs it to look up its data sets
         "jax>=0.10",
         "matplotlib",
         "ml_collections>=1.0",

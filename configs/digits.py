@@ -12,7 +12,7 @@ def get_config():
             data=dict(name="digits"),
             model=dict(depth=6, width=64, heads=4, patch=1, routes=((1, 4),)),
             objective=dict(gamma=0.5),
-            optimizer=dict(learning_rate=2e-3, warmup=100, schedule="cosine", b2=0.99),
+            optimizer=dict(learning_rate=2e-3, warmup=100, b2=0.99),
             train=dict(
                 steps=1000,
                 batch_size=64,

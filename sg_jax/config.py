@@ -154,20 +154,32 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues) -> ConfigDict:
         )
         left = flag_values(rest)
     except (flags.Error, TypeError, ValueError) as error:
-        message = str(error).rstrip(" ?.")
-        message += "?" if "Did you mean" in message else "."
-        known = ", ".join(f"--{f}" for f in flag_values if "." not in f)
-        raise UserError(f"{message} Flags are {known} and --config.<key>=<value>.") from None
+        raise UserError(_explain(str(error), config, flag_values)) from None
     if left[1:]:
         raise UserError(f"{left[1]!r} is not a flag: flags begin with -- and keys with --config.")
-    config = flag_values["config"].value
-    with config.unlocked():
-        for section in config.values():
-            if isinstance(section, ConfigDict):
-                for key, value in section.items():
-                    if isinstance(value, list):
-                        section[key] = _tuples(value)
-    return config
+    return merge(_split_names(flag_values["config"].value))
+
+
+def _explain(message: str, config: ConfigDict, flag_values: flags.FlagValues) -> str:
+    """Return the parser's message in our form."""
+    if message.startswith("flag --config."):
+        dotted, _, value = message.removeprefix("flag --").partition(": ")[0].partition("=")
+        node = config
+        for key in dotted.split(".")[1:]:
+            node = node[key]
+        return f"--{dotted}={value!r} must be of type {type(node).__name__}, such as {node!r}."
+    message = message.rstrip(" ?.") + ("?" if "Did you mean" in message else ".")
+    known = ", ".join(f"--{f}" for f in flag_values if "." not in f and f != "config")
+    return f"{message} Flags are --config, {known} and --config.<key>=<value>."
+
+
+def _split_names(node):
+    """Take the text "cfg,sg", given for a tuple, as two names."""
+    if isinstance(node, ConfigDict):
+        return {key: _split_names(value) for key, value in node.items()}
+    if isinstance(node, tuple) and len(node) == 1 and isinstance(node[0], str):
+        return tuple(name.strip() for name in node[0].split(","))
+    return node
 
 
 def _take_config(argv: list[str]) -> tuple[str | None, list[str]]:

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from sg_jax import optimizer, sharding
 from sg_jax.errors import UserError, nearest
+from sg_jax.generate import check_labels
 from sg_jax.guidance import Guidance
 from sg_jax.models import dit
 from sg_jax.objective import FlowMatching
@@ -116,6 +117,11 @@ def build(config: ConfigDict) -> Experiment:
                 f"config.train.then={config.train.then!r} may hold 'sample' and 'evaluate', "
                 f"not {mode!r}." + nearest(mode, ("sample", "evaluate"))
             )
+    check_labels(config.sample.labels, config.model.num_classes, "config.sample.labels")
+    if not config.evaluate.guidance:
+        raise UserError(
+            f"config.evaluate.guidance=() must name at least one of {', '.join(config.guidance)}."
+        )
     settings = {n: guidance_setting(config, n, "config.guidance") for n in config.guidance}
     for key, names in (
         ("config.sample.guidance", (config.sample.guidance,)),

@@ -105,15 +105,17 @@ def sample(
     return images
 
 
-def check_labels(labels: Sequence[int] | np.ndarray, num_classes: int) -> np.ndarray:
+def check_labels(
+    labels: Sequence[int] | np.ndarray, num_classes: int, name: str = "labels"
+) -> np.ndarray:
     """Return labels as int32 [B], or raise naming the first that is out of range."""
     labels = np.atleast_1d(np.asarray(labels))
     if labels.ndim != 1 or (labels.size and not np.issubdtype(labels.dtype, np.integer)):
-        raise UserError(f"labels must be a list of ints, not {labels.dtype} {labels.shape}.")
+        raise UserError(f"{name} must be a list of ints, not {labels.dtype} {labels.shape}.")
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if wrong.size:
         raise UserError(
-            f"labels[{wrong[0]}]={labels[wrong[0]]} must lie in [0, {num_classes - 1}]: the model "
+            f"{name}[{wrong[0]}]={labels[wrong[0]]} must lie in [0, {num_classes - 1}]: the model "
             f"knows {num_classes} classes."
         )
     return labels.astype(np.int32)

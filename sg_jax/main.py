@@ -5,6 +5,7 @@
 `config` parses, `experiment` checks, and each mode has a module of its own.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -52,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     elif mode in ("sample", "evaluate"):
         checkpoint.check_same(completed, workdir, checkpoint.SAMPLE_KEYS)
     for step in (mode, *(completed.train.then if mode == "train" else ())):
-        _dispatch(step, built, source, workdir, " ".join(argv[1:]))
+        _dispatch(step, built, source, workdir, shlex.join(argv[1:]))
 
 
 def _dispatch(mode: str, built: experiment.Experiment, source, workdir: str, command: str) -> None:

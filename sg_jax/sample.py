@@ -12,7 +12,7 @@ from sg_jax import checkpoint
 from sg_jax.evaluation import pictures
 from sg_jax.experiment import Experiment
 from sg_jax.files import write_atomically
-from sg_jax.generate import check_labels, sample
+from sg_jax.generate import sample
 from sg_jax.writers import Progress, log
 
 
@@ -24,9 +24,7 @@ def run(experiment: Experiment, workdir: str) -> pathlib.Path:
     """
     config, settings = experiment.config.sample, experiment.settings
     guidance = settings[config.guidance]
-    cycle = check_labels(config.labels, experiment.model.num_classes)
-    if not cycle.size:
-        cycle = np.arange(experiment.model.num_classes)
+    cycle = config.labels or range(experiment.model.num_classes)
     labels = np.resize(cycle, config.count)
     model = checkpoint.load(workdir, mesh=experiment.mesh)
     log(f"Draw {config.count} images: {config.guidance} ({guidance.describe()}).")

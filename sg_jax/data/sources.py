@@ -66,10 +66,11 @@ class Source:
         return record
 
     def _unreadable(self, i: int, cause: Exception) -> UserError:
+        file = self.files[bisect.bisect_right(self.ends, i)]
         return UserError(
             f"config.data.name={self.name!r}: example {i} of split {self.split!r} cannot be read "
-            f"from {self.files[bisect.bisect_right(self.ends, i)]} ({one_line(cause)}). If the file "
-            f"is damaged or cut short, delete its folder and prepare or copy the data set again."
+            f"from {file} ({one_line(cause)}). If the file is damaged or cut short, delete its "
+            f"folder and prepare or copy the data set again."
         )
 
 

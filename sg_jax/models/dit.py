@@ -97,8 +97,7 @@ class DiT(nnx.Module):
             raise UserError(f"config.model.dtype={dtype!r} must be 'float32' or 'bfloat16'.")
         self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
         self.patch, self.width, self.depth, self.heads = patch, width, depth, heads
-        self.mlp_ratio, self.routes = mlp_ratio, tuple(tuple(r) for r in routes)
-        self.dtype = jnp.dtype(dtype)
+        self.mlp_ratio, self.dtype = mlp_ratio, jnp.dtype(dtype)
 
         def block(rngs):
             return Block(width, heads, mlp_ratio, self.dtype, rngs)
@@ -106,7 +105,8 @@ class DiT(nnx.Module):
         self.patch_embedding = layers.linear(patch * patch * channels, width, self.dtype, rngs)
         self.time_embedding = layers.TimestepEmbedding(width, self.dtype, rngs)
         self.label_embedding = nnx.Param(layers.NORMAL(rngs.params(), (num_classes + 1, width)))
-        self.blocks = RoutedStack(block, depth, self.routes, remat, rngs)
+        self.blocks = RoutedStack(block, depth, routes, remat, rngs)
+        self.routes = tuple(tuple(route) for route in routes)
         self.final_modulation = layers.linear(width, 2 * width, self.dtype, rngs, layers.ZEROS)
         self.final = layers.linear(width, patch * patch * channels, self.dtype, rngs, layers.ZEROS)
 

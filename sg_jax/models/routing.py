@@ -42,7 +42,8 @@ def segments(depth: int, routes: Sequence[Route]) -> tuple[Segment, ...]:
     """
     cuts, done = [], 0
     for number, route in enumerate(routes):
-        if len(tuple(route)) != 2 or not all(isinstance(b, int) for b in route):
+        pair = isinstance(route, tuple | list) and len(route) == 2
+        if not pair or not all(isinstance(block, int) for block in route):
             raise UserError(f"config.model.routes: {route!r} must be a pair (start, end) of ints.")
         start, end = route
         if not 0 <= start <= end < depth:

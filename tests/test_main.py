@@ -1,0 +1,193 @@
+"""The command line as a user types it: the whole path on tiny settings, and bad input."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = (
+    "--config.model.depth=3", "--config.model.width=16", "--config.model.heads=2",
+    "--config.model.patch=2", "--config.model.routes=((1,1),)", "--config.train.batch_size=8",
+    "--config.train.log_every=2", "--config.train.sample_every=0", "--config.checkpoint.every=2",
+    "--config.checkpoint.keep=3", "--config.sample.steps=2", "--config.sample.count=20",
+    "--config.sample.batch_size=20", "--config.evaluate.samples=20",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def call(data_dir):
+    """Run the command in a process of its own, on one device."""
+
+    def run(*arguments, **options):
+        return subprocess.run(
+            command(data_dir, *arguments), **options, capture_output=True, text=True, cwd=ROOT,
+            env=environment(), timeout=300,
+        )  # fmt: skip
+
+    return run
+
+
+def command(data_dir, *arguments):
+    given = ("--config", "configs/digits.py", f"--config.data.data_dir={data_dir}", *TINY)
+    return [sys.executable, "-m", "sg_jax.main", *given, *arguments]
+
+
+def environment():
+    return {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+
+
+def arrays(workdir, step):
+    """Return every array of a checkpoint's parts, by part and name."""
+    from orbax.checkpoint import v1 as ocp
+
+    folder = workdir.absolute() / "checkpoints" / str(step)
+    loaded = ocp.load_checkpointables(folder)
+    assert set(loaded) >= {"model", "ema", "opt_state"}
+    return {
+        f"{part}/{name}": np.asarray(value)
+        for part in ("model", "ema", "opt_state")
+        for name, value in loaded[part].items()
+    }
+
+
+def test_training_ends_with_pictures_and_a_report(call, tmp_path):
+    workdir = tmp_path / "run"
+    done = call("--workdir", str(workdir), "--config.train.steps=4")
+    assert done.returncode == 0, done.stderr
+    assert f"Picture: {workdir / 'guidance.png'}" in done.stdout
+    for name in ("guidance.png", "loss.png", "report.html", "report.json", "samples/sg.png"):
+        assert (workdir / name).stat().st_size > 500
+    assert {r["name"] for r in json.loads((workdir / "report.json").read_text())} == {
+        "unguided", "cfg", "sg", "sg_flops"
+    }  # fmt: skip
+    assert "http" not in (workdir / "report.html").read_text().split("</style>")[1].split("<h2")[0]
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records] == [2, 4]
+    assert list((workdir / "tensorboard").glob("events.*"))
+    with np.load(workdir / "samples" / "sg.npz") as drawn:
+        assert drawn["images"].shape == (20, 8, 8, 1) and drawn["images"].dtype == np.uint8
+        np.testing.assert_array_equal(drawn["labels"], np.arange(20) % 10)
+
+    import sg_jax
+
+    model = sg_jax.load(workdir)
+    again = sg_jax.sample(model, [0, 1, 2], guidance=sg_jax.Guidance(1.75, 0.0, 0.75), steps=2)
+    assert np.abs(again.astype(int) - drawn["images"][:3]).max() <= 1
+
+
+def test_resumed_training_equals_uninterrupted_training_bit_for_bit(call, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for workdir, steps in ((whole, 6), (parts, 3), (parts, 6)):
+        done = call(
+            "--workdir", str(workdir), f"--config.train.steps={steps}", "--config.train.then=()",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert "Continue" in done.stdout and "from step 3" in done.stdout
+    expected, found = arrays(whole, 6), arrays(parts, 6)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    third = json.loads((parts / "metrics.jsonl").read_text().splitlines()[-1])
+    assert third["step"] == 6
+
+
+def test_a_signal_saves_and_the_same_command_continues(call, data_dir, tmp_path):
+    workdir = tmp_path / "run"
+    arguments = (
+        "--workdir",
+        str(workdir),
+        "--config.train.then=()",
+        "--config.checkpoint.every=10000",
+    )
+    long = command(data_dir, *arguments, "--config.train.steps=1000000")
+    process = subprocess.Popen(long, cwd=ROOT, env=environment(), stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode != 0 and "saved" in error
+    step = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    done = call(*arguments, f"--config.train.steps={step + 2}")
+    assert f"from step {step}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config.model.routes=((1,7),)"], ["routes", "(1, 7)", "depth=3"]),
+        (["--config.guidance.sg.gamma_weak=1.5"], ["config.guidance.sg.gamma_weak=1.5", "[0, 1]"]),
+        (["--config.sample.guidance=sgg"], ["config.sample.guidance='sgg'", "'sg'"]),
+        (["--config.model.size=XXL/2"], ["config.model.size='XXL/2'", "'XL/2'"]),
+        (["--config.sample.labels=(3,10)"], ["config.sample.labels[1]=10", "[0, 9]"]),
+        (["--config.model.patch=3"], ["config.model.patch=3", "8"]),
+        (["--config.train.stepz=3"], ["config.train", "'stepz'", "'steps'"]),
+        (["--wrkdir=x"], ["wrkdir", "workdir"]),
+        (["--mode=trian"], ["trian", "train"]),
+        (["--mode=sample"], ["does not exist"]),
+    ],
+)
+def test_bad_input_is_one_paragraph_before_anything_is_written(
+    tmp_path, data_dir, arguments, words
+):
+    from sg_jax.errors import UserError
+    from sg_jax.main import main
+
+    workdir = tmp_path / "run"
+    given = [*command(data_dir, "--workdir", str(workdir))[2:], *arguments]
+    began = time.monotonic()
+    with pytest.raises(UserError) as raised:
+        main(given)
+    assert time.monotonic() - began < 60
+    message = str(raised.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+    assert not workdir.exists()
+
+
+def test_the_process_fails_with_the_message_alone(call, tmp_path):
+    done = call("--workdir", str(tmp_path / "run"), "--config.train.batch_size=0")
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("Error: config.train.batch_size=0")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_changed_experiment_is_not_continued(call, tmp_path):
+    workdir = str(tmp_path / "run")
+    assert (
+        call("--workdir", workdir, "--config.train.steps=1", "--config.train.then=()").returncode
+        == 0
+    )
+    done = call("--workdir", workdir, "--config.objective.gamma=0.25")
+    assert done.returncode == 2
+    assert "config.objective.gamma=0.25" in done.stderr and "0.5" in done.stderr
+
+
+def test_dry_run_prints_config_parameters_and_costs_and_writes_nothing(call, tmp_path):
+    done = call("--workdir", str(tmp_path / "run"), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    for words in ("num_classes: 10", "Parameters: ", "training step, batch 8", "sampling step"):
+        assert words in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_bench_prints_time_ratios_beside_flops_ratios(call, tmp_path):
+    done = call("--workdir", str(tmp_path / "bench"), "--mode=bench", "--config.bench.repeats=3")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    routed = next(r for r in rows if r["program"] == "train, γ 0.5")
+    assert routed["compared_with"] == "train, γ 0" and 0 < routed["flops_ratio"] < 1
+    assert all(r["time_ratio"] > 0 for r in rows)

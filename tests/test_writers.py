@@ -1,0 +1,95 @@
+"""The record of a run survives crashes and resumes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sg_jax.writers import Progress, Writer, clock, read_metrics
+
+
+def write(folder, steps, start):
+    writer = Writer(str(folder), start)
+    for step in steps:
+        writer.scalars(step, {"loss": step / 2})
+    writer.close()
+
+
+def steps(folder):
+    return [record["step"] for record in read_metrics(str(folder))]
+
+
+def test_records_come_back(tmp_path):
+    write(tmp_path, [10, 20], start=0)
+    assert read_metrics(str(tmp_path)) == [{"step": 10, "loss": 5.0}, {"step": 20, "loss": 10.0}]
+
+
+def test_a_record_is_on_disk_at_once(tmp_path):
+    writer = Writer(str(tmp_path), 0)
+    writer.scalars(1, {"loss": 1.0})
+    assert steps(tmp_path) == [1]
+    writer.close()
+
+
+def test_a_run_without_records(tmp_path):
+    assert read_metrics(str(tmp_path)) == []
+
+
+def test_a_last_line_cut_short_is_left_out(tmp_path):
+    write(tmp_path, [10, 20], start=0)
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_text()
+    for cut in range(1, len('{"step": 20, "loss": 10.0}')):
+        path.write_text(whole[: -cut - 1])
+        assert steps(tmp_path) == [10]
+
+
+def test_a_run_goes_on_after_a_line_cut_short(tmp_path):
+    write(tmp_path, [10, 20], start=0)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text()[:-5])
+    write(tmp_path, [20, 30], start=10)
+    assert steps(tmp_path) == [10, 20, 30]
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_records_after_the_step_a_run_resumes_from_are_dropped(tmp_path):
+    write(tmp_path, [10, 20, 30, 40], start=0)
+    write(tmp_path, [30], start=20)
+    assert steps(tmp_path) == [10, 20, 30]
+
+
+def test_a_run_from_the_start_drops_all_records(tmp_path):
+    write(tmp_path, [10, 20], start=0)
+    write(tmp_path, [], start=0)
+    assert steps(tmp_path) == []
+
+
+def test_numbers_and_pictures_go_to_tensorboard(tmp_path):
+    writer = Writer(str(tmp_path), 0)
+    writer.scalars(1, {"loss": 0.25})
+    writer.image(1, "samples", np.zeros((4, 6, 3), np.uint8))
+    writer.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    content = events.read_bytes()
+    assert b"loss" in content and b"samples" in content and b"PNG" in content
+
+
+@pytest.mark.parametrize(
+    "seconds, expected",
+    [(0, "0:00"), (59.6, "1:00"), (123, "2:03"), (3723, "1:02:03"), (90_000, "25:00:00")],
+)
+def test_a_clock(seconds, expected):
+    assert clock(seconds) == expected
+
+
+def test_a_progress_line(capsys, monkeypatch):
+    now = iter([100.0, 110.0, 112.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    progress = Progress(start=0, total=100, images_per_step=8)
+    rates = progress.update(20, loss=0.5)  # 20 steps in 10 seconds, 80 to go
+    assert rates == {"steps_per_second": 2.0, "images_per_second": 16.0}
+    line = capsys.readouterr().out
+    for part in ("20/100", "loss 0.5", "2.00 steps/s", "16 images/s", "ETA 0:40"):
+        assert part in line
+    assert progress.update(22)["steps_per_second"] == 1.0  # since the last line
