@@ -21,7 +21,7 @@ from sg_jax import config as config_lib
 from sg_jax import experiment, sharding
 from sg_jax.errors import UserError
 from sg_jax.files import write_atomically
-from sg_jax.models.dit import DiT
+from sg_jax.models.backbone import Backbone
 from sg_jax.state import TrainState
 
 PARTS = ("model", "ema", "opt_state")
@@ -147,7 +147,7 @@ def load(
     step: int | None = None,
     weights: str = "ema",
     mesh: Mesh | None = None,
-) -> DiT:
+) -> Backbone:
     """Load a trained network, ready for `sg_jax.sample`.
 
     Args:

@@ -41,6 +41,7 @@ def defaults() -> ConfigDict:
                 mlp_ratio=4.0,
                 dtype="float32",  # compute type; parameters are float32
                 remat="none",  # "none", "dots" or "full"
+                learn_sigma=False,  # 2 C output channels, as SiT was published
                 image_size=0,  # these three 0: from the data
                 channels=0,
                 num_classes=0,

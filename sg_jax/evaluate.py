@@ -13,7 +13,7 @@ from sg_jax.evaluation import distances, features, pictures, report
 from sg_jax.experiment import Experiment
 from sg_jax.generate import sample
 from sg_jax.guidance import Guidance
-from sg_jax.models.dit import DiT
+from sg_jax.models.backbone import Backbone
 from sg_jax.writers import log, read_metrics
 
 
@@ -104,7 +104,7 @@ def run(
     return folder / "guidance.png", folder / "report.html"
 
 
-def _facts(experiment: Experiment, model: DiT, records: list[dict]) -> dict[str, str]:
+def _facts(experiment: Experiment, model: Backbone, records: list[dict]) -> dict[str, str]:
     """Return what the run was, for the report."""
     config = experiment.config
     count = sum(leaf.size for leaf in jax.tree.leaves(model))

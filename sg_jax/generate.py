@@ -13,7 +13,7 @@ from sg_jax import sampler, sharding
 from sg_jax.data.images import to_uint8
 from sg_jax.errors import UserError
 from sg_jax.guidance import Guidance
-from sg_jax.models.dit import DiT
+from sg_jax.models.backbone import Backbone
 
 
 def image_keys(seed: int, first: int, count: int) -> jax.Array:
@@ -24,7 +24,7 @@ def image_keys(seed: int, first: int, count: int) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("guidance", "steps"))
 def integrate(
-    model: DiT,
+    model: Backbone,
     labels: jax.Array,
     keys: jax.Array,
     scale: jax.Array,
@@ -50,7 +50,7 @@ def integrate(
 
 
 def sample(
-    model: DiT,
+    model: Backbone,
     labels: Sequence[int] | np.ndarray,
     guidance: str | Guidance = "unguided",
     steps: int = 40,

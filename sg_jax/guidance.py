@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from sg_jax.errors import UserError, nearest
-from sg_jax.models.dit import DiT
+from sg_jax.models.backbone import Backbone
 
 WEAK_LABELS = ("same", "null")
 
@@ -107,7 +107,7 @@ def combine(strong: jax.Array, weak: jax.Array, scale: jax.Array | float) -> jax
 
 
 def guided_velocity(
-    model: DiT, guidance: Guidance, labels: jax.Array, keys: jax.Array, scale: jax.Array
+    model: Backbone, guidance: Guidance, labels: jax.Array, keys: jax.Array, scale: jax.Array
 ) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
     """Return velocity(x [B, H, W, C], t [], n []) for the integrators.
 

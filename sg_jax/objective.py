@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from sg_jax import flow
 from sg_jax.errors import UserError, nearest
-from sg_jax.models.dit import DiT
+from sg_jax.models.backbone import Backbone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FlowMatching:
                 + nearest(self.time, options)
             )
 
-    def __call__(self, model: DiT, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
+    def __call__(self, model: Backbone, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
         """Return the loss of each image [B], the mean square over its pixels.
 
         Args:

@@ -116,9 +116,8 @@ def test_loading_onto_a_mesh(run, mesh_of):
 
 
 def test_a_loaded_network_runs(run, forward):
-    folder, state = run
     x, y = jnp.ones((1, 8, 8, 3)), jnp.zeros(1, jnp.int32)
-    model = jax.tree.map(lambda w: w / 1000, checkpoint.load(folder))
+    model = jax.tree.map(lambda w: w / 1000, checkpoint.load(run[0]))
     assert forward(model, x, jnp.ones(1), y, None).shape == x.shape
 
 
@@ -160,7 +159,7 @@ def test_a_new_run_has_nothing_to_restore(tmp_path, mesh_of):
 
 @pytest.mark.parametrize(
     "model, array",
-    [(dict(width=32), "embedding"), (dict(routes=()), "stacks"), (dict(depth=6), "stacks")],
+    [(dict(width=32), "bias"), (dict(routes=()), "stacks"), (dict(depth=6), "stacks")],
 )
 def test_a_checkpoint_of_another_network_is_named(run, mesh_of, model, array):
     folder, _ = run

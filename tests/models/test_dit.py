@@ -135,8 +135,9 @@ def from_torch(model, weights):
             out |= {f"attention/{part}/kernel": k.transpose(2, 0, 1), f"attention/{part}/bias": b}
         return out
 
-    def velocity(array):  # learn_sigma doubles the channels, the fastest axis; velocity comes first
-        return array.reshape(p, p, -1, *array.shape[1:])[:, :, : model.channels]
+    def head(array):  # learn_sigma doubles the channels, the fastest axis; velocity comes first
+        channels = model.channels * (1 + model.learn_sigma)
+        return array.reshape(p, p, -1, *array.shape[1:])[:, :, :channels]
 
     out = linear("time_embedding/hidden", "t_embedder.mlp.0")
     out |= linear("time_embedding/out", "t_embedder.mlp.2")
@@ -145,8 +146,8 @@ def from_torch(model, weights):
     kernel = weights["x_embedder.proj.weight"]  # [D, C, p, p]; our patches are [p, p, C]
     out["patch_embedding/kernel"] = kernel.transpose(2, 3, 1, 0).reshape(-1, d)
     out["patch_embedding/bias"] = weights["x_embedder.proj.bias"]
-    out["final/kernel"] = velocity(weights["final_layer.linear.weight"]).reshape(-1, d).T
-    out["final/bias"] = velocity(weights["final_layer.linear.bias"]).ravel()
+    out["final/kernel"] = head(weights["final_layer.linear.weight"]).reshape(-1, d).T
+    out["final/bias"] = head(weights["final_layer.linear.bias"]).ravel()
     for number, segment in enumerate(model.blocks.segments):
         blocks = [block(i) for i in range(segment.start, segment.stop)]
         for key in blocks[0]:
@@ -186,9 +187,10 @@ def test_treads_keep_counts_are_ours(tread):
         assert file[f"keep_ids_{gamma}_0"].shape == draw(model, float(gamma))[0].shape
 
 
-@pytest.fixture(scope="module")
-def sit(make_dit):
-    return published("sit_tiny", make_dit, depth=4, routes=())
+@pytest.fixture(scope="module", params=[True, False], ids=["whole head", "half"])
+def sit(make_dit, request):
+    """SiT's head with its second half of channels, or cut to the velocity."""
+    return published("sit_tiny", make_dit, depth=4, routes=(), learn_sigma=request.param)
 
 
 @pytest.mark.parametrize("case", ["velocity", "velocity_null"])
@@ -282,24 +284,6 @@ def test_an_image_does_not_see_its_neighbours(tiny, inputs, forward):
     whole = forward(tiny, x, t, y, ids)
     alone = forward(tiny, x[1:2], t[1:2], y[1:2], [ids[0][1:2]])
     np.testing.assert_allclose(whole[1:2], alone, atol=1e-5)
-
-
-def test_patches_are_cut_in_raster_order():
-    image = jnp.arange(16).reshape(1, 4, 4, 1)
-    patches = dit.patchify(image, 2)
-    np.testing.assert_array_equal(patches[0, 0], [0, 1, 4, 5])
-    np.testing.assert_array_equal(patches[0, 1], [2, 3, 6, 7])
-    np.testing.assert_array_equal(patches[0, 2], [8, 9, 12, 13])
-
-
-def test_channels_are_the_fastest_axis_of_a_patch():
-    image = jnp.stack([jnp.zeros((2, 2)), jnp.ones((2, 2))], -1)[None]
-    np.testing.assert_array_equal(dit.patchify(image, 2)[0, 0], [0, 1] * 4)
-
-
-def test_unpatchify_undoes_patchify():
-    x = jax.random.normal(jax.random.key(0), (2, 12, 12, 3))
-    np.testing.assert_array_equal(dit.unpatchify(dit.patchify(x, 4), 4, 3), x)
 
 
 def test_half_precision_agrees_roughly_and_returns_float32(tiny, make_dit, inputs, forward):

@@ -1,0 +1,156 @@
+"""What the backbones share: patches and labels in, routed blocks, velocity out.
+
+A backbone differs from another in its blocks alone; `dit.DiT` is the published one.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sg_jax import tokens
+from sg_jax.errors import UserError
+from sg_jax.models import layers
+from sg_jax.models.routing import KeepIds, Route, RoutedStack, interleave, split
+
+
+class Backbone(nnx.Module):
+    """Predict the velocity [B, H, W, C] of images at time t with labels y.
+
+    Args:
+      image_size: side of the square input, in pixels (or latents).
+      channels: C.
+      num_classes: labels run from 0 to num_classes - 1; num_classes itself is the null label.
+      patch: side of a patch, one token.
+      width: D.
+      depth: number of blocks.
+      block: makes one block from initial random keys; see `routing`.
+      routes: pairs (start, end) of blocks, 0-based, both included.
+      dtype: compute type; parameters stay float32.
+      remat: what the backward pass recomputes: "none", "dots" (all but matrix products), "full".
+      learn_sigma: the head has 2 C channels, as SiT was published, of which the first C count.
+      rngs: initial weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        channels: int,
+        num_classes: int,
+        patch: int,
+        width: int,
+        depth: int,
+        block: Callable[[nnx.Rngs], nnx.Module],
+        routes: Sequence[Route],
+        dtype: jnp.dtype,
+        remat: str,
+        learn_sigma: bool,
+        rngs: nnx.Rngs,
+    ):
+        if patch < 1 or image_size % patch:
+            raise UserError(
+                f"config.model.patch={patch} must divide the image size, which is {image_size}."
+            )
+        if width % 4:
+            raise UserError(
+                f"config.model.width={width} must be divisible by 4 (sine and cosine of row and "
+                f"column)."
+            )
+        self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
+        self.patch, self.width, self.depth = patch, width, depth
+        self.dtype, self.learn_sigma = dtype, learn_sigma
+        pixels = patch * patch * channels
+        self.patch_embedding = layers.linear(pixels, width, dtype, rngs)
+        self.time_embedding = layers.TimestepEmbedding(width, dtype, rngs)
+        self.label_embedding = nnx.Param(layers.NORMAL(rngs.params(), (num_classes + 1, width)))
+        self.blocks = RoutedStack(block, depth, routes, remat, rngs)
+        self.routes = tuple(tuple(route) for route in routes)
+        self.final_modulation = layers.linear(width, 2 * width, dtype, rngs, layers.ZEROS)
+        self.final = layers.linear(width, pixels * (1 + learn_sigma), dtype, rngs, layers.ZEROS)
+
+    @property
+    def tokens(self) -> int:
+        """N, the number of patches of an image."""
+        return (self.image_size // self.patch) ** 2
+
+    @property
+    def null_label(self) -> int:
+        """The label that stands for "no label"."""
+        return self.num_classes
+
+    def __call__(
+        self, x: jax.Array, t: jax.Array, y: jax.Array, keep_ids: KeepIds = None
+    ) -> jax.Array:
+        """Return the velocity [B, H, W, C], float32.
+
+        Args:
+          x: images x_t [B, H, W, C].
+          t: times [B], fed to the timestep embedding as they are.
+          y: labels [B], int.
+          keep_ids: one [B, K] per route, or None to compute every token.
+        """
+        return self.branches(x, t, [y], [keep_ids])[0]
+
+    def branches(
+        self, x: jax.Array, t: jax.Array, ys: Sequence[jax.Array], ids: Sequence[KeepIds]
+    ) -> list[jax.Array]:
+        """Return several predictions at the same x_t, computing what they share only once.
+
+        With one label for all, the branches are equal until the first route, so the embeddings and
+        the blocks before it run once; after the route they run as one batch.
+
+        Args:
+          x, t: as in `__call__`.
+          ys: one [B] of labels for all branches, or one for each.
+          ids: each branch's `keep_ids`.
+
+        Returns:
+          For each branch a velocity [B, H, W, C], float32.
+        """
+        count = len(ids)
+        patches = self.patch_embedding(patchify(x, self.patch))  # [B, N, D]
+        side = self.image_size // self.patch
+        h = patches + layers.position_table(side, side, self.width)[None].astype(self.dtype)
+        time = self.time_embedding(t)  # [B, D]
+        table = self.label_embedding[...].astype(self.dtype)
+        cs = [time + table[y] for y in ys]
+        shared = len(cs) == 1
+        h = h if shared else jnp.repeat(h, count, 0)
+        h = self.blocks(h, interleave(cs), ids, shared=shared)  # [G B, N, D]
+        c = jnp.repeat(cs[0], count, 0) if shared else interleave(cs)
+        shift, scale = jnp.split(self.final_modulation(jax.nn.silu(c)), 2, axis=-1)
+        h = self.final(layers.modulate(layers.layer_norm(h), shift, scale))
+        v = unpatchify(h, self.patch).astype(jnp.float32)[..., : self.channels]  # [G B, H, W, C]
+        return split(v, count)
+
+    def draw_ids(self, keys: jax.Array, gamma: float) -> KeepIds:
+        """Draw the kept ids of every route at sparsity rate gamma; None where that is all of them.
+
+        Args:
+          keys: one key per image [B].
+          gamma: share of the tokens that bypasses the routed blocks; 1 skips those blocks.
+        """
+        keep = tokens.keep_count(self.tokens, gamma)
+        if keep == self.tokens or not self.routes:
+            return None
+        fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+        return [
+            tokens.sample_ids(fold(keys, r), self.tokens, keep) for r in range(len(self.routes))
+        ]
+
+
+def patchify(x: jax.Array, patch: int) -> jax.Array:
+    """Cut images [B, H, W, C] into patches [B, N, patch * patch * C], in raster order."""
+    b, height, width, c = x.shape
+    x = x.reshape(b, height // patch, patch, width // patch, patch, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
+
+
+def unpatchify(x: jax.Array, patch: int) -> jax.Array:
+    """Put patches [B, N, patch * patch * C] of a square image together again: [B, H, W, C]."""
+    b, n, pixels = x.shape
+    side, channels = round(n**0.5), pixels // patch**2
+    x = x.reshape(b, side, side, patch, patch, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, side * patch, side * patch, channels)
