@@ -100,14 +100,19 @@ def load(path: str) -> ConfigDict:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise UserError(f"--config={path} has no function get_config() that returns the config.")
-    return merge(module.get_config())
+    given = module.get_config()
+    if not hasattr(given, "items"):
+        raise UserError(
+            f"--config={path}: get_config() returns {given!r}; it must return a ConfigDict."
+        )
+    return merge(given)
 
 
 def merge(given) -> ConfigDict:
     """Lay a (nested) mapping over the defaults; an unknown key or a wrong type is an error."""
     config = defaults()
     settings = given.get("guidance", {})
-    for name in settings:
+    for name in settings if hasattr(settings, "items") else ():
         if name not in config.guidance:
             config.guidance[name] = ConfigDict(dataclasses.asdict(Guidance()))
     _lay(config, given, "config")

@@ -85,7 +85,9 @@ def sample(
     labels = check_labels(labels, model.num_classes)
     if steps < 1:
         raise UserError(f"steps={steps} must be at least 1.")
-    batch_size = min(batch_size or len(labels), max(len(labels), 1))
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"batch_size={batch_size} must be at least 1, or None for all at once.")
+    batch_size = max(1, min(batch_size or len(labels), len(labels)))
     if mesh is not None:
         batch_size = -(-batch_size // mesh.size) * mesh.size
     images = np.zeros((len(labels), model.image_size, model.image_size, model.channels), np.uint8)

@@ -48,6 +48,8 @@ def make_optimizer(
     steps: int,
 ) -> optax.GradientTransformation:
     """Return AdamW behind clipping of the global gradient norm (`clip_norm` 0 turns it off)."""
+    if clip_norm < 0:
+        raise UserError(f"config.optimizer.clip_norm={clip_norm} must be at least 0 (no clipping).")
     adamw = optax.adamw(
         make_schedule(learning_rate, schedule, warmup, steps),
         b1=b1,

@@ -17,7 +17,7 @@ AXES = ("data", "fsdp")
 def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
     """Return a mesh over all devices; one of the two sizes may be -1, which means "the rest"."""
     devices, sizes = jax.device_count(), [data, fsdp]
-    if sizes.count(-1) == 1 and devices % max(sizes) == 0 and max(sizes) > 0:
+    if sizes.count(-1) == 1 and max(sizes) > 0 and devices % max(sizes) == 0:
         sizes[sizes.index(-1)] = devices // max(sizes)
     if min(sizes) < 1 or np.prod(sizes) != devices:
         raise UserError(

@@ -72,7 +72,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
                 jax.block_until_ready(state)
                 log(f"First step, with its compile: {time.perf_counter() - began:.1f} s.")
                 progress = Progress(step, total, config.train.batch_size)
-            last = step == total or bool(received)
+            last = step == total or bool(received)  # asked once: what is true here gets saved
             if step % config.train.log_every == 0 or last:
                 means = _means(pending, step)
                 rates = progress.update(step, **means)
@@ -84,10 +84,10 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
                 progress.restart(step)
             if last or checkpoints.should_save(step):
                 checkpoint.save(checkpoints, state, step, position)
-            if received:
+            if last:
                 break
         writer.close()
-    if received:
+    if step < total:
         raise SystemExit(
             f"Stopped by {signal.Signals(received[0]).name} at step {step} of {total}; saved. The "
             f"same command continues."

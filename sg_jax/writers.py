@@ -76,17 +76,19 @@ class Progress:
 
     def update(self, step: int, **values: float) -> dict[str, float]:
         """Print one line for `step` and return the rates."""
-        now = time.perf_counter()
-        rate = (step - self.step) / max(now - self.time, 1e-9)
-        self.step, self.time = step, now
-        rates = {"steps_per_second": rate, "images_per_second": rate * self.images_per_step}
-        left = (self.total - step) / rate if rate else float("nan")
+        now, done = time.perf_counter(), step - self.step
         parts = [f"{self.unit} {step:>{len(str(self.total))}}/{self.total}"]
         parts += [f"{k} {v:.4g}" for k, v in values.items()]
-        parts += [f"{rate:.2f} {self.unit}s/s"]
-        if self.images_per_step > 1:
-            parts += [f"{rates['images_per_second']:.0f} images/s"]
-        log("  ".join([*parts, f"ETA {clock(left)}"]))
+        rates = {}
+        if done:  # else this is the first step, which is not timed because it compiles
+            rate = done / max(now - self.time, 1e-9)
+            rates = {"steps_per_second": rate, "images_per_second": rate * self.images_per_step}
+            parts += [f"{rate:.2f} {self.unit}s/s"]
+            if self.images_per_step > 1:
+                parts += [f"{rates['images_per_second']:.0f} images/s"]
+            parts += [f"ETA {clock((self.total - step) / rate)}"]
+        log("  ".join(parts))
+        self.step, self.time = step, now
         return rates
 
 

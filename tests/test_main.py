@@ -79,12 +79,13 @@ def test_training_ends_with_pictures_and_a_report(call, tmp_path):
     with np.load(workdir / "samples" / "sg.npz") as drawn:
         assert drawn["images"].shape == (20, 8, 8, 1) and drawn["images"].dtype == np.uint8
         np.testing.assert_array_equal(drawn["labels"], np.arange(20) % 10)
+        images = drawn["images"]
 
     import sg_jax
 
     model = sg_jax.load(workdir)
     again = sg_jax.sample(model, [0, 1, 2], guidance=sg_jax.Guidance(1.75, 0.0, 0.75), steps=2)
-    assert np.abs(again.astype(int) - drawn["images"][:3]).max() <= 1
+    assert np.abs(again.astype(int) - images[:3]).max() <= 1
 
 
 def test_resumed_training_equals_uninterrupted_training_bit_for_bit(call, tmp_path):
@@ -184,6 +185,7 @@ def test_dry_run_prints_config_parameters_and_costs_and_writes_nothing(call, tmp
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_bench_prints_time_ratios_beside_flops_ratios(call, tmp_path):
     done = call("--workdir", str(tmp_path / "bench"), "--mode=bench", "--config.bench.repeats=3")
     assert done.returncode == 0, done.stderr

@@ -83,13 +83,35 @@ def test_a_clock(seconds, expected):
     assert clock(seconds) == expected
 
 
-def test_a_progress_line(capsys, monkeypatch):
-    now = iter([100.0, 110.0, 112.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+@pytest.fixture
+def clock_hands(monkeypatch):
+    """A list whose last number is the time."""
+    hands = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: hands[-1])
+    return hands
+
+
+def test_a_progress_line(capsys, clock_hands):
     progress = Progress(start=0, total=100, images_per_step=8)
+    clock_hands.append(110.0)
     rates = progress.update(20, loss=0.5)  # 20 steps in 10 seconds, 80 to go
     assert rates == {"steps_per_second": 2.0, "images_per_second": 16.0}
     line = capsys.readouterr().out
     for part in ("20/100", "loss 0.5", "2.00 steps/s", "16 images/s", "ETA 0:40"):
         assert part in line
+    clock_hands.append(112.0)
     assert progress.update(22)["steps_per_second"] == 1.0  # since the last line
+
+
+def test_time_spent_otherwise_is_left_out(clock_hands):
+    progress = Progress(start=0, total=100, images_per_step=8)
+    clock_hands.append(500.0)
+    progress.restart(0)
+    clock_hands.append(501.0)
+    assert progress.update(4)["steps_per_second"] == 4.0
+
+
+def test_no_rate_is_made_of_no_steps(capsys, clock_hands):
+    """As after the first step of a run, which is its compile."""
+    assert Progress(start=1, total=100, images_per_step=8).update(1, loss=0.5) == {}
+    assert "loss 0.5" in capsys.readouterr().out

@@ -84,6 +84,8 @@ class DiT(Backbone):
             raise UserError(
                 f"config.model.width={width} must be divisible by config.model.heads={heads}."
             )
+        if int(width * mlp_ratio) < 1:
+            raise UserError(f"config.model.mlp_ratio={mlp_ratio} must be above 0.")
         if dtype not in ("float32", "bfloat16"):
             raise UserError(f"config.model.dtype={dtype!r} must be 'float32' or 'bfloat16'.")
         self.heads, self.mlp_ratio, compute = heads, mlp_ratio, jnp.dtype(dtype)

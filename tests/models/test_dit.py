@@ -205,6 +205,13 @@ def test_a_fresh_network_returns_zeros(zero, inputs, forward):
     assert not forward(zero, *inputs, None).any()
 
 
+def test_a_fresh_block_returns_its_input():
+    """The gates of adaLN-Zero start at zero."""
+    block = dit.Block(8, 2, 4.0, jnp.dtype("float32"), nnx.Rngs(0))
+    h = jax.random.normal(jax.random.key(0), (1, 5, 8))
+    np.testing.assert_array_equal(block(h, jnp.ones((1, 8))), h)
+
+
 def test_keeping_every_token_is_the_dense_network(tiny, inputs, forward):
     every = [jnp.tile(jnp.arange(16), (3, 1))]
     np.testing.assert_allclose(

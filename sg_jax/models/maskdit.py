@@ -1,0 +1,189 @@
+"""MaskDiT: an encoder of the kept tokens only, and a small decoder that predicts all of them.
+
+Masking (Krause et al., arXiv 2601.01608, Eq. 4; Zheng et al., arXiv 2306.09305) is the other way
+to train on few tokens: a masked token takes part in no encoder block and reaches the decoder as a
+learned mask token, where a bypassing one would bring along what it was before its route.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sg_jax import tokens
+from sg_jax.errors import UserError
+from sg_jax.models import layers
+from sg_jax.models.backbone import patchify, unpatchify
+from sg_jax.models.dit import Block, DiT
+from sg_jax.models.routing import KeepIds, RoutedStack, interleave, split
+
+
+class DecoderBlock(Block):
+    """A DiT block [B, N, E] whose conditioning keeps the encoder's width D."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+        conditioning: int,
+    ):
+        super().__init__(width, heads, mlp_ratio, dtype, rngs)
+        self.modulation = layers.linear(conditioning, 6 * width, dtype, rngs, layers.ZEROS)
+
+
+class MaskDiT(DiT):
+    """A DiT that encodes the kept tokens, then decodes the full set.
+
+    It has the interface of every backbone: what is masked are `keep_ids`, one [B, K] for all of
+    the encoder. Without them every token is encoded and the mask token is not used, which is how
+    the published network samples. The output is the network's own: the preconditioning that it was
+    published with (EDM, arXiv 2206.00364) is not part of it, and t is embedded as it is.
+
+    Unlike a DiT's, the null label is no row of the table: its embedding is zero, as the published
+    network sees labels as one-hot vectors and their absence as zeros.
+
+    Args:
+      decoder_width: E; 512 in the paper, as the next two, beside an encoder of size XL/2.
+      decoder_depth: number of decoder blocks.
+      decoder_heads: heads of a decoder block.
+      rngs: initial weights.
+      encoder: image_size, channels, num_classes, patch, width, depth, heads and, where they are
+        not to be the defaults, mlp_ratio (the decoder's too), dtype, remat, learn_sigma: see `DiT`.
+    """
+
+    def __init__(
+        self,
+        *,
+        decoder_width: int = 512,
+        decoder_depth: int = 8,
+        decoder_heads: int = 16,
+        rngs: nnx.Rngs,
+        **encoder,
+    ):
+        if encoder.get("routes"):
+            raise UserError(
+                f"config.model.routes={encoder['routes']} must be empty: a network that masks its "
+                f"tokens has no routes."
+            )
+        if decoder_heads < 1 or decoder_width % decoder_heads or decoder_width % 4:
+            raise UserError(
+                f"config.model.decoder_width={decoder_width} must be divisible by 4 (sine and "
+                f"cosine of row and column) and by config.model.decoder_heads={decoder_heads}."
+            )
+        if decoder_depth < 1:
+            raise UserError(f"config.model.decoder_depth={decoder_depth} must be at least 1.")
+        super().__init__(**encoder, rngs=rngs)
+        d, e, dtype = self.width, decoder_width, self.dtype
+        self.decoder_width, self.decoder_depth, self.decoder_heads = e, decoder_depth, decoder_heads
+
+        def block(rngs: nnx.Rngs) -> DecoderBlock:
+            return DecoderBlock(e, decoder_heads, self.mlp_ratio, dtype, rngs, conditioning=d)
+
+        # These three take the place of what an encoder alone would have.
+        self.label_embedding = nnx.Param(layers.NORMAL(rngs.params(), (self.num_classes, d)))
+        self.final_modulation = layers.linear(d, 2 * e, dtype, rngs, layers.ZEROS)
+        self.final = layers.linear(e, self.final.out_features, dtype, rngs, layers.ZEROS)
+        self.decoder_modulation = layers.linear(d, 2 * d, dtype, rngs, layers.ZEROS)
+        self.decoder_embedding = layers.linear(d, e, dtype, rngs, layers.ZEROS)
+        self.mask_token = nnx.Param(layers.NORMAL(rngs.params(), (e,)))
+        self.decoder = RoutedStack(block, decoder_depth, (), self.blocks.remat, rngs)
+
+    def branches(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        ys: Sequence[jax.Array],
+        ids: Sequence[KeepIds | jax.Array],
+    ) -> list[jax.Array]:
+        """Return several predictions at the same x_t.
+
+        They share the patch embedding; the decoder, and the encoder too where all keep equally many
+        tokens, runs once on one batch of them.
+
+        Args:
+          x: images x_t [B, H, W, C].
+          t: times [B], fed to the timestep embedding as they are.
+          ys: one [B] of labels for all branches, or one for each.
+          ids: for each branch its kept ids [B, K], alone or as the only item of a list; or None to
+            encode every token.
+
+        Returns:
+          For each branch a prediction [B, H, W, C], float32.
+
+        Raises:
+          UserError: no token is kept, or ids are given for more than one route.
+        """
+        count, ids = len(ids), [_single(i) for i in ids]
+        h = self.patch_embedding(patchify(x, self.patch)) + self._positions(self.width)  # [B, N, D]
+        table = self.label_embedding[...].astype(self.dtype)
+        time = self.time_embedding(t)  # [B, D]
+        cs = [time + table.at[y].get(mode="fill", fill_value=0) for y in ys]
+        cs = cs * count if len(cs) == 1 else cs
+        c = interleave(cs)  # [G B, D]
+        if len({None if i is None else i.shape for i in ids}) == 1:
+            kept = None if ids[0] is None else interleave(ids)
+            h = self._encode(jnp.repeat(h, count, 0), c, kept)
+        else:
+            h = interleave([self._encode(h, *part) for part in zip(cs, ids, strict=True)])
+        h = self.decoder(h + self._positions(self.decoder_width), c, [None])  # [G B, N, E]
+        h = self.final(_normalise(h, self.final_modulation, c))
+        out = unpatchify(h, self.patch).astype(jnp.float32)[..., : self.channels]  # [G B, H, W, C]
+        return split(out, count)
+
+    def _encode(self, h: jax.Array, c: jax.Array, ids: jax.Array | None) -> jax.Array:
+        """Return what the decoder gets to see [B, N, E] of tokens h [B, N, D]."""
+        if ids is None:
+            return self._project(self.blocks(h, c, [None]), c)
+        kept = self._project(self.blocks(tokens.gather(h, ids), c, [None]), c)  # [B, K, E]
+        blank = self.mask_token[...].astype(self.dtype)[None, None]  # [1, 1, E]
+        return tokens.scatter(jnp.broadcast_to(blank, (*h.shape[:2], blank.shape[-1])), kept, ids)
+
+    def _project(self, h: jax.Array, c: jax.Array) -> jax.Array:
+        return self.decoder_embedding(_normalise(h, self.decoder_modulation, c))
+
+    def _positions(self, width: int) -> jax.Array:
+        side = self.image_size // self.patch
+        return jnp.asarray(layers.position_table(side, side, width), self.dtype)[None]  # [1, N, D]
+
+    def draw_ids(self, keys: jax.Array, gamma: float) -> list[jax.Array] | None:
+        """Draw the ids [B, K] of the tokens kept at sparsity rate gamma; None where that is all.
+
+        Args:
+          keys: one key per image [B].
+          gamma: share of the tokens that is masked.
+
+        Raises:
+          UserError: nothing would be kept.
+        """
+        keep = tokens.keep_count(self.tokens, gamma)
+        _check_keep(keep, f" gamma={gamma} would mask all {self.tokens} of them.")
+        return None if keep == self.tokens else [tokens.sample_ids(keys, self.tokens, keep)]
+
+
+def _normalise(h: jax.Array, modulation: nnx.Linear, c: jax.Array) -> jax.Array:
+    """Normalise tokens h, then shift and scale them by the conditioning c [B, D]."""
+    shift, scale = jnp.split(modulation(jax.nn.silu(c)), 2, axis=-1)
+    return layers.modulate(layers.layer_norm(h), shift, scale)
+
+
+def _single(ids: KeepIds | jax.Array) -> jax.Array | None:
+    """Return the one [B, K] of a branch, given alone or in a list."""
+    if isinstance(ids, list | tuple):
+        if len(ids) != 1:
+            raise UserError(
+                f"keep_ids holds {len(ids)} arrays, but masking has one choice of tokens: give one "
+                f"array [B, K]."
+            )
+        ids = ids[0]
+    if ids is not None:
+        _check_keep(ids.shape[1], f" keep_ids has the shape {ids.shape}.")
+    return ids
+
+
+def _check_keep(keep: int, found: str) -> None:
+    if keep == 0:
+        raise UserError(f"masking needs at least one token to encode:{found}")
