@@ -89,7 +89,8 @@ def load(path: str) -> ConfigDict:
     """Return the config of a file's `get_config()` laid over the defaults, with its types."""
     file = pathlib.Path(path)
     if not file.is_file():
-        known = [str(p) for p in sorted(file.parent.glob("*.py"))] or ["configs/digits.py"]
+        folder = file if file.is_dir() else file.parent
+        known = [str(p) for p in sorted(folder.glob("*.py"))] or ["configs/digits.py"]
         raise UserError(
             f"--config={path}: no such file. There are: {', '.join(known)}." + nearest(path, known)
         )

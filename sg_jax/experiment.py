@@ -103,12 +103,14 @@ def build(config: ConfigDict) -> Experiment:
         "train.steps": 1, "train.log_every": 1, "train.sample_every": 0, "checkpoint.every": 1,
         "checkpoint.keep": 1, "checkpoint.keep_period": 0, "sample.steps": 1, "sample.count": 1,
         "evaluate.samples": 10, "evaluate.columns": 1, "evaluate.references": 0,
-        "bench.repeats": 3, "data.workers": 0,
+        "bench.repeats": 3, "data.workers": 0, "data.image_size": 0,
     }  # fmt: skip
     for path, low in at_least.items():
         section, key = path.split(".")
         if config[section][key] < low:
             raise UserError(f"config.{path}={config[section][key]} must be at least {low}.")
+    if isinstance(config.seed, bool) or not 0 <= config.seed < 2**32:
+        raise UserError(f"config.seed={config.seed} must satisfy 0 <= seed < 2**32.")
     if not 0.0 <= config.train.ema_decay < 1.0:
         raise UserError(f"config.train.ema_decay={config.train.ema_decay} must lie in [0, 1).")
     for mode in config.train.then:

@@ -40,8 +40,8 @@ def forward(model: DiT, gammas: tuple[float, ...], shared: bool, attention: bool
         else:
             total += blocks * sum(block(model, k, attention) for k in keeps if k)
     embeddings = 256 * d + d * d + n * pixels * d
-    head = 2 * d * d + n * d * pixels
-    return total + embeddings * (1 if shared else branches) + head * branches
+    head = 2 * d * d + n * d * pixels * (1 + model.learn_sigma)
+    return total + embeddings + head * branches
 
 
 def sampling_step(model: DiT, guidance: Guidance, *, full: bool = False) -> float:

@@ -90,6 +90,7 @@ def sample(
     batch_size = max(1, min(batch_size or len(labels), len(labels)))
     if mesh is not None:
         batch_size = -(-batch_size // mesh.size) * mesh.size
+        model = jax.device_put(model, sharding.infer(model, mesh))  # nothing moves if it is there
     images = np.zeros((len(labels), model.image_size, model.image_size, model.channels), np.uint8)
     for first in range(0, len(labels), batch_size):
         part = labels[first : first + batch_size]

@@ -19,7 +19,7 @@ def make_schedule(learning_rate: float, schedule: str, warmup: int, steps: int) 
             f"config.optimizer.schedule={schedule!r} must be one of {SCHEDULES}."
             + nearest(schedule, SCHEDULES)
         )
-    if learning_rate <= 0 or warmup < 0:
+    if not 0 < learning_rate < float("inf") or warmup < 0:
         raise UserError(
             f"config.optimizer.learning_rate={learning_rate} must be above 0 and "
             f"config.optimizer.warmup={warmup} at least 0."
@@ -48,7 +48,12 @@ def make_optimizer(
     steps: int,
 ) -> optax.GradientTransformation:
     """Return AdamW behind clipping of the global gradient norm (`clip_norm` 0 turns it off)."""
-    if clip_norm < 0:
+    for name, value in (("b1", b1), ("b2", b2)):
+        if not 0 <= value < 1:
+            raise UserError(f"config.optimizer.{name}={value} must lie in [0, 1).")
+    if not weight_decay >= 0:
+        raise UserError(f"config.optimizer.weight_decay={weight_decay} must be at least 0.")
+    if not clip_norm >= 0:
         raise UserError(f"config.optimizer.clip_norm={clip_norm} must be at least 0 (no clipping).")
     adamw = optax.adamw(
         make_schedule(learning_rate, schedule, warmup, steps),

@@ -76,7 +76,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
             if step % config.train.log_every == 0 or last:
                 means = _means(pending, step)
                 rates = progress.update(step, **means)
-                rate = float(experiment.schedule(step))
+                rate = float(experiment.schedule(step - 1))  # counted from 0
                 writer.scalars(step, {**means, "learning_rate": rate, **rates})
                 pending = []
             if config.train.sample_every and step % config.train.sample_every == 0:
