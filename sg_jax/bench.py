@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sg_jax import flops
+from sg_jax import flops, schedule
+from sg_jax import guidance as guidance_lib
 from sg_jax.experiment import Experiment
 from sg_jax.files import write_atomically
 from sg_jax.generate import image_keys, integrate
 from sg_jax.objective import FlowMatching
+from sg_jax.sampler import Sampler
 from sg_jax.sharding import batch_sharding
 from sg_jax.state import compile_train_step, init_state, make_train_step
 from sg_jax.writers import log
@@ -81,10 +83,13 @@ def _sampling(experiment: Experiment, guidance) -> Callable[[], None]:
     keys = image_keys(0, 0, config.sample.batch_size)
     labels = jnp.zeros(config.sample.batch_size, jnp.int32)
     labels, keys = jax.device_put((labels, keys), batch_sharding(mesh))
-    scale, static = jnp.float32(guidance.scale), guidance.static()
+    plan = guidance_lib.plan(guidance, np.linspace(0, 1, STEPS + 1))
+    weak_model = model if plan.two_networks else None
+    scales = jnp.asarray(schedule.values(guidance.scale, STEPS), jnp.float32)
+    arguments = dict(plan=plan, sampler=Sampler(), steps=STEPS)
 
     def call():
-        x = integrate(model, labels, keys, scale, guidance=static, steps=STEPS)
+        x = integrate(model, weak_model, labels, keys, scales, **arguments)
         jax.block_until_ready(x)
 
     return call

@@ -21,6 +21,7 @@ from sg_jax import config as config_lib
 from sg_jax import experiment, sharding
 from sg_jax.errors import UserError
 from sg_jax.files import write_atomically
+from sg_jax.guidance import Guidance
 from sg_jax.models.backbone import Backbone
 from sg_jax.state import TrainState
 
@@ -29,7 +30,7 @@ PARTS = ("model", "ema", "opt_state")
 # What must not change when a run is continued, and what a checkpoint needs to be sampled.
 RESUME_KEYS = (
     "seed", "data.name", "data.split", "data.image_size", "data.flip", "model", "objective",
-    "optimizer", "train.batch_size", "train.ema_decay",
+    "optimizer", "train.batch_size", "train.ema_decay", "train.init_from",
 )  # fmt: skip
 SAMPLE_KEYS = ("data.name", "data.image_size", "model")
 FREE_KEYS = ("model.size", "model.remat", "model.dtype")  # for sampling
@@ -147,6 +148,7 @@ def load(
     step: int | None = None,
     weights: str = "ema",
     mesh: Mesh | None = None,
+    like: Backbone | None = None,
 ) -> Backbone:
     """Load a trained network, ready for `sg_jax.sample`.
 
@@ -155,6 +157,7 @@ def load(
       step: which checkpoint; the latest by default.
       weights: "ema" (the moving average) or "model" (the raw weights).
       mesh: devices to spread the weights over; one device by default.
+      like: a network of the same weights but other settings; by default the one that was trained.
 
     Returns:
       The network.
@@ -172,13 +175,22 @@ def load(
     step = steps[-1] if step is None else step
     if step not in steps:
         raise UserError(f"step={step} is not a checkpoint in {str(workdir)!r}: there are {steps}.")
-    model = jax.eval_shape(lambda key: experiment.make_model(config, key), jax.random.key(0))
+    model = like or jax.eval_shape(lambda k: experiment.make_model(config, k), jax.random.key(0))
     mesh = mesh or Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1), sharding.AXES)
     abstract = sharding.place(model, mesh)
     wanted = {weights: named(abstract)}
     _check_shapes(folder / str(step), wanted)
     loaded = ocp.load_checkpointables(folder / str(step), wanted)
     return unnamed(loaded[weights], abstract)
+
+
+def load_weak(
+    guidance: Guidance, workdir: str | os.PathLike, mesh: Mesh | None = None
+) -> Backbone | None:
+    """Load the network of a setting's weak prediction where that is another one, else None."""
+    if not guidance.two_networks:
+        return None
+    return load(guidance.weak_workdir or workdir, step=guidance.weak_step or None, mesh=mesh)
 
 
 def named(tree) -> dict:

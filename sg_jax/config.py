@@ -4,6 +4,7 @@ A file in `configs/` sets only what its experiment is about; an unknown key is a
 nearest right name. Values are checked in `experiment`, by the constructors that take them.
 """
 
+import ast
 import dataclasses
 import importlib.util
 import pathlib
@@ -14,11 +15,15 @@ from ml_collections import ConfigDict, config_flags
 
 from sg_jax.errors import UserError, nearest
 from sg_jax.guidance import PRESETS, Guidance
+from sg_jax.objective import FlowMatching
+from sg_jax.sampler import Sampler
+
+SCHEDULED = ("scale", "gamma_strong", "gamma_weak")  # keys of a guidance setting
 
 
 def defaults() -> ConfigDict:
     """Return every key with its default value."""
-    presets = {name: dataclasses.asdict(g) for name, g in PRESETS.items()}
+    presets = {name: _setting(preset) for name, preset in PRESETS.items()}
     return ConfigDict(
         dict(
             seed=0,  # of weights, data order, noise and token ids
@@ -32,6 +37,7 @@ def defaults() -> ConfigDict:
                 workers=0,  # processes that read and decode; 0 uses threads of this process
             ),
             model=dict(
+                kind="dit",  # "dit", "maskdit" (masking) or "ssm" (state-space blocks)
                 size="",  # "XL/2" and so on; empty: the four values below; one of them above 0 wins
                 depth=0,
                 width=0,
@@ -42,11 +48,17 @@ def defaults() -> ConfigDict:
                 dtype="float32",  # compute type; parameters are float32
                 remat="none",  # "none", "dots" or "full"
                 learn_sigma=False,  # 2 C output channels, as SiT was published
+                prediction="velocity",  # or "edm": the output of EDM's preconditioning
+                decoder_width=512,  # these three: maskdit
+                decoder_depth=8,
+                decoder_heads=16,
+                state=16,  # these two: ssm
+                expand=2,
                 image_size=0,  # these three 0: from the data
                 channels=0,
                 num_classes=0,
             ),
-            objective=dict(gamma=0.5, label_dropout=0.1, time="logit_normal"),
+            objective=dataclasses.asdict(FlowMatching()),  # see objective.py
             optimizer=dict(
                 learning_rate=1e-4,
                 schedule="constant",  # or "cosine"
@@ -64,9 +76,11 @@ def defaults() -> ConfigDict:
                 log_every=100,  # steps
                 sample_every=0,  # steps between sample grids; 0: none
                 then=(),  # modes that follow: "sample", "evaluate"
+                init_from="",  # a run whose weights to start from, to finetune
             ),
             checkpoint=dict(every=1000, keep=2, keep_period=0),  # steps, the latest n, every n-th
             guidance=presets,  # settings by name; a config may add its own
+            sampler=dataclasses.asdict(Sampler()),  # see sampler.py
             sample=dict(
                 guidance="sg",
                 steps=40,
@@ -80,9 +94,22 @@ def defaults() -> ConfigDict:
                 references=0,  # training images to compare with; 0: all
                 columns=10,  # classes shown in the picture
             ),
+            sweep=dict(  # a cell of the grid is one guidance setting
+                gamma_strong=(0.0, 0.25, 0.5, 0.75),
+                gamma_weak=(0.0, 0.25, 0.5, 0.75, 0.9),
+                scale=(1.25, 1.5, 1.75, 2.0),
+                weak_label="same",
+                samples=1000,  # images per cell
+            ),
+            diversity=dict(guidance=("cfg", "sg"), samples=1000),
             bench=dict(repeats=20),
         )
     )
+
+
+def _setting(guidance: Guidance) -> ConfigDict:
+    # Not type-safe, because a number may become a schedule; Guidance checks what it gets.
+    return ConfigDict(dataclasses.asdict(guidance), type_safe=False)
 
 
 def load(path: str) -> ConfigDict:
@@ -115,7 +142,7 @@ def merge(given) -> ConfigDict:
     settings = given.get("guidance", {})
     for name in settings if hasattr(settings, "items") else ():
         if name not in config.guidance:
-            config.guidance[name] = ConfigDict(dataclasses.asdict(Guidance()))
+            config.guidance[name] = _setting(Guidance())
     _lay(config, given, "config")
     return config.lock()
 
@@ -131,7 +158,7 @@ def _lay(config: ConfigDict, given, prefix: str) -> None:
             _lay(config[key], value, path)
             continue
         try:
-            config[key] = _tuples(value) if isinstance(config[key], tuple) else value
+            config[key] = _tuples(value)
         except TypeError:
             kind = type(config[key]).__name__
             raise UserError(f"{path}={value!r} must be of type {kind}.") from None
@@ -156,6 +183,7 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues) -> ConfigDict:
         if argument.startswith(("--config.", "-config.")):
             _check_key(config, argument.lstrip("-").split("=")[0])
     try:
+        rest = _take_schedules(config, rest)
         config_flags.DEFINE_config_dict(
             "config", config, flag_values=flag_values, lock_config=True, sys_argv=rest
         )
@@ -165,6 +193,24 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues) -> ConfigDict:
     if left[1:]:
         raise UserError(f"{left[1]!r} is not a flag: flags begin with -- and keys with --config.")
     return merge(_split_names(flag_values["config"].value))
+
+
+def _take_schedules(config: ConfigDict, argv: list[str]) -> list[str]:
+    """Set what may be a number or a schedule (see `schedule`); return the other arguments."""
+    rest = []
+    for argument in argv:
+        dotted, equals, text = argument.lstrip("-").partition("=")
+        path = dotted.split(".")
+        if path[:2] != ["config", "guidance"] or path[-1] not in SCHEDULED or not equals:
+            rest.append(argument)
+            continue
+        try:
+            config.guidance[path[2]][path[3]] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            raise UserError(
+                f"--{dotted}={text!r} must be a number or a schedule, such as ('cosine',0.6,0.0)."
+            ) from None
+    return rest
 
 
 def _explain(message: str, config: ConfigDict, flag_values: flags.FlagValues) -> str:
@@ -207,7 +253,10 @@ def _check_key(config: ConfigDict, dotted: str) -> None:
         if not isinstance(node, ConfigDict) or key not in node:
             options = list(node) if isinstance(node, ConfigDict) else []
             full = [k for k in _leaves(config) if k.endswith(f".{key}")]
-            hint = nearest(key, options) or nearest(dotted, full or _leaves(config))
+            if full:  # the right key, under the wrong section
+                hint = nearest(dotted, full)
+            else:
+                hint = nearest(key, options) or nearest(dotted, _leaves(config))
             allowed = f" Keys of {path}: {', '.join(options)}." if options else ""
             raise UserError(f"--{dotted}: {path} has no key {key!r}.{hint}{allowed}")
         node, path = node[key], f"{path}.{key}"

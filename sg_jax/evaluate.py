@@ -1,15 +1,14 @@
 """Score a trained network under several guidance settings: a picture, a table, a report."""
 
+import dataclasses
 import pathlib
-import time
 
 import jax
 import numpy as np
 
 from sg_jax import checkpoint, flops
-from sg_jax.data.pipeline import all_images
-from sg_jax.data.sources import Source, open_source
-from sg_jax.evaluation import distances, features, pictures, report
+from sg_jax.data.sources import Source
+from sg_jax.evaluation import pictures, report, scoring
 from sg_jax.experiment import Experiment
 from sg_jax.generate import sample
 from sg_jax.guidance import Guidance
@@ -36,43 +35,20 @@ def run(
     config, folder = experiment.config, pathlib.Path(workdir)
     names = config.evaluate.guidance
     model = checkpoint.load(workdir, mesh=experiment.mesh)
-    real, labels = all_images(source, limit=config.evaluate.references or None)
-    test = open_source(
-        source.name,
-        config.data.test_split,
-        data_dir=config.data.data_dir or None,
-        image_size=config.data.image_size or None,
-    )
-    test_images, test_labels = all_images(test)
-    scorer = features.cached_scorer(
-        folder / "classifier.npz",
-        real,
-        labels,
-        test_images,
-        test_labels,
-        name=source.name,
-        num_classes=source.num_classes,
-        seed=config.seed,
-        log=log,
-    )
-    reference = scorer.features(real)
-    floor = distances.frechet_distance(scorer.features(test_images), reference)
+    judge = scoring.open_judge(config, source, folder / "classifier.npz")
     classes = np.resize(np.arange(source.num_classes), config.evaluate.samples)
     rows, shown = [], []
     for name in names:
         guidance = experiment.settings[name]
-        images, rate = _draw(experiment, model, classes, guidance, name)
-        found = scorer.features(images)
-        precision, recall = distances.precision_recall(reference, found)
+        weak_model = checkpoint.load_weak(guidance, workdir, experiment.mesh)
+        images, rate = _draw(experiment, model, weak_model, classes, guidance, name)
+        cost = flops.sampling_step(model, guidance, steps=config.sample.steps) / 1e9
         rows.append(
             report.SettingResult(
                 name=name,
                 description=guidance.describe(),
-                frechet=distances.frechet_distance(found, reference),
-                precision=precision,
-                recall=recall,
-                accuracy=distances.class_accuracy(scorer.probabilities(images), classes),
-                gflops_per_step=flops.sampling_step(model, guidance) / 1e9,
+                **dataclasses.asdict(judge.score(images, classes)),
+                gflops_per_step=cost,
                 images_per_second=rate,
                 samples=len(images),
             )
@@ -95,7 +71,9 @@ def run(
         title=f"{source.name}: {len(rows)} ways to guide one network",
         facts=_facts(experiment, model, records),
         rows=rows,
-        reference=report.Reference(len(real), len(test_images), scorer.test_accuracy, floor),
+        reference=report.Reference(
+            len(judge.reference), len(judge.test_features), judge.scorer.test_accuracy, judge.floor
+        ),
         command=f"python -m sg_jax.main {command}",
         picture_path=folder / "guidance.png",
         loss_path=loss_path,
@@ -108,17 +86,17 @@ def _facts(experiment: Experiment, model: Backbone, records: list[dict]) -> dict
     """Return what the run was, for the report."""
     config = experiment.config
     count = sum(leaf.size for leaf in jax.tree.leaves(model))
-    routes = ", ".join(f"blocks {i} to {j}" for i, j in model.routes) or "none"
+    routes = "routes " + (", ".join(f"{i} to {j}" for i, j in model.routes) or "none")
+    where = "masked" if model.masks else routes
     facts = {
         "Data": f"{config.data.name}, {config.data.split}, {model.image_size} x "
         f"{model.image_size} x {model.channels}",
-        "Network": f"DiT, {model.depth} blocks of width {model.width}, {model.heads} heads, "
+        "Network": f"{type(model).__name__}, {model.depth} blocks of width {model.width}, "
         f"{model.tokens} tokens, {count:,} parameters",
-        "Routes": f"{routes} (counted from 0), sparsity rate in training "
-        f"{experiment.objective.gamma:g}",
+        "Sparsity": f"{where}, rate in training {experiment.objective.gamma:g}",
         "Batch": f"{config.train.batch_size} images",
-        "Sampling": f"Euler, {config.sample.steps} steps, weights averaged (EMA "
-        f"{config.train.ema_decay:g}), seed {config.seed}",
+        "Sampling": f"{experiment.sampler.name}, {config.sample.steps} steps, weights "
+        f"averaged (EMA {config.train.ema_decay:g}), seed {config.seed}",
         "Device": f"{experiment.mesh.size} x {jax.devices()[0].device_kind}",
     }
     if records:
@@ -128,7 +106,12 @@ def _facts(experiment: Experiment, model: Backbone, records: list[dict]) -> dict
 
 
 def _draw(
-    experiment: Experiment, model, classes: np.ndarray, guidance: Guidance, name: str
+    experiment: Experiment,
+    model: Backbone,
+    weak_model: Backbone | None,
+    classes: np.ndarray,
+    guidance: Guidance,
+    name: str,
 ) -> tuple[np.ndarray, float]:
     """Return one image per class label, and images/s with the compile left out."""
     config = experiment.config
@@ -142,13 +125,11 @@ def _draw(
             seed=config.seed,
             batch_size=config.sample.batch_size,
             mesh=experiment.mesh,
+            sampler=experiment.sampler,
+            weak_model=weak_model,
         )
 
-    batch = min(config.sample.batch_size, len(classes))
-    draw(classes[:batch])  # compiles
-    began = time.perf_counter()
-    images = draw(classes)
-    seconds = time.perf_counter() - began
-    filled = -(-len(classes) // batch) * batch  # the last batch costs as much as a whole one
-    log(f"{name}: {len(classes)} images in {seconds:.1f} s.")
-    return images, filled / seconds
+    draw(classes[: config.sample.batch_size])  # compiles
+    images, rate = scoring.timed(draw, classes, config.sample.batch_size)
+    log(f"{name}: {len(classes)} images at {rate:.0f} images/s.")
+    return images, rate

@@ -13,12 +13,17 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sg_jax import optimizer, sharding
+from sg_jax import optimizer, sharding, tokens
 from sg_jax.errors import UserError, nearest
 from sg_jax.generate import check_labels
 from sg_jax.guidance import Guidance
 from sg_jax.models import dit
+from sg_jax.models.backbone import Backbone
+from sg_jax.models.dit import DiT
+from sg_jax.models.maskdit import MaskDiT
+from sg_jax.models.ssm import SSM
 from sg_jax.objective import FlowMatching
+from sg_jax.sampler import Sampler
 
 
 def complete(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> ConfigDict:
@@ -44,12 +49,18 @@ def complete(config: ConfigDict, image_shape: tuple[int, int, int], num_classes:
 def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
     """Return `config` with `config.model` filled from its size and `values`, then checked."""
     model = config.model
+    if model.kind not in KINDS:
+        raise UserError(
+            f"config.model.kind={model.kind!r} must be one of {', '.join(KINDS)}."
+            + nearest(model.kind, KINDS)
+        )
     named = dit.geometry(model.size) if model.size else {}
     with config.unlocked():
         for key, value in {**named, **values}.items():
             model[key] = model[key] or value
-    for key in ("depth", "width", "heads", "patch", "image_size", "channels", "num_classes"):
-        if model[key] < 1:
+    needed = ("depth", "width", "heads", "patch", "image_size", "channels", "num_classes")
+    for key in needed:
+        if model[key] < 1 and key in (*SHARED, *KINDS[model.kind][1]):
             raise UserError(
                 f"config.model.{key}={model[key]} must be at least 1; or set config.model.size, "
                 f"such as 'XL/2'."
@@ -57,10 +68,22 @@ def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
     return config
 
 
-def make_model(config: ConfigDict, key: jax.Array) -> dit.DiT:
+SHARED = (
+    "image_size", "channels", "num_classes", "patch", "width", "depth", "routes", "dtype", "remat",
+    "learn_sigma", "prediction",
+)  # fmt: skip
+TRANSFORMER = ("heads", "mlp_ratio")
+KINDS = {  # constructor, and the keys of config.model that it takes besides SHARED
+    "dit": (DiT, TRANSFORMER),
+    "maskdit": (MaskDiT, (*TRANSFORMER, "decoder_width", "decoder_depth", "decoder_heads")),
+    "ssm": (SSM, ("state", "expand")),
+}
+
+
+def make_model(config: ConfigDict, key: jax.Array) -> Backbone:
     """Return the network of a completed config with fresh weights."""
-    kwargs = {k: v for k, v in config.model.items() if k != "size"}
-    return dit.DiT(**kwargs, rngs=nnx.Rngs(key))
+    network, own = KINDS[config.model.kind]
+    return network(**{k: config.model[k] for k in (*SHARED, *own)}, rngs=nnx.Rngs(key))
 
 
 def guidance_setting(config: ConfigDict, name: str, key: str) -> Guidance:
@@ -76,19 +99,33 @@ def guidance_setting(config: ConfigDict, name: str, key: str) -> Guidance:
         raise UserError(str(error).replace("guidance.", f"config.guidance.{name}.", 1)) from None
 
 
+def _check_gamma(model: Backbone, gamma: float, key: str) -> None:
+    """Raise where a network cannot run at a sparsity rate: masking keeps at least one token."""
+    if model.masks and 0 <= gamma <= 1 and tokens.keep_count(model.tokens, gamma) == 0:
+        raise UserError(f"{key}={gamma} must be below 1: masking needs at least one token.")
+
+
+def _sampler(config: ConfigDict) -> Sampler:
+    try:
+        return Sampler(**config.sampler)
+    except UserError as error:
+        raise UserError(f"config.{error}") from None
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """The objects a completed config describes."""
 
     config: ConfigDict
-    model: dit.DiT  # shapes only
+    model: Backbone  # shapes only
     objective: FlowMatching
     tx: optax.GradientTransformation
     schedule: Callable[[int], jax.Array]  # learning rate of a step
     mesh: Mesh
     settings: dict[str, Guidance]  # by name
+    sampler: Sampler
 
-    def make_model(self, key: jax.Array) -> dit.DiT:
+    def make_model(self, key: jax.Array) -> Backbone:
         """Return the network with fresh weights."""
         return make_model(self.config, key)
 
@@ -96,6 +133,7 @@ class Experiment:
 def build(config: ConfigDict) -> Experiment:
     """Check every section of a completed config by building what it describes."""
     model = jax.eval_shape(lambda key: make_model(config, key), jax.random.key(0))
+    _check_gamma(model, config.objective.gamma, "config.objective.gamma")
     mesh = sharding.make_mesh(**config.mesh)
     for section in ("train", "sample"):
         sharding.check_batch(f"config.{section}.batch_size", config[section].batch_size, mesh)
@@ -143,4 +181,5 @@ def build(config: ConfigDict) -> Experiment:
         schedule,
         mesh,
         settings,
+        _sampler(config),
     )

@@ -35,16 +35,26 @@ def denoised(x_t: jax.Array, v: jax.Array, t: jax.Array) -> jax.Array:
     return x_t + (1 - per_image(t, x_t)) * v
 
 
-def sample_time(key: jax.Array, shape: tuple[int, ...], distribution: str) -> jax.Array:
+def sample_time(
+    key: jax.Array, shape: tuple[int, ...], distribution: str, mean: float = 0.0, std: float = 1.0
+) -> jax.Array:
     """Draw training times in (0, 1), float32.
 
-    `logit_normal` is sigmoid(N(0, 1)) (Esser et al., arXiv 2403.03206); `uniform` is SiT's.
+    `logit_normal` is sigmoid(N(mean, std^2)) (Esser et al., arXiv 2403.03206); `uniform` is SiT's.
     """
     if distribution == "logit_normal":
-        return jax.nn.sigmoid(jax.random.normal(key, shape))
+        return jax.nn.sigmoid(mean + std * jax.random.normal(key, shape))
     if distribution == "uniform":
         return jax.random.uniform(key, shape)
     raise ValueError(f"time distribution {distribution!r} is not one of {TIME_DISTRIBUTIONS}")
+
+
+def shift_time(t: jax.Array, shift: float) -> jax.Array:
+    """Move times in [0, 1] towards noise if shift > 1; 0 and 1 stay.
+
+    1 - t' = s u / (1 + (s - 1) u) with u = 1 - t       (arXiv 2403.03206, Eq. 23, in our time)
+    """
+    return t if shift == 1.0 else t / (t + shift * (1 - t))
 
 
 def per_image(t: jax.Array, x: jax.Array) -> jax.Array:

@@ -9,11 +9,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sg_jax import guidance as guidance_lib
-from sg_jax import sampler, sharding
+from sg_jax import schedule, sharding
 from sg_jax.data.images import to_uint8
 from sg_jax.errors import UserError
-from sg_jax.guidance import Guidance
+from sg_jax.guidance import Guidance, Plan
 from sg_jax.models.backbone import Backbone
+from sg_jax.sampler import Sampler
 
 
 def image_keys(seed: int, first: int, count: int) -> jax.Array:
@@ -22,31 +23,52 @@ def image_keys(seed: int, first: int, count: int) -> jax.Array:
     return fold(jax.random.key(seed), jnp.arange(first, first + count))
 
 
-@functools.partial(jax.jit, static_argnames=("guidance", "steps"))
+@functools.partial(jax.jit, static_argnames=("plan", "sampler", "steps"))
 def integrate(
     model: Backbone,
+    weak_model: Backbone | None,
     labels: jax.Array,
     keys: jax.Array,
-    scale: jax.Array,
+    scales: jax.Array,
     *,
-    guidance: Guidance,
+    plan: Plan,
+    sampler: Sampler,
     steps: int,
 ) -> jax.Array:
-    """Return samples [B, H, W, C], float32: the whole loop is one program.
+    """Return samples [B, H, W, C], float32: the whole run is one program.
 
     Args:
       model: the network.
+      weak_model: the network of the weak prediction if it is another one.
       labels: [B].
-      keys: one per image [B]; its noise and its token ids come from it alone.
-      scale: omega [].
-      guidance: the static part, from `Guidance.static`.
-      steps: Euler steps.
+      keys: one per image [B]; all its randomness comes from it alone.
+      scales: omega at each step [steps].
+      plan: what is static of the guidance; see `guidance.plan`.
+      sampler: the integrator.
+      steps: how many.
     """
+    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
     shape = (model.image_size, model.image_size, model.channels)
-    z = jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, 0), shape))(keys)
-    ids_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 1)
-    velocity = guidance_lib.guided_velocity(model, guidance, labels, ids_keys, scale)
-    return sampler.euler(velocity, z, sampler.time_grid(steps))
+
+    def normal(keys):
+        return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
+
+    times = sampler.times(steps)
+    x = sampler.start(normal(fold(keys, 0)), times)
+    token_keys, noise_keys = fold(keys, 1), fold(keys, 2)
+    for stretch in plan.stretches:
+        velocity = guidance_lib.guided_velocity(
+            model, weak_model, stretch, plan, labels, token_keys, scales, sampler.evaluations
+        )
+        x = sampler.integrate(
+            velocity,
+            lambda n: normal(fold(noise_keys, n)),
+            x,
+            times[stretch.first : stretch.stop + 1],
+            first=stretch.first * sampler.evaluations,
+            churn=sampler.churn / steps,
+        )
+    return x
 
 
 def sample(
@@ -58,6 +80,8 @@ def sample(
     batch_size: int | None = None,
     mesh: Mesh | None = None,
     progress: Callable[[int], None] | None = None,
+    sampler: str | Sampler = "euler",
+    weak_model: Backbone | None = None,
 ) -> np.ndarray:
     """Draw one image per label.
 
@@ -68,12 +92,15 @@ def sample(
       model: from `sg_jax.load`, or any network of `sg_jax.models`.
       labels: B ints in [0, num_classes).
       guidance: a `Guidance` or the name of a preset.
-      steps: number of Euler steps.
+      steps: number of steps of the sampler.
       seed: of the noise and the token ids.
       batch_size: images per program call, at most; all at once by default. The last batch is
         filled up, so there is one compile.
       mesh: devices to spread the batch over; by default where the model lies.
       progress: called with the number of images done after each batch.
+      sampler: a `Sampler` or the name of one.
+      weak_model: the network of the weak prediction, for a guidance with `weak_step` or
+        `weak_workdir` (autoguidance).
 
     Returns:
       Images, uint8 [B, H, W, C].
@@ -82,25 +109,43 @@ def sample(
       UserError: a label out of range, or a value that makes no sense, before anything is compiled.
     """
     guidance = guidance_lib.resolve(guidance)
+    sampler = Sampler(sampler) if isinstance(sampler, str) else sampler
     labels = check_labels(labels, model.num_classes)
     if steps < 1:
         raise UserError(f"steps={steps} must be at least 1.")
     if batch_size is not None and batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be at least 1, or None for all at once.")
+    plan = guidance_lib.plan(guidance, np.asarray(sampler.times(steps)))
+    if plan.two_networks and weak_model is None:
+        raise UserError(
+            f"guidance {guidance.describe()!r} takes its weak prediction from another network: "
+            f"give it as weak_model, such as sg_jax.load(workdir, step={guidance.weak_step})."
+        )
+    weak_model = weak_model if plan.two_networks else None
+    scales = jnp.asarray(schedule.values(guidance.scale, steps), jnp.float32)
     batch_size = max(1, min(batch_size or len(labels), len(labels)))
     if mesh is not None:
         batch_size = -(-batch_size // mesh.size) * mesh.size
-        model = jax.device_put(model, sharding.infer(model, mesh))  # nothing moves if it is there
+        model, weak_model = (  # nothing moves if it is there already
+            jax.device_put(m, sharding.infer(m, mesh)) for m in (model, weak_model)
+        )
     images = np.zeros((len(labels), model.image_size, model.image_size, model.channels), np.uint8)
     for first in range(0, len(labels), batch_size):
         part = labels[first : first + batch_size]
         padded = np.zeros(batch_size, np.int32)
         padded[: len(part)] = part
-        keys, scale = image_keys(seed, first, batch_size), jnp.float32(guidance.scale)
+        keys = image_keys(seed, first, batch_size)
         if mesh is not None:
             padded, keys = jax.device_put((padded, keys), sharding.batch_sharding(mesh))
         x = integrate(
-            model, jnp.asarray(padded), keys, scale, guidance=guidance.static(), steps=steps
+            model,
+            weak_model,
+            jnp.asarray(padded),
+            keys,
+            scales,
+            plan=plan,
+            sampler=sampler,
+            steps=steps,
         )
         images[first : first + len(part)] = to_uint8(np.asarray(x))[: len(part)]
         if progress:

@@ -5,6 +5,7 @@
 `config` parses, `experiment` checks, and each mode has a module of its own.
 """
 
+import importlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,11 +13,12 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from sg_jax import checkpoint, config, dry_run, experiment
+from sg_jax import checkpoint, config, costs, dry_run, experiment
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 
-MODES = ("train", "sample", "evaluate", "bench")
+MODES = ("train", "sample", "evaluate", "sweep", "diversity", "bench", "flops")
+NEED_A_RUN = ("sample", "evaluate", "sweep", "diversity")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -37,20 +39,23 @@ def main(argv: Sequence[str]) -> None:
     given = config.parse(argv, flag_values)
     mode, workdir = flag_values["mode"].value, flag_values["workdir"].value
     dry = flag_values["dry-run"].value
-    if not workdir and not dry and mode != "bench":
+    if not workdir and not dry and mode not in ("bench", "flops"):
         raise UserError("--workdir is missing: give the folder of the run, such as runs/digits.")
+    if mode == "flops" and all(given.model[k] for k in ("image_size", "channels", "num_classes")):
+        costs.run(experiment.build(experiment.fill_geometry(given)))  # needs no data
+        return
     data = given.data
     source = open_source(
         data.name, data.split, data_dir=data.data_dir or None, image_size=data.image_size or None
     )
     completed = experiment.complete(given, source.image_shape, source.num_classes)
     built = experiment.build(completed)
-    if dry:
-        dry_run.run(built)
+    if dry or mode == "flops":
+        (dry_run if dry else costs).run(built)
         return
     if mode == "train":
         checkpoint.prepare_workdir(workdir, completed, source.class_names)
-    elif mode in ("sample", "evaluate"):
+    elif mode in NEED_A_RUN:
         checkpoint.check_same(completed, workdir, checkpoint.SAMPLE_KEYS)
     for step in (mode, *(completed.train.then if mode == "train" else ())):
         _dispatch(step, built, source, workdir, shlex.join(argv[1:]))
@@ -70,6 +75,10 @@ def _dispatch(mode: str, built: experiment.Experiment, source, workdir: str, com
 
         picture, report = run(built, source, workdir, command)
         print(f"Picture: {picture}\nReport:  {report}")
+    elif mode in ("sweep", "diversity"):
+        run = importlib.import_module(f"sg_jax.{mode}").run
+        for path in run(built, source, workdir):
+            print(f"Written: {path}")
     else:
         from sg_jax.bench import run
 

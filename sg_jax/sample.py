@@ -27,6 +27,7 @@ def run(experiment: Experiment, workdir: str) -> pathlib.Path:
     cycle = config.labels or range(experiment.model.num_classes)
     labels = np.resize(cycle, config.count)
     model = checkpoint.load(workdir, mesh=experiment.mesh)
+    weak_model = checkpoint.load_weak(guidance, workdir, experiment.mesh)
     log(f"Draw {config.count} images: {config.guidance} ({guidance.describe()}).")
     progress = Progress(0, config.count, 1, unit="image")
     images = sample(
@@ -37,6 +38,8 @@ def run(experiment: Experiment, workdir: str) -> pathlib.Path:
         seed=experiment.config.seed,
         batch_size=config.batch_size,
         mesh=experiment.mesh,
+        sampler=experiment.sampler,
+        weak_model=weak_model,
         progress=progress.update,
     )
     folder = pathlib.Path(workdir) / "samples"

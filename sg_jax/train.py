@@ -1,13 +1,16 @@
 """Train a network: restore or start, then data -> step -> log -> sample -> save."""
 
 import contextlib
+import dataclasses
 import math
 import pathlib
 import signal
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from sg_jax import checkpoint, sharding
 from sg_jax.data.pipeline import seek, train_iterator
@@ -16,6 +19,7 @@ from sg_jax.errors import UserError
 from sg_jax.evaluation import pictures
 from sg_jax.experiment import Experiment
 from sg_jax.generate import sample
+from sg_jax.guidance import Guidance
 from sg_jax.state import TrainState, abstract_state, compile_train_step, init_state, make_train_step
 from sg_jax.writers import Progress, Writer, log
 
@@ -41,6 +45,8 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
         restored = checkpoint.restore(checkpoints, abstract)
         if restored is None:
             state, position = init_state(experiment.make_model, experiment.tx, mesh, init_key), 0
+            if config.train.init_from:
+                state = _start_from(config.train.init_from, state, mesh)
         else:
             state, position = restored
         start = int(state.step)
@@ -95,6 +101,13 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
     return state
 
 
+def _start_from(workdir: str, state: TrainState, mesh: Mesh) -> TrainState:
+    """Replace fresh weights by the moving average of the run in `workdir`, to finetune it."""
+    model = checkpoint.load(workdir, mesh=mesh, like=state.model)
+    log(f"Start from the weights of {workdir}.")
+    return dataclasses.replace(state, model=model, ema=jax.tree.map(jnp.copy, model))
+
+
 def _means(pending: list[dict], step: int) -> dict[str, float]:
     """Return the mean of each metric over the steps since the last record."""
     host = jax.device_get(pending)
@@ -111,16 +124,20 @@ def _means(pending: list[dict], step: int) -> dict[str, float]:
 def _sample_grid(experiment: Experiment, state: TrainState, writer, workdir, step) -> None:
     """Draw a small grid from the moving average, one column per class."""
     config = experiment.config
+    guidance = experiment.settings[config.sample.guidance]
+    if guidance.two_networks:  # the other one may not be trained yet
+        guidance = Guidance(gamma_strong=guidance.gamma_strong)
     columns = min(experiment.model.num_classes, 10)
     rows = max(1, min(4, config.sample.batch_size // columns))
     images = sample(
         state.ema,
         np.tile(np.arange(columns), rows),
-        guidance=experiment.settings[config.sample.guidance],
+        guidance=guidance,
         steps=config.sample.steps,
         seed=config.seed,
         batch_size=config.sample.batch_size,
         mesh=experiment.mesh,
+        sampler=experiment.sampler,
     )
     picture = pictures.grid(images.reshape(rows, columns, *images.shape[1:]))
     writer.image(step, "samples", np.asarray(picture.convert("RGB")))

@@ -46,7 +46,10 @@ def test_shipped_configs_load_and_say_how_to_run_them(path):
 
 def test_defaults_are_the_papers():
     default = config.defaults()
-    assert default.objective.to_dict() == dict(gamma=0.5, label_dropout=0.1, time="logit_normal")
+    objective = default.objective
+    assert (objective.gamma, objective.label_dropout, objective.time) == (0.5, 0.1, "logit_normal")
+    assert (objective.time_mean, objective.time_std, objective.shift) == (0.0, 1.0, 1.0)
+    assert objective.reconstruction == 0.1  # MaskDiT's lambda
     rate = default.optimizer
     assert (rate.learning_rate, rate.b1, rate.b2, rate.weight_decay) == (1e-4, 0.9, 0.999, 0.0)
     assert (default.train.ema_decay, default.train.batch_size, default.sample.steps) == (

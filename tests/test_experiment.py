@@ -89,7 +89,7 @@ def test_the_sections_reach_the_objects(built):
         (dict(optimizer=dict(clip_norm=-1.0)), ["config.optimizer.clip_norm=-1.0"]),
         (dict(guidance=dict(sg=dict(gamma_weak=2.0))), ["config.guidance.sg.gamma_weak=2.0"]),
         (dict(guidance=dict(me=dict(weak_label="no"))), ["config.guidance.me.weak_label='no'"]),
-        (dict(sample=dict(guidance="cgf")), ["config.sample.guidance='cgf'", "mean 'cfg'"]),
+        (dict(sample=dict(guidance="cfgg")), ["config.sample.guidance='cfgg'", "mean 'cfg'"]),
         (dict(evaluate=dict(guidance=("sgg",))), ["config.evaluate.guidance='sgg'", "mean 'sg'"]),
         (dict(sample=dict(labels=(3, 10))), ["config.sample.labels", "10", "[0, 9]"]),
         (dict(sample=dict(steps=0)), ["config.sample.steps=0", "at least 1"]),

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sg_jax import guidance as guidance_lib
 from sg_jax import sharding
 from sg_jax.errors import UserError
 from sg_jax.generate import image_keys, integrate, sample
 from sg_jax.guidance import Guidance
+from sg_jax.sampler import Sampler
 
 SG = Guidance(scale=1.5, gamma_strong=0.25, gamma_weak=0.75)
 CFG = Guidance(scale=1.5, weak_label="null")
@@ -79,14 +81,10 @@ def test_guidance_matters(tiny, eight):
 def noise(zero, guidance=SG):
     """The float samples of a network whose velocity is zero."""
     keys = image_keys(0, 0, 8)
-    return integrate(
-        zero,
-        jnp.array(LABELS),
-        keys,
-        jnp.float32(1.5),
-        guidance=guidance.static(),
-        steps=STEPS,
-    )
+    scales = jnp.full(STEPS, 1.5)
+    plan = guidance_lib.plan(guidance, np.linspace(0, 1, STEPS + 1))
+    arguments = dict(plan=plan, sampler=Sampler(), steps=STEPS)
+    return integrate(zero, None, jnp.array(LABELS), keys, scales, **arguments)
 
 
 def test_the_noise_is_the_same_under_each_guidance(zero):
@@ -163,7 +161,7 @@ def test_no_labels_are_no_images(zero):
         (dict(steps=0), ["steps=0", "at least 1"]),
         (dict(batch_size=0), ["batch_size=0", "at least 1"]),
         (dict(batch_size=-2), ["batch_size=-2", "at least 1"]),
-        (dict(guidance="cgf"), ["guidance='cgf'", "mean 'cfg'"]),
+        (dict(guidance="cfgg"), ["guidance='cfgg'", "mean 'cfg'"]),
     ],
 )
 def test_a_wrong_argument_is_named_before_anything_is_compiled(tiny, kwargs, named):

@@ -18,13 +18,13 @@ CFG_SG = Guidance(scale=1.5, gamma_strong=0.25, gamma_weak=0.75, weak_label="nul
 class Spy:
     """Make each prediction by a separate call, and remember labels and ids."""
 
-    null_label = NULL
+    null_label, num_classes, prediction = NULL, NULL, "velocity"
 
     def __init__(self, model, forward):
         self.model, self.forward, self.calls = model, forward, []
 
-    def draw_ids(self, keys, gamma):
-        return self.model.draw_ids(keys, gamma)
+    def draw_ids(self, keys, gamma, layout="uniform"):
+        return self.model.draw_ids(keys, gamma, layout)
 
     def branches(self, x, t, ys, ids):
         ys = list(ys) * (len(ids) // len(ys))
@@ -44,8 +44,11 @@ def keys():
 
 
 def velocity(model, guidance, labels, keys, scale=None):
-    scale = guidance.scale if scale is None else scale
-    return lib.guided_velocity(model, guidance, jnp.asarray(labels), keys, jnp.float32(scale))
+    """The velocity of a run's first step of eight."""
+    plan = lib.plan(guidance, np.linspace(0, 1, 9))
+    scales = jnp.full(8, guidance.scale if scale is None else scale, jnp.float32)
+    labels = jnp.asarray(labels)
+    return lib.guided_velocity(model, None, plan.stretches[0], plan, labels, keys, scales)
 
 
 def test_the_combination_by_hand():
@@ -154,9 +157,12 @@ def test_sg_differs_in_sparsity_only():
 
 
 def test_what_a_compile_depends_on():
-    assert SG.static() == Guidance(9.0, 0.25, 0.75).static()
-    assert Guidance(gamma_weak=0.5).static() == Guidance(scale=3.0).static() == Guidance()
-    assert len({g.static() for g in (SG, CFG, CFG_SG, Guidance(), Guidance(1.5, 0.5, 0.9))}) == 5
+    def plan(guidance):
+        return lib.plan(guidance, np.linspace(0, 1, 9))
+
+    assert plan(SG) == plan(Guidance(9.0, 0.25, 0.75))
+    assert plan(Guidance(gamma_weak=0.5)) == plan(Guidance(scale=3.0)) == plan(Guidance())
+    assert len({plan(g) for g in (SG, CFG, CFG_SG, Guidance(), Guidance(1.5, 0.5, 0.9))}) == 5
 
 
 @pytest.mark.parametrize(
@@ -164,7 +170,7 @@ def test_what_a_compile_depends_on():
     [(Guidance(gamma_strong=0.2), (0.2,)), (SG, (0.25, 0.75)), (CFG, (0.0, 0.0))],
 )
 def test_the_rates_of_the_predictions_made(guidance, gammas):
-    assert guidance.gammas == gammas
+    assert [s.gammas for s in lib.plan(guidance, np.linspace(0, 1, 9)).stretches] == [gammas]
 
 
 def test_a_setting_is_described_in_a_few_words():

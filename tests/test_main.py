@@ -180,7 +180,7 @@ def test_a_changed_experiment_is_not_continued(call, tmp_path):
 def test_dry_run_prints_config_parameters_and_costs_and_writes_nothing(call, tmp_path):
     done = call("--workdir", str(tmp_path / "run"), "--dry-run")
     assert done.returncode == 0, done.stderr
-    for words in ("num_classes: 10", "Parameters: ", "training step, batch 8", "sampling step"):
+    for words in ("num_classes: 10", "Parameters: ", "training, γ 0.5, batch 8", "sg_flops ("):
         assert words in done.stdout
     assert not (tmp_path / "run").exists()
 

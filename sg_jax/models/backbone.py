@@ -27,11 +27,15 @@ class Backbone(nnx.Module):
       depth: number of blocks.
       block: makes one block from initial random keys; see `routing`.
       routes: pairs (start, end) of blocks, 0-based, both included.
-      dtype: compute type; parameters stay float32.
+      dtype: compute type, "float32" or "bfloat16"; parameters stay float32.
       remat: what the backward pass recomputes: "none", "dots" (all but matrix products), "full".
       learn_sigma: the head has 2 C channels, as SiT was published, of which the first C count.
+      prediction: what the network was trained to return: "velocity", or "edm", the output F of
+        EDM's preconditioning; see `prediction.velocity`.
       rngs: initial weights.
     """
+
+    masks = False  # whether kept ids mask tokens, instead of routing them
 
     def __init__(
         self,
@@ -44,9 +48,10 @@ class Backbone(nnx.Module):
         depth: int,
         block: Callable[[nnx.Rngs], nnx.Module],
         routes: Sequence[Route],
-        dtype: jnp.dtype,
+        dtype: str,
         remat: str,
         learn_sigma: bool,
+        prediction: str,
         rngs: nnx.Rngs,
     ):
         if patch < 1 or image_size % patch:
@@ -58,9 +63,14 @@ class Backbone(nnx.Module):
                 f"config.model.width={width} must be divisible by 4 (sine and cosine of row and "
                 f"column)."
             )
+        if dtype not in ("float32", "bfloat16"):
+            raise UserError(f"config.model.dtype={dtype!r} must be 'float32' or 'bfloat16'.")
+        if prediction not in ("velocity", "edm"):
+            raise UserError(f"config.model.prediction={prediction!r} must be 'velocity' or 'edm'.")
+        dtype = jnp.dtype(dtype)
         self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
         self.patch, self.width, self.depth = patch, width, depth
-        self.dtype, self.learn_sigma = dtype, learn_sigma
+        self.dtype, self.learn_sigma, self.prediction = dtype, learn_sigma, prediction
         pixels = patch * patch * channels
         self.patch_embedding = layers.linear(pixels, width, dtype, rngs)
         self.time_embedding = layers.TimestepEmbedding(width, dtype, rngs)
@@ -125,20 +135,49 @@ class Backbone(nnx.Module):
         v = unpatchify(h, self.patch).astype(jnp.float32)[..., : self.channels]  # [G B, H, W, C]
         return split(v, count)
 
-    def draw_ids(self, keys: jax.Array, gamma: float) -> KeepIds:
+    @property
+    def choices(self) -> int:
+        """How many independent choices of tokens a forward pass takes: one per route."""
+        return len(self.routes)
+
+    def draw_ids(self, keys: jax.Array, gamma: float, layout: str = "uniform") -> KeepIds:
         """Draw the kept ids of every route at sparsity rate gamma; None where that is all of them.
 
         Args:
           keys: one key per image [B].
           gamma: share of the tokens that bypasses the routed blocks; 1 skips those blocks.
+          layout: "uniform", or "stratified" over the token grid.
         """
         keep = tokens.keep_count(self.tokens, gamma)
-        if keep == self.tokens or not self.routes:
+        if keep == self.tokens or not self.choices:
             return None
-        fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-        return [
-            tokens.sample_ids(fold(keys, r), self.tokens, keep) for r in range(len(self.routes))
-        ]
+        fold, draw = jax.vmap(jax.random.fold_in, in_axes=(0, None)), tokens.LAYOUTS[layout]
+        return [draw(fold(keys, r), self.tokens, keep) for r in range(self.choices)]
+
+    def macs(self, gammas: Sequence[float], shared: bool, mixing: bool) -> float:
+        """Return multiply-adds per image of one call with a branch for each of `gammas`.
+
+        Args:
+          gammas: sparsity rate of each branch.
+          shared: whether what comes before the first route at which the branches differ runs once.
+          mixing: whether the work between tokens (attention's products, scans) counts.
+        """
+        total, common = 0.0, shared
+        for segment, stack in zip(self.blocks.segments, self.blocks.stacks, strict=True):
+            routed = segment.route is not None
+            keeps = [tokens.keep_count(self.tokens, g) if routed else self.tokens for g in gammas]
+            common = common and all(k == self.tokens for k in keeps)
+            per_block = sum(stack.macs(k, mixing) for k in (keeps[:1] if common else keeps) if k)
+            total += (segment.stop - segment.start) * per_block
+        return total + self._ends(len(gammas))
+
+    def _ends(self, branches: int) -> float:
+        """Return multiply-adds of the embeddings, which branches share, and of each one's head."""
+        n, d = self.tokens, self.width
+        pixels = self.patch**2 * self.channels
+        embeddings = 256 * d + d * d + n * pixels * d
+        head = self.final_modulation.in_features * self.final_modulation.out_features
+        return embeddings + branches * (head + n * self.final.in_features * self.final.out_features)
 
 
 def patchify(x: jax.Array, patch: int) -> jax.Array:

@@ -52,8 +52,11 @@ class MaskDiT(DiT):
       decoder_heads: heads of a decoder block.
       rngs: initial weights.
       encoder: image_size, channels, num_classes, patch, width, depth, heads and, where they are
-        not to be the defaults, mlp_ratio (the decoder's too), dtype, remat, learn_sigma: see `DiT`.
+        not to be the defaults, mlp_ratio (the decoder's too), dtype, remat, learn_sigma,
+        prediction: see `DiT`.
     """
+
+    masks = True
 
     def __init__(
         self,
@@ -149,19 +152,36 @@ class MaskDiT(DiT):
         side = self.image_size // self.patch
         return jnp.asarray(layers.position_table(side, side, width), self.dtype)[None]  # [1, N, D]
 
-    def draw_ids(self, keys: jax.Array, gamma: float) -> list[jax.Array] | None:
-        """Draw the ids [B, K] of the tokens kept at sparsity rate gamma; None where that is all.
+    @property
+    def choices(self) -> int:
+        """How many independent choices of tokens a forward pass takes: the masked ones."""
+        return 1
+
+    def draw_ids(self, keys: jax.Array, gamma: float, layout: str = "uniform") -> KeepIds:
+        """Draw the ids [B, K] of the tokens kept, one array in a list; None where that is all.
 
         Args:
           keys: one key per image [B].
           gamma: share of the tokens that is masked.
+          layout: "uniform", or "stratified" over the token grid.
 
         Raises:
           UserError: nothing would be kept.
         """
         keep = tokens.keep_count(self.tokens, gamma)
         _check_keep(keep, f" gamma={gamma} would mask all {self.tokens} of them.")
-        return None if keep == self.tokens else [tokens.sample_ids(keys, self.tokens, keep)]
+        return super().draw_ids(keys, gamma, layout)
+
+    def macs(self, gammas: Sequence[float], shared: bool, mixing: bool) -> float:
+        """Return multiply-adds per image; see `Backbone.macs`. Branches share no blocks."""
+        d, e, n = self.width, self.decoder_width, self.tokens
+        encoder, decoder = self.blocks.stacks[0], self.decoder.stacks[0]
+        total = self._ends(len(gammas))
+        for gamma in gammas:
+            keep = tokens.keep_count(n, gamma)
+            total += self.depth * encoder.macs(keep, mixing) + 2 * d * d + keep * d * e
+            total += self.decoder_depth * decoder.macs(n, mixing)
+        return total
 
 
 def _normalise(h: jax.Array, modulation: nnx.Linear, c: jax.Array) -> jax.Array:

@@ -1,0 +1,105 @@
+"""Score sets of images against a data set: what evaluation, sweep and diversity share."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sg_jax.data.pipeline import all_images
+from sg_jax.data.sources import Source, open_source
+from sg_jax.evaluation import distances, features
+from sg_jax.writers import log
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What one set of images scored; see `results.SettingResult`."""
+
+    frechet: float
+    precision: float
+    recall: float
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """A feature network, and the real images it compares with.
+
+    Attributes:
+      scorer: the feature network.
+      reference: features of the real images [N, F].
+      labels: their classes [N].
+      test_features: features of real images that the network was not trained on [M, F].
+    """
+
+    scorer: features.Scorer
+    reference: np.ndarray
+    labels: np.ndarray
+    test_features: np.ndarray
+
+    @property
+    def floor(self) -> float:
+        """Fréchet distance of the test images: about the least that generated ones can reach."""
+        return distances.frechet_distance(self.test_features, self.reference)
+
+    def score(self, images: np.ndarray, labels: np.ndarray) -> Scores:
+        """Score images, uint8 [B, H, W, C], that were drawn for `labels` [B]."""
+        found, probabilities = self.scorer.score(images)
+        precision, recall = distances.precision_recall(self.reference, found)
+        return Scores(
+            frechet=distances.frechet_distance(found, self.reference),
+            precision=precision,
+            recall=recall,
+            accuracy=distances.class_accuracy(probabilities, labels),
+        )
+
+
+def open_judge(config: ConfigDict, source: Source, path: str | os.PathLike) -> Judge:
+    """Read the images of a completed config, and read or train the feature network at `path`.
+
+    Args:
+      config: its sections `data` and `evaluate` say which images are compared with.
+      source: the training images; the first `config.evaluate.references` of them, 0 for all.
+      path: the .npz file of the feature network.
+
+    Raises:
+      UserError: a test split that cannot be opened.
+    """
+    real, labels = all_images(source, limit=config.evaluate.references or None)
+    test = open_source(
+        source.name,
+        config.data.test_split,
+        data_dir=config.data.data_dir or None,
+        image_size=config.data.image_size or None,
+    )
+    test_images, test_labels = all_images(test)
+    scorer = features.cached_scorer(
+        path,
+        real,
+        labels,
+        test_images,
+        test_labels,
+        name=source.name,
+        num_classes=source.num_classes,
+        seed=config.seed,
+        log=log,
+    )
+    return Judge(scorer, scorer.features(real), labels, scorer.features(test_images))
+
+
+def timed(
+    draw: Callable[[np.ndarray], np.ndarray], labels: np.ndarray, batch_size: int
+) -> tuple[np.ndarray, float]:
+    """Return `draw(labels)` and its images/s.
+
+    The last batch costs as much as a whole one, and counts as one. Call `draw` on a batch before,
+    so that compilation is left out.
+    """
+    batch = min(batch_size, len(labels))
+    began = time.perf_counter()
+    images = draw(labels)
+    seconds = time.perf_counter() - began
+    return images, -(-len(labels) // batch) * batch / seconds

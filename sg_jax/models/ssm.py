@@ -1,0 +1,197 @@
+"""SSM: a state-space backbone, to which routes apply as they do to a transformer.
+
+A block scans the tokens with a selective state space (Mamba, Gu & Dao, arXiv 2312.00752) in both
+directions (Vision Mamba, arXiv 2401.09417), conditioned by adaLN-Zero as diffusion models of this
+kind are (DiM, arXiv 2405.14224; ZigMa, arXiv 2403.13802). Kept tokens are in raster order, so a
+route scans them in that order, as if the bypassed ones did not exist (TREAD, arXiv 2501.04765).
+
+Mamba's short convolution is left out: its weights belong to offsets, and the next kept token lies
+at another offset at every draw and every gamma. Places are told by the position table alone.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sg_jax.errors import UserError
+from sg_jax.models import layers
+from sg_jax.models.backbone import Backbone
+from sg_jax.models.routing import Route
+
+CHUNK = 16  # tokens; memory is least at sqrt(N)
+STEP = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # within +- 1 / sqrt(R)
+
+
+def step_bias(key: jax.Array, size: int) -> jax.Array:
+    """Draw biases [size] whose softplus, the step size, is log-uniform in [0.001, 0.1]."""
+    step = jnp.exp(jax.random.uniform(key, (size,), minval=math.log(1e-3), maxval=math.log(0.1)))
+    return step + jnp.log(-jnp.expm1(-step))
+
+
+def selective_scan(
+    u: jax.Array, step: jax.Array, a: jax.Array, b: jax.Array, c: jax.Array, chunk: int = CHUNK
+) -> jax.Array:
+    """Run a diagonal state space over tokens, its step and matrices depending on them.
+
+    s_n = exp(step_n A) s_{n-1} + step_n B_n u_n,   y_n = C_n s_n       (arXiv 2312.00752, Eq. 2)
+
+    A is discretised as in its Eq. 4, B by Euler's rule as in its published code.
+
+    Each of the E channels of u has S states. The backward pass needs those of all tokens,
+    [N, B, S, E]: for N = 256, E = 2304 and S = 16 that is 38 MB per image. So it keeps the state
+    once per chunk and runs one chunk again at a time: (N / chunk + chunk) B S E floats, least at
+    chunk = sqrt(N); with chunk = S what is kept is no larger than u. E is last because TPU tiles
+    are 128 wide there.
+
+    Token by token rather than by `jax.lax.associative_scan`: batch, states and channels fill the
+    machine already, and its tree of partial products cost 3.6 times as much per block on TPU v5e
+    (compiler's estimate, chunk 16, with gradient) and 6 to 7 times as much on CPU.
+
+    Args:
+      u: input [B, N, E], float32 as all others.
+      step: step sizes [B, N, E], positive.
+      a: diagonal of A [S, E], negative.
+      b, c: [B, N, S].
+      chunk: tokens of a chunk, at most; chunks are made equally long.
+
+    Returns:
+      y [B, N, E].
+    """
+    batch, n, inner = u.shape
+    count = -(-n // chunk)
+    length = -(-n // count)
+
+    def chunks(x):  # a token of step 0, as in the padding, leaves the state as it is
+        x = jnp.pad(x, ((0, 0), (0, count * length - n), (0, 0)))
+        return x.reshape(batch, count, length, -1).transpose(1, 2, 0, 3)  # [N/T, T, B, E or S]
+
+    def token(state, x):
+        u, step, b, c = x
+        inflow = (step * u)[:, None] * b[..., None]  # [B, S, E]
+        state = jnp.exp(step[:, None] * a[None]) * state + inflow
+        return state, (state * c[..., None]).sum(1)  # [B, S, E], [B, E]
+
+    run = jax.checkpoint(lambda state, x: jax.lax.scan(token, state, x), prevent_cse=False)
+    state = jnp.zeros((batch, *a.shape), u.dtype)
+    _, y = jax.lax.scan(run, state, tuple(chunks(x) for x in (u, step, b, c)))  # [N/T, T, B, E]
+    return y.transpose(2, 0, 1, 3).reshape(batch, -1, inner)[:, :n]
+
+
+class Selective(nnx.Module):
+    """A selective scan in one direction: the tokens themselves give step, B and C.
+
+    The recurrence is float32 whatever the compute type: its decays lie close to 1.
+    """
+
+    def __init__(self, inner: int, rank: int, state: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        def matrix(din, dout, init):
+            return nnx.Linear(din, dout, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
+
+        self.project = matrix(inner, rank + 2 * state, layers.XAVIER)
+        self.step = matrix(rank, inner, STEP)
+        self.step_bias = nnx.Param(step_bias(rngs.params(), inner))
+        rates = jnp.arange(1.0, state + 1)  # A = -1 .. -S in every channel: S4D-real
+        self.log_a = nnx.Param(jnp.tile(jnp.log(rates)[:, None], (1, inner)))
+        self.skip = nnx.Param(jnp.ones((inner,)))
+        self.cuts = (rank, rank + state)
+
+    def __call__(self, u: jax.Array) -> jax.Array:
+        """Return [B, N, E] from u [B, N, E]; each token sees itself and those before it."""
+        low, b, c = jnp.split(self.project(u), self.cuts, axis=-1)  # [B, N, R], two [B, N, S]
+        bias, skip = self.step_bias[...][None, None], self.skip[...][None, None]
+        step = jax.nn.softplus(self.step(low).astype(jnp.float32) + bias)  # [B, N, E]
+        exact, b, c = (x.astype(jnp.float32) for x in (u, b, c))
+        y = selective_scan(exact, step, -jnp.exp(self.log_a[...]), b, c)
+        return (y + skip * exact).astype(u.dtype)
+
+
+class Block(nnx.Module):
+    """Scans in both directions between two projections, gated by the token and conditioned."""
+
+    def __init__(self, width: int, state: int, expand: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        inner, rank = expand * width, -(-width // 16)
+        self.width, self.inner, self.rank, self.state = width, inner, rank, state
+        self.inward = layers.linear(width, 2 * inner, dtype, rngs)
+        self.forward = Selective(inner, rank, state, dtype, rngs)
+        self.backward = Selective(inner, rank, state, dtype, rngs)
+        self.outward = layers.linear(inner, width, dtype, rngs)
+        self.modulation = layers.linear(width, 3 * width, dtype, rngs, layers.ZEROS)
+
+    def __call__(self, h: jax.Array, c: jax.Array) -> jax.Array:
+        """Return tokens [B, N, D] from tokens h [B, N, D] and conditioning c [B, D]."""
+        shift, scale, gate = jnp.split(self.modulation(jax.nn.silu(c)), 3, axis=-1)  # each [B, D]
+        x = layers.modulate(layers.layer_norm(h), shift, scale)
+        u, z = jnp.split(jax.nn.silu(self.inward(x)), 2, axis=-1)  # each [B, N, E]
+        y = self.forward(u) + self.backward(u[:, ::-1])[:, ::-1]
+        return h + gate[:, None] * self.outward(y * z)
+
+    def macs(self, tokens: int, mixing: bool) -> float:
+        """Return multiply-adds of this block on `tokens` tokens of one image.
+
+        (3 D + 2 (2 R + 2 S)) E K + 3 D^2, and 2 * 3 S E K for the two scans (inflow, recurrence
+        and readout, as if run token by token); the exponentials are not counted.
+
+        Args:
+          tokens: K.
+          mixing: whether what goes on between tokens counts, here the scans.
+        """
+        linear = 3 * self.width + 4 * (self.rank + self.state)
+        scans = 6 * self.state if mixing else 0
+        return (linear + scans) * self.inner * tokens + 3 * self.width**2
+
+
+class SSM(Backbone):
+    """A backbone of state-space blocks.
+
+    A block has about half the parameters of a transformer block of its width.
+
+    Args:
+      state: S, states per channel.
+      expand: channels of the scan over `width`, E / D.
+      others: see `Backbone`.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        channels: int,
+        num_classes: int,
+        patch: int,
+        width: int,
+        depth: int,
+        state: int = 16,
+        expand: int = 2,
+        routes: Sequence[Route] = (),
+        dtype: str = "float32",
+        remat: str = "none",
+        learn_sigma: bool = False,
+        prediction: str = "velocity",
+        rngs: nnx.Rngs,
+    ):
+        for name, value in dict(state=state, expand=expand).items():
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"config.model.{name}={value!r} must be an int of at least 1.")
+        self.state, self.expand = state, expand
+
+        def block(rngs: nnx.Rngs) -> Block:
+            return Block(width, state, expand, jnp.dtype(dtype), rngs)
+
+        super().__init__(
+            image_size=image_size,
+            channels=channels,
+            num_classes=num_classes,
+            patch=patch,
+            width=width,
+            depth=depth,
+            block=block,
+            routes=routes,
+            dtype=dtype,
+            remat=remat,
+            learn_sigma=learn_sigma,
+            prediction=prediction,
+            rngs=rngs,
+        )

@@ -1,0 +1,71 @@
+"""Values that change over a run of sampling steps, given as data.
+
+A schedule is a number, or a tuple over the progress p from 0 (first step) to 1 (last step):
+
+    ("linear", a, b)                     a + (b - a) p
+    ("cosine", a, b)                     b + (a - b) (1 + cos(pi p)) / 2
+    ("piecewise", (p0, v0), (p1, v1))    straight lines between the points, level outside them
+"""
+
+import numpy as np
+
+from sg_jax.errors import UserError, nearest
+
+Schedule = float | tuple
+KINDS = ("linear", "cosine", "piecewise")
+
+
+def values(schedule: Schedule, steps: int) -> np.ndarray:
+    """Return the value at each step, float64 [steps]."""
+    p = np.linspace(0.0, 1.0, steps) if steps > 1 else np.zeros(1)
+    if not isinstance(schedule, tuple):
+        return np.full(steps, float(schedule))
+    kind, *rest = schedule
+    if kind == "piecewise":
+        points, heights = zip(*rest, strict=True)
+        return np.interp(p, points, heights)
+    a, b = rest
+    if kind == "linear":
+        return a + (b - a) * p
+    return b + (a - b) * (1 + np.cos(np.pi * p)) / 2
+
+
+def check(name: str, schedule: Schedule, low: float, high: float) -> None:
+    """Raise unless `schedule` is well formed and stays in [low, high]."""
+    wrong = f"{name}={schedule!r}"
+    if isinstance(schedule, bool) or not isinstance(schedule, int | float | tuple):
+        raise UserError(f"{wrong} must be a number or a schedule, such as ('cosine', 0.6, 0.0).")
+    heights = [schedule]
+    if isinstance(schedule, tuple):
+        kind, *rest = schedule or ("",)
+        if kind not in KINDS:
+            raise UserError(f"{wrong} must begin with one of {KINDS}." + nearest(kind, KINDS))
+        if kind == "piecewise":
+            pairs = all(isinstance(r, tuple) and len(r) == 2 for r in rest) and bool(rest)
+            if not pairs or sorted(p for p, _ in rest) != [p for p, _ in rest]:
+                raise UserError(f"{wrong} must list points (progress, value), progress ascending.")
+            heights = [value for _, value in rest]
+        elif len(rest) != 2:
+            raise UserError(f"{wrong} must be ({kind!r}, first value, last value).")
+        else:
+            heights = rest
+    for value in heights:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not low <= value <= high
+        ):
+            if high == float("inf"):
+                raise UserError(f"{wrong} must be at least {low:g} (1 is off).")
+            raise UserError(
+                f"{wrong} must lie in [{low:g}, {high:g}]: 0 computes every token, 1 none of them."
+            )
+
+
+def text(schedule: Schedule) -> str:
+    """Return a schedule in a few characters, such as "0.6→0 cosine"."""
+    if not isinstance(schedule, tuple):
+        return f"{schedule:g}"
+    kind, *rest = schedule
+    first, last = (rest[0][1], rest[-1][1]) if kind == "piecewise" else rest
+    return f"{first:g}→{last:g} {kind}"
