@@ -19,18 +19,17 @@ from orbax.checkpoint import v1 as ocp
 
 from sg_jax import config as config_lib
 from sg_jax import experiment, sharding
-from sg_jax.errors import UserError
+from sg_jax.errors import UserError, nearest
 from sg_jax.files import write_atomically
 from sg_jax.guidance import Guidance
 from sg_jax.models.backbone import Backbone
 from sg_jax.state import TrainState
 
-PARTS = ("model", "ema", "opt_state")
-
 # What must not change when a run is continued, and what a checkpoint needs to be sampled.
 RESUME_KEYS = (
     "seed", "data.name", "data.split", "data.image_size", "data.flip", "model", "objective",
     "optimizer", "train.batch_size", "train.ema_decay", "train.init_from",
+    "train.ema_decays", "train.gammas",
 )  # fmt: skip
 SAMPLE_KEYS = ("data.name", "data.image_size", "model")
 FREE_KEYS = ("model.size", "model.remat", "model.dtype")  # for sampling
@@ -124,7 +123,7 @@ def save(
     """Save in the background; the same step a second time is no error."""
     if checkpoints.latest is not None and checkpoints.latest.step == step:
         return
-    parts = {part: named(getattr(state, part)) for part in PARTS}
+    parts = {part: named(tree) for part, tree in parts_of(state).items()}
     progress = {"step": step, "data_position": position}
     checkpoints.save_checkpointables_async(step, {**parts, "progress": progress}, force=True)
 
@@ -135,12 +134,20 @@ def restore(
     """Return the latest state, sharded as `abstract` asks, and the data position; or None."""
     if checkpoints.latest is None:
         return None
-    wanted = {part: named(getattr(abstract, part)) for part in PARTS}
+    trees = parts_of(abstract)
+    wanted = {part: named(tree) for part, tree in trees.items()}
     _check_shapes(checkpoints.directory / str(checkpoints.latest.step), wanted)
     loaded = checkpoints.load_checkpointables(checkpoints.latest.step, {**wanted, "progress": None})
-    parts = {part: unnamed(loaded[part], getattr(abstract, part)) for part in PARTS}
+    parts = {part: unnamed(loaded[part], tree) for part, tree in trees.items()}
+    emas = {decay: parts.pop(f"ema_{decay}") for decay in abstract.emas}
     step = jax.device_put(np.int32(loaded["progress"]["step"]), abstract.step.sharding)
-    return TrainState(step=step, **parts), int(loaded["progress"]["data_position"])
+    return TrainState(step=step, emas=emas, **parts), int(loaded["progress"]["data_position"])
+
+
+def parts_of(state: TrainState) -> dict:
+    """Return what is stored apart, so that it can be loaded apart, by name."""
+    parts = {"model": state.model, "ema": state.ema, "opt_state": state.opt_state}
+    return parts | {f"ema_{decay}": tree for decay, tree in state.emas.items()}
 
 
 def load(
@@ -155,7 +162,8 @@ def load(
     Args:
       workdir: folder that training wrote.
       step: which checkpoint; the latest by default.
-      weights: "ema" (the moving average) or "model" (the raw weights).
+      weights: "ema" (the moving average), "model" (the raw weights), or "ema_0.999", say, one of
+        the averages of config.train.ema_decays.
       mesh: devices to spread the weights over; one device by default.
       like: a network of the same weights but other settings; by default the one that was trained.
 
@@ -166,8 +174,9 @@ def load(
       UserError: no run or no such checkpoint in `workdir`.
     """
     config, _ = read_config(workdir)
-    if weights not in ("ema", "model"):
-        raise UserError(f"weights={weights!r} must be 'ema' or 'model'.")
+    kept = ("ema", "model", *(f"ema_{decay:g}" for decay in config.train.ema_decays))
+    if weights not in kept:
+        raise UserError(f"weights={weights!r} must be one of {kept}." + nearest(weights, kept))
     folder = checkpoint_dir(workdir)
     steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
     if not steps:

@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import importlib.util
 import pathlib
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -73,6 +74,8 @@ def defaults() -> ConfigDict:
                 steps=1000,
                 batch_size=256,  # over all devices
                 ema_decay=0.9999,
+                ema_decays=(),  # more moving averages to keep beside it, each its own decay
+                gammas=(),  # ((first step, gamma), ...) from which objective.gamma changes
                 log_every=100,  # steps
                 sample_every=0,  # steps between sample grids; 0: none
                 then=(),  # modes that follow: "sample", "evaluate"
@@ -125,7 +128,11 @@ def load(path: str) -> ConfigDict:
     if spec is None:
         raise UserError(f"--config={path} must be a Python file with a function get_config().")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(file.parent.resolve()))  # a config may build on one beside it
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
     if not hasattr(module, "get_config"):
         raise UserError(f"--config={path} has no function get_config() that returns the config.")
     given = module.get_config()

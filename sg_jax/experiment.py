@@ -105,6 +105,19 @@ def _check_gamma(model: Backbone, gamma: float, key: str) -> None:
         raise UserError(f"{key}={gamma} must be below 1: masking needs at least one token.")
 
 
+def _check_gammas(model: Backbone, gammas: tuple) -> None:
+    """Raise unless a schedule of training rates is made of pairs (first step, gamma), in order."""
+    for pair in gammas:
+        if not isinstance(pair, tuple) or len(pair) != 2 or not 0 <= pair[1] <= 1 or pair[0] < 0:
+            raise UserError(
+                f"config.train.gammas={gammas!r} must hold pairs (first step, gamma), gamma in "
+                f"[0, 1]."
+            )
+        _check_gamma(model, pair[1], "config.train.gammas")
+    if list(gammas) != sorted(gammas):
+        raise UserError(f"config.train.gammas={gammas!r} must have ascending steps.")
+
+
 def _sampler(config: ConfigDict) -> Sampler:
     try:
         return Sampler(**config.sampler)
@@ -129,6 +142,11 @@ class Experiment:
         """Return the network with fresh weights."""
         return make_model(self.config, key)
 
+    def gamma_at(self, step: int) -> float:
+        """Return the sparsity rate that training step `step`, counted from 1, runs at."""
+        begun = [gamma for first, gamma in self.config.train.gammas if first < step]
+        return begun[-1] if begun else self.objective.gamma
+
 
 def build(config: ConfigDict) -> Experiment:
     """Check every section of a completed config by building what it describes."""
@@ -149,8 +167,12 @@ def build(config: ConfigDict) -> Experiment:
             raise UserError(f"config.{path}={config[section][key]} must be at least {low}.")
     if isinstance(config.seed, bool) or not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed={config.seed} must satisfy 0 <= seed < 2**32.")
-    if not 0.0 <= config.train.ema_decay < 1.0:
-        raise UserError(f"config.train.ema_decay={config.train.ema_decay} must lie in [0, 1).")
+    for key in ("ema_decay", "ema_decays"):
+        value = config.train[key]
+        for decay in value if key == "ema_decays" else (value,):
+            if not isinstance(decay, int | float) or not 0.0 <= decay < 1.0:
+                raise UserError(f"config.train.{key}={value!r} must lie in [0, 1).")
+    _check_gammas(model, config.train.gammas)
     for mode in config.train.then:
         if mode not in ("sample", "evaluate"):
             raise UserError(

@@ -11,6 +11,23 @@ from sg_jax import guidance as guidance_lib
 from sg_jax.guidance import Guidance
 from sg_jax.models.backbone import Backbone
 
+PEAKS = {  # bfloat16 FLOP/s of one device without sparsity, by a part of its name; vendors' figures
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6": 918e12,
+    "A100": 312e12,
+    "H100": 989e12,
+    "H200": 989e12,
+}
+
+
+def peak(device_kind: str) -> float | None:
+    """Return the peak FLOP/s of a device, or None where it is not known."""
+    return next((value for name, value in PEAKS.items() if name in device_kind), None)
+
 
 def sampling_step(
     model: Backbone,

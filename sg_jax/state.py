@@ -1,7 +1,7 @@
 """What training carries from step to step, created sharded and advanced by one function."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,19 +15,32 @@ from sg_jax import optimizer, sharding
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Step counter, weights, their moving average and the optimizer's state."""
+    """Step counter, weights, their moving averages and the optimizer's state."""
 
     step: jax.Array
     model: Any
     ema: Any
     opt_state: Any
+    emas: dict[str, Any]  # the others, by decay
+
+
+def start_state(model: Any, opt_state: Any, decays: Sequence[float] = ()) -> TrainState:
+    """Return the state at step 0 with given weights; every average starts at them."""
+
+    def copy():
+        return jax.tree.map(jnp.copy, model)
+
+    return TrainState(jnp.int32(0), model, copy(), opt_state, {f"{d:g}": copy() for d in decays})
 
 
 def abstract_state(
-    make_model: Callable[[jax.Array], Any], tx: optax.GradientTransformation, mesh: Mesh
+    make_model: Callable[[jax.Array], Any],
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    decays: Sequence[float] = (),
 ) -> TrainState:
     """Return the state as shapes with shardings, without allocating anything."""
-    shapes = jax.eval_shape(lambda key: _init(make_model, tx, key), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: _init(make_model, tx, key, decays), jax.random.key(0))
     return sharding.place(shapes, mesh)
 
 
@@ -36,16 +49,16 @@ def init_state(
     tx: optax.GradientTransformation,
     mesh: Mesh,
     key: jax.Array,
+    decays: Sequence[float] = (),
 ) -> TrainState:
     """Return the state at step 0; each device makes only its own part."""
-    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(make_model, tx, mesh))
-    return jax.jit(lambda key: _init(make_model, tx, key), out_shardings=shardings)(key)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(make_model, tx, mesh, decays))
+    return jax.jit(lambda key: _init(make_model, tx, key, decays), out_shardings=shardings)(key)
 
 
-def _init(make_model, tx, key):
+def _init(make_model, tx, key, decays):
     model = make_model(key)
-    ema = jax.tree.map(jnp.copy, model)
-    return TrainState(jnp.int32(0), model, ema, tx.init(model))
+    return start_state(model, tx.init(model), decays)
 
 
 def make_train_step(
@@ -67,8 +80,12 @@ def make_train_step(
         model = optax.apply_updates(state.model, updates)
         step = state.step + 1
         ema = optimizer.update_ema(state.ema, model, ema_decay, step)
+        emas = {
+            decay: optimizer.update_ema(other, model, float(decay), step)
+            for decay, other in state.emas.items()
+        }
         metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
-        return TrainState(step, model, ema, opt_state), metrics
+        return TrainState(step, model, ema, opt_state, emas), metrics
 
     return train_step
 

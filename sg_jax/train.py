@@ -8,11 +8,9 @@ import signal
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from sg_jax import checkpoint, sharding
+from sg_jax import checkpoint, flops, sharding
 from sg_jax.data.pipeline import seek, train_iterator
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
@@ -20,7 +18,14 @@ from sg_jax.evaluation import pictures
 from sg_jax.experiment import Experiment
 from sg_jax.generate import sample
 from sg_jax.guidance import Guidance
-from sg_jax.state import TrainState, abstract_state, compile_train_step, init_state, make_train_step
+from sg_jax.state import (
+    TrainState,
+    abstract_state,
+    compile_train_step,
+    init_state,
+    make_train_step,
+    start_state,
+)
 from sg_jax.writers import Progress, Writer, log
 
 
@@ -35,7 +40,8 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
     config, mesh = experiment.config, experiment.mesh
     every, total = config.checkpoint.every, config.train.steps
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
-    abstract = abstract_state(experiment.make_model, experiment.tx, mesh)
+    decays = config.train.ema_decays
+    abstract = abstract_state(experiment.make_model, experiment.tx, mesh, decays)
     with (
         checkpoint.open_checkpoints(
             workdir, every, config.checkpoint.keep, config.checkpoint.keep_period
@@ -44,9 +50,12 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
     ):
         restored = checkpoint.restore(checkpoints, abstract)
         if restored is None:
-            state, position = init_state(experiment.make_model, experiment.tx, mesh, init_key), 0
+            state = init_state(experiment.make_model, experiment.tx, mesh, init_key, decays)
+            position = 0
             if config.train.init_from:
-                state = _start_from(config.train.init_from, state, mesh)
+                model = checkpoint.load(config.train.init_from, mesh=mesh, like=state.model)
+                state = start_state(model, state.opt_state, decays)
+                log(f"Start from the weights of {config.train.init_from}.")
         else:
             state, position = restored
         start = int(state.step)
@@ -65,14 +74,17 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
             workers=config.data.workers,
         )
         seek(data, position)
-        train_step = make_train_step(experiment.objective, experiment.tx, config.train.ema_decay)
-        train_step = compile_train_step(train_step, abstract, mesh)
+        compiled = {}  # one program per sparsity rate
         writer, progress, pending = Writer(workdir, start), None, []
         began = time.perf_counter()
         for step in range(start + 1, total + 1):
             batch = sharding.to_global(next(data), mesh)
             position += 1
-            state, metrics = train_step(state, batch, step_key)
+            gamma = experiment.gamma_at(step)
+            if gamma not in compiled:
+                compiled[gamma] = _compile(experiment, gamma, abstract)
+                log(f"Step {step}: training at γ {gamma:g}, program {len(compiled)}.")
+            state, metrics = compiled[gamma](state, batch, step_key)
             pending.append(metrics)
             if progress is None:
                 jax.block_until_ready(state)
@@ -83,7 +95,8 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
                 means = _means(pending, step)
                 rates = progress.update(step, **means)
                 rate = float(experiment.schedule(step - 1))  # counted from 0
-                writer.scalars(step, {**means, "learning_rate": rate, **rates})
+                speed = _speed(experiment, gamma, rates)
+                writer.scalars(step, {**means, "learning_rate": rate, **rates, **speed})
                 pending = []
             if config.train.sample_every and step % config.train.sample_every == 0:
                 _sample_grid(experiment, state, writer, workdir, step)
@@ -101,11 +114,26 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
     return state
 
 
-def _start_from(workdir: str, state: TrainState, mesh: Mesh) -> TrainState:
-    """Replace fresh weights by the moving average of the run in `workdir`, to finetune it."""
-    model = checkpoint.load(workdir, mesh=mesh, like=state.model)
-    log(f"Start from the weights of {workdir}.")
-    return dataclasses.replace(state, model=model, ema=jax.tree.map(jnp.copy, model))
+def _compile(experiment: Experiment, gamma: float, abstract: TrainState):
+    """Return the training step at one sparsity rate, compiled at its first call."""
+    objective = dataclasses.replace(experiment.objective, gamma=gamma)
+    decay = experiment.config.train.ema_decay
+    return compile_train_step(
+        make_train_step(objective, experiment.tx, decay), abstract, experiment.mesh
+    )
+
+
+def _speed(experiment: Experiment, gamma: float, rates: dict[str, float]) -> dict[str, float]:
+    """Return TFLOP/s, and their share of the devices' peak (MFU) where that is known."""
+    if not rates:
+        return {}
+    batch = experiment.config.train.batch_size
+    cost = flops.training_step(experiment.model, gamma, batch, full=True)
+    speed = cost * rates["steps_per_second"]
+    found = {"tflops_per_second": speed / 1e12}
+    if peak := flops.peak(jax.devices()[0].device_kind):
+        found["mfu"] = speed / (peak * experiment.mesh.size)
+    return found
 
 
 def _means(pending: list[dict], step: int) -> dict[str, float]:

@@ -251,7 +251,7 @@ def test_a_broken_config_is_named(tmp_path, text):
 
 
 def test_wrong_weights_are_named(run):
-    with pytest.raises(UserError, match=r"weights='raw' must be 'ema' or 'model'"):
+    with pytest.raises(UserError, match=r"weights='raw' must be one of"):
         checkpoint.load(run[0], weights="raw")
 
 

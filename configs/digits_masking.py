@@ -1,0 +1,14 @@
+"""Masking instead of routing (MaskDiT, arXiv 2306.09305) on the digits: half the tokens encoded.
+
+python -m sg_jax.main --config configs/digits_masking.py --workdir runs/digits_masking
+"""
+
+from digits import get_config as digits
+
+
+def get_config():
+    config = digits()
+    config.model.update(
+        dict(kind="maskdit", routes=(), decoder_width=64, decoder_depth=2, decoder_heads=4)
+    )
+    return config
