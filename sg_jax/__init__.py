@@ -13,10 +13,12 @@ In a notebook:
     images = sg_jax.sample(model, [0, 1, 2], guidance=guidance, steps=40, seed=0)  # [3, H, W, C]
 """
 
+from sg_jax import convert
 from sg_jax.checkpoint import load
 from sg_jax.errors import UserError
 from sg_jax.guidance import PRESETS, Guidance
 from sg_jax.sample import sample  # the function takes the name that its module has
+from sg_jax.sampler import Sampler
 
 __version__ = "0.1.0"
-__all__ = ["PRESETS", "Guidance", "UserError", "load", "sample"]
+__all__ = ["PRESETS", "Guidance", "Sampler", "UserError", "convert", "load", "sample"]

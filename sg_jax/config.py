@@ -53,8 +53,9 @@ def defaults() -> ConfigDict:
                 decoder_width=512,  # these three: maskdit
                 decoder_depth=8,
                 decoder_heads=16,
-                state=16,  # these two: ssm
+                state=16,  # these three: ssm
                 expand=2,
+                scan="sequential",  # or "associative"
                 image_size=0,  # these three 0: from the data
                 channels=0,
                 num_classes=0,

@@ -11,11 +11,10 @@ converted network is the published function of (x, t, y): what it predicts, and 
 it was trained ("dit": the noise; "sit": our velocity at our t).
 """
 
-import dataclasses
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -27,116 +26,7 @@ from sg_jax.errors import UserError, nearest
 from sg_jax.models.dit import SIZES, DiT
 from sg_jax.models.layers import position_table
 from sg_jax.models.maskdit import MaskDiT
-
-# A rule: their name, our path, and "their axes -> our axes", where (a b) is one axis that holds
-# both, b the faster, and a number is its own size. A * is the number of a block in their names and
-# that of its stack in ours; "qkv" is three arrays of ours, side by side along the axis 3.
-Rule = tuple[str, str, str]
-
-
-def _linear(theirs: str, ours: str, inputs: str, outputs: str) -> tuple[Rule, ...]:
-    return (
-        (f"{theirs}.weight", f"{ours}/kernel", f"{outputs} {inputs} -> {inputs} {outputs}"),
-        (f"{theirs}.bias", f"{ours}/bias", f"{outputs} -> {outputs}"),
-    )
-
-
-def _blocks(theirs: str, ours: str, d: str, hidden: str, heads: str) -> tuple[Rule, ...]:
-    theirs, ours = f"{theirs}.*.", f"{ours}/stacks/*/"
-    return (
-        (theirs + "attn.qkv.weight", ours + "attention/qkv/kernel",
-         f"(3 {heads}) {d} -> 3 {d} {heads}"),
-        (theirs + "attn.qkv.bias", ours + "attention/qkv/bias", f"(3 {heads}) -> 3 {heads}"),
-        (theirs + "attn.proj.weight", ours + "attention/kernel", f"{d} ({heads}) -> {heads} {d}"),
-        (theirs + "attn.proj.bias", ours + "attention/bias", f"{d} -> {d}"),
-        *_linear(theirs + "mlp.fc1", ours + "mlp/hidden", d, hidden),
-        *_linear(theirs + "mlp.fc2", ours + "mlp/out", hidden, d),
-        *_linear(theirs + "adaLN_modulation.1", ours + "modulation", "time", f"(6 {d})"),
-    )  # fmt: skip
-
-
-def _network(label: str, last: str) -> tuple[Rule, ...]:
-    return (
-        ("x_embedder.proj.weight", "patch_embedding/kernel",
-         "width channels row column -> (row column channels) width"),
-        ("x_embedder.proj.bias", "patch_embedding/bias", "width -> width"),
-        *_linear("t_embedder.mlp.0", "time_embedding/hidden", "256", "time"),
-        *_linear("t_embedder.mlp.2", "time_embedding/out", "time", "width"),
-        ("y_embedder.embedding_table.weight", "label_embedding", f"{label} -> labels width"),
-        *_blocks("blocks", "blocks", "width", "hidden", "heads head"),
-        *_linear("final_layer.adaLN_modulation.1", "final_modulation", "time", f"(2 {last})"),
-        *_linear("final_layer.linear", "final", last, "(row column out)"),
-    )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """How one published code names and shapes its weights."""
-
-    network: type[DiT]
-    rules: tuple[Rule, ...]
-    tables: dict[str, str]  # names of the fixed position tables, and their layouts
-    options: tuple[str, ...]  # of `from_state_dict`
-    null_rows: int  # rows of the label table beyond the classes
-    sigma: bool = False  # always 2 C output channels
-
-
-OPTIONS = ("heads", "image_size", "learn_sigma", "dtype", "remat")
-TREAD = Family(
-    network=DiT,
-    rules=_network("labels width", "width"),
-    tables={"pos_embed": "1 tokens width"},
-    options=(*OPTIONS, "routes"),
-    null_rows=1,
-)
-MASKDIT = Family(
-    network=MaskDiT,
-    rules=(
-        *_network("width labels", "decoder"),
-        ("mask_token", "mask_token", "1 1 decoder -> decoder"),
-        *_linear("decoder_layer.adaLN_modulation.1", "decoder_modulation", "time", "(2 width)"),
-        *_linear("decoder_layer.linear", "decoder_embedding", "width", "decoder"),
-        *_blocks("decoder_blocks", "decoder", "decoder", "decoder_hidden", "decoder_heads part"),
-    ),
-    tables={"pos_embed": "1 tokens width", "decoder_pos_embed": "1 tokens decoder"},
-    options=(*OPTIONS, "decoder_heads"),
-    null_rows=0,
-)
-SIT = dataclasses.replace(TREAD, sigma=True)
-FAMILIES = {"dit": SIT, "sit": SIT, "tread": TREAD, "maskdit": MASKDIT}
-
-
-def _rules(known: Family, depths: Mapping[str, int]) -> Iterator[tuple[str, str, int | None, str]]:
-    """Yield each of their names with our path, the number of its block, if any, and the layout."""
-    for name, ours, layout in known.rules:
-        if "*" not in name:
-            yield name, ours, None, layout
-            continue
-        for block in range(max(depths.get(name.split(".")[0], 0), 1)):
-            yield name.replace("*", str(block)), ours, block, layout
-
-
-def _groups(axes: str) -> list[list[str]]:
-    """Split "(3 heads head) width" into [["3", "heads", "head"], ["width"]]."""
-    return [group.strip("()").split() for group in re.findall(r"\([^)]*\)|\S+", axes)]
-
-
-def _shape(axes: str, sizes: Mapping[str, int]) -> tuple[int | str, ...]:
-    """Return the shape of a layout; where a size is not known yet, the words."""
-    shape = []
-    for group in _groups(axes):
-        known = [int(a) if a.isdigit() else sizes.get(a) for a in group]
-        shape.append(" ".join(group) if None in known else math.prod(known))
-    return tuple(shape)
-
-
-def _rearrange(array: np.ndarray, source: str, target: str, sizes: Mapping[str, int]) -> np.ndarray:
-    """Bring an array from one layout into another."""
-    flat, wanted = ([a for g in _groups(axes) for a in g if a != "1"] for axes in (source, target))
-    array = array.reshape([int(a) if a.isdigit() else sizes[a] for a in flat])
-    array = array.transpose([flat.index(a) for a in wanted])
-    return array.reshape(_shape(target, sizes))
-
+from sg_jax.published import FAMILIES, Family, groups, rearrange, rules_of, shape_of
 
 WRAPPERS = ("ema", "ema_state_dict", "model", "model_state_dict", "state_dict")  # in this order
 
@@ -175,7 +65,7 @@ def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
         )
     arrays = _arrays(weights)
     depths = _depths(arrays)
-    layouts = {name: layout.split(" -> ")[0] for name, _, _, layout in _rules(known, depths)}
+    layouts = {name: layout.split(" -> ")[0] for name, _, _, layout in rules_of(known, depths)}
     layouts |= known.tables
     sizes = _infer(arrays, layouts)
     _check_names(arrays, layouts, sizes, family)
@@ -196,8 +86,8 @@ def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
                 f"embeddings cannot be read."
             )
     shapes, leaves = named(network), {}
-    for name, ours, block, layout in _rules(known, depths):
-        value = _rearrange(arrays[name], *layout.split(" -> "), sizes)
+    for name, ours, block, layout in rules_of(known, depths):
+        value = rearrange(arrays[name], *layout.split(" -> "), sizes)
         paths, index = _place(network, ours, block)
         for path, part in zip(paths, value if len(paths) > 1 else [value], strict=True):
             leaves.setdefault(path, np.empty(shapes[path].shape, np.float32))[index] = part
@@ -231,11 +121,11 @@ def to_state_dict(network: DiT, family: str) -> dict[str, np.ndarray]:
     sizes = _sizes(network, known)
     out = _tables(known, sizes)
     depths = {"blocks": network.depth, "decoder_blocks": getattr(network, "decoder_depth", 0)}
-    for name, ours, block, layout in _rules(known, depths):
+    for name, ours, block, layout in rules_of(known, depths):
         paths, index = _place(network, ours, block)
         parts = [leaves[path][index] for path in paths]
         value = np.stack(parts) if len(parts) > 1 else parts[0]
-        out[name] = np.array(_rearrange(value, *layout.split(" -> ")[::-1], sizes), order="C")
+        out[name] = np.array(rearrange(value, *layout.split(" -> ")[::-1], sizes), order="C")
     if known.sigma and not network.learn_sigma:
         for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
             out[name] = _pad_sigma(out[name], network.patch)
@@ -330,9 +220,9 @@ def _infer(arrays: Mapping[str, np.ndarray], layouts: Mapping[str, str]) -> dict
     """Return the size that most arrays give each axis, of those that are an axis of their own."""
     votes = defaultdict(Counter)
     for name, axes in layouts.items():
-        groups = _groups(axes)
-        if name in arrays and arrays[name].ndim == len(groups):
-            for group, size in zip(groups, arrays[name].shape, strict=True):
+        parts = groups(axes)
+        if name in arrays and arrays[name].ndim == len(parts):
+            for group, size in zip(parts, arrays[name].shape, strict=True):
                 if len(group) == 1 and not group[0].isdigit():
                     votes[group[0]][size] += 1
     return {axis: count.most_common(1)[0][0] for axis, count in votes.items()}
@@ -373,7 +263,7 @@ def _check_names(arrays, layouts, sizes, family: str) -> None:
         shape, close = _text(arrays[extra[0]].shape), nearest(extra[0], missing or layouts)
         found.append(f"unknown name {extra[0]!r} {shape} ({len(extra)} in all).{close}")
     if missing:
-        shape = _text(_shape(layouts[missing[0]], sizes))
+        shape = _text(shape_of(layouts[missing[0]], sizes))
         found.append(f"missing {missing[0]!r} {shape} ({len(missing)} in all).")
     if found:
         raise UserError(f"These are not the weights of family={family!r}: " + " ".join(found))
@@ -381,7 +271,7 @@ def _check_names(arrays, layouts, sizes, family: str) -> None:
 
 def _check_shapes(arrays, layouts, sizes) -> None:
     for name, axes in layouts.items():
-        shape, expected = arrays[name].shape, _shape(axes, sizes)
+        shape, expected = arrays[name].shape, shape_of(axes, sizes)
         if len(shape) != len(expected) or any(
             isinstance(e, int) and s != e for s, e in zip(shape, expected, strict=True)
         ):

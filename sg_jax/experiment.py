@@ -76,7 +76,7 @@ TRANSFORMER = ("heads", "mlp_ratio")
 KINDS = {  # constructor, and the keys of config.model that it takes besides SHARED
     "dit": (DiT, TRANSFORMER),
     "maskdit": (MaskDiT, (*TRANSFORMER, "decoder_width", "decoder_depth", "decoder_heads")),
-    "ssm": (SSM, ("state", "expand")),
+    "ssm": (SSM, ("state", "expand", "scan")),
 }
 
 

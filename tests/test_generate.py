@@ -50,6 +50,36 @@ def test_an_image_is_the_same_on_any_number_of_devices(tiny, eight, mesh_of):
     assert levels(draw(spread, mesh=mesh), eight) <= 1
 
 
+SAMPLERS = {
+    "heun": Sampler("heun", shift=2.0),
+    "euler_maruyama": Sampler("euler_maruyama", diffusion_scale=0.5),
+    "edm_heun": Sampler("edm_heun", churn=1.0),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_each_sampler_draws_the_same_on_any_number_of_devices(tiny, mesh_of, name):
+    """With all that is drawn on the way: token ids, noise, other labels."""
+    guidance = Guidance(1.5, 0.25, 0.75, "random", interval=(0.0, 0.7), ids="nested")
+    one = draw(tiny, guidance=guidance, sampler=SAMPLERS[name])
+    assert one.std() > 20 and levels(one, draw(tiny, guidance=guidance)) > 1
+    spread = draw(tiny, guidance=guidance, sampler=SAMPLERS[name], mesh=mesh_of(2, 4))
+    assert levels(spread, one) <= 1
+
+
+def test_two_networks_are_spread_over_devices_alike(tiny, make_dit, mesh_of):
+    settings = dict(guidance=Guidance(1.5, 0.25, 0.75, weak_step=1), weak_model=make_dit(seed=1))
+    one = draw(tiny, **settings)
+    assert levels(draw(tiny, mesh=mesh_of(2, 4), **settings), one) <= 1
+    assert levels(one, draw(tiny)) > 1  # another network, another prediction
+
+
+def test_omega_schedules_do_not_compile_again(tiny, eight):
+    before = integrate._cache_size()
+    draw(tiny, guidance=Guidance(("linear", 1.0, 3.0), 0.25, 0.75))
+    assert integrate._cache_size() == before
+
+
 def test_a_batch_that_devices_do_not_divide_is_filled_up(tiny, eight, mesh_of):
     images = draw(tiny, LABELS[:5], mesh=mesh_of(8, 1))
     assert len(images) == 5 and levels(images, eight[:5]) <= 1

@@ -228,7 +228,9 @@ def test_nested_ids_are_a_subset(tiny, gammas):
 def test_nested_ids_are_each_still_uniform(tiny):
     """The strong and the weak set keep 12 and 4 of 16; 4096 draws: standard error 0.0068."""
     keys = jax.random.split(jax.random.key(0), 4096)
-    for ids, share in zip(lib.draw_ids(tiny, keys, (0.25, 0.75), "nested"), (0.75, 0.25), strict=True):
+    for ids, share in zip(
+        lib.draw_ids(tiny, keys, (0.25, 0.75), "nested"), (0.75, 0.25), strict=True
+    ):
         frequency = np.bincount(np.asarray(ids[0]).ravel(), minlength=16) / 4096
         np.testing.assert_allclose(frequency, share, atol=0.03)
 

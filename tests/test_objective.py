@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from sg_jax.errors import UserError
+from sg_jax.models.maskdit import MaskDiT
 from sg_jax.objective import FlowMatching
 
 KEY = jax.random.key(7)
@@ -189,3 +191,149 @@ def test_a_wrong_value_is_named(changes, named):
 def test_an_objective_is_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         FlowMatching().gamma = 0.1
+
+
+class Masked(Constant):
+    """4 tokens of 2x2 pixels of a 4x4 image; image b keeps the tokens b % 4 and (b + 2) % 4."""
+
+    masks, patch, tokens = True, 2, 4
+
+    def draw_ids(self, keys, gamma):
+        self.gamma = gamma
+        if gamma == 0:
+            return None
+        first = jnp.arange(len(keys)) % 4
+        return [jnp.sort(jnp.stack([first, (first + 2) % 4], 1), axis=1)]
+
+
+def by_token(x):
+    """The mean square in each of the four quarters [B, 4] of images [B, 4, 4, C]."""
+    x = np.square(x).reshape(-1, 2, 2, 2, 2, 3)  # [B, row, inside, column, inside, C]
+    return x.mean((2, 4, 5)).reshape(-1, 4)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1, 2.0])
+def test_masked_tokens_count_by_their_reconstruction(batch, weight):
+    """Visible: mean || v - v* ||^2; masked: lambda || D - x ||^2 with D = x_t + (1 - t) v."""
+    net, x = Masked(2.0), batch["image"]
+    loss = FlowMatching(reconstruction=weight)(net, batch, KEY)
+    flow_error = by_token(2.0 - (x - net.noise(x)))
+    d = net.x_t + (1 - net.t[:, None, None, None]) * 2.0
+    distance = by_token(d - x)
+    rows, kept = np.arange(256)[:, None], np.asarray(net.keep_ids[0])
+    hidden = np.stack([np.setdiff1d(np.arange(4), k) for k in kept])
+    expected = flow_error[rows, kept].mean(1) + weight * distance[rows, hidden].mean(1)
+    np.testing.assert_allclose(loss, expected, rtol=1e-3)
+
+
+def test_with_lambda_0_masked_tokens_are_ignored(batch):
+    class Spoiled(Masked):
+        def __call__(self, x_t, t, y, keep_ids):
+            v = super().__call__(x_t, t, y, keep_ids)
+            hidden = jnp.ones((len(t), 4)).at[jnp.arange(len(t))[:, None], keep_ids[0]].set(0.0)
+            hidden = hidden.reshape(-1, 2, 2).repeat(2, axis=1).repeat(2, axis=2)[..., None]
+            return v + 100 * hidden
+
+    objective = FlowMatching(reconstruction=0.0)
+    a, b = (objective(net, batch, KEY) for net in (Masked(2.0), Spoiled(2.0)))
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert (FlowMatching()(Spoiled(2.0), batch, KEY) > a).all()
+
+
+def test_a_network_that_knows_the_masked_tokens_too_has_no_loss(batch):
+    class Perfect(Masked):
+        def __call__(self, x_t, t, y, keep_ids):
+            super().__call__(x_t, t, y, keep_ids)
+            return batch["image"] - self.noise(batch["image"])
+
+    assert FlowMatching(reconstruction=5.0)(Perfect(), batch, KEY).max() < 1e-4
+
+
+def test_masking_nothing_is_plain_flow_matching(batch):
+    objective = FlowMatching(gamma=0.0)
+    np.testing.assert_array_equal(
+        objective(Masked(2.0), batch, KEY), objective(Constant(2.0), batch, KEY)
+    )
+
+
+def test_lambda_weighs_the_masked_tokens_of_a_network_that_masks(images):
+    shapes = jax.eval_shape(
+        lambda: MaskDiT(
+            **dict(image_size=8, channels=3, num_classes=5, patch=2, width=32, depth=2, heads=2),
+            **dict(decoder_width=16, decoder_depth=1, decoder_heads=2, rngs=nnx.Rngs(0)),
+        )
+    )
+    rng = np.random.default_rng(0)
+    model = jax.tree.map(
+        lambda s: jnp.asarray(0.15 * rng.standard_normal(s.shape), s.dtype), shapes
+    )
+
+    @jax.jit
+    def run(model):
+        objectives = (FlowMatching(reconstruction=r) for r in (0.0, 0.1, 0.4))
+        gradient = jax.grad(lambda m: FlowMatching()(m, images, KEY).mean())(model)
+        return [objective(model, images, KEY) for objective in objectives], gradient
+
+    (none, tenth, full), gradient = run(model)
+    assert (full > tenth).all() and (tenth > none).all()
+    np.testing.assert_allclose(full - none, 4 * (tenth - none), rtol=1e-3)  # linear in lambda
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert jnp.any(gradient.mask_token[...])
+
+
+@pytest.mark.parametrize("mean, std", [(0.0, 1.0), (1.2, 1.2), (-0.5, 0.5)])
+def test_mean_and_deviation_are_those_of_logit_t(batch, mean, std):
+    """256 draws: standard errors std / 16 and std / 22.6; (1.2, 1.2) is EDM's ln sigma negated."""
+    net = Constant()
+    FlowMatching(time_mean=mean, time_std=std)(net, batch, KEY)
+    logit = np.log(net.t / (1 - net.t))
+    assert abs(logit.mean() - mean) < std / 4 and abs(logit.std() - std) < std / 5.6
+
+
+@pytest.mark.parametrize("time", ["logit_normal", "uniform"])
+def test_a_shift_moves_times_to_noise(batch, time):
+    """t / (1 - t) is divided by the shift."""
+    plain, moved = Constant(), Constant()
+    FlowMatching(time=time)(plain, batch, KEY)
+    FlowMatching(time=time, shift=3.0)(moved, batch, KEY)
+    assert (moved.t < plain.t).all()
+    odds = (plain.t / (1 - plain.t), moved.t / (1 - moved.t))
+    np.testing.assert_allclose(odds[1], odds[0] / 3, rtol=1e-3)
+
+
+def test_edms_loss_is_the_square_distance_of_f_to_its_target(batch):
+    """F* = (x - c_skip y) / c_out with y = x_t / t, sigma = (1 - t) / t and sigma_data 0.5."""
+
+    class Edm(Constant):
+        prediction = "edm"
+
+        def branches(self, x, noise, ys, ids):
+            self.seen, self.c_noise = x, noise
+            return [jnp.full_like(x, self.value)]
+
+    net, plain, x = Edm(0.7), Constant(), np.asarray(batch["image"], np.float64)
+    objective = FlowMatching(time_mean=1.2, time_std=1.2)
+    loss = objective(net, batch, KEY)
+    objective(plain, batch, KEY)  # draws the same times and noise
+    t = np.asarray(plain.t, np.float64)[:, None, None, None]
+    sigma, y = (1 - t) / t, np.asarray(plain.x_t) / t
+    skip, out = 0.25 / (sigma**2 + 0.25), 0.5 * sigma / np.sqrt(sigma**2 + 0.25)
+    expected = np.square(0.7 - (x - skip * y) / out).mean((1, 2, 3))
+    np.testing.assert_allclose(loss, expected, rtol=2e-3)
+    np.testing.assert_allclose(net.c_noise, np.log(sigma).ravel() / 4, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        (dict(time_std=0.0), ["config.objective.time_std=0.0", "above 0"]),
+        (dict(shift=-1.0), ["config.objective.shift=-1.0", "above 0"]),
+        (dict(reconstruction=-0.1), ["config.objective.reconstruction=-0.1", "at least 0"]),
+        (dict(reconstruction=float("nan")), ["config.objective.reconstruction=nan"]),
+    ],
+)
+def test_a_wrong_weight_is_named(changes, named):
+    with pytest.raises(UserError) as error:
+        FlowMatching(**changes)
+    for part in named:
+        assert part in str(error.value)

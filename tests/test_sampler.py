@@ -214,7 +214,7 @@ def test_the_last_step_of_the_sde_adds_no_noise(diffusion):
 
 
 @pytest.mark.parametrize("name", list(sampler.EVALUATIONS))
-@pytest.mark.parametrize("cut", [1, 3, 7])
+@pytest.mark.parametrize("cut", [1, 7])
 def test_two_stretches_are_one_run(name, cut):
     """Evaluations go on counting, so the noise and whatever else is drawn fresh is the same."""
     method = sampler.Sampler(name, churn=4.0)
@@ -270,7 +270,9 @@ def test_edms_noise_levels_by_hand():
     times = np.asarray(sampler.edm_grid(4, 0.002, 80.0, 1.0), np.float64)
     np.testing.assert_allclose(1 / times - 1, [80, 53.334, 26.668, 0.002, 0], rtol=1e-3, atol=1e-9)
     ramp = (80 ** (1 / 7) + np.arange(18) / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
-    np.testing.assert_allclose(sampler.Sampler("edm_heun").times(18)[:-1], 1 / (1 + ramp), rtol=1e-5)
+    np.testing.assert_allclose(
+        sampler.Sampler("edm_heun").times(18)[:-1], 1 / (1 + ramp), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", list(sampler.EVALUATIONS))

@@ -21,6 +21,7 @@ from sg_jax.models import layers
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.routing import Route
 
+SCANS = ("sequential", "associative")
 CHUNK = 16  # tokens; memory is least at sqrt(N)
 STEP = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # within +- 1 / sqrt(R)
 
@@ -32,7 +33,13 @@ def step_bias(key: jax.Array, size: int) -> jax.Array:
 
 
 def selective_scan(
-    u: jax.Array, step: jax.Array, a: jax.Array, b: jax.Array, c: jax.Array, chunk: int = CHUNK
+    u: jax.Array,
+    step: jax.Array,
+    a: jax.Array,
+    b: jax.Array,
+    c: jax.Array,
+    chunk: int = CHUNK,
+    scan: str = "sequential",
 ) -> jax.Array:
     """Run a diagonal state space over tokens, its step and matrices depending on them.
 
@@ -46,9 +53,10 @@ def selective_scan(
     chunk = sqrt(N); with chunk = S what is kept is no larger than u. E is last because TPU tiles
     are 128 wide there.
 
-    Token by token rather than by `jax.lax.associative_scan`: batch, states and channels fill the
-    machine already, and its tree of partial products cost 3.6 times as much per block on TPU v5e
-    (compiler's estimate, chunk 16, with gradient) and 6 to 7 times as much on CPU.
+    Within a chunk "associative" is `jax.lax.associative_scan`: log(chunk) steps, for devices that a
+    short loop leaves idle. "sequential" goes token by token: where batch, states and channels fill
+    the machine already, the tree of partial products costs more, 3.6 times as much per block on
+    TPU v5e (compiler's estimate, chunk 16, with gradient) and 6 to 7 times as much on CPU.
 
     Args:
       u: input [B, N, E], float32 as all others.
@@ -56,6 +64,7 @@ def selective_scan(
       a: diagonal of A [S, E], negative.
       b, c: [B, N, S].
       chunk: tokens of a chunk, at most; chunks are made equally long.
+      scan: "sequential" or "associative".
 
     Returns:
       y [B, N, E].
@@ -68,16 +77,33 @@ def selective_scan(
         x = jnp.pad(x, ((0, 0), (0, count * length - n), (0, 0)))
         return x.reshape(batch, count, length, -1).transpose(1, 2, 0, 3)  # [N/T, T, B, E or S]
 
-    def token(state, x):
-        u, step, b, c = x
-        inflow = (step * u)[:, None] * b[..., None]  # [B, S, E]
-        state = jnp.exp(step[:, None] * a[None]) * state + inflow
-        return state, (state * c[..., None]).sum(1)  # [B, S, E], [B, E]
+    def terms(u, step, b):  # decay and inflow of the state, each [..., B, S, E]
+        return jnp.exp(step[..., None, :] * a[(None,) * (step.ndim - 1)]), (step * u)[
+            ..., None, :
+        ] * b[..., None]
 
-    run = jax.checkpoint(lambda state, x: jax.lax.scan(token, state, x), prevent_cse=False)
+    def token(state, x):
+        *x, c = x
+        decay, inflow = terms(*x)
+        state = decay * state + inflow
+        return state, (state * c[..., None]).sum(-2)  # [B, S, E], [B, E]
+
+    def tree(state, x):
+        *x, c = x
+        decays, inflows = jax.lax.associative_scan(_compose, terms(*x))  # [T, B, S, E]
+        states = decays * state[None] + inflows
+        return states[-1], (states * c[..., None]).sum(-2)
+
+    run = tree if scan == "associative" else lambda state, x: jax.lax.scan(token, state, x)
+    run = jax.checkpoint(run, prevent_cse=False)
     state = jnp.zeros((batch, *a.shape), u.dtype)
     _, y = jax.lax.scan(run, state, tuple(chunks(x) for x in (u, step, b, c)))  # [N/T, T, B, E]
     return y.transpose(2, 0, 1, 3).reshape(batch, -1, inner)[:, :n]
+
+
+def _compose(first, then):
+    """Compose two stretches of the recurrence s -> decay s + inflow."""
+    return first[0] * then[0], then[0] * first[1] + then[1]
 
 
 class Selective(nnx.Module):
@@ -86,7 +112,9 @@ class Selective(nnx.Module):
     The recurrence is float32 whatever the compute type: its decays lie close to 1.
     """
 
-    def __init__(self, inner: int, rank: int, state: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, inner: int, rank: int, state: int, scan: str, dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
         def matrix(din, dout, init):
             return nnx.Linear(din, dout, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
 
@@ -96,7 +124,7 @@ class Selective(nnx.Module):
         rates = jnp.arange(1.0, state + 1)  # A = -1 .. -S in every channel: S4D-real
         self.log_a = nnx.Param(jnp.tile(jnp.log(rates)[:, None], (1, inner)))
         self.skip = nnx.Param(jnp.ones((inner,)))
-        self.cuts = (rank, rank + state)
+        self.cuts, self.scan = (rank, rank + state), scan
 
     def __call__(self, u: jax.Array) -> jax.Array:
         """Return [B, N, E] from u [B, N, E]; each token sees itself and those before it."""
@@ -104,19 +132,21 @@ class Selective(nnx.Module):
         bias, skip = self.step_bias[...][None, None], self.skip[...][None, None]
         step = jax.nn.softplus(self.step(low).astype(jnp.float32) + bias)  # [B, N, E]
         exact, b, c = (x.astype(jnp.float32) for x in (u, b, c))
-        y = selective_scan(exact, step, -jnp.exp(self.log_a[...]), b, c)
+        y = selective_scan(exact, step, -jnp.exp(self.log_a[...]), b, c, scan=self.scan)
         return (y + skip * exact).astype(u.dtype)
 
 
 class Block(nnx.Module):
     """Scans in both directions between two projections, gated by the token and conditioned."""
 
-    def __init__(self, width: int, state: int, expand: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, width: int, state: int, expand: int, scan: str, dtype: jnp.dtype, rngs: nnx.Rngs
+    ):
         inner, rank = expand * width, -(-width // 16)
         self.width, self.inner, self.rank, self.state = width, inner, rank, state
         self.inward = layers.linear(width, 2 * inner, dtype, rngs)
-        self.forward = Selective(inner, rank, state, dtype, rngs)
-        self.backward = Selective(inner, rank, state, dtype, rngs)
+        self.forward = Selective(inner, rank, state, scan, dtype, rngs)
+        self.backward = Selective(inner, rank, state, scan, dtype, rngs)
         self.outward = layers.linear(inner, width, dtype, rngs)
         self.modulation = layers.linear(width, 3 * width, dtype, rngs, layers.ZEROS)
 
@@ -151,6 +181,7 @@ class SSM(Backbone):
     Args:
       state: S, states per channel.
       expand: channels of the scan over `width`, E / D.
+      scan: "sequential" or "associative"; see `selective_scan`.
       others: see `Backbone`.
     """
 
@@ -165,6 +196,7 @@ class SSM(Backbone):
         depth: int,
         state: int = 16,
         expand: int = 2,
+        scan: str = "sequential",
         routes: Sequence[Route] = (),
         dtype: str = "float32",
         remat: str = "none",
@@ -175,10 +207,12 @@ class SSM(Backbone):
         for name, value in dict(state=state, expand=expand).items():
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"config.model.{name}={value!r} must be an int of at least 1.")
-        self.state, self.expand = state, expand
+        if scan not in SCANS:
+            raise UserError(f"config.model.scan={scan!r} must be one of {SCANS}.")
+        self.state, self.expand, self.scan = state, expand, scan
 
         def block(rngs: nnx.Rngs) -> Block:
-            return Block(width, state, expand, jnp.dtype(dtype), rngs)
+            return Block(width, state, expand, scan, jnp.dtype(dtype), rngs)
 
         super().__init__(
             image_size=image_size,

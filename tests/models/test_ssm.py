@@ -21,7 +21,7 @@ TINY = dict(
 
 run = jax.jit(lambda module, *args: module(*args))
 branches = jax.jit(lambda model, *args: model.branches(*args))
-scan = jax.jit(ssm.selective_scan, static_argnames="chunk")
+scan = jax.jit(ssm.selective_scan, static_argnames=("chunk", "scan"))
 
 
 def random_like(shapes, seed=0):
@@ -51,7 +51,9 @@ def fresh():
 @pytest.fixture(scope="module")
 def block():
     """A block of width 8, with 16 channels of 3 states, all of it random."""
-    return random_like(jax.eval_shape(lambda: ssm.Block(8, 3, 2, jnp.float32, nnx.Rngs(0))))
+    return random_like(
+        jax.eval_shape(lambda: ssm.Block(8, 3, 2, "sequential", jnp.float32, nnx.Rngs(0)))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -92,17 +94,17 @@ def test_the_scan_is_the_recurrence(sequence):
     np.testing.assert_allclose(y, recurrence(*sequence), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("chunk", [5, 16])
-def test_chunks_change_no_value_and_no_gradient(sequence, chunk):
+@pytest.mark.parametrize("chunk, way", [(5, "sequential"), (16, "sequential"), (5, "associative")])
+def test_neither_chunks_nor_the_way_change_value_or_gradient(sequence, chunk, way):
     """23 tokens by 16 are 2 x 12, one of them padding; by 5 they are 5 x 5, two of them padding."""
 
-    def loss(chunk, *arguments):
-        return jnp.square(scan(*arguments, chunk=chunk)).sum()
+    def loss(chunk, way, *arguments):
+        return jnp.square(scan(*arguments, chunk=chunk, scan=way)).sum()
 
-    gradient = jax.value_and_grad(loss, argnums=(1, 2, 3, 4, 5))
+    gradient = jax.value_and_grad(loss, argnums=(2, 3, 4, 5, 6))
     for a, b in zip(
-        jax.tree.leaves(gradient(chunk, *sequence)),
-        jax.tree.leaves(gradient(23, *sequence)),
+        jax.tree.leaves(gradient(chunk, way, *sequence)),
+        jax.tree.leaves(gradient(23, "sequential", *sequence)),
         strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * jnp.abs(b).max())
@@ -164,7 +166,7 @@ def test_every_token_reaches_every_other(block, h, c):
 
 def test_steps_and_decays_start_as_in_mamba():
     """Steps log-uniform in [0.001, 0.1], A = -1 .. -S in every channel."""
-    scan = ssm.Selective(4096, 4, 16, jnp.float32, nnx.Rngs(0))
+    scan = ssm.Selective(4096, 4, 16, "sequential", jnp.float32, nnx.Rngs(0))
     steps = jnp.log10(jax.nn.softplus(scan.step_bias[...]))
     assert -3.001 < steps.min() < -2.99 and -1.01 < steps.max() < -0.999
     assert abs(steps.mean() + 2) < 0.03

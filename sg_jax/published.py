@@ -1,0 +1,125 @@
+"""How the published PyTorch codes name and shape their weights: one table per family.
+
+A table drives both directions of `convert`, which names the codes.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from sg_jax.models.dit import DiT
+from sg_jax.models.maskdit import MaskDiT
+
+# A rule: their name, our path, and "their axes -> our axes", where (a b) is one axis that holds
+# both, b the faster, and a number is its own size. A * is the number of a block in their names and
+# that of its stack in ours; "qkv" is three arrays of ours, side by side along the axis 3.
+Rule = tuple[str, str, str]
+
+
+def _linear(theirs: str, ours: str, inputs: str, outputs: str) -> tuple[Rule, ...]:
+    return (
+        (f"{theirs}.weight", f"{ours}/kernel", f"{outputs} {inputs} -> {inputs} {outputs}"),
+        (f"{theirs}.bias", f"{ours}/bias", f"{outputs} -> {outputs}"),
+    )
+
+
+def _blocks(theirs: str, ours: str, d: str, hidden: str, heads: str) -> tuple[Rule, ...]:
+    theirs, ours = f"{theirs}.*.", f"{ours}/stacks/*/"
+    return (
+        (theirs + "attn.qkv.weight", ours + "attention/qkv/kernel",
+         f"(3 {heads}) {d} -> 3 {d} {heads}"),
+        (theirs + "attn.qkv.bias", ours + "attention/qkv/bias", f"(3 {heads}) -> 3 {heads}"),
+        (theirs + "attn.proj.weight", ours + "attention/kernel", f"{d} ({heads}) -> {heads} {d}"),
+        (theirs + "attn.proj.bias", ours + "attention/bias", f"{d} -> {d}"),
+        *_linear(theirs + "mlp.fc1", ours + "mlp/hidden", d, hidden),
+        *_linear(theirs + "mlp.fc2", ours + "mlp/out", hidden, d),
+        *_linear(theirs + "adaLN_modulation.1", ours + "modulation", "time", f"(6 {d})"),
+    )  # fmt: skip
+
+
+def _network(label: str, last: str) -> tuple[Rule, ...]:
+    return (
+        ("x_embedder.proj.weight", "patch_embedding/kernel",
+         "width channels row column -> (row column channels) width"),
+        ("x_embedder.proj.bias", "patch_embedding/bias", "width -> width"),
+        *_linear("t_embedder.mlp.0", "time_embedding/hidden", "256", "time"),
+        *_linear("t_embedder.mlp.2", "time_embedding/out", "time", "width"),
+        ("y_embedder.embedding_table.weight", "label_embedding", f"{label} -> labels width"),
+        *_blocks("blocks", "blocks", "width", "hidden", "heads head"),
+        *_linear("final_layer.adaLN_modulation.1", "final_modulation", "time", f"(2 {last})"),
+        *_linear("final_layer.linear", "final", last, "(row column out)"),
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """How one published code names and shapes its weights."""
+
+    network: type[DiT]
+    rules: tuple[Rule, ...]
+    tables: dict[str, str]  # names of the fixed position tables, and their layouts
+    options: tuple[str, ...]  # of `from_state_dict`
+    null_rows: int  # rows of the label table beyond the classes
+    sigma: bool = False  # always 2 C output channels
+
+
+OPTIONS = ("heads", "image_size", "learn_sigma", "dtype", "remat")
+TREAD = Family(
+    network=DiT,
+    rules=_network("labels width", "width"),
+    tables={"pos_embed": "1 tokens width"},
+    options=(*OPTIONS, "routes"),
+    null_rows=1,
+)
+MASKDIT = Family(
+    network=MaskDiT,
+    rules=(
+        *_network("width labels", "decoder"),
+        ("mask_token", "mask_token", "1 1 decoder -> decoder"),
+        *_linear("decoder_layer.adaLN_modulation.1", "decoder_modulation", "time", "(2 width)"),
+        *_linear("decoder_layer.linear", "decoder_embedding", "width", "decoder"),
+        *_blocks("decoder_blocks", "decoder", "decoder", "decoder_hidden", "decoder_heads part"),
+    ),
+    tables={"pos_embed": "1 tokens width", "decoder_pos_embed": "1 tokens decoder"},
+    options=(*OPTIONS, "decoder_heads"),
+    null_rows=0,
+)
+SIT = dataclasses.replace(TREAD, sigma=True)
+FAMILIES = {"dit": SIT, "sit": SIT, "tread": TREAD, "maskdit": MASKDIT}
+
+
+def rules_of(
+    known: Family, depths: Mapping[str, int]
+) -> Iterator[tuple[str, str, int | None, str]]:
+    """Yield each of their names with our path, the number of its block, if any, and the layout."""
+    for name, ours, layout in known.rules:
+        if "*" not in name:
+            yield name, ours, None, layout
+            continue
+        for block in range(max(depths.get(name.split(".")[0], 0), 1)):
+            yield name.replace("*", str(block)), ours, block, layout
+
+
+def groups(axes: str) -> list[list[str]]:
+    """Split "(3 heads head) width" into [["3", "heads", "head"], ["width"]]."""
+    return [group.strip("()").split() for group in re.findall(r"\([^)]*\)|\S+", axes)]
+
+
+def shape_of(axes: str, sizes: Mapping[str, int]) -> tuple[int | str, ...]:
+    """Return the shape of a layout; where a size is not known yet, the words."""
+    out = []
+    for group in groups(axes):
+        known = [int(a) if a.isdigit() else sizes.get(a) for a in group]
+        out.append(" ".join(group) if None in known else math.prod(known))
+    return tuple(out)
+
+
+def rearrange(array: np.ndarray, source: str, target: str, sizes: Mapping[str, int]) -> np.ndarray:
+    """Bring an array from one layout into another."""
+    flat, wanted = ([a for g in groups(axes) for a in g if a != "1"] for axes in (source, target))
+    array = array.reshape([int(a) if a.isdigit() else sizes[a] for a in flat])
+    array = array.transpose([flat.index(a) for a in wanted])
+    return array.reshape(shape_of(target, sizes))
