@@ -24,8 +24,8 @@ def get_config():
             checkpoint=dict(every=250),
             guidance=dict(
                 cfg=dict(scale=1.5),
-                sg=dict(scale=1.75, gamma_strong=0.0, gamma_weak=0.75),
-                sg_flops=dict(scale=1.75, gamma_strong=0.5, gamma_weak=0.9),
+                sg=dict(scale=3.0, gamma_strong=0.0, gamma_weak=0.9),
+                sg_flops=dict(scale=3.0, gamma_strong=0.5, gamma_weak=0.9),
             ),
             sample=dict(guidance="sg", steps=20, batch_size=100, count=100),
             evaluate=dict(guidance=("unguided", "cfg", "sg", "sg_flops"), samples=500),
