@@ -15,6 +15,7 @@ def run(experiment: Experiment) -> None:
     config, model = experiment.config, experiment.model
     print(EXPLANATION)
     rows, notes = [], []
+    run_of = dict(steps=config.sample.steps, sampler=experiment.sampler)
     for gamma in dict.fromkeys((0.0, experiment.objective.gamma)):
         costs = [
             flops.training_step(model, gamma, config.train.batch_size, full=full)
@@ -23,9 +24,7 @@ def run(experiment: Experiment) -> None:
         rows.append((f"training, γ {gamma:g}, batch {config.train.batch_size}", costs * 2))
     for name, setting in experiment.settings.items():
         costs = [
-            flops.sampling_step(
-                model, setting, full=full, shared_head=shared, steps=config.sample.steps
-            )
+            flops.sampling_step(model, setting, full=full, shared_head=shared, **run_of)
             for shared in (False, True)
             for full in (False, True)
         ]

@@ -42,7 +42,8 @@ def run(
         guidance = experiment.settings[name]
         weak_model = checkpoint.load_weak(guidance, workdir, experiment.mesh)
         images, rate = _draw(experiment, model, weak_model, classes, guidance, name)
-        cost = flops.sampling_step(model, guidance, steps=config.sample.steps) / 1e9
+        run_of = dict(steps=config.sample.steps, sampler=experiment.sampler)
+        cost = flops.sampling_step(model, guidance, **run_of) / 1e9
         rows.append(
             report.SettingResult(
                 name=name,

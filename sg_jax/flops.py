@@ -10,6 +10,7 @@ import numpy as np
 from sg_jax import guidance as guidance_lib
 from sg_jax.guidance import Guidance
 from sg_jax.models.backbone import Backbone
+from sg_jax.sampler import Sampler
 
 PEAKS = {  # bfloat16 FLOP/s of one device without sparsity, by a part of its name; vendors' figures
     "TPU v4": 275e12,
@@ -36,6 +37,7 @@ def sampling_step(
     full: bool = False,
     shared_head: bool = True,
     steps: int = 40,
+    sampler: Sampler | None = None,
 ) -> float:
     """Return FLOPs per image of one evaluation, the mean over a run of `steps`.
 
@@ -46,8 +48,9 @@ def sampling_step(
       shared_head: what equal branches share is counted once, as our program computes it; the paper
         counts each branch alone.
       steps: of the run, for schedules.
+      sampler: whose times say which steps lie in the guidance interval; Euler by default.
     """
-    plan = guidance_lib.plan(guidance, np.linspace(0.0, 1.0, steps + 1))
+    plan = guidance_lib.plan(guidance, np.asarray((sampler or Sampler()).times(steps)))
     total = 0.0
     for stretch in plan.stretches:
         together = shared_head and not plan.two_networks

@@ -121,6 +121,11 @@ def sample(
             f"guidance {guidance.describe()!r} takes its weak prediction from another network: "
             f"give it as weak_model, such as sg_jax.load(workdir, step={guidance.weak_step})."
         )
+    if plan.weak_label == "random" and model.num_classes < 2:
+        raise UserError(
+            f"guidance.weak_label='random' needs another class to draw, but the model knows "
+            f"{model.num_classes}."
+        )
     weak_model = weak_model if plan.two_networks else None
     scales = jnp.asarray(schedule.values(guidance.scale, steps), jnp.float32)
     batch_size = max(1, min(batch_size or len(labels), len(labels)))

@@ -74,14 +74,16 @@ class Guidance:
                 raise UserError(
                     f"guidance.{name}={value!r} must be one of {options}." + nearest(value, options)
                 )
-        if self.weak_step < 0:
-            raise UserError(f"guidance.weak_step={self.weak_step} must be at least 0.")
-        if len(self.interval) != 2 or not 0 <= self.interval[0] <= self.interval[1] <= 1:
+        for name, low in (("weak_step", 0), ("segments", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < low:
+                raise UserError(f"guidance.{name}={value!r} must be an int of at least {low}.")
+        pair = self.interval
+        numbers = isinstance(pair, tuple) and all(isinstance(t, int | float) for t in pair)
+        if not numbers or len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= 1:
             raise UserError(
-                f"guidance.interval={self.interval!r} must be two times 0 <= low <= high <= 1."
+                f"guidance.interval={pair!r} must be a tuple of two times 0 <= low <= high <= 1."
             )
-        if self.segments < 1:
-            raise UserError(f"guidance.segments={self.segments} must be at least 1.")
 
     @property
     def two_networks(self) -> bool:
@@ -175,7 +177,8 @@ def plan(guidance: Guidance, times: Sequence[float]) -> Plan:
     starts = np.asarray(times, np.float64)[:-1]
     strong, weak = rates(guidance, len(starts))
     low, high = guidance.interval
-    acts = (starts >= low) & (starts <= high) & (guidance.scale != 1.0)
+    near = 1e-6  # times are float32, limits are not
+    acts = (starts >= low - near) & (starts <= high + near) & (guidance.scale != 1.0)
     stretches = []
     for n, (s, w, on) in enumerate(zip(strong, weak, acts, strict=True)):
         gammas = (s, w) if on and guidance.differs(s, w) else (s,)

@@ -73,12 +73,14 @@ class Sampler:
                     f"sampler.{key}={value!r} must be one of {', '.join(options)}."
                     + nearest(value, options)
                 )
-        for key in ("shift", "churn_noise", "sigma_min", "rho"):
-            if not getattr(self, key) > 0:
-                raise UserError(f"sampler.{key}={getattr(self, key)} must be above 0.")
-        for key in ("diffusion_scale", "churn"):
-            if not getattr(self, key) >= 0:
-                raise UserError(f"sampler.{key}={getattr(self, key)} must be at least 0.")
+        for key in ("shift", "churn_noise", "sigma_min", "sigma_max", "rho"):
+            value = getattr(self, key)
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise UserError(f"sampler.{key}={value!r} must be a number above 0.")
+        for key in ("diffusion_scale", "churn", "churn_min", "churn_max"):
+            value = getattr(self, key)
+            if not isinstance(value, int | float) or not value >= 0:
+                raise UserError(f"sampler.{key}={value!r} must be a number of at least 0.")
         if not self.sigma_min < self.sigma_max:
             raise UserError(
                 f"sampler.sigma_min={self.sigma_min} must be below sampler.sigma_max="

@@ -7,6 +7,8 @@ A schedule is a number, or a tuple over the progress p from 0 (first step) to 1 
     ("piecewise", (p0, v0), (p1, v1))    straight lines between the points, level outside them
 """
 
+import math
+
 import numpy as np
 
 from sg_jax.errors import UserError, nearest
@@ -42,19 +44,21 @@ def check(name: str, schedule: Schedule, low: float, high: float) -> None:
             raise UserError(f"{wrong} must begin with one of {KINDS}." + nearest(kind, KINDS))
         if kind == "piecewise":
             pairs = all(isinstance(r, tuple) and len(r) == 2 for r in rest) and bool(rest)
-            if not pairs or sorted(p for p, _ in rest) != [p for p, _ in rest]:
-                raise UserError(f"{wrong} must list points (progress, value), progress ascending.")
+            points = [r[0] for r in rest] if pairs else []
+            inside = all(isinstance(p, int | float) and 0 <= p <= 1 for p in points)
+            if not pairs or not inside or sorted(points) != points:
+                raise UserError(
+                    f"{wrong} must list points (progress, value), progress ascending from 0, the "
+                    f"first step, to 1, the last."
+                )
             heights = [value for _, value in rest]
         elif len(rest) != 2:
             raise UserError(f"{wrong} must be ({kind!r}, first value, last value).")
         else:
             heights = rest
     for value in heights:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not low <= value <= high
-        ):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not low <= value <= high or math.isinf(value):
             if high == float("inf"):
                 raise UserError(f"{wrong} must be at least {low:g} (1 is off).")
             raise UserError(

@@ -217,7 +217,7 @@ def _measure(experiment, judge, model, groups, keys, table: Table, path: pathlib
             images, rate = scoring.timed(draw, labels, config.sample.batch_size)
             measured = Measured(
                 **dataclasses.asdict(judge.score(images, labels)),
-                gflops_per_step=flops.sampling_step(model, guidance) / 1e9,
+                gflops_per_step=flops.sampling_step(model, guidance) / 1e9,  # constant rates
                 images_per_second=rate,
             )
         table.update({keys[g]: measured for g in group})

@@ -51,15 +51,17 @@ def stratified_ids(keys: jax.Array, tokens: int, keep: int) -> jax.Array:
 
     The tokens, in the order of a Z-shaped curve through the grid, are cut into K runs of equal
     length up to one, and each run keeps one token: no two kept tokens crowd, no area is left out.
+    The cuts begin at a random place of the curve, so that every token is kept equally often.
     """
     order = jnp.asarray(z_order(tokens))
     edges = np.arange(keep + 1) * tokens // max(keep, 1)
     starts, lengths = jnp.asarray(edges[:-1], jnp.int32), jnp.asarray(np.diff(edges), jnp.int32)
 
     def one(key):
-        share = jax.random.uniform(key, (keep,))
+        share = jax.random.uniform(jax.random.fold_in(key, 0), (keep,))
         inside = jnp.minimum((share * lengths).astype(jnp.int32), lengths - 1)
-        return jnp.sort(order[starts + inside])  # [K]
+        begin = jax.random.randint(jax.random.fold_in(key, 1), (), 0, tokens)
+        return jnp.sort(order[(begin + starts + inside) % tokens])  # [K]
 
     return jax.vmap(one)(keys)
 

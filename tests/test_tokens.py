@@ -122,19 +122,20 @@ def test_tokens_of_no_square_stay_in_raster_order():
 
 
 @pytest.mark.parametrize("keep", [1, 2, 4, 5, 8, 13, 16])
-def test_stratified_ids_hit_each_run_once(keep):
+def test_stratified_ids_leave_no_gap_of_two_runs(keep):
+    """One of each run along the closed curve: the next kept token is less than two runs away."""
     keys = jax.random.split(jax.random.key(0), 512)
     ids = np.asarray(tokens.stratified_ids(keys, 16, keep))
     assert ids.shape == (512, keep) and ids.dtype == np.int32
     assert keep == 1 or (np.diff(ids, axis=1) > 0).all()
-    place = np.argsort(tokens.z_order(16))[ids]  # along the curve
-    run = np.searchsorted(np.arange(1, keep + 1) * 16 // keep, place, side="right")
-    np.testing.assert_array_equal(np.sort(run, axis=1), np.tile(np.arange(keep), (512, 1)))
+    place = np.sort(np.argsort(tokens.z_order(16))[ids], axis=1)  # along the curve
+    gaps = np.diff(place, axis=1, append=place[:, :1] + 16)
+    assert gaps.min() >= 1 and gaps.max() <= 2 * -(-16 // keep) - (keep > 1)
 
 
-@pytest.mark.parametrize("keep", [2, 4, 8, 16])
+@pytest.mark.parametrize("keep", [2, 4, 5, 8, 12, 13, 16])
 def test_stratified_ids_keep_every_token_equally_often(keep):
-    """Where runs are equally long; 4096 draws have a standard error of at most 0.008."""
+    """4096 draws have a standard error of at most 0.008."""
     keys = jax.random.split(jax.random.key(0), 4096)
     ids = np.asarray(tokens.stratified_ids(keys, 16, keep))
     frequency = np.bincount(ids.ravel(), minlength=16) / 4096
