@@ -121,7 +121,11 @@ class RoutedStack(nnx.Module):
         return jnp.repeat(h, count, 0) if shared else h
 
     def _segment(self, stack, h, c, ids):
-        """Run one segment; branches that keep equally many tokens run as one batch."""
+        """Run one segment; branches that keep equally many tokens run as one batch.
+
+        Others run one after the other: packed into one sequence they were no faster on CPU and
+        slower by the TPU compiler's estimate (tests/benchmarks/packed.py).
+        """
         if all(i is None for i in ids):
             return self._blocks(stack, h, c)
         if len({None if i is None else i.shape for i in ids}) == 1:
