@@ -3,8 +3,8 @@
 One routed block on K_strong and K_weak tokens, as two calls of the block and as one packed
 sequence, whose linear layers see all tokens at once and whose attention stays within a prediction.
 
-    python tests/benchmarks/packed.py                      # times on this machine's device
-    python tests/benchmarks/packed.py --topology v5e:2x2   # the TPU compiler's estimate; needs libtpu
+    python tests/benchmarks/packed.py                     # times on this machine's device
+    python tests/benchmarks/packed.py --topology v5e:2x2  # the TPU compiler's estimate, by libtpu
 
 Measured with (0.5, 0.9) of 256 tokens, packed over two calls (below 1: packed is faster):
 
