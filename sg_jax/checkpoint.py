@@ -99,6 +99,15 @@ def checkpoint_dir(workdir: str | os.PathLike) -> pathlib.Path:
     return pathlib.Path(workdir).absolute() / "checkpoints"
 
 
+def saved_steps(workdir: str | os.PathLike) -> list[int]:
+    """Return the steps of a run's checkpoints, ascending; a UserError if there is none."""
+    names = [path.name for path in checkpoint_dir(workdir).glob("*")]
+    steps = sorted(int(name) for name in names if name.isdigit())
+    if not steps:
+        raise UserError(f"workdir={str(workdir)!r} holds no checkpoint yet: train longer.")
+    return steps
+
+
 def open_checkpoints(
     workdir: str, every: int, keep: int, keep_period: int = 0
 ) -> ocp.training.Checkpointer:
@@ -177,10 +186,7 @@ def load(
     kept = ("ema", "model", *(f"ema_{decay:g}" for decay in config.train.ema_decays))
     if weights not in kept:
         raise UserError(f"weights={weights!r} must be one of {kept}." + nearest(weights, kept))
-    folder = checkpoint_dir(workdir)
-    steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
-    if not steps:
-        raise UserError(f"workdir={str(workdir)!r} holds no checkpoint yet: train longer.")
+    folder, steps = checkpoint_dir(workdir), saved_steps(workdir)
     step = steps[-1] if step is None else step
     if step not in steps:
         raise UserError(f"step={step} is not a checkpoint in {str(workdir)!r}: there are {steps}.")

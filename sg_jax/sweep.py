@@ -79,7 +79,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> list[pathlib.Pa
     grid = cells(experiment)
     path = folder / "sweep.csv"
     table = read_table(path)
-    step = latest_step(workdir)
+    step = checkpoint.saved_steps(workdir)[-1]
     judge = scoring.open_judge(config, source, folder / "classifier.npz")
     keys = {
         guidance: Key(
@@ -139,15 +139,6 @@ def cells(experiment: Experiment) -> list[Guidance]:
         ]
     except UserError as error:
         raise UserError(str(error).replace("guidance.", "config.sweep.", 1)) from None
-
-
-def latest_step(workdir: str) -> int:
-    """Return the step of the latest checkpoint."""
-    names = [p.name for p in checkpoint.checkpoint_dir(workdir).glob("*")]
-    steps = [int(name) for name in names if name.isdigit()]
-    if not steps:
-        raise UserError(f"--workdir={workdir} holds no checkpoint yet: train longer.")
-    return max(steps)
 
 
 def read_table(path: pathlib.Path) -> Table:

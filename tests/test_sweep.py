@@ -161,4 +161,4 @@ def test_a_wrong_value_is_named_before_anything_is_drawn(sweep_of, workdir, chan
 
 def test_a_run_without_checkpoint_is_named(tmp_path):
     with pytest.raises(UserError, match="holds no checkpoint"):
-        sweep.latest_step(str(tmp_path))
+        checkpoint.saved_steps(str(tmp_path))
