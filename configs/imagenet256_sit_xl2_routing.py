@@ -22,7 +22,7 @@ def get_config():
                 channels=4,
                 num_classes=1000,
                 dtype="bfloat16",
-                remat="dots",
+                remat="selective",
             ),
             objective=dict(gamma=0.5),
             optimizer=dict(learning_rate=1e-4),

@@ -62,7 +62,9 @@ def _training(experiment: Experiment, gamma: float) -> Callable[[], None]:
     config, model = experiment.config, experiment.model
     objective = FlowMatching(**{**config.objective, "gamma": gamma})
     state = init_state(experiment.make_model, experiment.tx, experiment.mesh, jax.random.key(0))
-    step = make_train_step(objective, experiment.tx, config.train.ema_decay)
+    step = make_train_step(
+        objective, experiment.tx, config.train.ema_decay, config.train.accumulate
+    )
     step = compile_train_step(step, state, experiment.mesh)
     shape = (config.train.batch_size, model.image_size, model.image_size, model.channels)
     batch = {"image": np.zeros(shape, np.float32), "label": np.zeros(shape[:1], np.int32)}

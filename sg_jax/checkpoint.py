@@ -191,7 +191,7 @@ def load(
     if step not in steps:
         raise UserError(f"step={step} is not a checkpoint in {str(workdir)!r}: there are {steps}.")
     model = like or jax.eval_shape(lambda k: experiment.make_model(config, k), jax.random.key(0))
-    mesh = mesh or Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1), sharding.AXES)
+    mesh = mesh or sharding.one_device()
     abstract = sharding.place(model, mesh)
     wanted = {weights: named(abstract)}
     _check_shapes(folder / str(step), wanted)

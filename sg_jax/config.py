@@ -47,7 +47,7 @@ def defaults() -> ConfigDict:
                 routes=(),  # ((start, end), ...): blocks, 0-based, both included
                 mlp_ratio=4.0,
                 dtype="float32",  # compute type; parameters are float32
-                remat="none",  # "none", "dots" or "full"
+                remat="none",  # "none", "selective" or "full"
                 learn_sigma=False,  # 2 C output channels, as SiT was published
                 prediction="velocity",  # or "edm": the output of EDM's preconditioning
                 decoder_width=512,  # these three: maskdit
@@ -70,10 +70,13 @@ def defaults() -> ConfigDict:
                 weight_decay=0.0,
                 clip_norm=1.0,  # 0: no clipping
             ),
-            mesh=dict(data=-1, fsdp=1),  # devices along each axis; -1: the rest
+            mesh=dict(
+                replica=1, data=-1, fsdp=1, tensor=1
+            ),  # devices along each axis; -1: the rest
             train=dict(
                 steps=1000,
                 batch_size=256,  # over all devices
+                accumulate=1,  # parts the batch is run in, one after the other, to save memory
                 ema_decay=0.9999,
                 ema_decays=(),  # more moving averages to keep beside it, each its own decay
                 gammas=(),  # ((first step, gamma), ...) from which objective.gamma changes

@@ -5,7 +5,7 @@ compiled.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import optax
@@ -148,23 +148,42 @@ class Experiment:
         return begun[-1] if begun else self.objective.gamma
 
 
-def build(config: ConfigDict) -> Experiment:
-    """Check every section of a completed config by building what it describes."""
+def _check_tensor(config: ConfigDict, size: int) -> None:
+    """Raise unless `size` devices can share the heads of a block."""
+    model = config.model
+    keys = [key for key in ("heads", "decoder_heads") if key in KINDS[model.kind][1]]
+    for key in keys:
+        if model[key] % size:
+            raise UserError(
+                f"config.mesh.tensor={size} must divide config.model.{key}={model[key]}: the "
+                f"devices of that axis share the heads."
+            )
+
+
+def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experiment:
+    """Check every section of a completed config by building what it describes.
+
+    Args:
+      config: from `complete` or `fill_geometry`.
+      devices: to run on; all by default.
+    """
     model = jax.eval_shape(lambda key: make_model(config, key), jax.random.key(0))
     _check_gamma(model, config.objective.gamma, "config.objective.gamma")
-    mesh = sharding.make_mesh(**config.mesh)
-    for section in ("train", "sample"):
-        sharding.check_batch(f"config.{section}.batch_size", config[section].batch_size, mesh)
+    mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    _check_tensor(config, mesh.shape["tensor"])
     at_least = {
-        "train.steps": 1, "train.log_every": 1, "train.sample_every": 0, "checkpoint.every": 1,
-        "checkpoint.keep": 1, "checkpoint.keep_period": 0, "sample.steps": 1, "sample.count": 1,
-        "evaluate.samples": 10, "evaluate.columns": 1, "evaluate.references": 0,
-        "bench.repeats": 3, "data.workers": 0, "data.image_size": 0,
+        "train.steps": 1, "train.accumulate": 1, "train.log_every": 1, "train.sample_every": 0,
+        "checkpoint.every": 1, "checkpoint.keep": 1, "checkpoint.keep_period": 0,
+        "sample.steps": 1, "sample.count": 1, "evaluate.samples": 10, "evaluate.columns": 1,
+        "evaluate.references": 0, "bench.repeats": 3, "data.workers": 0, "data.image_size": 0,
     }  # fmt: skip
     for path, low in at_least.items():
         section, key = path.split(".")
         if config[section][key] < low:
             raise UserError(f"config.{path}={config[section][key]} must be at least {low}.")
+    for section, parts in (("train", config.train.accumulate), ("sample", 1)):
+        size = config[section].batch_size
+        sharding.check_batch(f"config.{section}.batch_size", size, mesh, parts)
     if isinstance(config.seed, bool) or not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed={config.seed} must satisfy 0 <= seed < 2**32.")
     for key in ("ema_decay", "ema_decays"):

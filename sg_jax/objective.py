@@ -1,4 +1,4 @@
-"""The training objective: (model, batch, key) -> loss per image [B], not averaged."""
+"""The training objective: (model, batch, keys) -> loss per image [B], not averaged."""
 
 import dataclasses
 
@@ -57,17 +57,17 @@ class FlowMatching:
                 + nearest(self.time, options)
             )
 
-    def __call__(self, model: Backbone, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
+    def __call__(self, model: Backbone, batch: dict[str, jax.Array], keys: jax.Array) -> jax.Array:
         """Return the loss of each image [B], the mean square over its pixels.
 
         Args:
           model: the network.
           batch: "image" [B, H, W, C] in [-1, 1] and "label" [B].
-          key: image b draws its time, noise, dropout and token ids from the b-th key split off, so
-            that the loss does not depend on how the batch is spread over devices.
+          keys: one per image [B], for its time, noise, dropout and token ids, so that the loss does
+            not depend on how the batch is spread over devices.
         """
         x, y = batch["image"], batch["label"]
-        keys = jax.vmap(lambda k: jax.random.split(k, 4))(jax.random.split(key, len(x)))  # [B, 4]
+        keys = jax.vmap(lambda k: jax.random.split(k, 4))(keys)  # [B, 4]
         t = jax.vmap(self.draw_time)(keys[:, 0])  # [B]
         z = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys[:, 1])  # [B, H, W, C]
         drop = jax.vmap(lambda k: jax.random.bernoulli(k, self.label_dropout))(keys[:, 2])  # [B]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from sg_jax import flow
+from sg_jax import flow, sharding
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.routing import KeepIds
 
@@ -29,6 +29,7 @@ def velocities(
     ids: Sequence[KeepIds] = (None,),
 ) -> list[jax.Array]:
     """Return the velocity [B, H, W, C] of each branch at the same x_t; see `Backbone.branches`."""
+    model = sharding.gathered(model)
     if model.prediction == "velocity":
         return model.branches(x, t, ys, ids)
     s = edm_scale(t)

@@ -30,10 +30,9 @@ def _blocks(theirs: str, ours: str, d: str, hidden: str, heads: str) -> tuple[Ru
     theirs, ours = f"{theirs}.*.", f"{ours}/stacks/*/"
     return (
         (theirs + "attn.qkv.weight", ours + "attention/qkv/kernel",
-         f"(3 {heads}) {d} -> 3 {d} {heads}"),
-        (theirs + "attn.qkv.bias", ours + "attention/qkv/bias", f"(3 {heads}) -> 3 {heads}"),
-        (theirs + "attn.proj.weight", ours + "attention/kernel", f"{d} ({heads}) -> {heads} {d}"),
-        (theirs + "attn.proj.bias", ours + "attention/bias", f"{d} -> {d}"),
+         f"(3 {heads}) {d} -> 3 {d} ({heads})"),
+        (theirs + "attn.qkv.bias", ours + "attention/qkv/bias", f"(3 {heads}) -> 3 ({heads})"),
+        *_linear(theirs + "attn.proj", ours + "attention/out", f"({heads})", d),
         *_linear(theirs + "mlp.fc1", ours + "mlp/hidden", d, hidden),
         *_linear(theirs + "mlp.fc2", ours + "mlp/out", hidden, d),
         *_linear(theirs + "adaLN_modulation.1", ours + "modulation", "time", f"(6 {d})"),

@@ -62,20 +62,34 @@ def _init(make_model, tx, key, decays):
 
 
 def make_train_step(
-    objective: Callable, tx: optax.GradientTransformation, ema_decay: float
+    objective: Callable,
+    tx: optax.GradientTransformation,
+    ema_decay: float,
+    accumulate: int = 1,
 ) -> Callable:
     """Return (state, batch, key) -> (state, metrics), to be jitted with the state donated.
 
-    The step's own key is fold_in(key, step): resuming needs no saved random state.
+    The step's own key is fold_in(key, step): resuming needs no saved random state. Each image of
+    the batch has a key of its own, so that the loss depends neither on devices nor on `accumulate`,
+    the number of parts that the batch is run in, one after the other, to save memory.
     """
 
     def train_step(state: TrainState, batch, key):
-        key = jax.random.fold_in(key, state.step)
+        keys = jax.random.split(jax.random.fold_in(key, state.step), len(batch["label"]))
 
-        def mean_loss(model):
-            return objective(model, batch, key).mean()
+        def mean_loss(model, batch, keys):
+            return objective(model, batch, keys).mean()
 
-        loss, grads = jax.value_and_grad(mean_loss)(state.model)
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, gradient(state.model, *part)), None
+
+        gradient = jax.value_and_grad(mean_loss)
+        if accumulate == 1:
+            loss, grads = gradient(state.model, batch, keys)
+        else:
+            zero = jnp.float32(0), jax.tree.map(jnp.zeros_like, state.model)
+            total, _ = jax.lax.scan(add, zero, _parts((batch, keys), accumulate))
+            loss, grads = jax.tree.map(lambda x: x / accumulate, total)
         updates, opt_state = tx.update(grads, state.opt_state, state.model)
         model = optax.apply_updates(state.model, updates)
         step = state.step + 1
@@ -90,12 +104,27 @@ def make_train_step(
     return train_step
 
 
+def _parts(tree, count: int):
+    """Cut arrays [B, ...] into [count, B / count, ...], so that each device keeps its own images.
+
+    Part p holds the images p, p + count, ...: every device's share gives each part its share.
+    """
+    return jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(len(x) // count, count, *x.shape[1:]), 1, 0), tree
+    )
+
+
 def compile_train_step(train_step: Callable, state: TrainState, mesh: Mesh) -> Callable:
     """Jit `train_step` with its shardings fixed and the state's memory reused."""
     shardings = jax.tree.map(lambda x: x.sharding, state)
     whole = sharding.replicated(mesh)
+
+    def on_mesh(state, batch, key):
+        with sharding.on(mesh):
+            return train_step(state, batch, key)
+
     return jax.jit(
-        train_step,
+        on_mesh,
         in_shardings=(shardings, sharding.batch_sharding(mesh), whole),
         out_shardings=(shardings, whole),
         donate_argnums=0,

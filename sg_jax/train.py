@@ -119,7 +119,9 @@ def _compile(experiment: Experiment, gamma: float, abstract: TrainState):
     objective = dataclasses.replace(experiment.objective, gamma=gamma)
     decay = experiment.config.train.ema_decay
     return compile_train_step(
-        make_train_step(objective, experiment.tx, decay), abstract, experiment.mesh
+        make_train_step(objective, experiment.tx, decay, experiment.config.train.accumulate),
+        abstract,
+        experiment.mesh,
     )
 
 

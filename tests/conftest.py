@@ -17,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import AxisType, Mesh
 
+from sg_jax import sharding
 from sg_jax.models.dit import DiT
-from sg_jax.sharding import AXES
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -75,7 +74,6 @@ def mesh_of():
     def make(data, fsdp):
         if jax.device_count() < data * fsdp:
             pytest.skip(f"needs {data * fsdp} devices")
-        devices = np.array(jax.devices()[: data * fsdp]).reshape(data, fsdp)
-        return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 2)
+        return sharding.make_mesh(data=data, fsdp=fsdp, devices=jax.devices()[: data * fsdp])
 
     return make

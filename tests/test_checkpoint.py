@@ -82,8 +82,8 @@ def test_every_array_has_a_readable_name_of_its_own():
     names = checkpoint.named(model)
     assert len(names) == len(jax.tree.leaves(model))
     for part in ("query", "key", "value"):
-        assert names[f"blocks/stacks/1/attention/{part}/kernel"].shape == (2, 16, 2, 8)
-    assert names["blocks/stacks/1/attention/kernel"].shape == (2, 2, 8, 16)
+        assert names[f"blocks/stacks/1/attention/{part}/kernel"].shape == (2, 16, 16)
+    assert names["blocks/stacks/1/attention/out/kernel"].shape == (2, 16, 16)
     assert names["blocks/stacks/0/mlp/hidden/kernel"].shape == (1, 16, 64)
     assert names["label_embedding"].shape == (6, 16)
     assert jax.tree.structure(checkpoint.unnamed(names, model)) == jax.tree.structure(model)

@@ -16,6 +16,11 @@ from sg_jax.objective import FlowMatching
 KEY = jax.random.key(7)
 
 
+def keys(batch, key=KEY):
+    """One key per image."""
+    return jax.random.split(key, len(batch["label"]))
+
+
 class Constant:
     """Answer `value` everywhere, and remember what was asked. 10 classes."""
 
@@ -49,7 +54,7 @@ def batch():
 
 def test_the_loss_is_the_mean_square_distance_to_data_minus_noise(batch):
     net = Constant(2.0)
-    loss = FlowMatching()(net, batch, KEY)
+    loss = FlowMatching()(net, batch, keys(batch))
     assert loss.shape == (256,) and loss.dtype == jnp.float32
     z = net.noise(batch["image"])
     expected = np.square(2.0 - (batch["image"] - z)).mean((1, 2, 3))
@@ -58,10 +63,10 @@ def test_the_loss_is_the_mean_square_distance_to_data_minus_noise(batch):
 
 def test_the_gradient_is_twice_the_mean_distance(batch):
     def loss(value):
-        return FlowMatching()(Constant(value), batch, KEY)
+        return FlowMatching()(Constant(value), batch, keys(batch))
 
     net = Constant()
-    FlowMatching()(net, batch, KEY)
+    FlowMatching()(net, batch, keys(batch))
     target = batch["image"] - net.noise(batch["image"])
     expected = 2 * (3.0 - target).mean((1, 2, 3))  # d/da mean (a - v*)^2
     np.testing.assert_allclose(jax.jacobian(loss)(3.0), expected, rtol=1e-4)
@@ -73,12 +78,12 @@ def test_a_network_that_knows_the_velocity_has_no_loss(batch):
             super().__call__(x_t, t, y, keep_ids)
             return batch["image"] - self.noise(batch["image"])
 
-    assert FlowMatching()(Perfect(), batch, KEY).max() < 1e-4
+    assert FlowMatching()(Perfect(), batch, keys(batch)).max() < 1e-4
 
 
 def test_noise_is_standard_normal_and_fresh_for_each_image(batch):
     net = Constant()
-    FlowMatching(time="uniform")(net, batch, KEY)
+    FlowMatching(time="uniform")(net, batch, keys(batch))
     z = net.noise(batch["image"])[net.t < 0.9]
     assert abs(z.mean()) < 0.03 and abs(z.std() - 1) < 0.03
     assert abs(np.corrcoef(z[0].ravel(), z[1].ravel())[0, 1]) < 0.5
@@ -88,14 +93,14 @@ def test_noise_is_standard_normal_and_fresh_for_each_image(batch):
 def test_times_follow_the_chosen_distribution(batch, time, below):
     """The share below sigmoid(-1); 256 draws have a standard error of 0.028."""
     net = Constant()
-    FlowMatching(time=time)(net, batch, KEY)
+    FlowMatching(time=time)(net, batch, keys(batch))
     assert len(np.unique(net.t)) > 200
     assert abs((net.t < 1 / (1 + math.e)).mean() - below) < 0.08
 
 
 def test_ids_are_drawn_at_the_training_rate_from_one_key_per_image(batch):
     net = Constant()
-    FlowMatching(gamma=0.25)(net, batch, KEY)
+    FlowMatching(gamma=0.25)(net, batch, keys(batch))
     assert net.gamma == 0.25 and net.keep_ids == ["the ids"]
     assert len(np.unique(jax.random.key_data(net.keys), axis=0)) == 256
 
@@ -103,7 +108,7 @@ def test_ids_are_drawn_at_the_training_rate_from_one_key_per_image(batch):
 @pytest.mark.parametrize("rate, low, high", [(0.0, 0, 0), (0.1, 0.04, 0.16), (1.0, 1, 1)])
 def test_label_dropout_replaces_that_share_by_the_null_label(batch, rate, low, high):
     net = Constant()
-    FlowMatching(label_dropout=rate)(net, batch, KEY)
+    FlowMatching(label_dropout=rate)(net, batch, keys(batch))
     dropped = np.asarray(net.y == 10)
     assert low <= dropped.mean() <= high  # 256 draws: standard error 0.019
     np.testing.assert_array_equal(net.y[~dropped], batch["label"][~dropped])
@@ -124,26 +129,28 @@ def test_with_full_label_dropout_the_labels_do_not_matter(tiny, images, loss):
     other = {**images, "label": (images["label"] + 1) % 5}
     for rate, equal in ((1.0, True), (0.0, False)):
         objective = FlowMatching(label_dropout=rate)
-        pair = (loss(objective, tiny, b, KEY) for b in (images, other))
+        pair = (loss(objective, tiny, b, keys(b)) for b in (images, other))
         assert jnp.array_equal(*pair) == equal
 
 
 def test_the_loss_of_an_image_does_not_depend_on_its_neighbours(tiny, images, loss):
     x = images["image"]
     other = {**images, "image": x.at[0].set(-x[0])}
-    a, b = (loss(FlowMatching(), tiny, i, KEY) for i in (images, other))
+    a, b = (loss(FlowMatching(), tiny, i, keys(i)) for i in (images, other))
     assert a[0] != b[0]
     np.testing.assert_allclose(a[1:], b[1:], rtol=1e-6)
 
 
 def test_another_key_is_another_loss(tiny, images, loss):
-    a, b, c = (loss(FlowMatching(), tiny, images, k) for k in (KEY, KEY, jax.random.key(8)))
+    a, b, c = (
+        loss(FlowMatching(), tiny, images, keys(images, k)) for k in (KEY, KEY, jax.random.key(8))
+    )
     np.testing.assert_array_equal(a, b)
     assert (a != c).all()
 
 
 def test_sparsity_changes_the_loss(tiny, images, loss):
-    dense, sparse = (loss(FlowMatching(gamma=g), tiny, images, KEY) for g in (0.0, 0.5))
+    dense, sparse = (loss(FlowMatching(gamma=g), tiny, images, keys(images)) for g in (0.0, 0.5))
     assert (dense != sparse).all()
 
 
@@ -153,16 +160,16 @@ def test_the_loss_does_not_depend_on_the_number_of_devices(tiny, images, loss, m
     mesh = mesh_of(2, 4)
     spread = jax.device_put(images, sharding.batch_sharding(mesh))
     shards = jax.device_put(tiny, sharding.infer(tiny, mesh))
-    eight = loss(FlowMatching(), shards, spread, KEY)
+    eight = loss(FlowMatching(), shards, spread, keys(spread))
     assert len(eight.sharding.device_set) == 8
-    np.testing.assert_allclose(eight, loss(FlowMatching(), tiny, images, KEY), rtol=1e-5)
+    np.testing.assert_allclose(eight, loss(FlowMatching(), tiny, images, keys(images)), rtol=1e-5)
 
 
 def test_routed_blocks_learn_unless_every_token_bypasses_them(tiny, images):
     @jax.jit
     def gradients(model):
         def mean(model, gamma):
-            return FlowMatching(gamma=gamma)(model, images, KEY).mean()
+            return FlowMatching(gamma=gamma)(model, images, keys(images)).mean()
 
         return [jax.grad(mean)(model, gamma) for gamma in (0.5, 1.0)]
 
@@ -216,7 +223,7 @@ def by_token(x):
 def test_masked_tokens_count_by_their_reconstruction(batch, weight):
     """Visible: mean || v - v* ||^2; masked: lambda || D - x ||^2 with D = x_t + (1 - t) v."""
     net, x = Masked(2.0), batch["image"]
-    loss = FlowMatching(reconstruction=weight)(net, batch, KEY)
+    loss = FlowMatching(reconstruction=weight)(net, batch, keys(batch))
     flow_error = by_token(2.0 - (x - net.noise(x)))
     d = net.x_t + (1 - net.t[:, None, None, None]) * 2.0
     distance = by_token(d - x)
@@ -235,9 +242,9 @@ def test_with_lambda_0_masked_tokens_are_ignored(batch):
             return v + 100 * hidden
 
     objective = FlowMatching(reconstruction=0.0)
-    a, b = (objective(net, batch, KEY) for net in (Masked(2.0), Spoiled(2.0)))
+    a, b = (objective(net, batch, keys(batch)) for net in (Masked(2.0), Spoiled(2.0)))
     np.testing.assert_allclose(a, b, rtol=1e-6)
-    assert (FlowMatching()(Spoiled(2.0), batch, KEY) > a).all()
+    assert (FlowMatching()(Spoiled(2.0), batch, keys(batch)) > a).all()
 
 
 def test_a_network_that_knows_the_masked_tokens_too_has_no_loss(batch):
@@ -246,13 +253,13 @@ def test_a_network_that_knows_the_masked_tokens_too_has_no_loss(batch):
             super().__call__(x_t, t, y, keep_ids)
             return batch["image"] - self.noise(batch["image"])
 
-    assert FlowMatching(reconstruction=5.0)(Perfect(), batch, KEY).max() < 1e-4
+    assert FlowMatching(reconstruction=5.0)(Perfect(), batch, keys(batch)).max() < 1e-4
 
 
 def test_masking_nothing_is_plain_flow_matching(batch):
     objective = FlowMatching(gamma=0.0)
     np.testing.assert_array_equal(
-        objective(Masked(2.0), batch, KEY), objective(Constant(2.0), batch, KEY)
+        objective(Masked(2.0), batch, keys(batch)), objective(Constant(2.0), batch, keys(batch))
     )
 
 
@@ -271,8 +278,8 @@ def test_lambda_weighs_the_masked_tokens_of_a_network_that_masks(images):
     @jax.jit
     def run(model):
         objectives = (FlowMatching(reconstruction=r) for r in (0.0, 0.1, 0.4))
-        gradient = jax.grad(lambda m: FlowMatching()(m, images, KEY).mean())(model)
-        return [objective(model, images, KEY) for objective in objectives], gradient
+        gradient = jax.grad(lambda m: FlowMatching()(m, images, keys(images)).mean())(model)
+        return [objective(model, images, keys(images)) for objective in objectives], gradient
 
     (none, tenth, full), gradient = run(model)
     assert (full > tenth).all() and (tenth > none).all()
@@ -285,7 +292,7 @@ def test_lambda_weighs_the_masked_tokens_of_a_network_that_masks(images):
 def test_mean_and_deviation_are_those_of_logit_t(batch, mean, std):
     """256 draws: standard errors std / 16 and std / 22.6; (1.2, 1.2) is EDM's ln sigma negated."""
     net = Constant()
-    FlowMatching(time_mean=mean, time_std=std)(net, batch, KEY)
+    FlowMatching(time_mean=mean, time_std=std)(net, batch, keys(batch))
     logit = np.log(net.t / (1 - net.t))
     assert abs(logit.mean() - mean) < std / 4 and abs(logit.std() - std) < std / 5.6
 
@@ -294,8 +301,8 @@ def test_mean_and_deviation_are_those_of_logit_t(batch, mean, std):
 def test_a_shift_moves_times_to_noise(batch, time):
     """t / (1 - t) is divided by the shift."""
     plain, moved = Constant(), Constant()
-    FlowMatching(time=time)(plain, batch, KEY)
-    FlowMatching(time=time, shift=3.0)(moved, batch, KEY)
+    FlowMatching(time=time)(plain, batch, keys(batch))
+    FlowMatching(time=time, shift=3.0)(moved, batch, keys(batch))
     assert (moved.t < plain.t).all()
     odds = (plain.t / (1 - plain.t), moved.t / (1 - moved.t))
     np.testing.assert_allclose(odds[1], odds[0] / 3, rtol=1e-3)
@@ -313,8 +320,8 @@ def test_edms_loss_is_the_square_distance_of_f_to_its_target(batch):
 
     net, plain, x = Edm(0.7), Constant(), np.asarray(batch["image"], np.float64)
     objective = FlowMatching(time_mean=1.2, time_std=1.2)
-    loss = objective(net, batch, KEY)
-    objective(plain, batch, KEY)  # draws the same times and noise
+    loss = objective(net, batch, keys(batch))
+    objective(plain, batch, keys(batch))  # draws the same times and noise
     t = np.asarray(plain.t, np.float64)[:, None, None, None]
     sigma, y = (1 - t) / t, np.asarray(plain.x_t) / t
     skip, out = 0.25 / (sigma**2 + 0.25), 0.5 * sigma / np.sqrt(sigma**2 + 0.25)

@@ -127,6 +127,44 @@ def test_training_does_not_depend_on_the_number_of_devices(start):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.parametrize("axes", [dict(replica=2, data=1, fsdp=4), dict(data=2, fsdp=2, tensor=2)])
+def test_nor_on_the_axes_of_the_mesh(start, axes):
+    _, losses = run(start, (1, 1))
+    mesh = sharding.make_mesh(**axes)
+    step = make_train_step(FlowMatching(), TX, ema_decay=0.9)
+    step = compile_train_step(step, abstract_state(make_model, TX, mesh), mesh)
+    state = init_state(make_model, TX, mesh, jax.random.key(0))
+    for n, expected in enumerate(losses):
+        state, metrics = step(state, batch(n, mesh), KEY)
+        assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_devices_gather_weights_and_keep_their_share_of_the_gradients(start):
+    """ZeRO-3: never an activation, and never a whole gradient of a matrix on every device."""
+    mesh = sharding.make_mesh(data=1, fsdp=8)
+    abstract = abstract_state(make_model, TX, mesh)
+    step = compile_train_step(make_train_step(FlowMatching(), TX, 0.9), abstract, mesh)
+    text = step.lower(abstract, batch(0, mesh), KEY).compile().as_text()
+    loops = [line for line in text.splitlines() if "while/body" in line]
+    kinds = {kind: [x for x in loops if f" {kind}(" in x] for kind in ("all-gather", "all-to-all")}
+    assert kinds["all-gather"] and not kinds["all-to-all"]
+    assert any(" reduce-scatter(" in line for line in loops)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_gives_the_same_step(start, mesh_of, parts):
+    whole, losses = run(start, (2, 1))
+    mesh = mesh_of(2, 1)
+    step = make_train_step(FlowMatching(), TX, ema_decay=0.9, accumulate=parts)
+    step = compile_train_step(step, abstract_state(make_model, TX, mesh), mesh)
+    state = init_state(make_model, TX, mesh, jax.random.key(0))
+    for n, expected in enumerate(losses):
+        state, metrics = step(state, batch(n, mesh), KEY)
+        assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+    for a, b in zip(jax.tree.leaves(whole.ema), jax.tree.leaves(state.ema), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 def test_two_runs_are_equal_bit_for_bit(start):
     (one, losses), (two, others) = (run(start, (2, 4)) for _ in range(2))
     assert losses == others
@@ -152,7 +190,8 @@ def test_the_gradient_norm_has_its_square_root(start):
     state, _, mesh = start(1, 1)
     images = batch(0, mesh)
     key = jax.random.fold_in(KEY, 0)
-    grads = jax.jit(jax.grad(lambda m: FlowMatching()(m, images, key).mean()))(state.model)
+    keys = jax.random.split(key, len(images["label"]))
+    grads = jax.jit(jax.grad(lambda m: FlowMatching()(m, images, keys).mean()))(state.model)
     expected = np.sqrt(sum(np.square(g, dtype=np.float64).sum() for g in jax.tree.leaves(grads)))
     _, step, _ = start(1, 1)
     _, metrics = step(state, images, KEY)

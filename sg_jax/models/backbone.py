@@ -28,7 +28,7 @@ class Backbone(nnx.Module):
       block: makes one block from initial random keys; see `routing`.
       routes: pairs (start, end) of blocks, 0-based, both included.
       dtype: compute type, "float32" or "bfloat16"; parameters stay float32.
-      remat: what the backward pass recomputes: "none", "dots" (all but matrix products), "full".
+      remat: what the backward pass recomputes: "none", "selective" (what is cheap) or "full".
       learn_sigma: the head has 2 C channels, as SiT was published, of which the first C count.
       prediction: what the network was trained to return: "velocity", or "edm", the output F of
         EDM's preconditioning; see `prediction.velocity`.
@@ -72,13 +72,13 @@ class Backbone(nnx.Module):
         self.patch, self.width, self.depth = patch, width, depth
         self.dtype, self.learn_sigma, self.prediction = dtype, learn_sigma, prediction
         pixels = patch * patch * channels
-        self.patch_embedding = layers.linear(pixels, width, dtype, rngs)
+        self.patch_embedding = layers.Linear(pixels, width, dtype, rngs)
         self.time_embedding = layers.TimestepEmbedding(width, dtype, rngs)
         self.label_embedding = nnx.Param(layers.NORMAL(rngs.params(), (num_classes + 1, width)))
         self.blocks = RoutedStack(block, depth, routes, remat, rngs)
         self.routes = tuple(tuple(route) for route in routes)
-        self.final_modulation = layers.linear(width, 2 * width, dtype, rngs, layers.ZEROS)
-        self.final = layers.linear(width, pixels * (1 + learn_sigma), dtype, rngs, layers.ZEROS)
+        self.final_modulation = layers.Linear(width, 2 * width, dtype, rngs, layers.ZEROS)
+        self.final = layers.Linear(width, pixels * (1 + learn_sigma), dtype, rngs, layers.ZEROS)
 
     @property
     def tokens(self) -> int:
@@ -131,7 +131,7 @@ class Backbone(nnx.Module):
         h = self.blocks(h, interleave(cs), ids, shared=shared)  # [G B, N, D]
         c = jnp.repeat(cs[0], count, 0) if shared else interleave(cs)
         shift, scale = jnp.split(self.final_modulation(jax.nn.silu(c)), 2, axis=-1)
-        h = self.final(layers.modulate(layers.layer_norm(h), shift, scale))
+        h = self.final(layers.adaptive_norm(h, shift, scale))
         v = unpatchify(h, self.patch).astype(jnp.float32)[..., : self.channels]  # [G B, H, W, C]
         return split(v, count)
 

@@ -42,16 +42,18 @@ class Block(nnx.Module):
         self.width, self.mlp_ratio = width, mlp_ratio
         self.attention = layers.Attention(width, heads, dtype, rngs)
         self.mlp = layers.Mlp(width, int(width * mlp_ratio), dtype, rngs)
-        self.modulation = layers.linear(width, 6 * width, dtype, rngs, layers.ZEROS)
+        self.modulation = layers.Linear(width, 6 * width, dtype, rngs, layers.ZEROS)
 
     def __call__(self, h: jax.Array, c: jax.Array) -> jax.Array:
         """Return tokens [B, N, D] from tokens h [B, N, D] and conditioning c [B, D]."""
-        modulation = jnp.split(self.modulation(jax.nn.silu(c)), 6, axis=-1)  # six [B, D]
+        modulation = jnp.split(
+            layers.save(self.modulation(jax.nn.silu(c))), 6, axis=-1
+        )  # six [B, D]
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation
-        x = layers.modulate(layers.layer_norm(h), shift_a, scale_a)
-        h = h + gate_a[:, None] * self.attention(x)
-        x = layers.modulate(layers.layer_norm(h), shift_m, scale_m)
-        return h + gate_m[:, None] * self.mlp(x)
+        x = layers.adaptive_norm(h, shift_a, scale_a)
+        h = layers.save(layers.gated(h, gate_a, layers.save(self.attention(x))))
+        x = layers.adaptive_norm(h, shift_m, scale_m)
+        return layers.gated(h, gate_m, layers.save(self.mlp(x)))
 
     def macs(self, tokens: int, mixing: bool) -> float:
         """Return multiply-adds of this block on `tokens` tokens of one image.

@@ -32,7 +32,7 @@ class DecoderBlock(Block):
         conditioning: int,
     ):
         super().__init__(width, heads, mlp_ratio, dtype, rngs)
-        self.modulation = layers.linear(conditioning, 6 * width, dtype, rngs, layers.ZEROS)
+        self.modulation = layers.Linear(conditioning, 6 * width, dtype, rngs, layers.ZEROS)
 
 
 class MaskDiT(DiT):
@@ -88,10 +88,10 @@ class MaskDiT(DiT):
 
         # These three take the place of what an encoder alone would have.
         self.label_embedding = nnx.Param(layers.NORMAL(rngs.params(), (self.num_classes, d)))
-        self.final_modulation = layers.linear(d, 2 * e, dtype, rngs, layers.ZEROS)
-        self.final = layers.linear(e, self.final.out_features, dtype, rngs, layers.ZEROS)
-        self.decoder_modulation = layers.linear(d, 2 * d, dtype, rngs, layers.ZEROS)
-        self.decoder_embedding = layers.linear(d, e, dtype, rngs, layers.ZEROS)
+        self.final_modulation = layers.Linear(d, 2 * e, dtype, rngs, layers.ZEROS)
+        self.final = layers.Linear(e, self.final.out_features, dtype, rngs, layers.ZEROS)
+        self.decoder_modulation = layers.Linear(d, 2 * d, dtype, rngs, layers.ZEROS)
+        self.decoder_embedding = layers.Linear(d, e, dtype, rngs, layers.ZEROS)
         self.mask_token = nnx.Param(layers.NORMAL(rngs.params(), (e,)))
         self.decoder = RoutedStack(block, decoder_depth, (), self.blocks.remat, rngs)
 
@@ -184,10 +184,10 @@ class MaskDiT(DiT):
         return total
 
 
-def _normalise(h: jax.Array, modulation: nnx.Linear, c: jax.Array) -> jax.Array:
+def _normalise(h: jax.Array, modulation: layers.Linear, c: jax.Array) -> jax.Array:
     """Normalise tokens h, then shift and scale them by the conditioning c [B, D]."""
     shift, scale = jnp.split(modulation(jax.nn.silu(c)), 2, axis=-1)
-    return layers.modulate(layers.layer_norm(h), shift, scale)
+    return layers.adaptive_norm(h, shift, scale)
 
 
 def _single(ids: KeepIds | jax.Array) -> jax.Array | None:

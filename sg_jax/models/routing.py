@@ -13,15 +13,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sg_jax import tokens
+from sg_jax import sharding, tokens
 from sg_jax.errors import UserError, nearest
+from sg_jax.models import layers
 
 Route = tuple[int, int]
 KeepIds = Sequence[jax.Array] | None  # one [B, K] per route; None computes every token
 
 REMAT = {
     "none": None,  # keep every activation
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "selective": jax.checkpoint_policies.save_only_these_names(layers.SAVED),  # see `layers.save`
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -142,12 +143,12 @@ class RoutedStack(nnx.Module):
         return tokens.scatter(h, kept, ids)  # [B, N, D]
 
     def _blocks(self, stack, h, c):
-        def run(h, block):
-            return block(h, c), None
+        def remat(step):
+            if self.remat == "none":
+                return step
+            return jax.checkpoint(step, policy=REMAT[self.remat], prevent_cse=False)
 
-        if self.remat != "none":
-            run = jax.checkpoint(run, policy=REMAT[self.remat], prevent_cse=False)
-        return jax.lax.scan(run, h, stack)[0]
+        return sharding.scan_blocks(lambda h, c, block: block(h, c), h, c, stack, remat)
 
 
 def interleave(parts: Sequence[jax.Array]) -> jax.Array:

@@ -115,11 +115,8 @@ class Selective(nnx.Module):
     def __init__(
         self, inner: int, rank: int, state: int, scan: str, dtype: jnp.dtype, rngs: nnx.Rngs
     ):
-        def matrix(din, dout, init):
-            return nnx.Linear(din, dout, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
-
-        self.project = matrix(inner, rank + 2 * state, layers.XAVIER)
-        self.step = matrix(rank, inner, STEP)
+        self.project = layers.Linear(inner, rank + 2 * state, dtype, rngs, bias=False)
+        self.step = layers.Linear(rank, inner, dtype, rngs, STEP, bias=False)
         self.step_bias = nnx.Param(step_bias(rngs.params(), inner))
         rates = jnp.arange(1.0, state + 1)  # A = -1 .. -S in every channel: S4D-real
         self.log_a = nnx.Param(jnp.tile(jnp.log(rates)[:, None], (1, inner)))
@@ -144,19 +141,20 @@ class Block(nnx.Module):
     ):
         inner, rank = expand * width, -(-width // 16)
         self.width, self.inner, self.rank, self.state = width, inner, rank, state
-        self.inward = layers.linear(width, 2 * inner, dtype, rngs)
+        self.inward = layers.Linear(width, 2 * inner, dtype, rngs)
         self.forward = Selective(inner, rank, state, scan, dtype, rngs)
         self.backward = Selective(inner, rank, state, scan, dtype, rngs)
-        self.outward = layers.linear(inner, width, dtype, rngs)
-        self.modulation = layers.linear(width, 3 * width, dtype, rngs, layers.ZEROS)
+        self.outward = layers.Linear(inner, width, dtype, rngs)
+        self.modulation = layers.Linear(width, 3 * width, dtype, rngs, layers.ZEROS)
 
     def __call__(self, h: jax.Array, c: jax.Array) -> jax.Array:
         """Return tokens [B, N, D] from tokens h [B, N, D] and conditioning c [B, D]."""
-        shift, scale, gate = jnp.split(self.modulation(jax.nn.silu(c)), 3, axis=-1)  # each [B, D]
-        x = layers.modulate(layers.layer_norm(h), shift, scale)
-        u, z = jnp.split(jax.nn.silu(self.inward(x)), 2, axis=-1)  # each [B, N, E]
-        y = self.forward(u) + self.backward(u[:, ::-1])[:, ::-1]
-        return h + gate[:, None] * self.outward(y * z)
+        modulation = layers.save(self.modulation(jax.nn.silu(c)))
+        shift, scale, gate = jnp.split(modulation, 3, axis=-1)  # each [B, D]
+        x = layers.adaptive_norm(h, shift, scale)
+        u, z = jnp.split(jax.nn.silu(layers.save(self.inward(x))), 2, axis=-1)  # each [B, N, E]
+        y = layers.save(self.forward(u) + self.backward(u[:, ::-1])[:, ::-1])
+        return layers.gated(h, gate, layers.save(self.outward(y * z)))
 
     def macs(self, tokens: int, mixing: bool) -> float:
         """Return multiply-adds of this block on `tokens` tokens of one image.

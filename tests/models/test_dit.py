@@ -60,16 +60,12 @@ def reference(model, x, t, y, ids):
         return [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
 
     def attention(name, pick, h):
-        out = np.zeros_like(h) + weights[f"{name}/bias"][pick]
-        for n in range(heads):
-            q, k, v = (
-                h @ weights[f"{name}/{part}/kernel"][pick][:, n]
-                + weights[f"{name}/{part}/bias"][pick][n]
-                for part in ("query", "key", "value")
-            )
-            scores = np.exp(q @ k.T / math.sqrt(head))
-            out += scores / scores.sum(1, keepdims=True) @ v @ weights[f"{name}/kernel"][pick][n]
-        return out
+        q, k, v = (linear(f"{name}/{part}", h, pick) for part in ("query", "key", "value"))
+        out = []
+        for n in range(0, d, head):  # channels of a head lie side by side
+            scores = np.exp(q[:, n : n + head] @ k[:, n : n + head].T / math.sqrt(head))
+            out.append(scores / scores.sum(1, keepdims=True) @ v[:, n : n + head])
+        return linear(f"{name}/out", np.concatenate(out, axis=1), pick)
 
     def gelu(h):
         return 0.5 * h * (1 + np.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
@@ -116,7 +112,7 @@ def test_the_network_is_the_one_the_paper_defines(tiny, inputs, forward, gamma):
 
 def from_torch(model, weights):
     """Return `model` with the weights of a published DiT or SiT, given by their torch names."""
-    d, p, heads = model.width, model.patch, model.heads
+    d, p = model.width, model.patch
 
     def linear(ours, theirs):
         kernel = weights[f"{theirs}.weight"].T  # torch: [out, in]
@@ -127,12 +123,11 @@ def from_torch(model, weights):
         out |= linear("mlp/hidden", f"blocks.{i}.mlp.fc1") | linear(
             "mlp/out", f"blocks.{i}.mlp.fc2"
         )
-        out |= linear("attention", f"blocks.{i}.attn.proj")
-        out["attention/kernel"] = out["attention/kernel"].reshape(heads, -1, d)
-        qkv = weights[f"blocks.{i}.attn.qkv.weight"].reshape(3, heads, -1, d)  # [3, H, D/H, D]
-        bias = weights[f"blocks.{i}.attn.qkv.bias"].reshape(3, heads, -1)
+        out |= linear("attention/out", f"blocks.{i}.attn.proj")
+        qkv = weights[f"blocks.{i}.attn.qkv.weight"].reshape(3, d, d)
+        bias = weights[f"blocks.{i}.attn.qkv.bias"].reshape(3, d)
         for part, k, b in zip(("query", "key", "value"), qkv, bias, strict=True):
-            out |= {f"attention/{part}/kernel": k.transpose(2, 0, 1), f"attention/{part}/bias": b}
+            out |= {f"attention/{part}/kernel": k.T, f"attention/{part}/bias": b}
         return out
 
     def head(array):  # learn_sigma doubles the channels, the fastest axis; velocity comes first
@@ -322,7 +317,7 @@ def test_a_size_names_depth_width_heads_and_patch():
         (dict(heads=5), ["config.model.heads=5", "config.model.width=32"]),
         (dict(heads=0), ["config.model.heads=0"]),
         (dict(dtype="float16"), ["config.model.dtype='float16'", "'float32' or 'bfloat16'"]),
-        (dict(remat="all"), ["config.model.remat='all'", "'none', 'dots', 'full'"]),
+        (dict(remat="all"), ["config.model.remat='all'", "'none', 'selective', 'full'"]),
         (dict(routes=((1, 4),)), ["route=(1, 4)", "depth=4"]),
         (dict(routes=(1, 2)), ["config.model.routes", "pair"]),
     ],

@@ -24,27 +24,65 @@ def f64(x):
     return np.asarray(x, np.float64)
 
 
-def test_layer_norm_by_hand():
-    y = layers.layer_norm(jnp.array([[1.0, 3.0], [5.0, 5.0]]))
-    np.testing.assert_allclose(y, [[-1, 1], [0, 0]], atol=1e-6)
+def test_adaptive_norm_by_hand():
+    x = jnp.array([[[1.0, 3.0], [5.0, 5.0]]])  # normalised: [-1, 1], and zeros
+    shift, scale = jnp.array([[10.0, 20.0]]), jnp.array([[1.0, -1.0]])
+    y = layers.adaptive_norm(x, shift, scale)  # unit (1 + scale) + shift
+    np.testing.assert_allclose(y, [[[8, 20], [10, 20]]], atol=1e-5)
 
 
-def test_layer_norm_computes_in_float32():
-    x = jax.random.normal(jax.random.key(0), (4, 512)).astype(jnp.bfloat16) + 3
-    y = layers.layer_norm(x)
+def test_adaptive_norm_computes_in_float32():
+    x = jax.random.normal(jax.random.key(0), (2, 4, 512)).astype(jnp.bfloat16) + 3
+    zero = jnp.zeros((2, 512))
+    y = layers.adaptive_norm(x, zero, zero)
     assert y.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(y, layers.layer_norm(x.astype(F32)).astype(jnp.bfloat16))
+    exact = layers.adaptive_norm(x.astype(F32), zero, zero)
+    np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
+    np.testing.assert_allclose(exact.std(-1), 1, rtol=1e-5)
 
 
-def test_modulate_by_hand():
-    x = jnp.array([[[1.0, 2.0], [3.0, 4.0]]])  # [1, 2, 2]
-    y = layers.modulate(x, shift=jnp.array([[10.0, 20.0]]), scale=jnp.array([[1.0, -1.0]]))
-    np.testing.assert_array_equal(y, [[[12, 20], [16, 20]]])  # x (1 + scale) + shift
+def test_the_gradient_of_adaptive_norm_is_that_of_its_formula():
+    def plain(x, shift, scale):
+        y = x - x.mean(-1, keepdims=True)
+        y = y / jnp.sqrt(jnp.square(y).mean(-1, keepdims=True) + 1e-6)
+        return y * (1 + scale[:, None]) + shift[:, None]
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    x, weight = (jax.random.normal(k, (3, 5, 8)) for k in keys[:2])
+    shift, scale = (jax.random.normal(k, (3, 8)) for k in keys[2:])
+
+    def gradient(norm):
+        return jax.grad(lambda *a: (weight * norm(*a)).sum(), argnums=(0, 1, 2))(x, shift, scale)
+
+    for ours, expected in zip(gradient(layers.adaptive_norm), gradient(plain), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_zero_modulation_changes_nothing():
-    x = jnp.arange(4.0).reshape(1, 2, 2)
-    np.testing.assert_array_equal(layers.modulate(x, jnp.zeros((1, 2)), jnp.zeros((1, 2))), x)
+def test_gated_by_hand():
+    x, y = jnp.array([[[1.0, 2.0]]]), jnp.array([[[10.0, 10.0]]])
+    np.testing.assert_array_equal(layers.gated(x, jnp.array([[0.0, -1.0]]), y), [[[1, -8]]])
+
+
+def test_a_linear_layer_and_its_gradient_by_hand():
+    net = layers.Linear(2, 1, F32, nnx.Rngs(0), layers.ZEROS)
+    net.kernel[...], net.bias[...] = jnp.array([[2.0], [3.0]]), jnp.array([5.0])
+    x = jnp.array([[1.0, 10.0], [0.0, 1.0]])
+    np.testing.assert_array_equal(net(x), [[37], [8]])
+    grads = jax.grad(lambda net: net(x).sum())(net)
+    np.testing.assert_array_equal(grads.kernel[...], [[1], [11]])
+    np.testing.assert_array_equal(grads.bias[...], [2])
+
+
+def test_gradients_of_a_bfloat16_layer_are_summed_in_float32():
+    """300 tokens of 1: in bfloat16 a sum of ones ends at 256."""
+    net = layers.Linear(1, 1, jnp.dtype("bfloat16"), nnx.Rngs(0))
+    x = jnp.ones((1, 300, 1), jnp.bfloat16)
+    grads = jax.grad(lambda net: net(x).astype(F32).sum())(net)
+    assert grads.kernel[...] == 300 and grads.bias[...] == 300
+    zero = jnp.zeros((1, 1))
+    shift = jax.grad(lambda shift: layers.adaptive_norm(x, shift, zero).astype(F32).sum())(zero)
+    gate = jax.grad(lambda gate: layers.gated(x, gate, x).astype(F32).sum())(zero)
+    assert shift == 300 and gate == 300
 
 
 def test_position_table_by_hand():
@@ -93,22 +131,21 @@ def attention():
 
 def test_one_token_attends_to_itself(attention):
     x = jax.random.normal(jax.random.key(0), (2, 1, 8))
-    value = np.einsum("bnd,dhk->bnhk", f64(x), f64(attention.value.kernel))
-    value += f64(attention.value.bias)
-    expected = np.einsum("bnhk,hkd->bnd", value, f64(attention.kernel)) + f64(attention.bias)
+    value = f64(x) @ f64(attention.value.kernel) + f64(attention.value.bias)
+    expected = value @ f64(attention.out.kernel) + f64(attention.out.bias)
     np.testing.assert_allclose(attention(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_attention_is_softmax_of_scaled_products_per_head(attention):
     x = jax.random.normal(jax.random.key(0), (1, 5, 8)) / 2
-    expected = np.zeros((5, 8)) + f64(attention.bias)
-    for head in range(2):
+    expected = np.zeros((5, 8)) + f64(attention.out.bias)
+    for head in (slice(0, 4), slice(4, 8)):  # channels of a head lie side by side
         q, k, v = (
             f64(x[0]) @ f64(p.kernel)[:, head] + f64(p.bias)[head]
             for p in (attention.query, attention.key, attention.value)
         )
         weights = np.exp(q @ k.T / math.sqrt(4))
-        expected += weights / weights.sum(1, keepdims=True) @ v @ f64(attention.kernel)[head]
+        expected += weights / weights.sum(1, keepdims=True) @ v @ f64(attention.out.kernel)[head]
     np.testing.assert_allclose(attention(x)[0], expected, rtol=1e-4, atol=1e-4)
 
 
@@ -135,7 +172,7 @@ def test_initial_weights():
         bound = math.sqrt(6 / (64 + 3 * 64))
         assert 0.95 * bound < jnp.abs(part.kernel[...]).max() <= bound
         assert not part.bias[...].any()
-    assert 0.95 * math.sqrt(6 / 128) < jnp.abs(net.kernel[...]).max() <= math.sqrt(6 / 128)
+    assert 0.95 * math.sqrt(6 / 128) < jnp.abs(net.out.kernel[...]).max() <= math.sqrt(6 / 128)
     assert not jnp.array_equal(net.query.kernel[...], net.key.kernel[...])
     time = layers.TimestepEmbedding(64, F32, nnx.Rngs(0))
     assert abs(time.hidden.kernel[...].std() - 0.02) < 1e-3

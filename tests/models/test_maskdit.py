@@ -116,8 +116,8 @@ def test_gamma_0_is_dense_and_gamma_1_impossible(masked, inputs):
 def test_it_trains_and_is_guided_like_any_network(masked, inputs):
     x, _, y = inputs
     objective = FlowMatching(gamma=0.75)
-    batch = {"image": x, "label": y}
-    gradient = jax.grad(lambda model: objective(model, batch, jax.random.key(0)).mean())
+    batch, keys = {"image": x, "label": y}, jax.random.split(jax.random.key(0), len(x))
+    gradient = jax.grad(lambda model: objective(model, batch, keys).mean())
     grads = jax.jit(gradient)(masked)
     assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(grads))
     guidance = Guidance(scale=1.5, gamma_strong=0.5, gamma_weak=0.75)

@@ -148,7 +148,7 @@ def test_blocks_differ_from_one_another():
     assert len(np.unique(np.concatenate([s.weight[...] for s in stack(((1, 3),)).stacks]))) == 5
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize("remat", ["selective", "full"])
 def test_recomputing_changes_no_value_and_no_gradient(arrays, remat):
     h, c = arrays
     ids = draw(0, 5)
@@ -163,8 +163,9 @@ def test_recomputing_changes_no_value_and_no_gradient(arrays, remat):
 
 
 def test_an_unknown_remat_is_named():
-    with pytest.raises(UserError, match=r"config.model.remat='dot' must.*'full'.*mean 'dots'"):
-        stack((), remat="dot")
+    message = r"config.model.remat='select' must.*'full'.*mean 'selective'"
+    with pytest.raises(UserError, match=message):
+        stack((), remat="select")
 
 
 def test_interleave_puts_the_branches_of_an_image_side_by_side():
