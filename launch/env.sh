@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside it: enter the active environment or .venv, and install the project.
 # Usage: prepare_environment [EXTRA]   (EXTRA: test, tpu, cuda)
 

@@ -4,5 +4,5 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/env.sh
-prepare_environment
+prepare_environment ""
 python -m sg_jax.main --config configs/digits.py --workdir "${1:-runs/digits}" --mode train

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Run a command until it has done its work: one that fails is run again, as training continues by itself.
+#
+#   bash launch/keep_running.sh COMMAND [ARGUMENTS]
+#
+# Status 0 is done. Status 2 is bad input, which another try would not change. After any other status the command
+# runs again, PAUSE_SECONDS (30) later and at most MAX_FAILURES (10) times in a row; a run that lasted
+# HEALTHY_SECONDS (600) starts that count anew. SIGTERM and SIGINT are passed on as one SIGTERM, and the command is
+# not run again; SIGUSR1 only says not to run it again. The status is the last one of the command.
+set -euo pipefail
+
+pause="${PAUSE_SECONDS:-30}" limit="${MAX_FAILURES:-10}" healthy="${HEALTHY_SECONDS:-600}"
+child="" terminate="" passed="" stopping="" failures=0
+
+pass_on() {
+  if [ -n "$terminate" ] && [ -n "$child" ] && [ -z "$passed" ]; then
+    passed=yes
+    kill -TERM "$child" 2>/dev/null || true
+  fi
+}
+trap 'terminate=yes stopping=yes; pass_on' TERM INT
+trap 'stopping=yes' USR1
+
+say() { echo "keep_running.sh: $*" >&2; }
+
+while :; do
+  started=$SECONDS
+  "$@" &
+  child=$!
+  pass_on # a signal may have come before there was a child
+  while kill -0 "$child" 2>/dev/null; do
+    wait "$child" || true # a signal ends this before the command ends
+  done
+  status=0
+  wait "$child" || status=$?
+  child=""
+  case "$status,$stopping" in 0,* | 2,* | *,yes) exit "$status" ;; esac
+  [ $((SECONDS - started)) -lt "$healthy" ] || failures=0
+  failures=$((failures + 1))
+  if [ "$failures" -gt "$limit" ]; then
+    say "status $status, $failures times in a row: that is enough."
+    exit "$status"
+  fi
+  say "status $status; runs again in $pause s (failure $failures; up to $limit in a row)."
+  sleep "$pause" &
+  wait "$!" || kill "$!" 2>/dev/null || true # a signal ends the pause
+  [ -z "$stopping" ] || exit "$status"
+done
