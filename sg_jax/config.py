@@ -29,12 +29,12 @@ def defaults() -> ConfigDict:
         dict(
             seed=0,  # of weights, data order, noise and token ids
             data=dict(
-                name="digits",  # "digits", or any TFDS name
+                name="digits",  # "digits", any TFDS name, or latents written by data/latents.py
                 data_dir="",  # empty: TFDS's own ($TFDS_DATA_DIR or ~/tensorflow_datasets)
                 split="train",
                 test_split="test",
                 image_size=0,  # 0: as stored; else resized and centre-cropped to this side
-                flip=False,  # mirror half of the training images
+                flip=False,  # mirror half of the training images (not latents)
                 workers=0,  # processes that read and decode; 0 uses threads of this process
             ),
             model=dict(

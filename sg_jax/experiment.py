@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sg_jax import optimizer, sharding, tokens
+from sg_jax.data.pipeline import check_flip
 from sg_jax.errors import UserError, nearest
 from sg_jax.generate import check_labels
 from sg_jax.guidance import Guidance
@@ -26,9 +27,28 @@ from sg_jax.objective import FlowMatching
 from sg_jax.sampler import Sampler
 
 
-def complete(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> ConfigDict:
-    """Return a copy with the model's geometry and what comes from the data filled in."""
+def complete(
+    config: ConfigDict,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    latents: bool = False,
+) -> ConfigDict:
+    """Return a copy with the model's geometry and what comes from the data filled in.
+
+    Args:
+      config: as given.
+      image_shape: (H, W, C) of the data.
+      num_classes: of the data.
+      latents: whether the data are latents: what needs pixels is then an error.
+    """
     config = config.copy_and_resolve_references()
+    check_flip(config.data.flip, latents)
+    if latents and (config.train.sample_every or config.train.then):
+        raise UserError(
+            f"config.train.sample_every={config.train.sample_every} and config.train.then="
+            f"{config.train.then!r} must be 0 and () for latents (config.data.name="
+            f"{config.data.name!r}): drawing images from them needs a decoder."
+        )
     height, width, channels = image_shape
     if height != width:
         raise UserError(

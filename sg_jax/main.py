@@ -48,7 +48,14 @@ def main(argv: Sequence[str]) -> None:
     source = open_source(
         data.name, data.split, data_dir=data.data_dir or None, image_size=data.image_size or None
     )
-    completed = experiment.complete(given, source.image_shape, source.num_classes)
+    completed = experiment.complete(
+        given, source.image_shape, source.num_classes, latents=source.latents
+    )
+    if source.latents and mode in NEED_A_RUN:
+        raise UserError(
+            f"--mode={mode} needs images, but config.data.name={source.name!r} holds latents, and "
+            f"there is no decoder yet."
+        )
     built = experiment.build(completed)
     if dry or mode == "flops":
         (dry_run if dry else costs).run(built)
