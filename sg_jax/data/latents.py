@@ -31,7 +31,7 @@ from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 
 VERSION = "1.0.0"
-SHARD_BYTES = 2**28
+SHARD = 4096  # examples in a file; ArrayRecord reads one in time that grows with their number
 CHUNK = 1024  # examples handled at a time
 
 
@@ -81,9 +81,7 @@ def write(
             features=tfds.features.FeaturesDict({**dict.fromkeys(keys, tensor), "label": label}),
             disable_shuffling=True,
         )
-        writer = tfds.core.SequentialWriter(
-            info, max(1, SHARD_BYTES // (2 * int(np.prod(shape)))), file_format="array_record"
-        )
+        writer = tfds.core.SequentialWriter(info, SHARD, file_format="array_record")
         writer.initialize_splits(["train"])
         done = 0
         while first:

@@ -102,8 +102,11 @@ def all_images(source: Source, limit: int | None = None) -> tuple[np.ndarray, np
 
 
 def _flip(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    mirrored = rng.random() < 0.5
-    return {**example, "image": example["image"][:, ::-1]} if mirrored else example
+    if rng.random() >= 0.5:
+        return example
+    image = example["image"]
+    # A view [:, ::-1] would be copied pixel by pixel into the batch: three times as slow.
+    return {**example, "image": image.take(range(image.shape[1] - 1, -1, -1), axis=1)}
 
 
 def _draw(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
@@ -158,7 +161,9 @@ class _StepIterator(grain.DatasetIterator):
             flags.FLAGS.mark_as_parsed()
         # Workers send uint8; the floats made here are a copy, so no batch is in shared memory.
         options = grain.MultiprocessingOptions(num_workers=self._workers)
-        return iter(batches.to_iter_dataset(ahead).mp_prefetch(options).map(_finish))
+        finished = batches.to_iter_dataset(ahead).mp_prefetch(options).map(_finish)
+        # In a thread, so that the training loop does not wait for that.
+        return iter(grain.experimental.ThreadPrefetchIterDataset(finished, prefetch_buffer_size=1))
 
     def get_state(self) -> dict[str, int]:
         return {"next_index": self._step}

@@ -46,7 +46,7 @@ def test_what_is_written_is_read(folder):
 
 
 def test_small_shards_hold_every_example_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(latents, "SHARD_BYTES", 4 * FIXED[0].nbytes)
+    monkeypatch.setattr(latents, "SHARD", 4)
     monkeypatch.setattr(latents, "CHUNK", 7)
     path = latents.write(zip(FIXED, LABELS, strict=True), str(tmp_path), "shards", 5)
     assert len(list(path.glob("*array_record*"))) == 8  # ceil(30 / 4)
