@@ -36,6 +36,7 @@ def defaults() -> ConfigDict:
                 image_size=0,  # 0: as stored; else resized and centre-cropped to this side
                 flip=False,  # mirror half of the training images (not latents)
                 workers=0,  # processes that read and decode; 0 uses threads of this process
+                threads=4,  # that prepare batches ahead, in each of these processes
             ),
             model=dict(
                 kind="dit",  # "dit", "maskdit" (masking) or "ssm" (state-space blocks)
@@ -106,7 +107,10 @@ def defaults() -> ConfigDict:
                 samples=1000,  # images per cell
             ),
             diversity=dict(guidance=("cfg", "sg"), samples=1000),
-            bench=dict(repeats=20),
+            bench=dict(
+                repeats=20,
+                images_per_second=0.0,  # that a step consumes per host, for "data"; 0: measured
+            ),
         )
     )
 

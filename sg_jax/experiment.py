@@ -179,7 +179,8 @@ def build(config: ConfigDict) -> Experiment:
         "train.steps": 1, "train.log_every": 1, "train.sample_every": 0, "checkpoint.every": 1,
         "checkpoint.keep": 1, "checkpoint.keep_period": 0, "sample.steps": 1, "sample.count": 1,
         "evaluate.samples": 10, "evaluate.columns": 1, "evaluate.references": 0,
-        "bench.repeats": 3, "data.workers": 0, "data.image_size": 0,
+        "bench.repeats": 3, "bench.images_per_second": 0, "data.workers": 0, "data.threads": 0,
+        "data.image_size": 0,
     }  # fmt: skip
     for path, low in at_least.items():
         section, key = path.split(".")

@@ -72,6 +72,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
             process_count=jax.process_count(),
             flip=config.data.flip,
             workers=config.data.workers,
+            threads=config.data.threads,
         )
         seek(data, position)
         compiled = {}  # one program per sparsity rate
