@@ -107,6 +107,7 @@ def defaults() -> ConfigDict:
                 samples=1000,  # images per cell
             ),
             diversity=dict(guidance=("cfg", "sg"), samples=1000),
+            profile=dict(start=0, steps=5),  # steps to trace, from which one on; 0: none
             bench=dict(
                 repeats=20,
                 images_per_second=0.0,  # that a step consumes per host, for "data"; 0: measured

@@ -180,12 +180,18 @@ def build(config: ConfigDict) -> Experiment:
         "checkpoint.keep": 1, "checkpoint.keep_period": 0, "sample.steps": 1, "sample.count": 1,
         "evaluate.samples": 10, "evaluate.columns": 1, "evaluate.references": 0,
         "bench.repeats": 3, "bench.images_per_second": 0, "data.workers": 0, "data.threads": 0,
-        "data.image_size": 0,
+        "data.image_size": 0, "profile.start": 0, "profile.steps": 1,
     }  # fmt: skip
     for path, low in at_least.items():
         section, key = path.split(".")
         if config[section][key] < low:
             raise UserError(f"config.{path}={config[section][key]} must be at least {low}.")
+    last = config.profile.start + config.profile.steps - 1
+    if config.profile.start and last > config.train.steps:
+        raise UserError(
+            f"config.profile.start={config.profile.start} and steps={config.profile.steps} must "
+            f"lie within config.train.steps={config.train.steps}."
+        )
     if isinstance(config.seed, bool) or not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed={config.seed} must satisfy 0 <= seed < 2**32.")
     for key in ("ema_decay", "ema_decays"):
