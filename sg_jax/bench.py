@@ -31,7 +31,7 @@ def run(experiment: Experiment, workdir: str) -> list[dict]:
     """
     config, gamma = experiment.config, experiment.config.objective.gamma
     results = []
-    programs = {f"train, γ {g:g}": _training(experiment, g) for g in dict.fromkeys((0.0, gamma))}
+    programs = {f"train, γ {g:g}": training(experiment, g) for g in dict.fromkeys((0.0, gamma))}
     costs = {
         f"train, γ {g:g}": flops.training_step(
             experiment.model, g, config.train.batch_size, full=True
@@ -57,7 +57,7 @@ def run(experiment: Experiment, workdir: str) -> list[dict]:
     return results
 
 
-def _training(experiment: Experiment, gamma: float) -> Callable[[], None]:
+def training(experiment: Experiment, gamma: float) -> Callable[[], None]:
     """Return a function that runs one training step at sparsity rate gamma and waits for it."""
     config, model = experiment.config, experiment.model
     objective = FlowMatching(**{**config.objective, "gamma": gamma})

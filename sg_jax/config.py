@@ -29,13 +29,14 @@ def defaults() -> ConfigDict:
         dict(
             seed=0,  # of weights, data order, noise and token ids
             data=dict(
-                name="digits",  # "digits", or any TFDS name
+                name="digits",  # "digits", any TFDS name, or latents written by data/latents.py
                 data_dir="",  # empty: TFDS's own ($TFDS_DATA_DIR or ~/tensorflow_datasets)
                 split="train",
                 test_split="test",
                 image_size=0,  # 0: as stored; else resized and centre-cropped to this side
-                flip=False,  # mirror half of the training images
+                flip=False,  # mirror half of the training images (not latents)
                 workers=0,  # processes that read and decode; 0 uses threads of this process
+                threads=4,  # that prepare batches ahead, in each of these processes
             ),
             model=dict(
                 kind="dit",  # "dit", "maskdit" (masking) or "ssm" (state-space blocks)
@@ -109,7 +110,11 @@ def defaults() -> ConfigDict:
                 samples=1000,  # images per cell
             ),
             diversity=dict(guidance=("cfg", "sg"), samples=1000),
-            bench=dict(repeats=20),
+            profile=dict(start=0, steps=5),  # steps to trace, from which one on; 0: none
+            bench=dict(
+                repeats=20,
+                images_per_second=0.0,  # that a step consumes per host, for "data"; 0: measured
+            ),
         )
     )
 

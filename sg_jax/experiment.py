@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sg_jax import optimizer, sharding, tokens
+from sg_jax.data.pipeline import check_flip
 from sg_jax.errors import UserError, nearest
 from sg_jax.generate import check_labels
 from sg_jax.guidance import Guidance
@@ -26,9 +27,28 @@ from sg_jax.objective import FlowMatching
 from sg_jax.sampler import Sampler
 
 
-def complete(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> ConfigDict:
-    """Return a copy with the model's geometry and what comes from the data filled in."""
+def complete(
+    config: ConfigDict,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    latents: bool = False,
+) -> ConfigDict:
+    """Return a copy with the model's geometry and what comes from the data filled in.
+
+    Args:
+      config: as given.
+      image_shape: (H, W, C) of the data.
+      num_classes: of the data.
+      latents: whether the data are latents: what needs pixels is then an error.
+    """
     config = config.copy_and_resolve_references()
+    check_flip(config.data.flip, latents)
+    if latents and (config.train.sample_every or config.train.then):
+        raise UserError(
+            f"config.train.sample_every={config.train.sample_every} and config.train.then="
+            f"{config.train.then!r} must be 0 and () for latents (config.data.name="
+            f"{config.data.name!r}): drawing images from them needs a decoder."
+        )
     height, width, channels = image_shape
     if height != width:
         raise UserError(
@@ -175,7 +195,9 @@ def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Ex
         "train.steps": 1, "train.accumulate": 1, "train.log_every": 1, "train.sample_every": 0,
         "checkpoint.every": 1, "checkpoint.keep": 1, "checkpoint.keep_period": 0,
         "sample.steps": 1, "sample.count": 1, "evaluate.samples": 10, "evaluate.columns": 1,
-        "evaluate.references": 0, "bench.repeats": 3, "data.workers": 0, "data.image_size": 0,
+        "evaluate.references": 0, "bench.repeats": 3, "bench.images_per_second": 0,
+        "data.workers": 0, "data.threads": 0, "data.image_size": 0, "profile.start": 0,
+        "profile.steps": 1,
     }  # fmt: skip
     for path, low in at_least.items():
         section, key = path.split(".")
@@ -184,6 +206,12 @@ def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Ex
     for section, parts in (("train", config.train.accumulate), ("sample", 1)):
         size = config[section].batch_size
         sharding.check_batch(f"config.{section}.batch_size", size, mesh, parts)
+    last = config.profile.start + config.profile.steps - 1
+    if config.profile.start and last > config.train.steps:
+        raise UserError(
+            f"config.profile.start={config.profile.start} and steps={config.profile.steps} must "
+            f"lie within config.train.steps={config.train.steps}."
+        )
     if isinstance(config.seed, bool) or not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed={config.seed} must satisfy 0 <= seed < 2**32.")
     for key in ("ema_decay", "ema_decays"):

@@ -17,7 +17,7 @@ from sg_jax import checkpoint, config, costs, dry_run, experiment
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 
-MODES = ("train", "sample", "evaluate", "sweep", "diversity", "bench", "flops")
+MODES = ("train", "sample", "evaluate", "sweep", "diversity", "bench", "data", "flops")
 NEED_A_RUN = ("sample", "evaluate", "sweep", "diversity")
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     given = config.parse(argv, flag_values)
     mode, workdir = flag_values["mode"].value, flag_values["workdir"].value
     dry = flag_values["dry-run"].value
-    if not workdir and not dry and mode not in ("bench", "flops"):
+    if not workdir and not dry and mode not in ("bench", "data", "flops"):
         raise UserError("--workdir is missing: give the folder of the run, such as runs/digits.")
     if mode == "flops" and all(given.model[k] for k in ("image_size", "channels", "num_classes")):
         costs.run(experiment.build(experiment.fill_geometry(given)))  # needs no data
@@ -48,7 +48,14 @@ def main(argv: Sequence[str]) -> None:
     source = open_source(
         data.name, data.split, data_dir=data.data_dir or None, image_size=data.image_size or None
     )
-    completed = experiment.complete(given, source.image_shape, source.num_classes)
+    completed = experiment.complete(
+        given, source.image_shape, source.num_classes, latents=source.latents
+    )
+    if source.latents and mode in NEED_A_RUN:
+        raise UserError(
+            f"--mode={mode} needs images, but config.data.name={source.name!r} holds latents, and "
+            f"there is no decoder yet."
+        )
     built = experiment.build(completed)
     if dry or mode == "flops":
         (dry_run if dry else costs).run(built)
@@ -79,6 +86,10 @@ def _dispatch(mode: str, built: experiment.Experiment, source, workdir: str, com
         run = importlib.import_module(f"sg_jax.{mode}").run
         for path in run(built, source, workdir):
             print(f"Written: {path}")
+    elif mode == "data":
+        from sg_jax.data_bench import run
+
+        run(built, source, workdir)
     else:
         from sg_jax.bench import run
 

@@ -18,6 +18,7 @@ from sg_jax.evaluation import pictures
 from sg_jax.experiment import Experiment
 from sg_jax.generate import sample
 from sg_jax.guidance import Guidance
+from sg_jax.profiler import Profiler
 from sg_jax.state import (
     TrainState,
     abstract_state,
@@ -72,12 +73,15 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
             process_count=jax.process_count(),
             flip=config.data.flip,
             workers=config.data.workers,
+            threads=config.data.threads,
         )
         seek(data, position)
+        profiler = Profiler(**config.profile, workdir=workdir, resumed=start)
         compiled = {}  # one program per sparsity rate
         writer, progress, pending = Writer(workdir, start), None, []
         began = time.perf_counter()
         for step in range(start + 1, total + 1):
+            profiler.before(step)
             batch = sharding.to_global(next(data), mesh)
             position += 1
             gamma = experiment.gamma_at(step)
@@ -90,6 +94,8 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
                 jax.block_until_ready(state)
                 log(f"First step, with its compile: {time.perf_counter() - began:.1f} s.")
                 progress = Progress(step, total, config.train.batch_size)
+            if profiler.after(step, state):
+                progress.restart(step)
             last = step == total or bool(received)  # asked once: what is true here gets saved
             if step % config.train.log_every == 0 or last:
                 means = _means(pending, step)
@@ -105,6 +111,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
                 checkpoint.save(checkpoints, state, step, position)
             if last:
                 break
+        profiler.close(step)
         writer.close()
     if step < total:
         raise SystemExit(

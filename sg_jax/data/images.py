@@ -15,10 +15,11 @@ def decode(encoded: bytes, channels: int, image_size: int | None = None) -> np.n
     converts what a data set of colour images may hide: grey, palette and CMYK files.
     """
     with Image.open(io.BytesIO(encoded)) as file:
-        image = file.convert(_MODES[channels])
-    if image_size is not None:
-        image = centre_crop(image, image_size)
-    return np.asarray(image).reshape(image.height, image.width, channels)
+        mode = _MODES[channels]
+        image = file if file.mode == mode else file.convert(mode)  # which copies, even for nothing
+        if image_size is not None:
+            image = centre_crop(image, image_size)
+        return np.asarray(image).reshape(image.height, image.width, channels)
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:

@@ -34,7 +34,8 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
         known = {*_prepared(root), "digits", *tfds.list_builders(with_community_datasets=False)}
         raise UserError(
             f"config.data.name={name!r} is neither a data set of TFDS nor prepared in "
-            f"{_describe(root)}.{nearest(name, sorted(known))}"
+            f"{_describe(root)}.{nearest(name, sorted(known))} Latents are written there by "
+            f"`python -m sg_jax.data.latents`."
         ) from None
     except Exception as cause:
         raise _unprepared(name, root, cause) from cause

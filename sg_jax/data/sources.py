@@ -1,4 +1,4 @@
-"""Data sets by name: indexed images and labels, checked when they are opened."""
+"""Data sets by name: indexed images (or latents of images) and labels, checked when opened."""
 
 import bisect
 import dataclasses
@@ -18,6 +18,9 @@ from sg_jax.errors import UserError, nearest
 class Source:
     """Give `source[i] = {"image": uint8 [H, W, C], "label": int}` for 0 <= i < len(source).
 
+    Of latents, "image" is float16 or float32; with `posterior` it is the mean of a normal
+    distribution that latents are drawn from, and "std" [H, W, C] its standard deviation.
+
     Reading is random access, thread-safe and picklable. An unreadable record raises a UserError
     that names its file.
     """
@@ -27,9 +30,11 @@ class Source:
     num_classes: int
     image_shape: tuple[int, int, int]  # H, W, C
     class_names: tuple[str, ...]
+    latents: bool  # what "image" is: pixels, or latents as `latents.write` stores them
+    posterior: bool
     image_size: int | None = dataclasses.field(repr=False)  # None: as stored
-    keys: tuple[str, str] = dataclasses.field(repr=False)  # of the image and of the label
-    records: Any = dataclasses.field(repr=False)  # TFDS data source of encoded images
+    keys: dict[str, str] = dataclasses.field(repr=False)  # in a record, of what an example holds
+    records: Any = dataclasses.field(repr=False)  # TFDS data source of records, images encoded
     files: tuple[str, ...] = dataclasses.field(repr=False)
     ends: tuple[int, ...] = dataclasses.field(repr=False)  # index after the last record of a file
 
@@ -40,16 +45,18 @@ class Source:
         i = operator.index(i)
         if not 0 <= i < len(self):
             raise IndexError(f"index {i} of {len(self)} examples")
-        image_key, label_key = self.keys
         record = self._read(i)
-        try:
-            image = decode(record[image_key], self.image_shape[2], self.image_size)
-        except Exception as cause:
-            raise self._unreadable(i, cause) from cause
-        if image.shape != self.image_shape:
-            cause = ValueError(f"image of shape {image.shape}, not {self.image_shape}")
-            raise self._unreadable(i, cause)
-        return {"image": image, "label": int(record[label_key])}
+        example = {name: record[key] for name, key in self.keys.items()}
+        if not self.latents:
+            try:
+                image = decode(example["image"], self.image_shape[2], self.image_size)
+            except Exception as cause:
+                raise self._unreadable(i, cause) from cause
+            if image.shape != self.image_shape:
+                cause = ValueError(f"image of shape {image.shape}, not {self.image_shape}")
+                raise self._unreadable(i, cause)
+            example["image"] = image
+        return {**example, "label": int(example["label"])}
 
     def _read(self, i: int) -> dict[str, Any]:
         """Return record `i` with its image still encoded."""
@@ -57,7 +64,7 @@ class Source:
             record = self.records[i]
         except Exception as cause:
             raise self._unreadable(i, cause) from cause
-        label = int(record[self.keys[1]])
+        label = int(record[self.keys["label"]])
         if not 0 <= label < self.num_classes:
             raise UserError(
                 f"config.data.split={self.split!r} of {self.name!r} has label {label} at example "
@@ -79,6 +86,9 @@ def open_source(
 ) -> Source:
     """Open one split of a data set; prepare it first where that is possible.
 
+    A data set with a feature `latents` is opened as latents, see `sg_jax.data.latents`; any other
+    as images.
+
     Args:
       name: "digits" (prepared on first use, without network) or any TFDS name.
       split: a split or a slice of one in TFDS's notation: "train", "train[:100]", "train+test".
@@ -96,23 +106,33 @@ def open_source(
             f"config.data.image_size={image_size} must be positive, or 0 for as stored."
         )
     builder = prepared_builder(name, data_dir)
-    image_key, channels, stored = _image(name, builder.info.features)
-    label_key, class_names = _label(name, builder.info.features)
+    features = builder.info.features
+    latents = "latents" in features
+    keys, (*stored, channels) = (_latents if latents else _image)(name, features)
+    keys["label"], class_names = _label(name, features)
+    stored = tuple(stored)
+    if latents and image_size not in (None, 0, stored[0]):
+        raise UserError(
+            f"config.data.image_size={image_size} must be 0 for {name!r}: latents, of "
+            f"{stored[0]}x{stored[1]} here, cannot be resized."
+        )
     if not image_size and None in stored:
         raise UserError(
             f"config.data.image_size=0 takes images as stored, but those of {name!r} differ in "
             f"size: set it to the side, in pixels, to which they are resized and centre-cropped."
         )
     shape = (image_size, image_size) if image_size else stored
-    records, files = _records(name, builder, split, image_key)
+    records, files = _records(name, builder, split, None if latents else keys["image"])
     source = Source(
         name=name,
         split=split,
         num_classes=len(class_names),
         image_shape=(*shape, channels),
         class_names=class_names,
+        latents=latents,
+        posterior="std" in keys,
         image_size=None if shape == stored else image_size,
-        keys=(image_key, label_key),
+        keys=keys,
         records=records,
         files=tuple(str(file.filename) for file in files),
         ends=tuple(itertools.accumulate(file.take for file in files)),
@@ -124,15 +144,32 @@ def open_source(
     return source
 
 
-def _image(name: str, features: Any) -> tuple[str, int, tuple[int | None, int | None]]:
-    """Return the key of the image feature, its channels and its (H, W) or (None, None)."""
+def _image(name: str, features: Any) -> tuple[dict[str, str], tuple[int | None, ...]]:
+    """Return the key of the image feature and its (H, W, C), H and W None where they differ."""
     import tensorflow_datasets as tfds
 
     key = _one(features, "image", tfds.features.Image)
     if key is None or np.dtype(features[key].np_dtype) != np.uint8 or len(features[key].shape) != 3:
         raise _lacking(name, features, "still image in uint8")
     height, width, channels = features[key].shape
-    return key, channels or 3, (height, width)
+    return {"image": key}, (height, width, channels or 3)
+
+
+def _latents(name: str, features: Any) -> tuple[dict[str, str], tuple[int, ...]]:
+    """Return the keys of the latents (and of their standard deviation), and their (H, W, C)."""
+    keys = {"image": "latents"} | ({"std": "latents_std"} if "latents_std" in features else {})
+    shape = features["latents"].shape
+    for key in keys.values():
+        found, dtype = features[key].shape, np.dtype(features[key].np_dtype).name
+        square = len(found) == 3 and found[0] == found[1] and None not in found
+        if not square or found != shape or dtype not in ("float16", "float32"):
+            raise UserError(
+                f"config.data.name={name!r} has a feature {key!r} of shape {found} and type "
+                f"{dtype}; latents must be [S, S, C] in float16 or float32, and their standard "
+                f"deviation, latents_std, of the same shape. `python -m sg_jax.data.latents` "
+                f"writes such a data set."
+            )
+    return keys, shape
 
 
 def _label(name: str, features: Any) -> tuple[str, tuple[str, ...]]:
@@ -162,7 +199,7 @@ def _lacking(name: str, features: Any, what: str) -> UserError:
     )
 
 
-def _records(name: str, builder: Any, split: str, image_key: str) -> tuple[Any, list[Any]]:
+def _records(name: str, builder: Any, split: str, image_key: str | None) -> tuple[Any, list[Any]]:
     """Return TFDS's data source of a split and the instructions of which files it reads."""
     import tensorflow_datasets as tfds
 
@@ -180,7 +217,8 @@ def _records(name: str, builder: Any, split: str, image_key: str) -> tuple[Any, 
     if not count:
         raise UserError(f"config.data.split={split!r} of {name!r} is empty. There are: {there}.")
     try:
-        records = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
+        decoders = {image_key: tfds.decode.SkipDecoding()} if image_key else None
+        records = builder.as_data_source(split, decoders=decoders)
     except NotImplementedError as cause:
         raise UserError(
             f"config.data.name={name!r} is prepared in {builder.data_dir} as "

@@ -13,6 +13,7 @@ class Numbers:
     """Ten examples: number i has label i and the pixels [[i, 100 + i]], so a flip shows."""
 
     image_shape = (1, 2, 1)
+    latents = posterior = False
 
     def __len__(self):
         return 10

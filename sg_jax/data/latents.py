@@ -1,0 +1,237 @@
+"""Latents as a data set: write them once, train on them like on images.
+
+A latent-diffusion model is trained on what an image autoencoder makes of the images, so these are
+computed once and stored, as a TFDS data set in ArrayRecord that needs no tensorflow:
+
+    latents      float16 [S, S, C]: scaled latents; or the mean of their distribution, scaled
+    latents_std  float16 [S, S, C]: its standard deviation, scaled; without it latents are fixed
+    label        ClassLabel
+
+"Scaled" means multiplied, once and here, by the autoencoder's factor (0.18215 for Stable
+Diffusion's) that makes their standard deviation about 1. Training takes them as they are.
+
+    python -m sg_jax.data.latents --from DIR --to DATA_DIR --name imagenet256_latents --scale 1
+
+reads the widely used folders of .npy files: DIR/*_features/0.npy, 1.npy, ... with one array
+[C, S, S] or [1, C, S, S] each, and DIR/*_labels/0.npy, ... with one integer each.
+"""
+
+import argparse
+import itertools
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from sg_jax.data.sources import open_source
+from sg_jax.errors import UserError
+
+VERSION = "1.0.0"
+SHARD = 4096  # examples in a file; ArrayRecord reads one in time that grows with their number
+CHUNK = 1024  # examples handled at a time
+
+
+def write(
+    examples: Iterable[tuple[np.ndarray, int]], data_dir: str, name: str, num_classes: int
+) -> pathlib.Path:
+    """Write latents as the split `train` of a new data set, whole or not at all.
+
+    Args:
+      examples: pairs of an array and a label. The array is float [S, S, C], scaled latents, or
+        [2, S, S, C], mean and standard deviation of the distribution they are drawn from, scaled.
+      data_dir: folder of prepared data sets, config.data.data_dir.
+      name: of the data set, config.data.name.
+      num_classes: labels are 0 to num_classes - 1.
+
+    Returns:
+      The data set's folder.
+
+    Raises:
+      UserError: it exists; an array of another shape, not finite, or not scaled; a wrong label.
+    """
+    import tensorflow_datasets as tfds
+
+    if not name.isidentifier():
+        raise UserError(f"name={name!r} must be made of letters, digits and underscores.")
+    folder = pathlib.Path(data_dir).expanduser() / name / VERSION
+    if folder.exists():
+        raise UserError(f"{folder} exists: delete it, or take another name for the data set.")
+    examples = iter(examples)
+    first = list(itertools.islice(examples, CHUNK))
+    if not first:
+        raise UserError(f"There are no examples for the data set {name!r}.")
+    shape = np.shape(first[0][0])
+    if len(shape) not in (3, 4) or shape[-3] != shape[-2] or shape[:-3] not in ((), (2,)):
+        raise UserError(f"Latents of shape {shape} must be [S, S, C] or [2, S, S, C].")
+    keys = ("latents", "latents_std")[: 1 if len(shape) == 3 else 2]
+    tensor = tfds.features.Tensor(shape=shape[-3:], dtype=np.float16, encoding="bytes")
+    label = tfds.features.ClassLabel(num_classes=num_classes)
+    # Beside the name, not under it, so that it is not listed as prepared; renamed when complete.
+    partial = folder.parents[1] / f".{name}.{os.getpid()}.partial"
+    partial.mkdir(parents=True)
+    try:
+        identity = tfds.core.DatasetIdentity(name, VERSION, str(partial), module_name="")
+        info = tfds.core.DatasetInfo(
+            builder=identity,
+            description="Latents of images, scaled; see sg_jax.data.latents.",
+            features=tfds.features.FeaturesDict({**dict.fromkeys(keys, tensor), "label": label}),
+            disable_shuffling=True,
+        )
+        writer = tfds.core.SequentialWriter(info, SHARD, file_format="array_record")
+        writer.initialize_splits(["train"])
+        done = 0
+        while first:
+            chunk = [
+                _record(array, label, keys, shape, num_classes, done + i)
+                for i, (array, label) in enumerate(first)
+            ]
+            if not done:
+                _check_scale(np.stack([record["latents"] for record in chunk]))
+            writer.add_examples({"train": chunk})
+            done += len(chunk)
+            first = list(itertools.islice(examples, CHUNK))
+        writer.close_all()
+        folder.parent.mkdir(exist_ok=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _check_scale(latents: np.ndarray) -> None:
+    """Raise unless latents [N, S, S, C] have a standard deviation of about 1."""
+    found = float(np.std(latents, dtype=np.float32))
+    if not 1 / 3 < found < 3:
+        raise UserError(
+            f"The latents have a standard deviation of {found:.3g} over the first {len(latents)} "
+            f"examples, where scaled ones have about 1: multiply them once by the autoencoder's "
+            f"factor (Stable Diffusion's is 0.18215: --scale 0.18215, or --scale 1 for files that "
+            f"are scaled already)."
+        )
+
+
+def _record(
+    array: np.ndarray, label: int, keys: Sequence[str], shape: tuple, num_classes: int, i: int
+) -> dict:
+    """Return the record of example `i`, checked."""
+    if np.shape(array) != shape:
+        raise UserError(f"Example {i} has shape {np.shape(array)}, the first one {shape}.")
+    stored = np.asarray(array, np.float16)
+    if not np.isfinite(stored).all():
+        raise UserError(f"Example {i} holds values that are not finite in float16.")
+    if len(keys) == 2 and stored[1].min() < 0:
+        raise UserError(
+            f"Example {i} has negative standard deviations; if they are logarithms of variances, "
+            f"say so: --posterior logvar."
+        )
+    if not 0 <= int(label) < num_classes:
+        raise UserError(f"Example {i} has label {label}; labels must be 0 to {num_classes - 1}.")
+    parts = stored if len(keys) == 2 else stored[None]
+    return {**dict(zip(keys, parts, strict=True)), "label": int(label)}
+
+
+def read_npy(
+    folder: str, scale: float, posterior: str | None = None
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield what `write` takes from folders of .npy files, in the order of their numbers.
+
+    Args:
+      folder: holds one folder of features and one of labels, see the module.
+      scale: what the files' latents are multiplied with; 1 if they are scaled already.
+      posterior: what the second half of the channels is: "std" or "logvar", the first being the
+        mean; None: all channels are latents.
+
+    Raises:
+      UserError: folders or files that are missing or of another form.
+    """
+    features, labels = (_numbered(pathlib.Path(folder), kind) for kind in ("features", "labels"))
+    if features.keys() != labels.keys():
+        odd = min(features.keys() ^ labels.keys())
+        raise UserError(f"--from {folder}: {odd}.npy must be among the features and the labels.")
+
+    def load(number: int) -> tuple[np.ndarray, int]:
+        try:
+            array, label = np.load(features[number]), np.load(labels[number])
+        except (OSError, ValueError) as cause:
+            raise UserError(f"{features[number]} or its label cannot be read: {cause}") from cause
+        if array.ndim == 4 and len(array) == 1:
+            array = array[0]
+        if array.ndim != 3 or (posterior and len(array) % 2) or label.size != 1:
+            raise UserError(
+                f"{features[number]} must be [C, S, S] or [1, C, S, S] and its label one number, "
+                f"not {array.shape} and {label.shape}; C even with --posterior."
+            )
+        array = np.moveaxis(array.astype(np.float32), 0, -1)  # [S, S, C]
+        if posterior:
+            mean, std = np.split(array, 2, axis=-1)
+            if posterior == "logvar":
+                if std.min() >= 0:
+                    raise UserError(
+                        f"{features[number]}: no logarithm of a variance is negative, so these are "
+                        f"standard deviations: --posterior std."
+                    )
+                std = np.exp(0.5 * np.clip(std, -30, 20))
+            array = np.stack([mean, std])  # [2, S, S, C]
+        return array * np.float32(scale), int(label.item())
+
+    numbers = sorted(features)
+    with ThreadPoolExecutor(16) as pool:
+        for i in range(0, len(numbers), CHUNK):
+            yield from pool.map(load, numbers[i : i + CHUNK])
+
+
+def _numbered(folder: pathlib.Path, kind: str) -> dict[int, pathlib.Path]:
+    """Return the files 0.npy, 1.npy, ... of the one subfolder called *features or *labels."""
+    found = sorted(path for path in folder.glob(f"*{kind}") if path.is_dir())
+    if len(found) != 1:
+        there = ", ".join(path.name for path in found) or "none"
+        raise UserError(f"--from {folder} must hold one folder *{kind}; there is {there}.")
+    files = {int(p.stem): p for p in found[0].glob("*.npy") if p.stem.isdigit()}
+    if not files:
+        raise UserError(f"{found[0]} holds no files 0.npy, 1.npy, ...")
+    return files
+
+
+def main(argv: Sequence[str]) -> None:
+    """Convert folders of .npy files."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sg_jax.data.latents",
+        description="Write folders of .npy latents as a TFDS data set in ArrayRecord.",
+    )
+    parser.add_argument(
+        "--from", dest="folders", nargs="+", required=True, metavar="DIR",
+        help="folders that hold *_features/0.npy ... and *_labels/0.npy ...; several are joined",
+    )  # fmt: skip
+    parser.add_argument("--to", required=True, help="folder of prepared data sets")
+    parser.add_argument("--name", required=True, help="of the data set: config.data.name")
+    parser.add_argument(
+        "--scale", type=float, required=True,
+        help="factor to apply: 0.18215 to latents as Stable Diffusion's autoencoder gives them, 1 "
+        "to files that are scaled already",
+    )  # fmt: skip
+    parser.add_argument(
+        "--posterior", choices=("std", "logvar"),
+        help="the files hold means, then these, along the channels: latents are drawn from them",
+    )  # fmt: skip
+    parser.add_argument("--classes", type=int, default=1000, help="number of classes")
+    given = parser.parse_args(argv[1:])
+    examples = itertools.chain.from_iterable(
+        read_npy(folder, given.scale, given.posterior) for folder in given.folders
+    )
+    print(f"Written: {write(examples, given.to, given.name, given.classes)}")
+    source = open_source(given.name, "train", given.to)
+    shape = "x".join(map(str, source.image_shape))
+    print(f"{len(source)} latents of {shape}, {given.classes} classes. Train on them with")
+    print(f"  --config.data.name={given.name} --config.data.data_dir={given.to}")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
