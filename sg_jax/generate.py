@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from sg_jax import distributed, schedule, sharding
 from sg_jax import guidance as guidance_lib
-from sg_jax import schedule, sharding
 from sg_jax.data.images import to_uint8
 from sg_jax.errors import UserError
 from sg_jax.guidance import Guidance, Plan
@@ -96,14 +96,15 @@ def sample(
       seed: of the noise and the token ids.
       batch_size: images per program call, at most; all at once by default. The last batch is
         filled up, so there is one compile.
-      mesh: devices to spread the batch over; by default where the model lies.
+      mesh: devices to spread the batch over; by default where the model lies. With devices of
+        several processes, all of them call with the same arguments and a model loaded onto it.
       progress: called with the number of images done after each batch.
       sampler: a `Sampler` or the name of one.
       weak_model: the network of the weak prediction, for a guidance with `weak_step` or
         `weak_workdir` (autoguidance).
 
     Returns:
-      Images, uint8 [B, H, W, C].
+      Images, uint8 [B, H, W, C]; all of them in every process.
 
     Raises:
       UserError: a label out of range, or a value that makes no sense, before anything is compiled.
@@ -141,7 +142,9 @@ def sample(
         padded[: len(part)] = part
         keys = image_keys(seed, first, batch_size)
         if mesh is not None:
-            padded, keys = jax.device_put((padded, keys), sharding.batch_sharding(mesh))
+            data = (padded, jax.random.key_data(keys))  # keys themselves stay in their process
+            padded, data = jax.device_put(data, sharding.batch_sharding(mesh))
+            keys = jax.random.wrap_key_data(data)
         x = integrate(
             model,
             weak_model,
@@ -152,7 +155,7 @@ def sample(
             sampler=sampler,
             steps=steps,
         )
-        images[first : first + len(part)] = to_uint8(np.asarray(x))[: len(part)]
+        images[first : first + len(part)] = to_uint8(distributed.to_host(x))[: len(part)]
         if progress:
             progress(first + len(part))
     return images
