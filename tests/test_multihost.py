@@ -82,8 +82,11 @@ class Group:
         try:
             return [process.wait(timeout) for process in self.processes]
         finally:
-            for process in self.processes:
-                process.kill()
+            self.kill()
+
+    def kill(self):
+        for process in self.processes:
+            process.kill()
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +100,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def start(base):
-    """Workdir, arguments, number, devices -> a group of processes that runs, ended at the end."""
+    """Workdir, arguments, number, devices -> a running group, at the end of the tests no more."""
     groups = []
 
     def make(*arguments, **options):
@@ -106,7 +109,7 @@ def start(base):
 
     yield make
     for group in groups:
-        group.end(timeout=0.1) if any(p.poll() is None for p in group.processes) else None
+        group.kill()
 
 
 @pytest.fixture(scope="session")
@@ -151,8 +154,10 @@ def four(once, run):
 
 
 def losses(workdir):
-    records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return {r["step"]: r["loss"] for r in records}
+    records = list(map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()))
+    found = {r["step"]: r["loss"] for r in records}
+    assert list(found) == [r["step"] for r in records]  # each written once, by one process
+    return found
 
 
 def assert_same_losses(workdir, expected):
@@ -169,8 +174,9 @@ def saved(workdir):
 
 def test_four_processes_train_as_one(one, four):
     assert_same_losses(four, one)
-    assert list(losses(four)) == list(range(1, 9))  # written by one process
+    assert list(losses(four)) == list(range(1, 9))
     assert saved(four) == [4, 8]
+    assert len(list((four / "tensorboard").iterdir())) == 1  # one process writes
 
 
 @pytest.mark.slow
@@ -188,14 +194,18 @@ def test_what_four_processes_saved_goes_on_in_fewer(one, four, run, tmp_path, nu
 
 
 def test_two_processes_draw_and_score_as_one(one, run, tmp_path):
-    workdir = shutil.copytree(one, tmp_path / "run", ignore=shutil.ignore_patterns("s*", "rep*"))
-    text = run(workdir, *STEPS, "--config.train.then=sample,evaluate", number=2, devices=2)
+    workdir = shutil.copytree(one, tmp_path / "run")
+    shutil.rmtree(workdir / "samples")
+    for name in ("report.json", "report.html", "guidance.png"):
+        (workdir / name).unlink()
+    then = "--config.train.then=sample,evaluate"
+    text = run(workdir, *STEPS, *FSDP, then, number=2, devices=2)
     assert "trained already" in text
     assert text.count("Picture: ") == 2  # one of each mode: printed by one process
     found, expected = (np.load(w / "samples" / "sg.npz") for w in (workdir, one))
     np.testing.assert_array_equal(found["labels"], expected["labels"])
-    # Batches of another shape per device sum in another order; a value halfway between two greys
-    # may then round to the other.
+    # Split weights and batches are summed in another order, so the floats differ in their last
+    # digits, and a value halfway between two greys may round to the other.
     difference = np.abs(found["images"].astype(int) - expected["images"])
     assert difference.max() <= 1 and (difference > 0).mean() < 0.01
     rows, wanted = (json.loads((w / "report.json").read_text()) for w in (workdir, one))
@@ -224,7 +234,7 @@ def test_a_signal_to_one_process_stops_both_and_a_kill_ends_both(one, start, tmp
     group.wait_for(f"Continue {workdir} from step {step} of 1000000.")
     group.wait_for(f"step {step + 2:>7}/")
     group.processes[0].kill()
-    assert group.end(timeout=30)[1] not in (0, 1)  # ended by jax, within seconds
+    assert group.end(timeout=30)[1] != 0
 
 
 @pytest.mark.slow
