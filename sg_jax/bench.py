@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sg_jax import flops, schedule
+from sg_jax import distributed, flops, schedule
 from sg_jax import guidance as guidance_lib
 from sg_jax.experiment import Experiment
 from sg_jax.files import write_atomically
@@ -49,7 +49,7 @@ def run(experiment: Experiment, workdir: str) -> list[dict]:
         for label, g in settings.items()
     }
     results += _race(programs, costs, config.bench.repeats, STEPS)
-    if workdir and jax.process_index() == 0:
+    if workdir and distributed.is_writer():
         path = pathlib.Path(workdir) / "bench.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False).encode())
@@ -88,7 +88,7 @@ def _sampling(experiment: Experiment, guidance) -> Callable[[], None]:
     plan = guidance_lib.plan(guidance, np.linspace(0, 1, STEPS + 1))
     weak_model = model if plan.two_networks else None
     scales = jnp.asarray(schedule.values(guidance.scale, STEPS), jnp.float32)
-    arguments = dict(plan=plan, sampler=Sampler(), steps=STEPS)
+    arguments = dict(plan=plan, sampler=Sampler(), steps=STEPS, mesh=mesh)
 
     def call():
         x = integrate(model, weak_model, labels, keys, scales, **arguments)

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from sg_jax import config as config_lib
-from sg_jax import experiment, sharding
+from sg_jax import distributed, experiment, sharding
 from sg_jax.errors import UserError, nearest
 from sg_jax.files import write_atomically
 from sg_jax.guidance import Guidance
@@ -53,7 +53,10 @@ def read_config(workdir: str | os.PathLike) -> tuple[ConfigDict, tuple[str, ...]
 
 
 def prepare_workdir(workdir: str, config: ConfigDict, class_names: tuple[str, ...]) -> None:
-    """Make the folder of a new run, or check that it holds the same experiment."""
+    """Make the folder of a new run, or check that it holds the same experiment.
+
+    All processes check, for all to end with the same error, and the writer makes it.
+    """
     folder = pathlib.Path(workdir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--workdir={workdir} is a file: give a folder.")
@@ -64,10 +67,12 @@ def prepare_workdir(workdir: str, config: ConfigDict, class_names: tuple[str, ..
             f"--workdir={workdir} is not empty and holds no config.json, so it is not a run of "
             f"sg_jax: give a new folder."
         )
-    if jax.process_index() == 0:
+    distributed.barrier("workdir checked")
+    if distributed.is_writer():
         folder.mkdir(parents=True, exist_ok=True)
         saved = {"config": json.loads(config.to_json_best_effort()), "class_names": class_names}
         write_atomically(folder / "config.json", json.dumps(saved, indent=1).encode())
+    distributed.barrier("workdir made")
 
 
 def check_same(config: ConfigDict, workdir: str, keys: tuple[str, ...]) -> None:
@@ -173,7 +178,7 @@ def load(
       step: which checkpoint; the latest by default.
       weights: "ema" (the moving average), "model" (the raw weights), or "ema_0.999", say, one of
         the averages of config.train.ema_decays.
-      mesh: devices to spread the weights over; one device by default.
+      mesh: devices to spread the weights over, of all processes; one of this process by default.
       like: a network of the same weights but other settings; by default the one that was trained.
 
     Returns:

@@ -12,6 +12,7 @@ import time
 import jax
 import numpy as np
 
+from sg_jax import distributed, sharding
 from sg_jax.bench import training
 from sg_jax.data.pipeline import train_iterator
 from sg_jax.data.sources import Source
@@ -58,7 +59,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> dict:
         )
     result = dict(consumption=need, pipeline=rows, advice=advice(rows, source.latents))
     log(f"\n{result['advice']}")
-    if workdir and jax.process_index() == 0:
+    if workdir and distributed.is_writer():
         path = pathlib.Path(workdir) / "data_bench.json"
         log(f"Written to {write_atomically(path, json.dumps(result, indent=1).encode())}.")
     return result
@@ -98,7 +99,7 @@ def advice(rows: list[dict], latents: bool) -> str:
 def _consumption(experiment: Experiment) -> dict:
     """Return the images/s of this host that training consumes, given or measured here."""
     config = experiment.config
-    share = config.train.batch_size // jax.process_count()
+    share = config.train.batch_size // _share(experiment)[1]
     if given := config.bench.images_per_second:
         log(f"A step consumes {given:g} images/s per host (config.bench.images_per_second).")
         return dict(images_per_second=given, steps_per_second=given / share, measured_on=None)
@@ -118,17 +119,22 @@ def _consumption(experiment: Experiment) -> dict:
     return dict(images_per_second=share * steps, steps_per_second=steps, measured_on=device)
 
 
+def _share(experiment: Experiment) -> tuple[int, int]:
+    return distributed.share(sharding.batch_sharding(experiment.mesh))
+
+
 def _measure(
     experiment: Experiment, source: Source, workers: int, threads: int
 ) -> tuple[list[float], float]:
     """Return the images/s of each window, and the bytes of an image in a batch."""
     config = experiment.config
+    share, shares = _share(experiment)
     data = train_iterator(
         source,
         batch_size=config.train.batch_size,
         seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share,
+        process_count=shares,
         flip=config.data.flip,
         threads=threads,
         workers=workers,

@@ -11,7 +11,7 @@ import pathlib
 
 import numpy as np
 
-from sg_jax import checkpoint
+from sg_jax import checkpoint, distributed
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import plots, scoring
@@ -27,6 +27,8 @@ MOST_PER_CLASS = 256  # real images of a class whose pairs give the unit: enough
 
 def run(experiment: Experiment, source: Source, workdir: str) -> tuple[pathlib.Path, pathlib.Path]:
     """Draw `config.diversity.samples` images per setting and compare them with unguided ones.
+
+    All processes draw; the writer compares and writes while they wait.
 
     Args:
       experiment: the run's objects.
@@ -46,8 +48,9 @@ def run(experiment: Experiment, source: Source, workdir: str) -> tuple[pathlib.P
         name: checkpoint.load_weak(guidance, workdir, experiment.mesh)
         for name, guidance in settings.items()
     }
-    judge = scoring.open_judge(config, source, folder / "classifier.npz")
-    unit = same_class_distance(judge.reference, judge.labels)
+    writer = distributed.is_writer()
+    judge = scoring.open_judge(config, source, folder / "classifier.npz") if writer else None
+    unit = same_class_distance(judge.reference, judge.labels) if writer else None
     labels = np.resize(np.arange(source.num_classes), config.diversity.samples)
 
     def draw(guidance, weak_model=None):
@@ -62,12 +65,15 @@ def run(experiment: Experiment, source: Source, workdir: str) -> tuple[pathlib.P
             batch_size=config.sample.batch_size,
             mesh=experiment.mesh,
         )
-        return judge.scorer.features(images)
+        return judge.scorer.features(images) if writer else None
 
     unguided = draw(Guidance())
     moved, quantiles = {}, {}
     for name, guidance in settings.items():
-        distances = pair_distances(draw(guidance, weak_models[name]), unguided) / unit
+        guided = draw(guidance, weak_models[name])
+        if not writer:
+            continue
+        distances = pair_distances(guided, unguided) / unit
         moved[f"{name}: {guidance.describe()}"] = distances
         found = np.quantile(distances, QUANTILES).tolist()
         quantiles[name] = {
@@ -76,6 +82,21 @@ def run(experiment: Experiment, source: Source, workdir: str) -> tuple[pathlib.P
             "quantiles": {f"{q:g}": value for q, value in zip(QUANTILES, found, strict=True)},
         }
         log(f"{name}: median distance {np.median(distances):.3f} to the unguided image")
+    if writer:
+        _write(experiment, folder, moved, quantiles, unit)
+    distributed.barrier("diversity written")
+    return folder / "diversity.png", folder / "diversity.json"
+
+
+def _write(
+    experiment: Experiment,
+    folder: pathlib.Path,
+    moved: dict[str, np.ndarray],
+    quantiles: dict[str, dict],
+    unit: float,
+) -> None:
+    """Write the densities of the distances `moved`, and their quantiles, into `folder`."""
+    config = experiment.config
     figure = plots.densities(
         moved,
         label="distance to the unguided image of the same noise and label\n"
@@ -85,14 +106,14 @@ def run(experiment: Experiment, source: Source, workdir: str) -> tuple[pathlib.P
         "distance": "Euclidean in the evaluation features, over the mean distance between two "
         "different real images of the same class",
         "unit": unit,
-        "samples": len(labels),
+        "samples": config.diversity.samples,
         "steps": config.sample.steps,
         "seed": config.seed,
         "settings": quantiles,
     }
-    picture = plots.save(figure, folder / "diversity.png")
+    plots.save(figure, folder / "diversity.png")
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-    return picture, write_atomically(folder / "diversity.json", text.encode())
+    write_atomically(folder / "diversity.json", text.encode())
 
 
 def pair_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import pathlib
 import jax
 import numpy as np
 
-from sg_jax import checkpoint, flops
+from sg_jax import checkpoint, distributed, flops
 from sg_jax.data.sources import Source
 from sg_jax.evaluation import pictures, report, scoring
 from sg_jax.experiment import Experiment
@@ -21,7 +21,8 @@ def run(
 ) -> tuple[pathlib.Path, pathlib.Path]:
     """Draw `config.evaluate.samples` images per setting, score them and write the report.
 
-    Image i has the same label and the same noise under every setting.
+    Image i has the same label and the same noise under every setting. All processes draw; the
+    writer scores and writes while they wait.
 
     Args:
       experiment: the run's objects.
@@ -33,15 +34,17 @@ def run(
       Paths of the picture and of the report.
     """
     config, folder = experiment.config, pathlib.Path(workdir)
-    names = config.evaluate.guidance
     model = checkpoint.load(workdir, mesh=experiment.mesh)
-    judge = scoring.open_judge(config, source, folder / "classifier.npz")
+    writer = distributed.is_writer()
+    judge = scoring.open_judge(config, source, folder / "classifier.npz") if writer else None
     classes = np.resize(np.arange(source.num_classes), config.evaluate.samples)
     rows, shown = [], []
-    for name in names:
+    for name in config.evaluate.guidance:
         guidance = experiment.settings[name]
         weak_model = checkpoint.load_weak(guidance, workdir, experiment.mesh)
         images, rate = _draw(experiment, model, weak_model, classes, guidance, name)
+        if not writer:
+            continue
         run_of = dict(steps=config.sample.steps, sampler=experiment.sampler)
         cost = flops.sampling_step(model, guidance, **run_of) / 1e9
         rows.append(
@@ -55,13 +58,30 @@ def run(
             )
         )
         shown.append(images[: min(config.evaluate.columns, source.num_classes)])
+    if writer:
+        picture = pictures.grid(
+            np.stack(shown),
+            row_labels=[f"{row.name}\n{row.description}" for row in rows],
+            column_labels=source.class_names[: len(shown[0])],
+        )
+        pictures.save_png(picture, folder / "guidance.png")
+        _report(experiment, source, workdir, command, model, judge, rows)
+    distributed.barrier("report written")
+    return folder / "guidance.png", folder / "report.html"
+
+
+def _report(
+    experiment: Experiment,
+    source: Source,
+    workdir: str,
+    command: str,
+    model: Backbone,
+    judge: scoring.Judge,
+    rows: list[report.SettingResult],
+) -> None:
+    """Print the table, and write it with the loss curve and the page beside guidance.png."""
+    folder = pathlib.Path(workdir)
     log(report.format_table(rows))
-    picture = pictures.grid(
-        np.stack(shown),
-        row_labels=[f"{n}\n{experiment.settings[n].describe()}" for n in names],
-        column_labels=source.class_names[: len(shown[0])],
-    )
-    pictures.save_png(picture, folder / "guidance.png")
     records = [r for r in read_metrics(workdir) if "loss" in r]
     loss_path = folder / "loss.png" if records else None
     if records:
@@ -80,7 +100,6 @@ def run(
         loss_path=loss_path,
         notes=["Down a column, every image starts from the same noise and has the same label."],
     )
-    return folder / "guidance.png", folder / "report.html"
 
 
 def _facts(experiment: Experiment, model: Backbone, records: list[dict]) -> dict[str, str]:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from sg_jax import distributed, schedule, sharding
 from sg_jax import guidance as guidance_lib
-from sg_jax import schedule, sharding
 from sg_jax.data.images import to_uint8
 from sg_jax.errors import UserError
 from sg_jax.guidance import Guidance, Plan
@@ -23,7 +23,7 @@ def image_keys(seed: int, first: int, count: int) -> jax.Array:
     return fold(jax.random.key(seed), jnp.arange(first, first + count))
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "sampler", "steps"))
+@functools.partial(jax.jit, static_argnames=("plan", "sampler", "steps", "mesh"))
 def integrate(
     model: Backbone,
     weak_model: Backbone | None,
@@ -34,6 +34,7 @@ def integrate(
     plan: Plan,
     sampler: Sampler,
     steps: int,
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """Return samples [B, H, W, C], float32: the whole run is one program.
 
@@ -46,7 +47,13 @@ def integrate(
       plan: what is static of the guidance; see `guidance.plan`.
       sampler: the integrator.
       steps: how many.
+      mesh: that the arrays lie on; None for one device.
     """
+    with sharding.on(mesh):
+        return _integrate(model, weak_model, labels, keys, scales, plan, sampler, steps)
+
+
+def _integrate(model, weak_model, labels, keys, scales, plan, sampler, steps):
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
     shape = (model.image_size, model.image_size, model.channels)
 
@@ -96,14 +103,15 @@ def sample(
       seed: of the noise and the token ids.
       batch_size: images per program call, at most; all at once by default. The last batch is
         filled up, so there is one compile.
-      mesh: devices to spread the batch over; by default where the model lies.
+      mesh: devices to spread the batch over; by default where the model lies. With devices of
+        several processes, all of them call with the same arguments and a model loaded onto it.
       progress: called with the number of images done after each batch.
       sampler: a `Sampler` or the name of one.
       weak_model: the network of the weak prediction, for a guidance with `weak_step` or
         `weak_workdir` (autoguidance).
 
     Returns:
-      Images, uint8 [B, H, W, C].
+      Images, uint8 [B, H, W, C]; all of them in every process.
 
     Raises:
       UserError: a label out of range, or a value that makes no sense, before anything is compiled.
@@ -130,7 +138,8 @@ def sample(
     scales = jnp.asarray(schedule.values(guidance.scale, steps), jnp.float32)
     batch_size = max(1, min(batch_size or len(labels), len(labels)))
     if mesh is not None:
-        batch_size = -(-batch_size // mesh.size) * mesh.size
+        parts = sharding.batch_devices(mesh)
+        batch_size = -(-batch_size // parts) * parts
         model, weak_model = (  # nothing moves if it is there already
             jax.device_put(m, sharding.infer(m, mesh)) for m in (model, weak_model)
         )
@@ -141,7 +150,9 @@ def sample(
         padded[: len(part)] = part
         keys = image_keys(seed, first, batch_size)
         if mesh is not None:
-            padded, keys = jax.device_put((padded, keys), sharding.batch_sharding(mesh))
+            data = (padded, jax.random.key_data(keys))  # keys themselves stay in their process
+            padded, data = jax.device_put(data, sharding.batch_sharding(mesh))
+            keys = jax.random.wrap_key_data(data)
         x = integrate(
             model,
             weak_model,
@@ -151,8 +162,9 @@ def sample(
             plan=plan,
             sampler=sampler,
             steps=steps,
+            mesh=mesh,
         )
-        images[first : first + len(part)] = to_uint8(np.asarray(x))[: len(part)]
+        images[first : first + len(part)] = to_uint8(distributed.to_host(x))[: len(part)]
         if progress:
             progress(first + len(part))
     return images

@@ -10,12 +10,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-import jax
 from absl import flags
 
-from sg_jax import checkpoint, config, costs, dry_run, experiment
+from sg_jax import checkpoint, config, costs, distributed, dry_run, experiment
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
+from sg_jax.writers import log
 
 MODES = ("train", "sample", "evaluate", "sweep", "diversity", "bench", "data", "flops")
 NEED_A_RUN = ("sample", "evaluate", "sweep", "diversity")
@@ -27,6 +27,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       UserError: bad input, before anything is compiled or written.
     """
+    distributed.start()
     flag_values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "Folder of the run.", flag_values=flag_values)
     flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=flag_values)
@@ -38,11 +39,15 @@ def main(argv: Sequence[str]) -> None:
     )
     given = config.parse(argv, flag_values)
     mode, workdir = flag_values["mode"].value, flag_values["workdir"].value
+    if mode != "train":
+        distributed.end_by_sigterm()
     dry = flag_values["dry-run"].value
     if not workdir and not dry and mode not in ("bench", "data", "flops"):
         raise UserError("--workdir is missing: give the folder of the run, such as runs/digits.")
     if mode == "flops" and all(given.model[k] for k in ("image_size", "channels", "num_classes")):
-        costs.run(experiment.build(experiment.fill_geometry(given)))  # needs no data
+        built = experiment.build(experiment.fill_geometry(given))  # needs no data
+        if distributed.is_writer():
+            costs.run(built)
         return
     data = given.data
     source = open_source(
@@ -58,7 +63,8 @@ def main(argv: Sequence[str]) -> None:
         )
     built = experiment.build(completed)
     if dry or mode == "flops":
-        (dry_run if dry else costs).run(built)
+        if distributed.is_writer():
+            (dry_run if dry else costs).run(built)
         return
     if mode == "train":
         checkpoint.prepare_workdir(workdir, completed, source.class_names)
@@ -76,16 +82,16 @@ def _dispatch(mode: str, built: experiment.Experiment, source, workdir: str, com
     elif mode == "sample":
         from sg_jax.sample import run
 
-        print(f"Picture: {run(built, workdir)}")
+        log(f"Picture: {run(built, workdir)}")
     elif mode == "evaluate":
         from sg_jax.evaluate import run
 
         picture, report = run(built, source, workdir, command)
-        print(f"Picture: {picture}\nReport:  {report}")
+        log(f"Picture: {picture}\nReport:  {report}")
     elif mode in ("sweep", "diversity"):
         run = importlib.import_module(f"sg_jax.{mode}").run
         for path in run(built, source, workdir):
-            print(f"Written: {path}")
+            log(f"Written: {path}")
     elif mode == "data":
         from sg_jax.data_bench import run
 
@@ -100,6 +106,6 @@ if __name__ == "__main__":
     try:
         main(sys.argv)
     except UserError as error:
-        if jax.process_index() == 0:
+        if distributed.is_writer():
             print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from sg_jax import checkpoint
+from sg_jax import checkpoint, distributed
 from sg_jax.evaluation import pictures
 from sg_jax.experiment import Experiment
 from sg_jax.files import write_atomically
@@ -42,13 +42,19 @@ def run(experiment: Experiment, workdir: str) -> pathlib.Path:
         weak_model=weak_model,
         progress=progress.update,
     )
-    folder = pathlib.Path(workdir) / "samples"
-    folder.mkdir(exist_ok=True)
-    columns = min(len(cycle), 10, config.count)
-    rows = config.count // columns
+    path = pathlib.Path(workdir) / "samples" / f"{config.guidance}.png"
+    if distributed.is_writer():
+        _write(images, labels, min(len(cycle), 10, config.count), path)
+    distributed.barrier("samples written")
+    return path
+
+
+def _write(images: np.ndarray, labels: np.ndarray, columns: int, path: pathlib.Path) -> None:
+    """Write whole rows of a picture to `path`, and all images with their labels beside it."""
+    path.parent.mkdir(exist_ok=True)
+    rows = len(images) // columns
     picture = pictures.grid(images[: rows * columns].reshape(rows, columns, *images.shape[1:]))
-    pictures.save_png(picture, folder / f"{config.guidance}.png")
+    pictures.save_png(picture, path)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, images=images, labels=labels)
-    write_atomically(folder / f"{config.guidance}.npz", buffer.getvalue())
-    return folder / f"{config.guidance}.png"
+    write_atomically(path.with_suffix(".npz"), buffer.getvalue())

@@ -16,7 +16,7 @@ import pathlib
 
 import numpy as np
 
-from sg_jax import checkpoint, flops
+from sg_jax import checkpoint, distributed, flops
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import plots, results, scoring
@@ -64,13 +64,15 @@ Table = dict[Key, Measured]
 def run(experiment: Experiment, source: Source, workdir: str) -> list[pathlib.Path]:
     """Score each cell of `config.sweep` that sweep.csv lacks, and plot them all.
 
+    All processes draw; the writer scores and writes while they wait.
+
     Args:
       experiment: the run's objects.
       source: the training images, which the samples are compared with.
       workdir: folder of the run.
 
     Returns:
-      Paths of sweep.csv and of the pictures.
+      Paths of sweep.csv and of the pictures; of these only in the writer.
 
     Raises:
       UserError: a bad value in `config.sweep`, or a sweep.csv that is none; before any sampling.
@@ -80,7 +82,8 @@ def run(experiment: Experiment, source: Source, workdir: str) -> list[pathlib.Pa
     path = folder / "sweep.csv"
     table = read_table(path)
     step = checkpoint.saved_steps(workdir)[-1]
-    judge = scoring.open_judge(config, source, folder / "classifier.npz")
+    writer = distributed.is_writer()
+    judge = scoring.open_judge(config, source, folder / "classifier.npz") if writer else None
     keys = {
         guidance: Key(
             guidance.gamma_strong,
@@ -90,7 +93,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> list[pathlib.Pa
             _words(experiment.sampler),
             config.sample.steps,
             config.sweep.samples,
-            len(judge.reference),
+            len(judge.reference) if writer else 0,
             config.seed,
             step,
         )
@@ -100,12 +103,22 @@ def run(experiment: Experiment, source: Source, workdir: str) -> list[pathlib.Pa
     shared: dict[tuple, list[Guidance]] = {}
     for g in grid:
         shared.setdefault((*_program(g), g.scale if g.guided else 1.0), []).append(g)
-    left = [group for group in shared.values() if any(keys[g] not in table for g in group)]
+    for group in shared.values():
+        found = [table[keys[g]] for g in group if keys[g] in table]
+        table.update({keys[g]: found[0] for g in group if found})
+    # The writer says what is left: others may read the file a row later, and draw nothing alone.
+    missing = distributed.from_writer([int(keys[g] not in table) for g, *_ in shared.values()])
+    left = [group for group, m in zip(shared.values(), missing, strict=True) if m]
     log(f"Sweep: {len(grid)} cells by {len(shared)} drawings, {len(left)} of them left to do.")
     if left:
         _measure(experiment, judge, checkpoint.load(workdir, step, mesh=experiment.mesh),
                  left, keys, table, path)  # fmt: skip
-    return [path, *_plot(experiment, {g: table[keys[g]] for g in grid}, folder)]
+    paths = [path]
+    if writer:
+        write_table(path, table)
+        paths += _plot(experiment, {g: table[keys[g]] for g in grid}, folder)
+    distributed.barrier("sweep written")
+    return paths
 
 
 def cells(experiment: Experiment) -> list[Guidance]:
@@ -190,27 +203,27 @@ def _measure(experiment, judge, model, groups, keys, table: Table, path: pathlib
     compiled = None
     for done, group in enumerate(groups, start=1):
         guidance = group[0]
-        measured = next((table[keys[g]] for g in group if keys[g] in table), None)
-        if measured is None:
-            draw = functools.partial(
-                sample,
-                model,
-                guidance=guidance,
-                steps=config.sample.steps,
-                sampler=experiment.sampler,
-                seed=config.seed,
-                batch_size=config.sample.batch_size,
-                mesh=experiment.mesh,
-            )
-            if compiled != _program(guidance):
-                draw(labels[: config.sample.batch_size])
-                compiled = _program(guidance)
-            images, rate = scoring.timed(draw, labels, config.sample.batch_size)
-            measured = Measured(
-                **dataclasses.asdict(judge.score(images, labels)),
-                gflops_per_step=flops.sampling_step(model, guidance) / 1e9,  # constant rates
-                images_per_second=rate,
-            )
+        draw = functools.partial(
+            sample,
+            model,
+            guidance=guidance,
+            steps=config.sample.steps,
+            sampler=experiment.sampler,
+            seed=config.seed,
+            batch_size=config.sample.batch_size,
+            mesh=experiment.mesh,
+        )
+        if compiled != _program(guidance):
+            draw(labels[: config.sample.batch_size])
+            compiled = _program(guidance)
+        images, rate = scoring.timed(draw, labels, config.sample.batch_size)
+        if judge is None:  # not the writer
+            continue
+        measured = Measured(
+            **dataclasses.asdict(judge.score(images, labels)),
+            gflops_per_step=flops.sampling_step(model, guidance) / 1e9,  # constant rates
+            images_per_second=rate,
+        )
         table.update({keys[g]: measured for g in group})
         write_table(path, table)
         progress.update(done, frechet=measured.frechet, accuracy=measured.accuracy)

@@ -1,16 +1,14 @@
 """Train a network: restore or start, then data -> step -> log -> sample -> save."""
 
-import contextlib
 import dataclasses
 import math
 import pathlib
-import signal
 import time
 
 import jax
 import numpy as np
 
-from sg_jax import checkpoint, flops, sharding
+from sg_jax import checkpoint, distributed, flops, sharding
 from sg_jax.data.pipeline import seek, train_iterator
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
@@ -33,7 +31,8 @@ from sg_jax.writers import Progress, Writer, log
 def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
     """Train to `config.train.steps`, continuing from the latest checkpoint in `workdir`.
 
-    SIGTERM and Ctrl-C save before they end the run, so that the same command continues it.
+    SIGTERM and Ctrl-C, in any process, save before they end the run, so that the same command
+    continues it.
 
     Returns:
       The last state.
@@ -47,7 +46,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
         checkpoint.open_checkpoints(
             workdir, every, config.checkpoint.keep, config.checkpoint.keep_period
         ) as checkpoints,
-        _signals() as received,
+        distributed.stop_signals() as stop,
     ):
         restored = checkpoint.restore(checkpoints, abstract)
         if restored is None:
@@ -65,12 +64,13 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
             return state
         if start:
             log(f"Continue {workdir} from step {start} of {total}.")
+        share, shares = distributed.share(sharding.batch_sharding(mesh))
         data = train_iterator(
             source,
             batch_size=config.train.batch_size,
             seed=config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=share,
+            process_count=shares,
             flip=config.data.flip,
             workers=config.data.workers,
             threads=config.data.threads,
@@ -96,7 +96,8 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
                 progress = Progress(step, total, config.train.batch_size)
             if profiler.after(step, state):
                 progress.restart(step)
-            last = step == total or bool(received)  # asked once: what is true here gets saved
+            stopped = stop()  # asked once: what is true here gets saved
+            last = step == total or bool(stopped)
             if step % config.train.log_every == 0 or last:
                 means = _means(pending, step)
                 rates = progress.update(step, **means)
@@ -114,10 +115,10 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
         profiler.close(step)
         writer.close()
     if step < total:
-        raise SystemExit(
-            f"Stopped by {signal.Signals(received[0]).name} at step {step} of {total}; saved. The "
-            f"same command continues."
+        message = (
+            f"Stopped by {stopped} at step {step} of {total}; saved. The same command continues."
         )
+        raise SystemExit(message if distributed.is_writer() else 1)
     return state
 
 
@@ -178,23 +179,7 @@ def _sample_grid(experiment: Experiment, state: TrainState, writer, workdir, ste
     )
     picture = pictures.grid(images.reshape(rows, columns, *images.shape[1:]))
     writer.image(step, "samples", np.asarray(picture.convert("RGB")))
-    if jax.process_index() == 0:
+    if distributed.is_writer():
         folder = pathlib.Path(workdir) / "samples"
         folder.mkdir(exist_ok=True)
         pictures.save_png(picture, folder / f"step_{step:07d}.png")
-
-
-@contextlib.contextmanager
-def _signals():
-    """Collect SIGTERM and SIGINT in a list instead of dying in the middle of a step."""
-    received, before = [], {}
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.signal(number, lambda n, _: received.append(n))
-    except ValueError:  # not the main thread: signals stay as they are
-        pass
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -5,8 +5,9 @@ import pathlib
 import sys
 import time
 
-import jax
 import numpy as np
+
+from sg_jax import distributed
 
 
 class Writer:
@@ -16,7 +17,7 @@ class Writer:
     """
 
     def __init__(self, workdir: str, start_step: int):
-        self.active = jax.process_index() == 0
+        self.active = distributed.is_writer()
         if not self.active:
             return
         from tensorboardX import SummaryWriter
@@ -101,5 +102,5 @@ def clock(seconds: float) -> str:
 
 def log(message: str) -> None:
     """Print a line from process 0, at once."""
-    if jax.process_index() == 0:
+    if distributed.is_writer():
         print(message, file=sys.stdout, flush=True)

@@ -38,8 +38,8 @@ def train_iterator(
       source: examples by index.
       batch_size: examples per step over all processes; each gives b = batch_size / process_count.
       seed: of order, flips and draws, 0 <= seed < 2**32.
-      process_index: which process this is.
-      process_count: how many there are.
+      process_index: which process this is; processes that need the same rows give the same.
+      process_count: how many there are, with other rows each; see `distributed.share`.
       flip: mirror each image left to right with probability 1/2, anew in every epoch.
       threads: threads that prepare batches ahead, in each reading process; 0 prepares none ahead.
       workers: processes that read instead of this one. They import the main module anew, so a

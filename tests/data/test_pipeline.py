@@ -81,6 +81,16 @@ def test_processes_share_the_batch_of_one(process_count):
     _assert_equal(joined, _batches(6))
 
 
+@pytest.mark.parametrize("process_count", [2, 4])
+def test_processes_together_see_every_example_once_in_an_epoch(process_count):
+    shares = [
+        _batches(10, process_index=p, process_count=process_count) for p in range(process_count)
+    ]
+    labels = [[b["label"] for b in share] for share in shares]  # [process, step, b]
+    epochs = np.swapaxes(labels, 0, 1).reshape(4, 10)  # 40 examples, step by step
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(10), (4, 1)))
+
+
 def test_threads_do_not_matter():
     _assert_equal(_batches(6, threads=0), _batches(6, threads=3))
 

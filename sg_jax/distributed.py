@@ -1,0 +1,203 @@
+"""Several processes, one or more per host: how they find each other, and what they do together.
+
+Each process runs the same program on its own devices and takes part in every computation over the
+mesh. Process 0, the writer, also scores, logs and writes files; all need to see one folder.
+
+Where a process fails or is killed, jax ends the others: at once after process 0, else after
+HEARTBEAT seconds, and sooner where their next computation notices.
+"""
+
+import contextlib
+import itertools
+import os
+import re
+import signal
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from sg_jax.errors import UserError
+
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+HEARTBEAT = 60  # seconds of silence after which a process counts as dead
+SHUTDOWN = 30  # seconds that a process which ends, or fails, waits for the others to end too
+
+
+def start() -> None:
+    """Join the processes of this run; do nothing where there is one. Call before any use of jax.
+
+    JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID come
+    first. Without them jax asks the cluster, if there is one of several processes: srun, mpirun, or
+    a TPU pod.
+
+    Raises:
+      UserError: some of the three variables are missing or wrong.
+      SystemExit: the processes cannot be joined; status 1, so that what started this tries again.
+    """
+    if jax.distributed.is_initialized():
+        return
+    arguments = _given()
+    cluster = None if arguments else _cluster()
+    if not (arguments or cluster):
+        return
+    try:
+        jax.distributed.initialize(
+            **arguments, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=SHUTDOWN
+        )
+    except (ValueError, RuntimeError) as error:
+        # Not a UserError, which nothing would try again: another host may only be late.
+        raise SystemExit(
+            f"Error: {cluster or ', '.join(VARIABLES)}: this is one of several processes, but they "
+            f"cannot be joined ({error}). Set {', '.join(VARIABLES)} in each process, and call "
+            f"nothing of jax before."
+        ) from error
+
+
+def is_writer() -> bool:
+    """Say whether this is the process that logs and writes: number 0."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Wait until all processes are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def to_host(x: jax.Array) -> np.ndarray:
+    """Return a whole array in every process, however its devices share it."""
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    return multihost_utils.process_allgather(x, tiled=True)
+
+
+def from_writer(values: Sequence[int]) -> np.ndarray:
+    """Return the writer's `values`; there are equally many in all processes."""
+    return multihost_utils.broadcast_one_to_all(np.asarray(values))
+
+
+def share(sharding: jax.sharding.Sharding) -> tuple[int, int]:
+    """Return (index, count): which of how many equal shares of a batch this process has to read.
+
+    Processes whose devices hold the same rows read the same share.
+
+    Args:
+      sharding: of the batch, such as `sharding.batch_sharding(mesh)`.
+    """
+    size, rows = sharding.num_devices, {}
+    for device, (index, *_) in sharding.devices_indices_map((size,)).items():
+        rows.setdefault(device.process_index, set()).add(index.indices(size)[0])
+    shares = sorted({tuple(sorted(starts)) for starts in rows.values()})
+    return shares.index(tuple(sorted(rows[jax.process_index()]))), len(shares)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], str]]:
+    """Make SIGTERM and Ctrl-C end a run after a step, in all processes after the same one.
+
+    Yields:
+      A function that says after a step, each time, because of which signal it is the last, or "".
+    """
+    together, received, before = jax.distributed.is_initialized(), [], {}
+    calls = itertools.count(1)  # not steps: jax expects every number from 1 on
+
+    def asked() -> str:
+        if together:  # jax has taken SIGTERM, tells all processes and finds a call ahead of them
+            return "SIGTERM" if multihost_utils.reached_preemption_sync_point(next(calls)) else ""
+        return signal.Signals(received[0]).name if received else ""
+
+    def handler(number, _):
+        if together:
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            received.append(number)
+
+    with contextlib.suppress(ValueError):  # not the main thread: signals stay as they are
+        for number in (signal.SIGINT,) if together else (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, handler)
+    try:
+        yield asked
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+        end_by_sigterm()
+
+
+def end_by_sigterm() -> None:
+    """Let SIGTERM end this process where nobody asks for it: jax, once joined, only notes it."""
+    if jax.distributed.is_initialized():
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _given() -> dict:
+    """Return jax's arguments from the three variables, {} where none is set."""
+    values = {name: os.environ.get(name, "") for name in VARIABLES}
+    missing = [name for name, value in values.items() if not value]
+    if len(missing) == len(VARIABLES):
+        return {}
+    if missing:
+        raise UserError(
+            f"{' and '.join(n for n in VARIABLES if n not in missing)} without "
+            f"{' and '.join(missing)}: set all three, one process each, or none for a single one."
+        )
+    address, count, index = values.values()
+    if not re.fullmatch(r".+:\d+", address):
+        raise UserError(
+            f"JAX_COORDINATOR_ADDRESS={address!r} must be host:port of process 0, such as "
+            f"'10.0.0.1:1234'."
+        )
+    if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
+        raise UserError(
+            f"JAX_NUM_PROCESSES={count!r} and JAX_PROCESS_ID={index!r} must be whole numbers with "
+            f"0 <= JAX_PROCESS_ID < JAX_NUM_PROCESSES."
+        )
+    return dict(coordinator_address=address, num_processes=int(count), process_id=int(index))
+
+
+def _cluster() -> str:
+    """Return what says that a cluster started several processes, or ""."""
+    # An allocation names its tasks too; only a step of several, which srun starts, runs them.
+    if min(_count("SLURM_NTASKS"), _count("SLURM_STEP_NUM_TASKS")) > 1:
+        return f"SLURM_NTASKS={os.environ['SLURM_NTASKS']}"
+    if _count("OMPI_COMM_WORLD_SIZE") > 1:
+        return f"OMPI_COMM_WORLD_SIZE={os.environ['OMPI_COMM_WORLD_SIZE']}"
+    hosts = _tpu_hosts()
+    return f"A TPU pod of {hosts} hosts" if hosts > 1 else ""
+
+
+def _tpu_hosts() -> int:
+    """Return how many hosts have the TPUs that this one's belong to, over all slices."""
+    # jax puts "tpu" there where it finds chips and libtpu, unless JAX_PLATFORMS says otherwise.
+    if "tpu" not in (jax.config.jax_platforms or ""):
+        return 1
+    names = os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES")
+    slices = _count("MEGASCALE_NUM_SLICES")
+    if not names and "TPU_SKIP_MDS_QUERY" not in os.environ:  # a TPU VM: only its host knows
+        names = _metadata("worker-network-endpoints")
+        found = re.search(r"MEGASCALE_NUM_SLICES: *'?(\d+)", _metadata("tpu-env"))
+        slices = int(found[1]) if found else slices
+    return len((names or "").split(",")) * max(1, slices)
+
+
+def _metadata(key: str) -> str:
+    """Ask a cloud machine's host, at an address that leads nowhere else; "" without an answer."""
+    address = os.environ.get("GCE_METADATA_IP", "169.254.169.254")
+    request = urllib.request.Request(
+        f"http://{address}/computeMetadata/v1/instance/attributes/{key}",
+        headers={"Metadata-Flavor": "Google"},
+    )
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(request, timeout=3) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
+
+
+def _count(variable: str) -> int:
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else 0
