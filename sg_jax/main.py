@@ -17,7 +17,8 @@ from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.writers import log
 
-MODES = ("train", "sample", "evaluate", "sweep", "diversity", "bench", "data", "flops")
+MODES = ("train", "sample", "evaluate", "sweep", "diversity", "bench", "data", "flops", "aot")
+NEED_NO_RUN = ("bench", "data", "flops", "aot")
 NEED_A_RUN = ("sample", "evaluate", "sweep", "diversity")
 
 
@@ -37,17 +38,22 @@ def main(argv: Sequence[str]) -> None:
         "Print the resolved config and the costs, and stop.",
         flag_values=flag_values,
     )
+    flags.DEFINE_string("topology", "", "TPUs to compile for: v5e:16x16.", flag_values=flag_values)
+    flags.DEFINE_enum(
+        "for", "train", ("train", "sample"), "What to compile.", flag_values=flag_values
+    )
+    flags.DEFINE_string("json", "", "File for the report.", flag_values=flag_values)
     given = config.parse(argv, flag_values)
     mode, workdir = flag_values["mode"].value, flag_values["workdir"].value
     if mode != "train":
         distributed.end_by_sigterm()
     dry = flag_values["dry-run"].value
-    if not workdir and not dry and mode not in ("bench", "data", "flops"):
+    _check_aot_flags(flag_values)
+    if not workdir and not dry and mode not in NEED_NO_RUN:
         raise UserError("--workdir is missing: give the folder of the run, such as runs/digits.")
-    if mode == "flops" and all(given.model[k] for k in ("image_size", "channels", "num_classes")):
-        built = experiment.build(experiment.fill_geometry(given))  # needs no data
-        if distributed.is_writer():
-            costs.run(built)
+    known = all(given.model[k] for k in ("image_size", "channels", "num_classes"))
+    if mode in ("flops", "aot") and known and not dry:  # these need no data
+        _count(mode, experiment.fill_geometry(given), flag_values)
         return
     data = given.data
     source = open_source(
@@ -61,10 +67,13 @@ def main(argv: Sequence[str]) -> None:
             f"--mode={mode} needs images, but config.data.name={source.name!r} holds latents, and "
             f"there is no decoder yet."
         )
+    if mode in ("flops", "aot") and not dry:
+        _count(mode, completed, flag_values)
+        return
     built = experiment.build(completed)
-    if dry or mode == "flops":
+    if dry:
         if distributed.is_writer():
-            (dry_run if dry else costs).run(built)
+            dry_run.run(built)
         return
     if mode == "train":
         checkpoint.prepare_workdir(workdir, completed, source.class_names)
@@ -72,6 +81,31 @@ def main(argv: Sequence[str]) -> None:
         checkpoint.check_same(completed, workdir, checkpoint.SAMPLE_KEYS)
     for step in (mode, *(completed.train.then if mode == "train" else ())):
         _dispatch(step, built, source, workdir, shlex.join(argv[1:]))
+
+
+def _check_aot_flags(flag_values: flags.FlagValues) -> None:
+    """Raise where flags of --mode=aot are missing, or given to another mode."""
+    aot = flag_values["mode"].value == "aot"
+    for name in ("topology", "for", "json"):
+        if flag_values[name].present and not aot:
+            raise UserError(f"--{name}={flag_values[name].value} is a flag of --mode=aot.")
+    if aot and not flag_values["topology"].value:
+        raise UserError("--mode=aot needs --topology, the TPUs to compile for: v5e:16x16, say.")
+
+
+def _count(mode: str, completed, flag_values: flags.FlagValues) -> None:
+    """Run a mode that computes nothing: count FLOPs, or compile ahead."""
+    if not distributed.is_writer():
+        return
+    if mode == "flops":
+        costs.run(experiment.build(completed))
+        return
+    import jax
+
+    from sg_jax import aot
+
+    jax.config.update("jax_platforms", "cpu")  # the TPUs to compile for are not those of this host
+    aot.run(completed, *(flag_values[name].value for name in ("topology", "for", "json")))
 
 
 def _dispatch(mode: str, built: experiment.Experiment, source, workdir: str, command: str) -> None:

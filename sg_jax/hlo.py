@@ -1,0 +1,158 @@
+"""Read a compiled TPU program: estimated cycles by kind of operation, collectives by kind.
+
+Both come from the text of the optimised program, in which the compiler notes an estimate of cycles
+beside each operation it schedules. Bodies of loops count as often as they run.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+COLLECTIVES = (
+    "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all",
+    "collective-permute", "collective-broadcast",
+)  # fmt: skip
+COPIES = ("copy", "transpose", "bitcast", "reshape", "broadcast", "convert", "pad", "slice")
+INDEXING = ("gather", "scatter", "dynamic-slice", "dynamic-update-slice")
+BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2} | {
+    f"{kind}{bits}": bits // 8 for kind in "suf" for bits in (8, 16, 32, 64)
+}
+
+_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{\s*$")
+_OPERATION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][\w\-]*)\(")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CONSTANT = re.compile(r" constant\((\d+)\)")
+_CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collectives:
+    """Collectives of one kind: how often they run, and bytes of their results, per device."""
+
+    count: int
+    bytes: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """A line of a computation, and how often it runs."""
+
+    computation: str
+    line: str
+    shape: str
+    name: str
+    times: int
+
+
+def cycles_by_kind(text: str) -> dict[str, int]:
+    """Return estimated cycles of each kind of operation, most first.
+
+    A fusion counts as the most costly kind that it holds: matmul, then reduction, indexing (gather,
+    slices), elementwise, copy. What a collective takes on the wires is in no estimate.
+    """
+    computations, entry = parse(text)
+    found = collections.Counter()
+    for operation in walk(computations, entry):
+        if cycles := _CYCLES.search(operation.line):
+            found[_kind(operation, computations)] += int(cycles[1]) * operation.times
+    return dict(found.most_common())
+
+
+def collectives(text: str) -> dict[str, Collectives]:
+    """Return the collectives of each kind, most bytes first.
+
+    A collective that runs beside other work is spread over several fusions; by its channel it
+    counts once.
+    """
+    computations, entry = parse(text)
+    counts, sizes, seen = collections.Counter(), collections.Counter(), set()
+    for outer in walk(computations, entry):
+        for operation in (outer, *_inside(outer, computations)):
+            kind = operation.name.removesuffix("-start")
+            channel = _CHANNEL.search(operation.line)
+            if kind not in COLLECTIVES or (key := (kind, channel and channel[1])) in seen:
+                continue
+            if channel:
+                seen.add(key)
+            counts[kind] += operation.times
+            sizes[kind] += operation.times * _result_bytes(operation)
+    return {kind: Collectives(counts[kind], size) for kind, size in sizes.most_common()}
+
+
+def parse(text: str) -> tuple[dict[str, list[str]], str]:
+    """Return the lines of each computation by its name, and the name of the entry."""
+    computations, entry, lines = {}, "", []
+    for line in text.splitlines():
+        if not line.startswith(" "):
+            if head := _HEAD.match(line):
+                lines = computations[head[2]] = []
+                entry = head[2] if head[1] else entry
+        elif line.strip():
+            lines.append(line)
+    return computations, entry
+
+
+def walk(computations: dict[str, list[str]], name: str, times: int = 1) -> Iterator[Operation]:
+    """Yield the operations of a computation, and of the loops and branches in it."""
+    for line in computations.get(name, ()):
+        if not (found := _OPERATION.match(line)):
+            continue
+        operation = Operation(name, line, found[1], found[2], times)
+        yield operation
+        if operation.name == "while":
+            body = re.search(r"\bbody=%?([\w.\-]+)", line)[1]
+            yield from walk(computations, body, times * _trips(line, computations))
+        elif operation.name in ("call", "conditional"):
+            for called in _CALLED.findall(line):
+                yield from walk(computations, called, times)
+
+
+def _trips(line: str, computations: dict[str, list[str]]) -> int:
+    """Return how often a loop runs: as noted, or the bound its condition compares with."""
+    if known := _TRIPS.search(line):
+        return int(known[1])
+    condition = re.search(r"\bcondition=%?([\w.\-]+)", line)[1]
+    bounds = [int(n) for each in computations[condition] for n in _CONSTANT.findall(each)]
+    return max(bounds, default=1)
+
+
+def _inside(outer: Operation, computations: dict[str, list[str]]) -> Iterator[Operation]:
+    """Yield the operations inside a fusion or an asynchronous call."""
+    if outer.name in ("call", "conditional", "while", "reduce", "sort", "scatter", "all-reduce"):
+        return
+    for called in _CALLED.findall(outer.line):
+        for line in computations.get(called, ()):
+            if found := _OPERATION.match(line):
+                inner = Operation(called, line, found[1], found[2], outer.times)
+                yield inner
+                yield from _inside(inner, computations)
+
+
+def _kind(operation: Operation, computations: dict[str, list[str]]) -> str:
+    names = {operation.name, *(inner.name for inner in _inside(operation, computations))}
+    names = {name.removesuffix("-start").removesuffix("-done") for name in names}
+    if names & {"convolution", "dot"}:
+        return "matmul"
+    if names & set(COLLECTIVES):
+        return "collective"
+    for kind, members in (("reduction", ("reduce",)), ("indexing", INDEXING), ("sort", ("sort",))):
+        if names & set(members):
+            return kind
+    plain = {"fusion", "parameter", "constant", "tuple", "get-tuple-element", *COPIES}
+    return "elementwise" if names - plain else "copy"
+
+
+def _result_bytes(operation: Operation) -> float:
+    """Return bytes of a collective's result; of an asynchronous one's, without its operands."""
+    sizes = [
+        BYTES.get(kind, 4) * math.prod(int(n) for n in dims.split(",") if n)
+        for kind, dims in _ARRAY.findall(operation.shape)
+    ]
+    if operation.name.endswith("-start"):  # (operands, results, context)
+        return max(sizes, default=0)
+    return sum(sizes)
