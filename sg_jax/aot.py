@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from sg_jax import flops, hlo, schedule, sharding
+from sg_jax import flops, hlo, schedule, sharding, tpu
 from sg_jax import guidance as guidance_lib
 from sg_jax.errors import UserError, nearest
 from sg_jax.experiment import Experiment, build
@@ -70,6 +70,7 @@ def devices_of(topology: str) -> tuple[Chip, list[Any]]:
         raise UserError(
             "--mode=aot needs libtpu, the TPU compiler: pip install libtpu (no TPU is needed)."
         )
+    tpu.set_flags()
     # Otherwise libtpu looks for the TPU machine it is on.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

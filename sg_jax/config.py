@@ -48,7 +48,8 @@ def defaults() -> ConfigDict:
                 routes=(),  # ((start, end), ...): blocks, 0-based, both included
                 mlp_ratio=4.0,
                 dtype="float32",  # compute type; parameters are float32
-                remat="none",  # "none", "selective" or "full"
+                remat="none",  # what the backward pass recomputes: "none", "selective" or "full"
+                chunk=0,  # tokens per device that blocks run at once; 0: all; 4096 suits TPU v5e
                 learn_sigma=False,  # 2 C output channels, as SiT was published
                 prediction="velocity",  # or "edm": the output of EDM's preconditioning
                 decoder_width=512,  # these three: maskdit

@@ -90,7 +90,7 @@ def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
 
 SHARED = (
     "image_size", "channels", "num_classes", "patch", "width", "depth", "routes", "dtype", "remat",
-    "learn_sigma", "prediction",
+    "chunk", "learn_sigma", "prediction",
 )  # fmt: skip
 TRANSFORMER = ("heads", "mlp_ratio")
 KINDS = {  # constructor, and the keys of config.model that it takes besides SHARED
@@ -196,8 +196,8 @@ def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Ex
         "checkpoint.every": 1, "checkpoint.keep": 1, "checkpoint.keep_period": 0,
         "sample.steps": 1, "sample.count": 1, "evaluate.samples": 10, "evaluate.columns": 1,
         "evaluate.references": 0, "bench.repeats": 3, "bench.images_per_second": 0,
-        "data.workers": 0, "data.threads": 0, "data.image_size": 0, "profile.start": 0,
-        "profile.steps": 1,
+        "data.workers": 0, "data.threads": 0, "data.image_size": 0,
+        "model.chunk": 0, "profile.start": 0, "profile.steps": 1,
     }  # fmt: skip
     for path, low in at_least.items():
         section, key = path.split(".")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from sg_jax import checkpoint, config, costs, distributed, dry_run, experiment
+from sg_jax import checkpoint, config, costs, distributed, dry_run, experiment, tpu
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.writers import log
@@ -28,6 +28,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       UserError: bad input, before anything is compiled or written.
     """
+    tpu.set_flags()
     distributed.start()
     flag_values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "Folder of the run.", flag_values=flag_values)

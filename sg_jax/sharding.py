@@ -169,7 +169,9 @@ def gathered(network):
     return network if mesh.empty else jax.tree_util.tree_map_with_path(gather, network)
 
 
-def scan_blocks(run: Callable, h: jax.Array, c: jax.Array, stack, remat: Callable) -> jax.Array:
+def scan_blocks(
+    run: Callable, h: jax.Array, c: jax.Array, stack, remat: Callable, chunk: int = 0
+) -> jax.Array:
     """Return tokens [B, N, D] after all blocks of a stack.
 
     In a program traced `on` a mesh, each device runs them on its own part of the batch: it gathers
@@ -183,6 +185,8 @@ def scan_blocks(run: Callable, h: jax.Array, c: jax.Array, stack, remat: Callabl
       c: conditioning [B, D].
       stack: weights of the blocks, on a leading axis.
       remat: wraps one block's step; gathering is part of it, so that no block's weights are kept.
+      chunk: tokens that a device runs at once, at most, by whole images; 0 for all. What fits into
+        a TPU's on-chip memory is computed faster, and needs less memory at a time.
     """
     mesh = jax.sharding.get_abstract_mesh()
 
@@ -203,12 +207,27 @@ def scan_blocks(run: Callable, h: jax.Array, c: jax.Array, stack, remat: Callabl
 
         return jax.lax.scan(remat(step), h, stack)[0]
 
+    def chunks(h, c, stack):
+        parts = _parts(len(h), h.shape[1], chunk)
+        if parts == 1:
+            return blocks(h, c, stack)
+        h, c = (x.reshape(parts, -1, *x.shape[1:]) for x in (h, c))
+        h = jax.lax.map(lambda part: blocks(*part, stack), (h, c))  # [parts, B / parts, N, D]
+        return h.reshape(-1, *h.shape[2:])
+
     if mesh.empty:
-        return blocks(h, c, stack)
+        return chunks(h, c, stack)
     return jax.shard_map(
-        blocks,
+        chunks,
         in_specs=(P(BATCH), P(BATCH), specs),
         out_specs=P(BATCH),
         axis_names=set(BATCH),
         check_vma=False,
     )(h, c, stack)
+
+
+def _parts(images: int, tokens: int, chunk: int) -> int:
+    """Return into how many equal parts to cut a batch, so that each has `chunk` tokens at most."""
+    parts = [n for n in range(1, images + 1) if images % n == 0]
+    fitting = [n for n in parts if images // n * tokens <= chunk] if chunk else parts
+    return fitting[0] if fitting else images

@@ -176,3 +176,18 @@ def test_a_batch_is_split_over_all_devices():
 def test_replicated_is_whole_on_every_device():
     x = jax.device_put(jnp.arange(4), sharding.replicated(sharding.make_mesh()))
     assert [s.data.shape for s in x.addressable_shards] == [(4,)] * 8
+
+
+@pytest.mark.parametrize(
+    "images, tokens, chunk, parts",
+    [
+        (32, 256, 4096, 2),  # 16 images of 256 tokens
+        (32, 128, 4096, 1),
+        (64, 128, 4096, 2),
+        (12, 256, 2048, 2),  # 8 would fit, but do not divide 12: 6
+        (3, 256, 100, 3),  # an image is not cut
+        (32, 256, 0, 1),
+    ],
+)
+def test_a_batch_is_cut_into_as_few_equal_parts_as_fit(images, tokens, chunk, parts):
+    assert sharding._parts(images, tokens, chunk) == parts

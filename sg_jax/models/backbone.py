@@ -29,6 +29,7 @@ class Backbone(nnx.Module):
       routes: pairs (start, end) of blocks, 0-based, both included.
       dtype: compute type, "float32" or "bfloat16"; parameters stay float32.
       remat: what the backward pass recomputes: "none", "selective" (what is cheap) or "full".
+      chunk: tokens that a device runs through a stack of blocks at once, at most; 0 for all.
       learn_sigma: the head has 2 C channels, as SiT was published, of which the first C count.
       prediction: what the network was trained to return: "velocity", or "edm", the output F of
         EDM's preconditioning; see `prediction.velocity`.
@@ -47,11 +48,12 @@ class Backbone(nnx.Module):
         width: int,
         depth: int,
         block: Callable[[nnx.Rngs], nnx.Module],
-        routes: Sequence[Route],
-        dtype: str,
-        remat: str,
-        learn_sigma: bool,
-        prediction: str,
+        routes: Sequence[Route] = (),
+        dtype: str = "float32",
+        remat: str = "none",
+        chunk: int = 0,
+        learn_sigma: bool = False,
+        prediction: str = "velocity",
         rngs: nnx.Rngs,
     ):
         if patch < 1 or image_size % patch:
@@ -75,7 +77,7 @@ class Backbone(nnx.Module):
         self.patch_embedding = layers.Linear(pixels, width, dtype, rngs)
         self.time_embedding = layers.TimestepEmbedding(width, dtype, rngs)
         self.label_embedding = nnx.Param(layers.NORMAL(rngs.params(), (num_classes + 1, width)))
-        self.blocks = RoutedStack(block, depth, routes, remat, rngs)
+        self.blocks = RoutedStack(block, depth, routes, remat, chunk, rngs)
         self.routes = tuple(tuple(route) for route in routes)
         self.final_modulation = layers.Linear(width, 2 * width, dtype, rngs, layers.ZEROS)
         self.final = layers.Linear(width, pixels * (1 + learn_sigma), dtype, rngs, layers.ZEROS)

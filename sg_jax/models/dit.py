@@ -3,8 +3,6 @@
 Peebles & Xie (arXiv 2212.09748), Ma et al. (arXiv 2401.08740); routes as in arXiv 2501.04765.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -12,7 +10,6 @@ from flax import nnx
 from sg_jax.errors import UserError, nearest
 from sg_jax.models import layers
 from sg_jax.models.backbone import Backbone
-from sg_jax.models.routing import Route
 
 SIZES = {  # depth, width, heads
     "S": (12, 384, 6),
@@ -73,28 +70,24 @@ class DiT(Backbone):
     """A backbone of transformer blocks.
 
     Args:
-      depth, width, heads, patch: `geometry("XL/2")` gives the published ones.
+      width: D.
+      heads: H.
       mlp_ratio: hidden width of the MLP over `width`.
-      others: see `Backbone`.
+      dtype: compute type.
+      rngs: initial weights.
+      backbone: image_size, channels, num_classes, patch, depth and what else `Backbone` takes;
+        `geometry("XL/2")` gives the published depth, width, heads and patch.
     """
 
     def __init__(
         self,
         *,
-        image_size: int,
-        channels: int,
-        num_classes: int,
-        patch: int,
         width: int,
-        depth: int,
         heads: int,
-        routes: Sequence[Route] = (),
         mlp_ratio: float = 4.0,
         dtype: str = "float32",
-        remat: str = "none",
-        learn_sigma: bool = False,
-        prediction: str = "velocity",
         rngs: nnx.Rngs,
+        **backbone,
     ):
         if heads < 1 or width % heads:
             raise UserError(
@@ -107,18 +100,4 @@ class DiT(Backbone):
         def block(rngs: nnx.Rngs) -> Block:
             return Block(width, heads, mlp_ratio, jnp.dtype(dtype), rngs)
 
-        super().__init__(
-            image_size=image_size,
-            channels=channels,
-            num_classes=num_classes,
-            patch=patch,
-            width=width,
-            depth=depth,
-            block=block,
-            routes=routes,
-            dtype=dtype,
-            remat=remat,
-            learn_sigma=learn_sigma,
-            prediction=prediction,
-            rngs=rngs,
-        )
+        super().__init__(width=width, block=block, dtype=dtype, rngs=rngs, **backbone)

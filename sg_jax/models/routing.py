@@ -79,6 +79,7 @@ class RoutedStack(nnx.Module):
         depth: int,
         routes: Sequence[Route],
         remat: str,
+        chunk: int,
         rngs: nnx.Rngs,
     ):
         if remat not in REMAT:
@@ -87,7 +88,7 @@ class RoutedStack(nnx.Module):
                 f"config.model.remat={remat!r} must be one of {options}." + nearest(remat, options)
             )
         self.segments = segments(depth, routes)
-        self.remat = remat
+        self.remat, self.chunk = remat, chunk
         keys = jax.random.split(rngs.params(), depth)
         build = jax.vmap(lambda key: block(nnx.Rngs(key)))
         self.stacks = nnx.List([build(keys[s.start : s.stop]) for s in self.segments])
@@ -148,7 +149,7 @@ class RoutedStack(nnx.Module):
                 return step
             return jax.checkpoint(step, policy=REMAT[self.remat], prevent_cse=False)
 
-        return sharding.scan_blocks(lambda h, c, block: block(h, c), h, c, stack, remat)
+        return sharding.scan_blocks(lambda h, c, block: block(h, c), h, c, stack, remat, self.chunk)
 
 
 def interleave(parts: Sequence[jax.Array]) -> jax.Array:

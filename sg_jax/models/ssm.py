@@ -10,7 +10,6 @@ at another offset at every draw and every gamma. Places are told by the position
 """
 
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,6 @@ from flax import nnx
 from sg_jax.errors import UserError
 from sg_jax.models import layers
 from sg_jax.models.backbone import Backbone
-from sg_jax.models.routing import Route
 
 SCANS = ("sequential", "associative")
 CHUNK = 16  # tokens; memory is least at sqrt(N)
@@ -177,30 +175,25 @@ class SSM(Backbone):
     A block has about half the parameters of a transformer block of its width.
 
     Args:
+      width: D.
       state: S, states per channel.
       expand: channels of the scan over `width`, E / D.
       scan: "sequential" or "associative"; see `selective_scan`.
-      others: see `Backbone`.
+      dtype: compute type.
+      rngs: initial weights.
+      backbone: image_size, channels, num_classes, patch, depth and what else `Backbone` takes.
     """
 
     def __init__(
         self,
         *,
-        image_size: int,
-        channels: int,
-        num_classes: int,
-        patch: int,
         width: int,
-        depth: int,
         state: int = 16,
         expand: int = 2,
         scan: str = "sequential",
-        routes: Sequence[Route] = (),
         dtype: str = "float32",
-        remat: str = "none",
-        learn_sigma: bool = False,
-        prediction: str = "velocity",
         rngs: nnx.Rngs,
+        **backbone,
     ):
         for name, value in dict(state=state, expand=expand).items():
             if not isinstance(value, int) or value < 1:
@@ -212,18 +205,4 @@ class SSM(Backbone):
         def block(rngs: nnx.Rngs) -> Block:
             return Block(width, state, expand, scan, jnp.dtype(dtype), rngs)
 
-        super().__init__(
-            image_size=image_size,
-            channels=channels,
-            num_classes=num_classes,
-            patch=patch,
-            width=width,
-            depth=depth,
-            block=block,
-            routes=routes,
-            dtype=dtype,
-            remat=remat,
-            learn_sigma=learn_sigma,
-            prediction=prediction,
-            rngs=rngs,
-        )
+        super().__init__(width=width, block=block, dtype=dtype, rngs=rngs, **backbone)

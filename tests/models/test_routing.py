@@ -21,8 +21,8 @@ class Mix(nnx.Module):
         return h + self.weight[...] * h.mean(1, keepdims=True) + c[:, None]
 
 
-def stack(routes, depth=5, remat="none"):
-    return RoutedStack(Mix, depth, routes, remat, nnx.Rngs(0))
+def stack(routes, depth=5, remat="none", chunk=0):
+    return RoutedStack(Mix, depth, routes, remat, chunk, nnx.Rngs(0))
 
 
 def by_hand(net, routes, h, c, ids):
@@ -158,6 +158,19 @@ def test_recomputing_changes_no_value_and_no_gradient(arrays, remat):
 
     plain, other = (jax.value_and_grad(loss)(stack(((1, 3),), remat=r)) for r in ("none", remat))
     assert len(jax.tree.leaves(plain)) == len(jax.tree.leaves(other)) == 4
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 20, 1000])  # tokens; images have 8, 5 of them kept
+def test_running_a_part_of_the_batch_at_a_time_changes_no_value_and_no_gradient(arrays, chunk):
+    h, c = arrays
+    ids = draw(0, 5)
+
+    def loss(net):
+        return jnp.square(net(h, c, [ids])).sum()
+
+    plain, other = (jax.value_and_grad(loss)(stack(((1, 3),), chunk=n)) for n in (0, chunk))
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
