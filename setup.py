@@ -31,6 +31,11 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
-        "test": ["pytest", "pytest-xdist", "ruff"],
+        "test": [
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "libtpu; platform_system == 'Linux' and platform_machine == 'x86_64'",  # the compiler
+        ],
     },
 )

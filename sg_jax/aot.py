@@ -72,6 +72,7 @@ def devices_of(topology: str) -> tuple[Chip, list[Any]]:
         )
     tpu.set_flags()
     # Otherwise libtpu looks for the TPU machine it is on.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # else one process at a time
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")

@@ -1,0 +1,9 @@
+"""DOC"""
+
+from imagenet256_sit_xl2_routing import get_config as xl2
+
+
+def get_config():
+    config = xl2()
+    config.model.update(dict(size="B/2", routes=((2, 8),)))
+    return config
