@@ -2,13 +2,12 @@
 
 import dataclasses
 import math
-import pathlib
 import time
 
 import jax
 import numpy as np
 
-from sg_jax import checkpoint, distributed, flops, sharding
+from sg_jax import checkpoint, distributed, files, flops, sharding
 from sg_jax.data.pipeline import seek, train_iterator
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
@@ -109,6 +108,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
                 _sample_grid(experiment, state, writer, workdir, step)
                 progress.restart(step)
             if last or checkpoints.should_save(step):
+                writer.flush()  # so that a resumed run has all records up to its checkpoint
                 checkpoint.save(checkpoints, state, step, position)
             if last:
                 break
@@ -180,6 +180,4 @@ def _sample_grid(experiment: Experiment, state: TrainState, writer, workdir, ste
     picture = pictures.grid(images.reshape(rows, columns, *images.shape[1:]))
     writer.image(step, "samples", np.asarray(picture.convert("RGB")))
     if distributed.is_writer():
-        folder = pathlib.Path(workdir) / "samples"
-        folder.mkdir(exist_ok=True)
-        pictures.save_png(picture, folder / f"step_{step:07d}.png")
+        pictures.save_png(picture, files.path(workdir) / "samples" / f"step_{step:07d}.png")
