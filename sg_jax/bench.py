@@ -27,8 +27,8 @@ def run(experiment: Experiment, workdir: str) -> list[dict]:
     The programs take turns, so that a slow moment of the machine meets them all; a ratio is the
     median over rounds. Weights are fresh: the cost of a step does not depend on them.
     """
-    config, gamma = experiment.config, experiment.config.objective.gamma
     path = files.path(workdir) / "bench.json" if workdir else None
+    config, gamma = experiment.config, experiment.config.objective.gamma
     results = []
     programs = {f"train, γ {g:g}": training(experiment, g) for g in dict.fromkeys((0.0, gamma))}
     costs = {

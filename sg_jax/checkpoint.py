@@ -62,7 +62,8 @@ def prepare_workdir(workdir: str, config: ConfigDict, class_names: tuple[str, ..
         raise UserError(f"--workdir={workdir} is a file: give a folder.")
     if (folder / "config.json").exists():
         check_same(config, workdir, RESUME_KEYS)
-    elif folder.exists() and any(folder.iterdir()):
+    # A folder made by hand in a bucket is listed as a file in itself, which does not exist.
+    elif folder.exists() and any(path.exists() for path in folder.iterdir()):
         raise UserError(
             f"--workdir={workdir} is not empty and holds no config.json, so it is not a run of "
             f"sg_jax: give a new folder."

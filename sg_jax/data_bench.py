@@ -32,8 +32,8 @@ def run(experiment: Experiment, source: Source, workdir: str) -> dict:
     Returns:
       What is written to `data_bench.json` in `workdir`, if given.
     """
-    config = experiment.config
     path = files.path(workdir) / "data_bench.json" if workdir else None
+    config = experiment.config
     need = _consumption(experiment)
     mine = (config.data.workers, config.data.threads)
     rows = []

@@ -1,5 +1,6 @@
 """Train a network: restore or start, then data -> step -> log -> sample -> save."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -46,6 +47,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
             workdir, every, config.checkpoint.keep, config.checkpoint.keep_period
         ) as checkpoints,
         distributed.stop_signals() as stop,
+        contextlib.ExitStack() as stack,
     ):
         restored = checkpoint.restore(checkpoints, abstract)
         if restored is None:
@@ -77,7 +79,8 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
         seek(data, position)
         profiler = Profiler(**config.profile, workdir=workdir, resumed=start)
         compiled = {}  # one program per sparsity rate
-        writer, progress, pending = Writer(workdir, start), None, []
+        writer = stack.enter_context(contextlib.closing(Writer(workdir, start)))
+        progress, pending = None, []
         began = time.perf_counter()
         for step in range(start + 1, total + 1):
             profiler.before(step)
@@ -113,7 +116,6 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
             if last:
                 break
         profiler.close(step)
-        writer.close()
     if step < total:
         message = (
             f"Stopped by {stopped} at step {step} of {total}; saved. The same command continues."
