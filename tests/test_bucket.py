@@ -55,7 +55,7 @@ def _train(call, workdir, steps, *arguments):
 def test_a_run_in_a_bucket_continues_and_equals_one_on_a_disk(call, bucket, tmp_path, capsys):
     remote, local = "gs://bucket/runs/a", tmp_path / "local"
     extra = ("--config.profile.start=2", "--config.profile.steps=1")
-    _train(call, remote, 3, *extra, "--config.train.sample_every=3")
+    _train(call, remote, 3, *extra)
     assert [r["step"] for r in read_metrics(remote)] == [2, 3]
     _train(call, remote, 6, *extra, "--config.train.then=('sample',)")
     printed = capsys.readouterr().out
@@ -75,7 +75,6 @@ def test_a_run_in_a_bucket_continues_and_equals_one_on_a_disk(call, bucket, tmp_
     assert {p.name for p in folder.iterdir()} == {
         "config.json", "checkpoints", "metrics.jsonl", "profile", "samples"
     }  # fmt: skip
-    assert (folder / "samples" / "step_0000003.png").stat().st_size > 500
 
     # An interrupted save has the name of a checkpoint, and all of one but this file.
     (folder / "checkpoints" / "6" / "commit_success.txt").unlink()
@@ -87,7 +86,7 @@ def test_a_run_in_a_bucket_continues_and_equals_one_on_a_disk(call, bucket, tmp_
 
 
 def test_what_a_failed_run_recorded_is_in_the_bucket(call, bucket):
-    with pytest.raises(UserError, match="The loss is (nan|inf)"):
+    with pytest.raises(UserError, match=r"The loss is (nan|inf)"):
         _train(
             call, "gs://bucket/run", 9, "--config.optimizer.learning_rate=1e30",
             "--config.train.log_every=1", "--config.checkpoint.every=100",
@@ -99,9 +98,13 @@ def test_what_a_failed_run_recorded_is_in_the_bucket(call, bucket):
 @pytest.mark.slow
 def test_a_run_in_a_bucket_is_sampled_and_scored(call, bucket, capsys):
     workdir, folder = "gs://bucket/run", bucket / "bucket" / "run"
-    call(workdir, "--config.train.steps=2", "--config.train.then=('sample','evaluate')")
+    call(
+        workdir, "--config.train.steps=2", "--config.train.sample_every=2",
+        "--config.train.then=('sample','evaluate')",
+    )  # fmt: skip
     assert f"Report:  {workdir}/report.html" in capsys.readouterr().out
-    for name in ("guidance.png", "loss.png", "report.html", "report.json", "samples/sg.png"):
+    for name in ("guidance.png", "loss.png", "report.html", "report.json", "samples/sg.png",
+                 "samples/step_0000002.png"):  # fmt: skip
         assert (folder / name).stat().st_size > 100
     with np.load(folder / "samples" / "sg.npz") as drawn:
         assert drawn["images"].shape == (8, 8, 8, 1)
