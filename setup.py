@@ -13,6 +13,7 @@ setup(
         "absl-py",
         "array_record",
         "clu>=0.0.12",
+        "etils[epath]",
         "flax>=0.12",
         "grain>=0.2.18",
         "importlib_resources",  # tensorflow-datasets needs it to look up its data sets
@@ -29,7 +30,7 @@ setup(
         "tensorflow-datasets>=4.9.10",  # works without tensorflow
     ],
     extras_require={
-        "tpu": ["jax[tpu]"],
+        "tpu": ["jax[tpu]", "gcsfs>=2026.4"],
         "cuda": ["jax[cuda13]"],
         "test": [
             "pytest",

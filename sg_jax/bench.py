@@ -1,7 +1,6 @@
 """Time training and sampling steps side by side in one run; print ratios beside FLOPs ratios."""
 
 import json
-import pathlib
 import time
 from collections.abc import Callable
 
@@ -9,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sg_jax import distributed, flops, schedule
+from sg_jax import distributed, files, flops, schedule
 from sg_jax import guidance as guidance_lib
 from sg_jax.experiment import Experiment
-from sg_jax.files import write_atomically
 from sg_jax.generate import image_keys, integrate
 from sg_jax.objective import FlowMatching
 from sg_jax.sampler import Sampler
@@ -29,6 +27,7 @@ def run(experiment: Experiment, workdir: str) -> list[dict]:
     The programs take turns, so that a slow moment of the machine meets them all; a ratio is the
     median over rounds. Weights are fresh: the cost of a step does not depend on them.
     """
+    path = files.path(workdir) / "bench.json" if workdir else None
     config, gamma = experiment.config, experiment.config.objective.gamma
     results = []
     programs = {f"train, γ {g:g}": training(experiment, g) for g in dict.fromkeys((0.0, gamma))}
@@ -49,10 +48,8 @@ def run(experiment: Experiment, workdir: str) -> list[dict]:
         for label, g in settings.items()
     }
     results += _race(programs, costs, config.bench.repeats, STEPS)
-    if workdir and distributed.is_writer():
-        path = pathlib.Path(workdir) / "bench.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False).encode())
+    if path and distributed.is_writer():
+        files.write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False).encode())
         log(f"Written to {path}.")
     return results
 

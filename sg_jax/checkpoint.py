@@ -9,18 +9,18 @@ checkpoint does not depend on how a library orders its trees, and each part load
 
 import json
 import os
-import pathlib
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
+from orbax.checkpoint import utils as orbax_utils
 from orbax.checkpoint import v1 as ocp
 
 from sg_jax import config as config_lib
-from sg_jax import distributed, experiment, sharding
+from sg_jax import distributed, experiment, files, sharding
 from sg_jax.errors import UserError, nearest
-from sg_jax.files import write_atomically
 from sg_jax.guidance import Guidance
 from sg_jax.models.backbone import Backbone
 from sg_jax.state import TrainState
@@ -37,7 +37,7 @@ FREE_KEYS = ("model.size", "model.remat", "model.chunk", "model.dtype")  # for s
 
 def read_config(workdir: str | os.PathLike) -> tuple[ConfigDict, tuple[str, ...]]:
     """Return the completed config of a run and the names of its classes."""
-    path = pathlib.Path(workdir) / "config.json"
+    path = files.path(workdir) / "config.json"
     if not path.parent.is_dir():
         raise UserError(f"workdir={str(workdir)!r} does not exist: train there first.")
     if not path.is_file():
@@ -57,12 +57,13 @@ def prepare_workdir(workdir: str, config: ConfigDict, class_names: tuple[str, ..
 
     All processes check, for all to end with the same error, and the writer makes it.
     """
-    folder = pathlib.Path(workdir)
+    folder = files.path(workdir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--workdir={workdir} is a file: give a folder.")
     if (folder / "config.json").exists():
         check_same(config, workdir, RESUME_KEYS)
-    elif folder.exists() and any(folder.iterdir()):
+    # A folder made by hand in a bucket is listed as a file in itself, which does not exist.
+    elif folder.exists() and any(path.exists() for path in folder.iterdir()):
         raise UserError(
             f"--workdir={workdir} is not empty and holds no config.json, so it is not a run of "
             f"sg_jax: give a new folder."
@@ -71,7 +72,7 @@ def prepare_workdir(workdir: str, config: ConfigDict, class_names: tuple[str, ..
     if distributed.is_writer():
         folder.mkdir(parents=True, exist_ok=True)
         saved = {"config": json.loads(config.to_json_best_effort()), "class_names": class_names}
-        write_atomically(folder / "config.json", json.dumps(saved, indent=1).encode())
+        files.write_atomically(folder / "config.json", json.dumps(saved, indent=1).encode())
     distributed.barrier("workdir made")
 
 
@@ -99,15 +100,17 @@ def _flat(config: ConfigDict, prefix: str = "") -> dict:
     return out
 
 
-def checkpoint_dir(workdir: str | os.PathLike) -> pathlib.Path:
+def checkpoint_dir(workdir: str | os.PathLike) -> epath.Path:
     """Return where a run's checkpoints are."""
-    return pathlib.Path(workdir).absolute() / "checkpoints"
+    return files.absolute(workdir) / "checkpoints"
 
 
 def saved_steps(workdir: str | os.PathLike) -> list[int]:
     """Return the steps of a run's checkpoints, ascending; a UserError if there is none."""
-    names = [path.name for path in checkpoint_dir(workdir).glob("*")]
-    steps = sorted(int(name) for name in names if name.isdigit())
+    found = [path for path in checkpoint_dir(workdir).glob("*") if path.name.isdigit()]
+    if files.is_remote(workdir):  # there a checkpoint has its name before it is whole
+        found = [path for path in found if orbax_utils.is_checkpoint_finalized(path)]
+    steps = sorted(int(path.name) for path in found)
     if not steps:
         raise UserError(f"workdir={str(workdir)!r} holds no checkpoint yet: train longer.")
     return steps
@@ -228,7 +231,7 @@ def _name(path) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
 
 
-def _check_shapes(folder: pathlib.Path, wanted: dict[str, dict]) -> None:
+def _check_shapes(folder: epath.Path, wanted: dict[str, dict]) -> None:
     """Raise one clear error where a checkpoint does not hold the arrays a network needs."""
     stored = ocp.checkpointables_metadata(folder).metadata
     for part, leaves in wanted.items():

@@ -6,18 +6,16 @@ own.
 
 import json
 import os
-import pathlib
 import time
 
 import jax
 import numpy as np
 
-from sg_jax import distributed, sharding
+from sg_jax import distributed, files, sharding
 from sg_jax.bench import training
 from sg_jax.data.pipeline import train_iterator
 from sg_jax.data.sources import Source
 from sg_jax.experiment import Experiment
-from sg_jax.files import write_atomically
 from sg_jax.writers import log
 
 WINDOW = 0.25  # seconds, at least, over which one rate is taken
@@ -34,6 +32,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> dict:
     Returns:
       What is written to `data_bench.json` in `workdir`, if given.
     """
+    path = files.path(workdir) / "data_bench.json" if workdir else None
     config = experiment.config
     need = _consumption(experiment)
     mine = (config.data.workers, config.data.threads)
@@ -59,9 +58,9 @@ def run(experiment: Experiment, source: Source, workdir: str) -> dict:
         )
     result = dict(consumption=need, pipeline=rows, advice=advice(rows, source.latents))
     log(f"\n{result['advice']}")
-    if workdir and distributed.is_writer():
-        path = pathlib.Path(workdir) / "data_bench.json"
-        log(f"Written to {write_atomically(path, json.dumps(result, indent=1).encode())}.")
+    if path and distributed.is_writer():
+        files.write_atomically(path, json.dumps(result, indent=1).encode())
+        log(f"Written to {path}.")
     return result
 
 

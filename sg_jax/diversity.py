@@ -7,16 +7,15 @@ twin than any other image of the class.
 """
 
 import json
-import pathlib
 
 import numpy as np
+from etils import epath
 
-from sg_jax import checkpoint, distributed
+from sg_jax import checkpoint, distributed, files
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import plots, scoring
 from sg_jax.experiment import Experiment, guidance_setting
-from sg_jax.files import write_atomically
 from sg_jax.generate import sample
 from sg_jax.guidance import Guidance
 from sg_jax.writers import log
@@ -25,7 +24,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MOST_PER_CLASS = 256  # real images of a class whose pairs give the unit: enough for 1%
 
 
-def run(experiment: Experiment, source: Source, workdir: str) -> tuple[pathlib.Path, pathlib.Path]:
+def run(experiment: Experiment, source: Source, workdir: str) -> tuple[epath.Path, epath.Path]:
     """Draw `config.diversity.samples` images per setting and compare them with unguided ones.
 
     All processes draw; the writer compares and writes while they wait.
@@ -41,7 +40,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> tuple[pathlib.P
     Raises:
       UserError: a bad value in `config.diversity`, before any sampling.
     """
-    config, folder = experiment.config, pathlib.Path(workdir)
+    config, folder = experiment.config, files.path(workdir)
     settings = _settings(experiment)
     model = checkpoint.load(workdir, mesh=experiment.mesh)
     weak_models = {  # all before any sampling: one may be missing
@@ -90,7 +89,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> tuple[pathlib.P
 
 def _write(
     experiment: Experiment,
-    folder: pathlib.Path,
+    folder: epath.Path,
     moved: dict[str, np.ndarray],
     quantiles: dict[str, dict],
     unit: float,
@@ -113,7 +112,7 @@ def _write(
     }
     plots.save(figure, folder / "diversity.png")
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(folder / "diversity.json", text.encode())
+    files.write_atomically(folder / "diversity.json", text.encode())
 
 
 def pair_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -1,12 +1,12 @@
 """Score a trained network under several guidance settings: a picture, a table, a report."""
 
 import dataclasses
-import pathlib
 
 import jax
 import numpy as np
+from etils import epath
 
-from sg_jax import checkpoint, distributed, flops
+from sg_jax import checkpoint, distributed, files, flops
 from sg_jax.data.sources import Source
 from sg_jax.evaluation import pictures, report, scoring
 from sg_jax.experiment import Experiment
@@ -18,7 +18,7 @@ from sg_jax.writers import log, read_metrics
 
 def run(
     experiment: Experiment, source: Source, workdir: str, command: str
-) -> tuple[pathlib.Path, pathlib.Path]:
+) -> tuple[epath.Path, epath.Path]:
     """Draw `config.evaluate.samples` images per setting, score them and write the report.
 
     Image i has the same label and the same noise under every setting. All processes draw; the
@@ -33,7 +33,7 @@ def run(
     Returns:
       Paths of the picture and of the report.
     """
-    config, folder = experiment.config, pathlib.Path(workdir)
+    config, folder = experiment.config, files.path(workdir)
     model = checkpoint.load(workdir, mesh=experiment.mesh)
     writer = distributed.is_writer()
     judge = scoring.open_judge(config, source, folder / "classifier.npz") if writer else None
@@ -80,7 +80,7 @@ def _report(
     rows: list[report.SettingResult],
 ) -> None:
     """Print the table, and write it with the loss curve and the page beside guidance.png."""
-    folder = pathlib.Path(workdir)
+    folder = files.path(workdir)
     log(report.format_table(rows))
     records = [r for r in read_metrics(workdir) if "loss" in r]
     loss_path = folder / "loss.png" if records else None

@@ -1,27 +1,76 @@
-"""Write a file whole or not at all."""
+"""Where a run's files are, on a disk or in a bucket; each is written whole or not at all."""
 
 import os
-from pathlib import Path
+import pathlib
+
+import fsspec
+from etils import epath
+
+from sg_jax.errors import UserError
+
+# A listing kept in memory would hide what other hosts, and Orbax by its own client, have written.
+fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
-def write_atomically(path: str | os.PathLike, content: bytes) -> Path:
+def path(name: str | os.PathLike) -> epath.Path:
+    """Return a path with pathlib's methods, in a bucket for "gs://BUCKET/FOLDER", else local.
+
+    Raises:
+      UserError: a bucket without the package that reads it, or an address of another kind.
+    """
+    scheme, separator, rest = os.fspath(name).partition("://")
+    if not separator:
+        return epath.Path(name)
+    try:
+        fsspec.get_filesystem_class(scheme)
+        found = epath.Path(name)
+    except ImportError:
+        package = {"gs": "gcsfs", "s3": "s3fs"}.get(scheme, f"what fsspec needs for {scheme}")
+        raise UserError(
+            f"{os.fspath(name)!r} is in a bucket, which needs a package that is not installed: "
+            f"`pip install {package}`."
+        ) from None
+    except (KeyError, ValueError):
+        found = None
+    if found is None or not rest.strip("/"):
+        raise UserError(
+            f"{os.fspath(name)!r} must be a local folder or gs://BUCKET/FOLDER, a folder in a "
+            f"bucket of Google Cloud Storage."
+        )
+    return found
+
+
+def is_remote(name: str | os.PathLike) -> bool:
+    """Return whether a path is in a bucket, where a file can be replaced but not appended to."""
+    return "://" in os.fspath(name)
+
+
+def absolute(name: str | os.PathLike) -> epath.Path:
+    """Return the path from the root of the file system, or from its bucket."""
+    return path(name) if is_remote(name) else epath.Path(pathlib.Path(name).absolute())
+
+
+def write_atomically(name: str | os.PathLike, content: bytes) -> epath.Path:
     """Write `content` so that no reader, and no interruption, ever sees half a file.
 
     Args:
-      path: the file to create or replace; missing folders are made.
+      name: the file to create or replace; missing folders are made.
       content: all its bytes.
 
     Returns:
-      `path` as a Path.
+      `name` as a path.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    target = path(name)
+    if is_remote(target):  # an object appears when all of it is there, and needs no folder
+        target.write_bytes(content)
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because a rename is atomic only within one file system. Not tempfile:
     # its files are readable by their owner alone, and reports are shared.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(content)
-        os.replace(partial, path)
+        os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
-    return path
+    return target

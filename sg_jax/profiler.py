@@ -1,9 +1,11 @@
 """A trace of a few training steps, for XProf or TensorBoard."""
 
 import pathlib
+import tempfile
 
 import jax
 
+from sg_jax import files
 from sg_jax.errors import UserError
 from sg_jax.writers import log
 
@@ -25,8 +27,8 @@ class Profiler:
 
     def __init__(self, start: int, steps: int, workdir: str, resumed: int):
         self.first, self.last = start, start + steps - 1
-        self.folder = pathlib.Path(workdir) / "profile"
-        self._annotation = None
+        self.folder = files.path(workdir) / "profile"
+        self._annotation = self._local = None
         if 0 < start <= resumed:
             # Not an error where it was traced before: the same command continues a run.
             if not self.folder.exists():
@@ -42,8 +44,11 @@ class Profiler:
         if not 0 < self.first <= step <= self.last:
             return
         if step == self.first:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            jax.profiler.start_trace(self.folder)
+            folder = self.folder
+            if files.is_remote(folder):  # jax writes to a disk alone
+                self._local = tempfile.TemporaryDirectory()
+                folder = self._local.name
+            jax.profiler.start_trace(folder)
         self._annotation = jax.profiler.StepTraceAnnotation("train", step_num=step)
         self._annotation.__enter__()
 
@@ -64,6 +69,12 @@ class Profiler:
         """Write the trace, if there is one, as far as step `step`."""
         if 0 < self.first <= step:
             jax.profiler.stop_trace()
+            if self._local is not None:
+                with self._local as root:
+                    for path in pathlib.Path(root).rglob("*"):
+                        if path.is_file():
+                            name = path.relative_to(root)
+                            files.write_atomically(self.folder / name, path.read_bytes())
             log(
                 f"Trace of steps {self.first} to {step} in {self.folder}. To look at it: "
                 f"`pip install xprof tensorboard` and `tensorboard --logdir {self.folder}`."

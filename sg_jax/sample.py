@@ -4,19 +4,18 @@ The drawing itself is `generate.sample`; the package exposes it as `sg_jax.sampl
 """
 
 import io
-import pathlib
 
 import numpy as np
+from etils import epath
 
-from sg_jax import checkpoint, distributed
+from sg_jax import checkpoint, distributed, files
 from sg_jax.evaluation import pictures
 from sg_jax.experiment import Experiment
-from sg_jax.files import write_atomically
 from sg_jax.generate import sample
 from sg_jax.writers import Progress, log
 
 
-def run(experiment: Experiment, workdir: str) -> pathlib.Path:
+def run(experiment: Experiment, workdir: str) -> epath.Path:
     """Draw `config.sample.count` images with `config.sample.guidance`; return the picture's path.
 
     Labels are `config.sample.labels` over and over, or every class in turn. Writes
@@ -42,19 +41,18 @@ def run(experiment: Experiment, workdir: str) -> pathlib.Path:
         weak_model=weak_model,
         progress=progress.update,
     )
-    path = pathlib.Path(workdir) / "samples" / f"{config.guidance}.png"
+    path = files.path(workdir) / "samples" / f"{config.guidance}.png"
     if distributed.is_writer():
         _write(images, labels, min(len(cycle), 10, config.count), path)
     distributed.barrier("samples written")
     return path
 
 
-def _write(images: np.ndarray, labels: np.ndarray, columns: int, path: pathlib.Path) -> None:
+def _write(images: np.ndarray, labels: np.ndarray, columns: int, path: epath.Path) -> None:
     """Write whole rows of a picture to `path`, and all images with their labels beside it."""
-    path.parent.mkdir(exist_ok=True)
     rows = len(images) // columns
     picture = pictures.grid(images[: rows * columns].reshape(rows, columns, *images.shape[1:]))
     pictures.save_png(picture, path)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, images=images, labels=labels)
-    write_atomically(path.with_suffix(".npz"), buffer.getvalue())
+    files.write_atomically(path.with_suffix(".npz"), buffer.getvalue())

@@ -12,16 +12,15 @@ import dataclasses
 import functools
 import io
 import math
-import pathlib
 
 import numpy as np
+from etils import epath
 
-from sg_jax import checkpoint, distributed, flops
+from sg_jax import checkpoint, distributed, files, flops
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import plots, results, scoring
 from sg_jax.experiment import Experiment
-from sg_jax.files import write_atomically
 from sg_jax.generate import sample
 from sg_jax.guidance import Guidance
 from sg_jax.sampler import Sampler
@@ -61,7 +60,7 @@ class Measured:
 Table = dict[Key, Measured]
 
 
-def run(experiment: Experiment, source: Source, workdir: str) -> list[pathlib.Path]:
+def run(experiment: Experiment, source: Source, workdir: str) -> list[epath.Path]:
     """Score each cell of `config.sweep` that sweep.csv lacks, and plot them all.
 
     All processes draw; the writer scores and writes while they wait.
@@ -77,7 +76,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> list[pathlib.Pa
     Raises:
       UserError: a bad value in `config.sweep`, or a sweep.csv that is none; before any sampling.
     """
-    config, folder = experiment.config, pathlib.Path(workdir)
+    config, folder = experiment.config, files.path(workdir)
     grid = cells(experiment)
     path = folder / "sweep.csv"
     table = read_table(path)
@@ -154,7 +153,7 @@ def cells(experiment: Experiment) -> list[Guidance]:
         raise UserError(str(error).replace("guidance.", "config.sweep.", 1)) from None
 
 
-def read_table(path: pathlib.Path) -> Table:
+def read_table(path: epath.Path) -> Table:
     """Return the rows of sweep.csv, {} without one; a last line cut short is left out.
 
     Raises:
@@ -176,14 +175,14 @@ def read_table(path: pathlib.Path) -> Table:
     return table
 
 
-def write_table(path: pathlib.Path, table: Table) -> None:
+def write_table(path: epath.Path, table: Table) -> None:
     """Write all rows, whole or not at all; floats read back as the same number."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(_names(Key) + _names(Measured))
     for key, measured in table.items():
         writer.writerow([*dataclasses.astuple(key), *dataclasses.astuple(measured)])
-    write_atomically(path, buffer.getvalue().encode())
+    files.write_atomically(path, buffer.getvalue().encode())
 
 
 def _names(kind: type) -> list[str]:
@@ -195,7 +194,7 @@ def _parse(kind: type, texts: list[str]):
     return kind(*(field.type(text) for field, text in zip(fields, texts, strict=True)))
 
 
-def _measure(experiment, judge, model, groups, keys, table: Table, path: pathlib.Path) -> None:
+def _measure(experiment, judge, model, groups, keys, table: Table, path: epath.Path) -> None:
     """Draw and score one image set per group of cells; write each as soon as it is there."""
     config = experiment.config
     labels = np.resize(np.arange(model.num_classes), config.sweep.samples)
@@ -243,7 +242,7 @@ def _program(guidance: Guidance) -> tuple[float, ...]:
     return (strong, weak) if guidance.guided else (strong,)
 
 
-def _plot(experiment: Experiment, found: dict[Guidance, Measured], folder: pathlib.Path):
+def _plot(experiment: Experiment, found: dict[Guidance, Measured], folder: epath.Path):
     """Return the paths of a heatmap per metric and of the cost picture."""
     config, columns = experiment.config, {c.field: c for c in results.COLUMNS}
     scales, strong, weak = (config.sweep[n] for n in ("scale", "gamma_strong", "gamma_weak"))

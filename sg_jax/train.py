@@ -1,14 +1,14 @@
 """Train a network: restore or start, then data -> step -> log -> sample -> save."""
 
+import contextlib
 import dataclasses
 import math
-import pathlib
 import time
 
 import jax
 import numpy as np
 
-from sg_jax import checkpoint, distributed, flops, sharding
+from sg_jax import checkpoint, distributed, files, flops, sharding
 from sg_jax.data.pipeline import seek, train_iterator
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
@@ -47,6 +47,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
             workdir, every, config.checkpoint.keep, config.checkpoint.keep_period
         ) as checkpoints,
         distributed.stop_signals() as stop,
+        contextlib.ExitStack() as stack,
     ):
         restored = checkpoint.restore(checkpoints, abstract)
         if restored is None:
@@ -78,7 +79,8 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
         seek(data, position)
         profiler = Profiler(**config.profile, workdir=workdir, resumed=start)
         compiled = {}  # one program per sparsity rate
-        writer, progress, pending = Writer(workdir, start), None, []
+        writer = stack.enter_context(contextlib.closing(Writer(workdir, start)))
+        progress, pending = None, []
         began = time.perf_counter()
         for step in range(start + 1, total + 1):
             profiler.before(step)
@@ -109,11 +111,11 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
                 _sample_grid(experiment, state, writer, workdir, step)
                 progress.restart(step)
             if last or checkpoints.should_save(step):
+                writer.flush()  # so that a resumed run has all records up to its checkpoint
                 checkpoint.save(checkpoints, state, step, position)
             if last:
                 break
         profiler.close(step)
-        writer.close()
     if step < total:
         message = (
             f"Stopped by {stopped} at step {step} of {total}; saved. The same command continues."
@@ -180,6 +182,4 @@ def _sample_grid(experiment: Experiment, state: TrainState, writer, workdir, ste
     picture = pictures.grid(images.reshape(rows, columns, *images.shape[1:]))
     writer.image(step, "samples", np.asarray(picture.convert("RGB")))
     if distributed.is_writer():
-        folder = pathlib.Path(workdir) / "samples"
-        folder.mkdir(exist_ok=True)
-        pictures.save_png(picture, folder / f"step_{step:07d}.png")
+        pictures.save_png(picture, files.path(workdir) / "samples" / f"step_{step:07d}.png")

@@ -1,13 +1,19 @@
-"""Where numbers go: a progress line, metrics.jsonl, TensorBoard events; all without tensorflow."""
+"""Where numbers go: a progress line, metrics.jsonl, TensorBoard events; all without tensorflow.
+
+In a bucket nothing can be appended to a file: there metrics.jsonl is written anew every half minute
+and before each checkpoint, and there are no TensorBoard events.
+"""
 
 import json
-import pathlib
 import sys
 import time
 
 import numpy as np
+from etils import epath
 
-from sg_jax import distributed
+from sg_jax import distributed, files
+
+PAUSE = 30.0  # seconds, at least, between two writes of a file in a bucket
 
 
 class Writer:
@@ -20,41 +26,77 @@ class Writer:
         self.active = distributed.is_writer()
         if not self.active:
             return
+        folder = files.path(workdir)
+        kept = [r for r in read_metrics(workdir) if r["step"] <= start_step]
+        content = "".join(json.dumps(r) + "\n" for r in kept)
+        path = files.write_atomically(folder / "metrics.jsonl", content.encode())
+        if files.is_remote(path):
+            self.file, self.events = _Rewritten(path, content), None
+            log(f"No TensorBoard events in a bucket: the numbers are in {path}.")
+            return
         from tensorboardX import SummaryWriter
 
-        path = pathlib.Path(workdir) / "metrics.jsonl"
-        kept = [r for r in read_metrics(workdir) if r["step"] <= start_step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-        temporary.replace(path)
         self.file = path.open("a", encoding="utf-8")
-        self.events = SummaryWriter(
-            str(pathlib.Path(workdir) / "tensorboard"), purge_step=start_step + 1
-        )
+        self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Write one record of named numbers."""
         if self.active:
             self.file.write(json.dumps({"step": step, **values}) + "\n")
-            self.file.flush()
-            for name, value in values.items():
-                self.events.add_scalar(name, value, step)
+            if self.events is not None:
+                self.file.flush()
+                for name, value in values.items():
+                    self.events.add_scalar(name, value, step)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Write a picture [H, W, 3], uint8."""
-        if self.active:
+        if self.active and self.events is not None:
             self.events.add_image(name, image, step, dataformats="HWC")
+
+    def flush(self) -> None:
+        """Write now what is not written yet."""
+        if self.active:
+            self.file.flush()
 
     def close(self) -> None:
         """Flush and close."""
         if self.active:
             self.file.close()
-            self.events.close()
+            if self.events is not None:
+                self.events.close()
+
+
+class _Rewritten:
+    """A text file in a bucket: kept in memory, and written whole every half minute at most.
+
+    Writing takes longer as the file grows; it then waits longer too, and costs 5% of the time.
+    """
+
+    def __init__(self, path: epath.Path, content: str):
+        self.path, self.parts, self.unwritten = path, [content], False
+        self.due = time.monotonic() + PAUSE
+
+    def write(self, text: str) -> None:
+        self.parts.append(text)
+        self.unwritten = True
+        if time.monotonic() >= self.due:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self.unwritten:
+            return
+        began = time.monotonic()
+        files.write_atomically(self.path, "".join(self.parts).encode())
+        self.unwritten = False
+        now = time.monotonic()
+        self.due = now + max(PAUSE, 20 * (now - began))
+
+    close = flush
 
 
 def read_metrics(workdir: str) -> list[dict]:
     """Return the records of metrics.jsonl; a last line cut short by a crash is left out."""
-    path = pathlib.Path(workdir) / "metrics.jsonl"
+    path = files.path(workdir) / "metrics.jsonl"
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:

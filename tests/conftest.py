@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, strict broadcasting, tiny networks whose every weight is random."""
 
 import os
+import pathlib
 
 # Both are read when jax is first used, so they come before any import of it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -16,7 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils.epath import backend as etils_backend
+from etils.epath import gpath
 from flax import nnx
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import _registry as file_systems
+from orbax.checkpoint._src.path import gcs_utils
 
 from sg_jax import sharding
 from sg_jax.models.dit import DiT
@@ -77,3 +84,53 @@ def mesh_of():
         return sharding.make_mesh(data=data, fsdp=fsdp, devices=jax.devices()[: data * fsdp])
 
     return make
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """The folder that gs:// is kept in for a test: gs://b/run is b/run there. No network.
+
+    As in a real bucket a folder exists while there is a file in it, and no file is appended to or
+    renamed. Orbax writes arrays to gs:// by tensorstore, not by fsspec; here to the same folder.
+    """
+    root = tmp_path / "buckets"
+    root.mkdir()
+
+    class Bucket(DirFileSystem):
+        protocol = ("gs", "gcs")
+
+        def __init__(self, **options):
+            super().__init__(path=str(root), fs=LocalFileSystem(auto_mkdir=True), **options)
+
+        def isdir(self, path):
+            return any(p.is_file() for p in pathlib.Path(self._join(path)).rglob("*"))
+
+        def exists(self, path, **_):
+            return self.isfile(path) or self.isdir(path)
+
+        def mkdir(self, path, *_, **__):
+            pass
+
+        makedirs = mkdir
+
+        def open(self, path, mode="rb", **options):
+            assert "a" not in mode and "+" not in mode, f"{path} cannot be appended to"
+            return super().open(path, mode, **options)
+
+        def mv(self, path1, path2, **_):
+            raise AssertionError(f"{path1} is renamed")
+
+        rename = mv_file = mv
+
+    def kvstore(path):
+        return {"driver": "file", "path": str(root / str(path).removeprefix("gs://"))}
+
+    forget = etils_backend._FileSystemSpecBackend._get_filesystem.cache_clear
+    for name in ("gs", "gcs"):
+        monkeypatch.setitem(file_systems, name, Bucket)
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
+    monkeypatch.setattr(gcs_utils, "get_kvstore_for_gcs", kvstore)
+    monkeypatch.setattr(gcs_utils, "is_hierarchical_namespace_enabled", lambda path: False)
+    forget()
+    yield root
+    forget()

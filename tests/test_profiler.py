@@ -65,6 +65,17 @@ def test_a_trace_that_is_cut_short_is_written(tmp_path):
         pass
 
 
+def test_a_trace_of_a_run_in_a_bucket_is_copied_there(bucket, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    profiler = Profiler(1, 1, "gs://b/run", resumed=0)
+    profiler.before(1)
+    assert profiler.after(1, jax.numpy.ones(3))
+    assert _steps(bucket / "b" / "run") == [1]
+    assert not list((tmp_path / "scratch").iterdir())
+    Profiler(1, 1, "gs://b/run", resumed=6)  # it was traced before
+
+
 def test_zero_is_off(tmp_path):
     profiler = Profiler(0, 5, str(tmp_path), resumed=0)
     for step in (1, 2):

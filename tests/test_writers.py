@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from sg_jax import files
 from sg_jax.writers import Progress, Writer, clock, read_metrics
 
 
@@ -63,6 +64,73 @@ def test_a_run_from_the_start_drops_all_records(tmp_path):
     write(tmp_path, [10, 20], start=0)
     write(tmp_path, [], start=0)
     assert steps(tmp_path) == []
+
+
+def test_a_local_record_costs_one_line(tmp_path, monkeypatch):
+    """Not the file again: a long run must not become quadratic."""
+    writer = Writer(str(tmp_path), 0)
+    monkeypatch.setattr("sg_jax.files.write_atomically", None)
+    with (tmp_path / "metrics.jsonl").open() as reader:
+        for step in (1, 2):
+            writer.scalars(step, {"loss": 1.0})
+            assert json.loads(reader.read()) == {"step": step, "loss": 1.0}
+    writer.close()
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """A list whose last number is the time in seconds that a writer goes by."""
+    seconds = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: seconds[-1])
+    return seconds
+
+
+def test_in_a_bucket_records_are_written_every_half_minute_and_when_flushed(bucket, now):
+    writer = Writer("gs://b/run", 0)
+    for seconds, written in ((0, []), (29, []), (30, [1, 2, 3]), (59, [1, 2, 3]), (60, None)):
+        now.append(1000.0 + seconds)
+        writer.scalars(len(now) - 1, {"loss": 0.5})
+        assert steps("gs://b/run") == (written if written is not None else [1, 2, 3, 4, 5])
+    writer.scalars(6, {"loss": 0.5})
+    assert steps("gs://b/run") == [1, 2, 3, 4, 5]
+    writer.flush()
+    assert steps("gs://b/run") == [1, 2, 3, 4, 5, 6]
+    writer.scalars(7, {"loss": 0.5})
+    writer.close()
+    assert steps("gs://b/run") == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_in_a_bucket_slow_writing_waits_longer(bucket, now, monkeypatch):
+    """Writing for 10 s is due again after 200 s."""
+    writer = Writer("gs://b/run", 0)
+    write = files.write_atomically
+
+    def slowly(*arguments):
+        now.append(now[-1] + 10)
+        write(*arguments)
+
+    monkeypatch.setattr(files, "write_atomically", slowly)
+    now.append(1030.0)
+    writer.scalars(1, {"loss": 0.5})  # written until 1040
+    for seconds, written in ((1239.0, [1]), (1240.0, [1, 2, 3])):
+        now.append(seconds)
+        writer.scalars(2 if seconds < 1240 else 3, {"loss": 0.5})
+        assert steps("gs://b/run") == written
+
+
+def test_in_a_bucket_a_resumed_run_keeps_what_lies_before_it(bucket):
+    write("gs://b/run", [10, 20, 30], start=0)
+    write("gs://b/run", [30], start=20)
+    assert steps("gs://b/run") == [10, 20, 30]
+    assert [p.name for p in (bucket / "b" / "run").iterdir()] == ["metrics.jsonl"]
+
+
+def test_in_a_bucket_one_line_says_that_there_are_no_events(bucket, capsys):
+    writer = Writer("gs://b/run", 0)
+    writer.image(1, "samples", np.zeros((4, 6, 3), np.uint8))
+    writer.close()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "No TensorBoard events" in line and "gs://b/run/metrics.jsonl" in line
 
 
 def test_numbers_and_pictures_go_to_tensorboard(tmp_path):

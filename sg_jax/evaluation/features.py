@@ -5,17 +5,17 @@ import functools
 import io
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 
+from sg_jax import files
 from sg_jax.errors import UserError
 from sg_jax.evaluation.classifier import Classifier, Recipe, fit, to_unit_range
 from sg_jax.evaluation.fingerprint import Fingerprint, check_images, fingerprint_of
-from sg_jax.files import write_atomically
 
 FOR_DIGITS = Recipe()
 BATCH = 256
@@ -74,7 +74,7 @@ class Scorer:
         """Return the most probable class of each image, int [N]; see `score`."""
         return self.probabilities(images).argmax(axis=-1)
 
-    def save(self, path: str | os.PathLike) -> Path:
+    def save(self, path: str | os.PathLike) -> epath.Path:
         """Write weights, accuracy and fingerprint to one .npz file, whole or not at all."""
         arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(self.model)}
         buffer = io.BytesIO()
@@ -84,7 +84,7 @@ class Scorer:
             test_accuracy=np.float64(self.test_accuracy),
             **arrays,
         )
-        return write_atomically(path, buffer.getvalue())
+        return files.write_atomically(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike, expect: Fingerprint | None = None) -> "Scorer":
@@ -101,7 +101,8 @@ class Scorer:
           UserError: if the file is missing, damaged or has another fingerprint.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            content = io.BytesIO(files.path(path).read_bytes())
+            with np.load(content, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             fingerprint = Fingerprint.from_json(str(arrays["fingerprint"]))
             accuracy = float(arrays["test_accuracy"])

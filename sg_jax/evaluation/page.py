@@ -4,8 +4,8 @@ import base64
 import html
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
+from sg_jax import files
 from sg_jax.errors import UserError
 
 # One style for phone and desk, light and dark; figures stay on white, as their ink is dark.
@@ -106,9 +106,9 @@ def figure(path: str | os.PathLike, caption: str) -> str:
       UserError: if there is no PNG at `path`.
     """
     try:
-        content = Path(path).read_bytes()
+        content = files.path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"The picture {path} cannot be read: {error.strerror}.") from error
+        raise UserError(f"The picture {path} cannot be read: {error.strerror or error}.") from error
     if not content.startswith(b"\x89PNG"):
         raise UserError(f"The picture {path} is not a PNG file.")
     data = base64.b64encode(content).decode()

@@ -9,10 +9,10 @@ import math
 import os
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from etils import epath
 
 from sg_jax.errors import UserError
 from sg_jax.files import write_atomically
@@ -146,7 +146,7 @@ def loss_curve(
     *,
     title: str = "Training loss",
     label: str = "loss: mean squared error of the velocity",
-) -> Path:
+) -> epath.Path:
     """Plot the loss of each logged step faintly and its running mean boldly, as PNG.
 
     Args:
@@ -157,7 +157,7 @@ def loss_curve(
       label: what the vertical axis shows, with its unit.
 
     Returns:
-      `path` as a Path.
+      `path` as a path.
 
     Raises:
       UserError: for unequal lengths, or without one finite loss.
@@ -230,8 +230,8 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     return (sums[places + after + 1] - sums[places - before]) / (before + after + 1)
 
 
-def save_png(image: "Image.Image", path: str | os.PathLike) -> Path:
-    """Write a PIL image as PNG, whole or not at all, and return `path` as a Path."""
+def save_png(image: "Image.Image", path: str | os.PathLike) -> epath.Path:
+    """Write a PIL image as PNG, whole or not at all, and return `path` as a path."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return write_atomically(path, buffer.getvalue())

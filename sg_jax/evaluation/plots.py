@@ -7,10 +7,10 @@ display. matplotlib and scipy are imported inside the functions: sampling does w
 import io
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from etils import epath
 
 from sg_jax.evaluation.pictures import FAINT_INK, INK
 from sg_jax.evaluation.results import Column
@@ -242,8 +242,8 @@ def density(values: np.ndarray, x: np.ndarray) -> np.ndarray:
     return kernel(x) + kernel(-x)
 
 
-def save(figure: "Figure", path: str | os.PathLike) -> Path:
-    """Write a figure as PNG, whole or not at all, and return `path` as a Path."""
+def save(figure: "Figure", path: str | os.PathLike) -> epath.Path:
+    """Write a figure as PNG, whole or not at all, and return `path` as a path."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return write_atomically(path, buffer.getvalue())

@@ -4,7 +4,8 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+
+from etils import epath
 
 from sg_jax.errors import UserError
 from sg_jax.evaluation import page
@@ -57,7 +58,7 @@ def format_table(rows: Sequence[SettingResult]) -> str:
     return "\n".join([*lines[:2], "-" * max(map(len, lines)), *lines[2:]])
 
 
-def write_table(path: str | os.PathLike, rows: Sequence[SettingResult]) -> Path:
+def write_table(path: str | os.PathLike, rows: Sequence[SettingResult]) -> epath.Path:
     """Write results as a JSON list of objects, one per setting; what is not finite becomes null.
 
     Args:
@@ -65,7 +66,7 @@ def write_table(path: str | os.PathLike, rows: Sequence[SettingResult]) -> Path:
       rows: at least one result.
 
     Returns:
-      `path` as a Path.
+      `path` as a path.
 
     Raises:
       UserError: without rows.
@@ -92,7 +93,7 @@ def write_report(
     picture_path: str | os.PathLike | None = None,
     loss_path: str | os.PathLike | None = None,
     notes: Sequence[str] = (),
-) -> Path:
+) -> epath.Path:
     """Write one HTML file that holds everything: table, pictures, explanations, command.
 
     Args:
@@ -107,7 +108,7 @@ def write_report(
       notes: further sentences, such as what a row of the picture shares.
 
     Returns:
-      `path` as a Path.
+      `path` as a path.
 
     Raises:
       UserError: without rows, or if a picture is not there.
