@@ -25,13 +25,12 @@ def get_config():
                 num_classes=1000,
                 dtype="bfloat16",
                 remat="selective",
-                chunk=4096,
             ),
             mesh=dict(data=1, fsdp=-1),
             objective=dict(gamma=0.5),
             optimizer=dict(learning_rate=1e-4),
             train=dict(steps=2_000_000, batch_size=256, ema_decay=0.9999, log_every=100),
             checkpoint=dict(every=10_000, keep=2, keep_period=50_000),
-            sample=dict(guidance="sg_flops", steps=40, batch_size=256),
+            sample=dict(guidance="sg_flops", steps=40, batch_size=256, chunk=4096),
         )
     )

@@ -254,6 +254,7 @@ def _lower_sample(experiment: Experiment):
         sampler=experiment.sampler,
         steps=steps,
         mesh=mesh,
+        chunk=config.sample.chunk,
     )
 
 

@@ -85,7 +85,9 @@ def _sampling(experiment: Experiment, guidance) -> Callable[[], None]:
     plan = guidance_lib.plan(guidance, np.linspace(0, 1, STEPS + 1))
     weak_model = model if plan.two_networks else None
     scales = jnp.asarray(schedule.values(guidance.scale, STEPS), jnp.float32)
-    arguments = dict(plan=plan, sampler=Sampler(), steps=STEPS, mesh=mesh)
+    arguments = dict(
+        plan=plan, sampler=Sampler(), steps=STEPS, mesh=mesh, chunk=config.sample.chunk
+    )
 
     def call():
         x = integrate(model, weak_model, labels, keys, scales, **arguments)

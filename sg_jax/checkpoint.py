@@ -32,7 +32,7 @@ RESUME_KEYS = (
     "train.ema_decays", "train.gammas",
 )  # fmt: skip
 SAMPLE_KEYS = ("data.name", "data.image_size", "model")
-FREE_KEYS = ("model.size", "model.remat", "model.chunk", "model.dtype")  # for sampling
+FREE_KEYS = ("model.size", "model.remat", "model.dtype")  # for sampling
 
 
 def read_config(workdir: str | os.PathLike) -> tuple[ConfigDict, tuple[str, ...]]:

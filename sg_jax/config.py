@@ -49,7 +49,6 @@ def defaults() -> ConfigDict:
                 mlp_ratio=4.0,
                 dtype="float32",  # compute type; parameters are float32
                 remat="none",  # what the backward pass recomputes: "none", "selective" or "full"
-                chunk=0,  # tokens per device that blocks run at once; 0: all; 4096 suits TPU v5e
                 learn_sigma=False,  # 2 C output channels, as SiT was published
                 prediction="velocity",  # or "edm": the output of EDM's preconditioning
                 decoder_width=512,  # these three: maskdit
@@ -94,6 +93,7 @@ def defaults() -> ConfigDict:
                 guidance="sg",
                 steps=40,
                 batch_size=64,  # over all devices
+                chunk=0,  # tokens per device that blocks run at once; 0: all; 4096 suits TPU v5e
                 labels=(),  # empty: every class in turn
                 count=64,  # images
             ),

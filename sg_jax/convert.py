@@ -48,7 +48,7 @@ def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
         routes: pairs (start, end) of blocks, both included; all but "maskdit"; none by default.
         image_size: by default the one that pos_embed was made for.
         learn_sigma: False leaves out the second half of the output channels.
-        dtype, remat, chunk: see `Backbone`.
+        dtype, remat: see `Backbone`.
 
     Returns:
       A `DiT` or `MaskDiT` with float32 parameters.

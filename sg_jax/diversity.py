@@ -57,12 +57,8 @@ def run(experiment: Experiment, source: Source, workdir: str) -> tuple[epath.Pat
             model,
             labels,
             guidance,
-            steps=config.sample.steps,
-            sampler=experiment.sampler,
             weak_model=weak_model,
-            seed=config.seed,
-            batch_size=config.sample.batch_size,
-            mesh=experiment.mesh,
+            **experiment.sampling,
         )
         return judge.scorer.features(images) if writer else None
 

@@ -141,11 +141,7 @@ def _draw(
             model,
             labels,
             guidance,
-            steps=config.sample.steps,
-            seed=config.seed,
-            batch_size=config.sample.batch_size,
-            mesh=experiment.mesh,
-            sampler=experiment.sampler,
+            **experiment.sampling,
             weak_model=weak_model,
         )
 

@@ -6,6 +6,7 @@ compiled.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import optax
@@ -90,7 +91,7 @@ def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
 
 SHARED = (
     "image_size", "channels", "num_classes", "patch", "width", "depth", "routes", "dtype", "remat",
-    "chunk", "learn_sigma", "prediction",
+    "learn_sigma", "prediction",
 )  # fmt: skip
 TRANSFORMER = ("heads", "mlp_ratio")
 KINDS = {  # constructor, and the keys of config.model that it takes besides SHARED
@@ -162,6 +163,19 @@ class Experiment:
         """Return the network with fresh weights."""
         return make_model(self.config, key)
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What `generate.sample` takes from the config, whatever the guidance."""
+        config = self.config.sample
+        return dict(
+            steps=config.steps,
+            seed=self.config.seed,
+            batch_size=config.batch_size,
+            chunk=config.chunk,
+            mesh=self.mesh,
+            sampler=self.sampler,
+        )
+
     def gamma_at(self, step: int) -> float:
         """Return the sparsity rate that training step `step`, counted from 1, runs at."""
         begun = [gamma for first, gamma in self.config.train.gammas if first < step]
@@ -197,7 +211,7 @@ def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Ex
         "sample.steps": 1, "sample.count": 1, "evaluate.samples": 10, "evaluate.columns": 1,
         "evaluate.references": 0, "bench.repeats": 3, "bench.images_per_second": 0,
         "data.workers": 0, "data.threads": 0, "data.image_size": 0,
-        "model.chunk": 0, "profile.start": 0, "profile.steps": 1,
+        "sample.chunk": 0, "profile.start": 0, "profile.steps": 1,
     }  # fmt: skip
     for path, low in at_least.items():
         section, key = path.split(".")

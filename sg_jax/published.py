@@ -65,7 +65,7 @@ class Family:
     sigma: bool = False  # always 2 C output channels
 
 
-OPTIONS = ("heads", "image_size", "learn_sigma", "dtype", "remat", "chunk")
+OPTIONS = ("heads", "image_size", "learn_sigma", "dtype", "remat")
 TREAD = Family(
     network=DiT,
     rules=_network("labels width", "width"),

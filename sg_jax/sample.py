@@ -33,11 +33,7 @@ def run(experiment: Experiment, workdir: str) -> epath.Path:
         model,
         labels,
         guidance,
-        steps=config.steps,
-        seed=experiment.config.seed,
-        batch_size=config.batch_size,
-        mesh=experiment.mesh,
-        sampler=experiment.sampler,
+        **experiment.sampling,
         weak_model=weak_model,
         progress=progress.update,
     )

@@ -206,11 +206,7 @@ def _measure(experiment, judge, model, groups, keys, table: Table, path: epath.P
             sample,
             model,
             guidance=guidance,
-            steps=config.sample.steps,
-            sampler=experiment.sampler,
-            seed=config.seed,
-            batch_size=config.sample.batch_size,
-            mesh=experiment.mesh,
+            **experiment.sampling,
         )
         if compiled != _program(guidance):
             draw(labels[: config.sample.batch_size])

@@ -173,11 +173,7 @@ def _sample_grid(experiment: Experiment, state: TrainState, writer, workdir, ste
         state.ema,
         np.tile(np.arange(columns), rows),
         guidance=guidance,
-        steps=config.sample.steps,
-        seed=config.seed,
-        batch_size=config.sample.batch_size,
-        mesh=experiment.mesh,
-        sampler=experiment.sampler,
+        **experiment.sampling,
     )
     picture = pictures.grid(images.reshape(rows, columns, *images.shape[1:]))
     writer.image(step, "samples", np.asarray(picture.convert("RGB")))

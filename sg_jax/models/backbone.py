@@ -29,7 +29,6 @@ class Backbone(nnx.Module):
       routes: pairs (start, end) of blocks, 0-based, both included.
       dtype: compute type, "float32" or "bfloat16"; parameters stay float32.
       remat: what the backward pass recomputes: "none", "selective" (what is cheap) or "full".
-      chunk: tokens that a device runs through a stack of blocks at once, at most; 0 for all.
       learn_sigma: the head has 2 C channels, as SiT was published, of which the first C count.
       prediction: what the network was trained to return: "velocity", or "edm", the output F of
         EDM's preconditioning; see `prediction.velocity`.
@@ -51,7 +50,6 @@ class Backbone(nnx.Module):
         routes: Sequence[Route] = (),
         dtype: str = "float32",
         remat: str = "none",
-        chunk: int = 0,
         learn_sigma: bool = False,
         prediction: str = "velocity",
         rngs: nnx.Rngs,
@@ -77,7 +75,7 @@ class Backbone(nnx.Module):
         self.patch_embedding = layers.Linear(pixels, width, dtype, rngs)
         self.time_embedding = layers.TimestepEmbedding(width, dtype, rngs)
         self.label_embedding = nnx.Param(layers.NORMAL(rngs.params(), (num_classes + 1, width)))
-        self.blocks = RoutedStack(block, depth, routes, remat, chunk, rngs)
+        self.blocks = RoutedStack(block, depth, routes, remat, rngs)
         self.routes = tuple(tuple(route) for route in routes)
         self.final_modulation = layers.Linear(width, 2 * width, dtype, rngs, layers.ZEROS)
         self.final = layers.Linear(width, pixels * (1 + learn_sigma), dtype, rngs, layers.ZEROS)
@@ -91,6 +89,18 @@ class Backbone(nnx.Module):
     def null_label(self) -> int:
         """The label that stands for "no label"."""
         return self.num_classes
+
+    def in_chunks(self, tokens: int) -> "Backbone":
+        """Return this network, running at most so many tokens of a device at once; 0 for all.
+
+        What fits into a TPU's on-chip memory is computed faster; with gradients it is not, because
+        what they need of each part is copied once more.
+        """
+        other = jax.tree.map(lambda x: x, self)
+        for stack in (getattr(other, name, None) for name in ("blocks", "decoder")):
+            if stack is not None:
+                stack.chunk = tokens
+        return other
 
     def __call__(
         self, x: jax.Array, t: jax.Array, y: jax.Array, keep_ids: KeepIds = None

@@ -93,9 +93,7 @@ class MaskDiT(DiT):
         self.decoder_modulation = layers.Linear(d, 2 * d, dtype, rngs, layers.ZEROS)
         self.decoder_embedding = layers.Linear(d, e, dtype, rngs, layers.ZEROS)
         self.mask_token = nnx.Param(layers.NORMAL(rngs.params(), (e,)))
-        self.decoder = RoutedStack(
-            block, decoder_depth, (), self.blocks.remat, self.blocks.chunk, rngs
-        )
+        self.decoder = RoutedStack(block, decoder_depth, (), self.blocks.remat, rngs)
 
     def branches(
         self,

@@ -79,7 +79,6 @@ class RoutedStack(nnx.Module):
         depth: int,
         routes: Sequence[Route],
         remat: str,
-        chunk: int,
         rngs: nnx.Rngs,
     ):
         if remat not in REMAT:
@@ -88,7 +87,7 @@ class RoutedStack(nnx.Module):
                 f"config.model.remat={remat!r} must be one of {options}." + nearest(remat, options)
             )
         self.segments = segments(depth, routes)
-        self.remat, self.chunk = remat, chunk
+        self.remat, self.chunk = remat, 0  # see `Backbone.in_chunks`
         keys = jax.random.split(rngs.params(), depth)
         build = jax.vmap(lambda key: block(nnx.Rngs(key)))
         self.stacks = nnx.List([build(keys[s.start : s.stop]) for s in self.segments])

@@ -22,7 +22,9 @@ class Mix(nnx.Module):
 
 
 def stack(routes, depth=5, remat="none", chunk=0):
-    return RoutedStack(Mix, depth, routes, remat, chunk, nnx.Rngs(0))
+    made = RoutedStack(Mix, depth, routes, remat, nnx.Rngs(0))
+    made.chunk = chunk
+    return made
 
 
 def by_hand(net, routes, h, c, ids):
