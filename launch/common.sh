@@ -149,5 +149,8 @@ require_bucket() {
 
 say_where() {
   [ -n "$WORKDIR" ] || return 0
-  echo "Metrics: $WORKDIR/metrics.jsonl. TensorBoard: tensorboard --logdir $WORKDIR/tensorboard" >&2
+  case "$WORKDIR" in
+    gs://*) echo "Metrics: $WORKDIR/metrics.jsonl" >&2 ;; # no TensorBoard events in a bucket
+    *) echo "Metrics: $WORKDIR/metrics.jsonl. TensorBoard: tensorboard --logdir $WORKDIR/tensorboard" >&2 ;;
+  esac
 }

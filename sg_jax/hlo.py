@@ -49,8 +49,8 @@ class Operation:
     times: int
 
 
-def cycles_by_kind(text: str) -> dict[str, int]:
-    """Return estimated cycles of each kind of operation, most first.
+def cycles_by_kind(text: str, loops_only: bool = False) -> dict[str, int]:
+    """Return estimated cycles of each kind of operation, most first; of those in loops, if asked.
 
     A fusion counts as the most costly kind that it holds: matmul, then reduction, indexing (gather,
     slices), elementwise, copy. What a collective takes on the wires is in no estimate.
@@ -58,6 +58,8 @@ def cycles_by_kind(text: str) -> dict[str, int]:
     computations, entry = parse(text)
     found = collections.Counter()
     for operation in walk(computations, entry):
+        if loops_only and operation.computation == entry:
+            continue
         if cycles := _CYCLES.search(operation.line):
             found[_kind(operation, computations)] += int(cycles[1]) * operation.times
     return dict(found.most_common())

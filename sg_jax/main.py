@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from sg_jax import checkpoint, config, costs, distributed, dry_run, experiment, tpu
+from sg_jax import checkpoint, config, costs, distributed, dry_run, experiment, files, tpu
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.writers import log
@@ -56,6 +56,8 @@ def main(argv: Sequence[str]) -> None:
     if mode in ("flops", "aot") and known and not dry:  # these need no data
         _count(mode, experiment.fill_geometry(given), flag_values)
         return
+    if workdir:
+        files.path(workdir)  # a bucket that cannot be reached is said before any work
     data = given.data
     source = open_source(
         data.name, data.split, data_dir=data.data_dir or None, image_size=data.image_size or None

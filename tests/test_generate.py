@@ -50,6 +50,12 @@ def test_an_image_is_the_same_on_any_number_of_devices(tiny, eight, mesh_of):
     assert levels(draw(spread, mesh=mesh), eight) <= 1
 
 
+def test_an_image_is_the_same_however_many_tokens_run_at_once(tiny, eight, mesh_of):
+    assert levels(draw(tiny, chunk=32), eight) <= 1  # two images of 16 tokens
+    spread = jax.device_put(tiny, sharding.infer(tiny, mesh_of(1, 2)))
+    assert levels(draw(spread, mesh=mesh_of(1, 2), chunk=16), eight) <= 1
+
+
 SAMPLERS = {
     "heun": Sampler("heun", shift=2.0),
     "euler_maruyama": Sampler("euler_maruyama", diffusion_scale=0.5),

@@ -63,6 +63,10 @@ def test_cycles_count_as_often_as_loops_run_most_first():
     assert list(cycles) == ["matmul", "reduction", "copy"]
 
 
+def test_what_is_outside_of_loops_can_be_left_out():
+    assert hlo.cycles_by_kind(PROGRAM, loops_only=True) == {"matmul": 700}
+
+
 def test_a_collective_counts_once_however_many_fusions_it_runs_beside():
     found = hlo.collectives(PROGRAM)
     assert found["all-gather"] == hlo.Collectives(count=5, bytes=5 * 16 * 4 * 2)
