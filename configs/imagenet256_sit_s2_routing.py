@@ -1,4 +1,13 @@
-"""DOC"""
+"""SiT-S/2 with routing on ImageNet-256 latents.
+
+    python -m sg_jax.main --config configs/imagenet256_sit_s2_routing.py --workdir RUN \\
+      --config.data.data_dir=DATA_DIR
+
+Blocks 2 to 8 of 12 routed at rate 0.5, the rest as for XL/2.
+Data: as for imagenet256_sit_xl2_routing.py.
+Memory and step time: `--mode aot --topology v5e:4x4` tells.
+The paper (arXiv 2601.01608) gives no FID for this size.
+"""
 
 from imagenet256_sit_xl2_routing import get_config as xl2
 
