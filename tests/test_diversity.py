@@ -41,7 +41,11 @@ def diversity_of(tmp_path, tiny, mesh_of, monkeypatch):
                 guidance=settings,
             )
         )
-        experiment = types.SimpleNamespace(config=config, mesh=mesh_of(1, 1), sampler=Sampler())
+        mesh, sampler = mesh_of(1, 1), Sampler()
+        sampling = dict(seed=config.seed, mesh=mesh, sampler=sampler, **config.sample)
+        experiment = types.SimpleNamespace(
+            config=config, mesh=mesh, sampler=sampler, sampling=sampling
+        )
         source = types.SimpleNamespace(num_classes=5)
         picture, report = diversity.run(experiment, source, str(tmp_path))
         return picture, json.loads(report.read_text(encoding="utf-8"))

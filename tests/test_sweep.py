@@ -56,8 +56,10 @@ def sweep_of(workdir, tiny, mesh_of, monkeypatch):
         config = ConfigDict(
             dict(seed=0, sample=dict(steps=2, batch_size=8), sweep={**GRID, **changes})
         )
+        mesh, sampler = mesh_of(1, 1), Sampler(**sampler or {})
+        sampling = dict(steps=2, seed=0, batch_size=8, mesh=mesh, sampler=sampler)
         experiment = types.SimpleNamespace(
-            config=config, mesh=mesh_of(1, 1), sampler=Sampler(**sampler or {})
+            config=config, mesh=mesh, sampler=sampler, sampling=sampling
         )
         return sweep.run(experiment, None, str(workdir)), list(drawn)
 
