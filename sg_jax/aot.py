@@ -23,7 +23,7 @@ from sg_jax.errors import UserError, nearest
 from sg_jax.experiment import Experiment, build
 from sg_jax.files import write_atomically
 from sg_jax.generate import image_keys, integrate
-from sg_jax.state import abstract_state, compile_train_step, make_train_step
+from sg_jax.state import abstract_state
 
 GIB = 2**30
 
@@ -70,6 +70,7 @@ def devices_of(topology: str) -> tuple[Chip, list[Any]]:
         raise UserError(
             "--mode=aot needs libtpu, the TPU compiler: pip install libtpu (no TPU is needed)."
         )
+    jax.config.update("jax_platforms", "cpu")  # the TPUs to compile for are not those of this host
     tpu.set_flags()
     # Otherwise libtpu looks for the TPU machine it is on.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # else one process at a time
@@ -223,15 +224,13 @@ def _model_flops(experiment: Experiment, purpose: str) -> float:
 def _lower_train(experiment: Experiment):
     config, model, mesh = experiment.config, experiment.model, experiment.mesh
     state = abstract_state(experiment.make_model, experiment.tx, mesh, config.train.ema_decays)
-    step = make_train_step(
-        experiment.objective, experiment.tx, config.train.ema_decay, config.train.accumulate
-    )
     batch, shape = config.train.batch_size, (model.image_size, model.image_size, model.channels)
     images = {
         "image": _spread((batch, *shape), jnp.float32, mesh),
         "label": _spread((batch,), jnp.int32, mesh),
     }
-    return compile_train_step(step, state, mesh).lower(state, images, _key(mesh))
+    step = experiment.compile_train_step(experiment.objective.gamma, state)
+    return step.lower(state, images, _key(mesh))
 
 
 def _lower_sample(experiment: Experiment):

@@ -12,10 +12,9 @@ from sg_jax import distributed, files, flops, schedule
 from sg_jax import guidance as guidance_lib
 from sg_jax.experiment import Experiment
 from sg_jax.generate import image_keys, integrate
-from sg_jax.objective import FlowMatching
 from sg_jax.sampler import Sampler
 from sg_jax.sharding import batch_sharding
-from sg_jax.state import compile_train_step, init_state, make_train_step
+from sg_jax.state import init_state
 from sg_jax.writers import log
 
 STEPS = 4  # sampling steps of one timed call
@@ -57,12 +56,8 @@ def run(experiment: Experiment, workdir: str) -> list[dict]:
 def training(experiment: Experiment, gamma: float) -> Callable[[], None]:
     """Return a function that runs one training step at sparsity rate gamma and waits for it."""
     config, model = experiment.config, experiment.model
-    objective = FlowMatching(**{**config.objective, "gamma": gamma})
     state = init_state(experiment.make_model, experiment.tx, experiment.mesh, jax.random.key(0))
-    step = make_train_step(
-        objective, experiment.tx, config.train.ema_decay, config.train.accumulate
-    )
-    step = compile_train_step(step, state, experiment.mesh)
+    step = experiment.compile_train_step(gamma, state)
     shape = (config.train.batch_size, model.image_size, model.image_size, model.channels)
     batch = {"image": np.zeros(shape, np.float32), "label": np.zeros(shape[:1], np.int32)}
     batch = jax.device_put(batch, batch_sharding(experiment.mesh))

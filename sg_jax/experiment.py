@@ -26,6 +26,7 @@ from sg_jax.models.maskdit import MaskDiT
 from sg_jax.models.ssm import SSM
 from sg_jax.objective import FlowMatching
 from sg_jax.sampler import Sampler
+from sg_jax.state import TrainState, compile_train_step, make_train_step
 
 
 def complete(
@@ -162,6 +163,18 @@ class Experiment:
     def make_model(self, key: jax.Array) -> Backbone:
         """Return the network with fresh weights."""
         return make_model(self.config, key)
+
+    def compile_train_step(self, gamma: float, state: TrainState) -> Callable:
+        """Return the training step at one sparsity rate, compiled at its first call.
+
+        Args:
+          gamma: the rate.
+          state: arrays or shapes, with the shardings that the step keeps.
+        """
+        objective = dataclasses.replace(self.objective, gamma=gamma)
+        train = self.config.train
+        step = make_train_step(objective, self.tx, train.ema_decay, train.accumulate)
+        return compile_train_step(step, state, self.mesh)
 
     @property
     def sampling(self) -> dict[str, Any]:

@@ -103,11 +103,8 @@ def _count(mode: str, completed, flag_values: flags.FlagValues) -> None:
     if mode == "flops":
         costs.run(experiment.build(completed))
         return
-    import jax
-
     from sg_jax import aot
 
-    jax.config.update("jax_platforms", "cpu")  # the TPUs to compile for are not those of this host
     aot.run(completed, *(flag_values[name].value for name in ("topology", "for", "json")))
 
 

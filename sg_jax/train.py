@@ -1,7 +1,6 @@
 """Train a network: restore or start, then data -> step -> log -> sample -> save."""
 
 import contextlib
-import dataclasses
 import math
 import time
 
@@ -17,14 +16,7 @@ from sg_jax.experiment import Experiment
 from sg_jax.generate import sample
 from sg_jax.guidance import Guidance
 from sg_jax.profiler import Profiler
-from sg_jax.state import (
-    TrainState,
-    abstract_state,
-    compile_train_step,
-    init_state,
-    make_train_step,
-    start_state,
-)
+from sg_jax.state import TrainState, abstract_state, init_state, start_state
 from sg_jax.writers import Progress, Writer, log
 
 
@@ -88,7 +80,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
             position += 1
             gamma = experiment.gamma_at(step)
             if gamma not in compiled:
-                compiled[gamma] = _compile(experiment, gamma, abstract)
+                compiled[gamma] = experiment.compile_train_step(gamma, abstract)
                 log(f"Step {step}: training at γ {gamma:g}, program {len(compiled)}.")
             state, metrics = compiled[gamma](state, batch, step_key)
             pending.append(metrics)
@@ -122,17 +114,6 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
         )
         raise SystemExit(message if distributed.is_writer() else 1)
     return state
-
-
-def _compile(experiment: Experiment, gamma: float, abstract: TrainState):
-    """Return the training step at one sparsity rate, compiled at its first call."""
-    objective = dataclasses.replace(experiment.objective, gamma=gamma)
-    decay = experiment.config.train.ema_decay
-    return compile_train_step(
-        make_train_step(objective, experiment.tx, decay, experiment.config.train.accumulate),
-        abstract,
-        experiment.mesh,
-    )
 
 
 def _speed(experiment: Experiment, gamma: float, rates: dict[str, float]) -> dict[str, float]:

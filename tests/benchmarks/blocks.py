@@ -26,7 +26,6 @@ def main():
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--remat", default="selective")
     given = parser.parse_args()
-    jax.config.update("jax_platforms", "cpu")
     chip, devices = aot.devices_of(given.topology)
     here = SingleDeviceSharding(devices[0])
     _, width, heads = SIZES["XL"]
