@@ -43,14 +43,12 @@ class Block(nnx.Module):
 
     def __call__(self, h: jax.Array, c: jax.Array) -> jax.Array:
         """Return tokens [B, N, D] from tokens h [B, N, D] and conditioning c [B, D]."""
-        modulation = jnp.split(
-            layers.save(self.modulation(jax.nn.silu(c))), 6, axis=-1
-        )  # six [B, D]
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation
-        x = layers.adaptive_norm(h, shift_a, scale_a)
-        h = layers.save(layers.gated(h, gate_a, layers.save(self.attention(x))))
-        x = layers.adaptive_norm(h, shift_m, scale_m)
-        return layers.gated(h, gate_m, layers.save(self.mlp(x)))
+        parts = layers.modulation(self.modulation, c, 6)  # each [B, D]
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
+        x = self.attention(layers.adaptive_norm(h, shift_a, scale_a))
+        h = layers.save(layers.gated(h, gate_a, x, self.attention.out))
+        x = self.mlp(layers.adaptive_norm(h, shift_m, scale_m))
+        return layers.gated(h, gate_m, x, self.mlp.out)
 
     def macs(self, tokens: int, mixing: bool) -> float:
         """Return multiply-adds of this block on `tokens` tokens of one image.

@@ -186,8 +186,7 @@ class MaskDiT(DiT):
 
 def _normalise(h: jax.Array, modulation: layers.Linear, c: jax.Array) -> jax.Array:
     """Normalise tokens h, then shift and scale them by the conditioning c [B, D]."""
-    shift, scale = jnp.split(modulation(jax.nn.silu(c)), 2, axis=-1)
-    return layers.adaptive_norm(h, shift, scale)
+    return layers.adaptive_norm(h, *layers.modulation(modulation, c, 2))
 
 
 def _single(ids: KeepIds | jax.Array) -> jax.Array | None:

@@ -147,12 +147,11 @@ class Block(nnx.Module):
 
     def __call__(self, h: jax.Array, c: jax.Array) -> jax.Array:
         """Return tokens [B, N, D] from tokens h [B, N, D] and conditioning c [B, D]."""
-        modulation = layers.save(self.modulation(jax.nn.silu(c)))
-        shift, scale, gate = jnp.split(modulation, 3, axis=-1)  # each [B, D]
+        shift, scale, gate = layers.modulation(self.modulation, c, 3)  # each [B, D]
         x = layers.adaptive_norm(h, shift, scale)
         u, z = jnp.split(jax.nn.silu(layers.save(self.inward(x))), 2, axis=-1)  # each [B, N, E]
         y = layers.save(self.forward(u) + self.backward(u[:, ::-1])[:, ::-1])
-        return layers.gated(h, gate, layers.save(self.outward(y * z)))
+        return layers.gated(h, gate, y * z, self.outward)
 
     def macs(self, tokens: int, mixing: bool) -> float:
         """Return multiply-adds of this block on `tokens` tokens of one image.

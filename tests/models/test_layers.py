@@ -59,8 +59,39 @@ def test_the_gradient_of_adaptive_norm_is_that_of_its_formula():
 
 
 def test_gated_by_hand():
+    """x + gate out(y) with out(y) = 2 y + 1."""
+    out = linear(2 * jnp.eye(2), jnp.ones(2))
     x, y = jnp.array([[[1.0, 2.0]]]), jnp.array([[[10.0, 10.0]]])
-    np.testing.assert_array_equal(layers.gated(x, jnp.array([[0.0, -1.0]]), y), [[[1, -8]]])
+    np.testing.assert_array_equal(layers.gated(x, jnp.array([[0.0, -1.0]]), y, out), [[[1, -19]]])
+
+
+def test_the_gradient_of_gated_is_that_of_its_formula():
+    def plain(x, gate, y, out):
+        return x + gate[:, None] * out(y)
+
+    keys = jax.random.split(jax.random.key(0), 6)
+    x, y, weight = (jax.random.normal(k, (3, 5, 8)) for k in keys[:3])
+    gate = jax.random.normal(keys[3], (3, 8))
+    out = linear(jax.random.normal(keys[4], (8, 8)), jax.random.normal(keys[5], (8,)))
+
+    def gradient(f):
+        return jax.tree.leaves(jax.grad(lambda a: (weight * f(*a)).sum())((x, gate, y, out)))
+
+    for ours, expected in zip(gradient(layers.gated), gradient(plain), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def linear(kernel, bias):
+    net = layers.Linear(*kernel.shape, F32, nnx.Rngs(0))
+    net.kernel[...], net.bias[...] = kernel, bias
+    return net
+
+
+def test_the_gradient_of_gelu_is_that_of_its_formula():
+    x = jnp.linspace(-4, 4, 33)
+    np.testing.assert_array_equal(layers.gelu(x), jax.nn.gelu(x, approximate=True))
+    ours, expected = (jax.vmap(jax.grad(f))(x) for f in (layers.gelu, jax.nn.gelu))
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_linear_layer_and_its_gradient_by_hand():
@@ -81,7 +112,8 @@ def test_gradients_of_a_bfloat16_layer_are_summed_in_float32():
     assert grads.kernel[...] == 300 and grads.bias[...] == 300
     zero = jnp.zeros((1, 1))
     shift = jax.grad(lambda shift: layers.adaptive_norm(x, shift, zero).astype(F32).sum())(zero)
-    gate = jax.grad(lambda gate: layers.gated(x, gate, x).astype(F32).sum())(zero)
+    net.kernel[...] = jnp.ones((1, 1))
+    gate = jax.grad(lambda gate: layers.gated(x, gate, x, net).astype(F32).sum())(zero)
     assert shift == 300 and gate == 300
 
 
@@ -121,7 +153,7 @@ def test_mlp_has_the_tanh_gelu():
     h = f64(x) @ f64(net.hidden.kernel) + f64(net.hidden.bias)
     h = 0.5 * h * (1 + np.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
     expected = h @ f64(net.out.kernel) + f64(net.out.bias)
-    np.testing.assert_allclose(net(x), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(net.out(net(x)), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +165,7 @@ def test_one_token_attends_to_itself(attention):
     x = jax.random.normal(jax.random.key(0), (2, 1, 8))
     value = f64(x) @ f64(attention.value.kernel) + f64(attention.value.bias)
     expected = value @ f64(attention.out.kernel) + f64(attention.out.bias)
-    np.testing.assert_allclose(attention(x), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(attention.out(attention(x)), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_attention_is_softmax_of_scaled_products_per_head(attention):
@@ -146,7 +178,7 @@ def test_attention_is_softmax_of_scaled_products_per_head(attention):
         )
         weights = np.exp(q @ k.T / math.sqrt(4))
         expected += weights / weights.sum(1, keepdims=True) @ v @ f64(attention.out.kernel)[head]
-    np.testing.assert_allclose(attention(x)[0], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(attention.out(attention(x))[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_attention_does_not_know_the_order_of_tokens(attention):
