@@ -170,7 +170,13 @@ def gathered(network):
 
 
 def scan_blocks(
-    run: Callable, h: jax.Array, c: jax.Array, stack, remat: Callable, chunk: int = 0
+    run: Callable,
+    start: Callable,
+    h: jax.Array,
+    c: jax.Array,
+    stack,
+    remat: Callable,
+    chunk: int = 0,
 ) -> jax.Array:
     """Return tokens [B, N, D] after all blocks of a stack.
 
@@ -180,7 +186,8 @@ def scan_blocks(
     splits is left to XLA.
 
     Args:
-      run: (h, c, block) -> h.
+      run: (block, carry, c) -> carry.
+      start: from tokens to what goes from block to block: a tuple, the tokens first.
       h: tokens [B, N, D].
       c: conditioning [B, D].
       stack: weights of the blocks, on a leading axis.
@@ -202,10 +209,10 @@ def scan_blocks(
         return jax.lax.all_gather(x, "fsdp", axis=spec.index("fsdp") - 1, tiled=True)
 
     def blocks(h, c, stack):
-        def step(h, block):
-            return run(h, c, jax.tree.map(gather, block, specs)), None
+        def step(carry, block):
+            return run(jax.tree.map(gather, block, specs), carry, c), None
 
-        return jax.lax.scan(remat(step), h, stack)[0]
+        return jax.lax.scan(remat(step), start(h), stack)[0][0]
 
     def chunks(h, c, stack):
         parts = _parts(len(h), h.shape[1], chunk)

@@ -142,7 +142,8 @@ class Backbone(nnx.Module):
         h = h if shared else jnp.repeat(h, count, 0)
         h = self.blocks(h, interleave(cs), ids, shared=shared)  # [G B, N, D]
         c = jnp.repeat(cs[0], count, 0) if shared else interleave(cs)
-        h = layers.adaptive_norm(h, *layers.modulation(self.final_modulation, c, 2))
+        parts = layers.modulation(self.final_modulation, c, 2)
+        h = layers.adaptive_norm(h, layers.moments(h), *parts)
         h = self.final(h)
         v = unpatchify(h, self.patch).astype(jnp.float32)[..., : self.channels]  # [G B, H, W, C]
         return split(v, count)

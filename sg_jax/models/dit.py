@@ -41,14 +41,17 @@ class Block(nnx.Module):
         self.mlp = layers.Mlp(width, int(width * mlp_ratio), dtype, rngs)
         self.modulation = layers.Linear(width, 6 * width, dtype, rngs, layers.ZEROS)
 
-    def __call__(self, h: jax.Array, c: jax.Array) -> jax.Array:
-        """Return tokens [B, N, D] from tokens h [B, N, D] and conditioning c [B, D]."""
+    def __call__(
+        self, h: jax.Array, found: layers.Moments, c: jax.Array
+    ) -> tuple[jax.Array, layers.Moments]:
+        """Return tokens [B, N, D] and their moments, from those of h and conditioning c [B, D]."""
         parts = layers.modulation(self.modulation, c, 6)  # each [B, D]
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
-        x = self.attention(layers.adaptive_norm(h, shift_a, scale_a))
-        h = layers.save(layers.gated(h, gate_a, x, self.attention.out))
-        x = self.mlp(layers.adaptive_norm(h, shift_m, scale_m))
-        return layers.gated(h, gate_m, x, self.mlp.out)
+        x = self.attention(layers.adaptive_norm(h, found, shift_a, scale_a))
+        h = layers.save(layers.gated(h, gate_a, x, *self.attention.last))
+        x = self.mlp(layers.adaptive_norm(h, layers.moments(h), shift_m, scale_m))
+        h = layers.gated(h, gate_m, x, *self.mlp.last)
+        return h, layers.moments(h)
 
     def macs(self, tokens: int, mixing: bool) -> float:
         """Return multiply-adds of this block on `tokens` tokens of one image.

@@ -186,7 +186,7 @@ class MaskDiT(DiT):
 
 def _normalise(h: jax.Array, modulation: layers.Linear, c: jax.Array) -> jax.Array:
     """Normalise tokens h, then shift and scale them by the conditioning c [B, D]."""
-    return layers.adaptive_norm(h, *layers.modulation(modulation, c, 2))
+    return layers.adaptive_norm(h, layers.moments(h), *layers.modulation(modulation, c, 2))
 
 
 def _single(ids: KeepIds | jax.Array) -> jax.Array | None:

@@ -3,7 +3,8 @@
 A route r_{i->j} (0-based, both ends included) lets blocks i..j see only the kept tokens; after
 block j they are written back at their places, and the bypassed tokens are what they were before
 block i (Krause et al., arXiv 2601.01608, Eq. 5; TREAD, arXiv 2501.04765). A block is any module
-`block(h [B, N, D], c [B, D]) -> [B, N, D]`: nothing here knows what it computes.
+`block(h [B, N, D], moments, c [B, D]) -> (h, moments)`, where moments are what the norm of a block
+needs to know of h: nothing here knows what it computes.
 """
 
 from collections.abc import Callable, Sequence
@@ -148,7 +149,13 @@ class RoutedStack(nnx.Module):
                 return step
             return jax.checkpoint(step, policy=REMAT[self.remat], prevent_cse=False)
 
-        return sharding.scan_blocks(lambda h, c, block: block(h, c), h, c, stack, remat, self.chunk)
+        def run(block, carry, c):
+            return block(*carry, c)
+
+        def start(h):
+            return h, layers.moments(h)
+
+        return sharding.scan_blocks(run, start, h, c, stack, remat, self.chunk)
 
 
 def interleave(parts: Sequence[jax.Array]) -> jax.Array:

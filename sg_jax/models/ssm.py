@@ -145,13 +145,17 @@ class Block(nnx.Module):
         self.outward = layers.Linear(inner, width, dtype, rngs)
         self.modulation = layers.Linear(width, 3 * width, dtype, rngs, layers.ZEROS)
 
-    def __call__(self, h: jax.Array, c: jax.Array) -> jax.Array:
-        """Return tokens [B, N, D] from tokens h [B, N, D] and conditioning c [B, D]."""
+    def __call__(
+        self, h: jax.Array, found: layers.Moments, c: jax.Array
+    ) -> tuple[jax.Array, layers.Moments]:
+        """Return tokens [B, N, D] and their moments, from those of h and conditioning c [B, D]."""
         shift, scale, gate = layers.modulation(self.modulation, c, 3)  # each [B, D]
-        x = layers.adaptive_norm(h, shift, scale)
+        x = layers.adaptive_norm(h, found, shift, scale)
         u, z = jnp.split(jax.nn.silu(layers.save(self.inward(x))), 2, axis=-1)  # each [B, N, E]
         y = layers.save(self.forward(u) + self.backward(u[:, ::-1])[:, ::-1])
-        return layers.gated(h, gate, y * z, self.outward)
+        out = self.outward
+        h = layers.gated(h, gate, y * z, out.kernel[...], out.bias[...])
+        return h, layers.moments(h)
 
     def macs(self, tokens: int, mixing: bool) -> float:
         """Return multiply-adds of this block on `tokens` tokens of one image.

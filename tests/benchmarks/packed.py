@@ -19,7 +19,6 @@ and pays for the slices and joins around attention. A GPU has not been measured.
 """
 
 import argparse
-import math
 import os
 import re
 import time
@@ -52,30 +51,21 @@ KEEPS = [keep_count(256, gamma) for gamma in (0.5, 0.9)]
 
 def two_calls(block, parts, c):
     """Run the block once per prediction: tokens [B, K, D] each."""
-    return [block(h, c) for h in parts]
+    return [block(h, layers.moments(h), c)[0] for h in parts]
 
 
 def packed(block, parts, c):
     """Run the block once on [B, K_strong + K_weak, D]."""
     cut = [parts[0].shape[1]]
     h = jnp.concatenate(parts, axis=1)
-    modulation = jnp.split(block.modulation(jax.nn.silu(c)), 6, axis=-1)
-    shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation
-    x = layers.modulate(layers.layer_norm(h), shift_a, scale_a)
-    a = block.attention
-    q, k, v = (jnp.split(p(x), cut, axis=2) for p in (a.query, a.key, a.value))
-    out = jnp.concatenate([attend(*p) for p in zip(q, k, v, strict=True)], axis=2)
-    kernel, bias = a.kernel[...].astype(a.dtype), a.bias[...].astype(a.dtype)
-    h = h + gate_a[:, None] * (jnp.einsum("bhnk,hkd->bnd", out, kernel) + bias)
-    x = layers.modulate(layers.layer_norm(h), shift_m, scale_m)
-    return jnp.split(h + gate_m[:, None] * block.mlp(x), cut, axis=1)
-
-
-def attend(q, k, v):
-    """Attend within one prediction, [B, H, K, D/H]."""
-    q = q / math.sqrt(q.shape[-1])
-    logits = jnp.einsum("bhnk,bhmk->bhnm", q, k, preferred_element_type=jnp.float32)
-    return jnp.einsum("bhnm,bhmk->bhnk", jax.nn.softmax(logits).astype(v.dtype), v)
+    shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = layers.modulation(block.modulation, c, 6)
+    x = layers.adaptive_norm(h, layers.moments(h), shift_a, scale_a)
+    heads = (jnp.split(y, cut, axis=1) for y in block.attention.heads_of(x))
+    out = [layers.attend(*one) for one in zip(*heads, strict=True)]
+    x = jnp.concatenate(out, axis=1).reshape(h.shape)
+    h = layers.gated(h, gate_a, x, *block.attention.last)
+    x = block.mlp(layers.adaptive_norm(h, layers.moments(h), shift_m, scale_m))
+    return jnp.split(layers.gated(h, gate_m, x, *block.mlp.last), cut, axis=1)
 
 
 def shapes(size, batch, dtype):

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from sg_jax.errors import UserError
-from sg_jax.models import dit
+from sg_jax.models import dit, layers
 from sg_jax.models.dit import DiT
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
@@ -204,7 +204,10 @@ def test_a_fresh_block_returns_its_input():
     """The gates of adaLN-Zero start at zero."""
     block = dit.Block(8, 2, 4.0, jnp.dtype("float32"), nnx.Rngs(0))
     h = jax.random.normal(jax.random.key(0), (1, 5, 8))
-    np.testing.assert_array_equal(block(h, jnp.ones((1, 8))), h)
+    out, (mean, rate) = block(h, layers.moments(h), jnp.ones((1, 8)))
+    np.testing.assert_array_equal(out, h)
+    np.testing.assert_allclose(mean[0, :, 0], h[0].mean(1), atol=1e-6)
+    np.testing.assert_allclose(1 / rate[0, :, 0], h[0].std(1), rtol=1e-4)
 
 
 def test_keeping_every_token_is_the_dense_network(tiny, inputs, forward):

@@ -24,19 +24,23 @@ def f64(x):
     return np.asarray(x, np.float64)
 
 
+def norm(x, shift, scale):
+    return layers.adaptive_norm(x, layers.moments(x), shift, scale)
+
+
 def test_adaptive_norm_by_hand():
     x = jnp.array([[[1.0, 3.0], [5.0, 5.0]]])  # normalised: [-1, 1], and zeros
     shift, scale = jnp.array([[10.0, 20.0]]), jnp.array([[1.0, -1.0]])
-    y = layers.adaptive_norm(x, shift, scale)  # unit (1 + scale) + shift
+    y = norm(x, shift, scale)  # unit (1 + scale) + shift
     np.testing.assert_allclose(y, [[[8, 20], [10, 20]]], atol=1e-5)
 
 
 def test_adaptive_norm_computes_in_float32():
     x = jax.random.normal(jax.random.key(0), (2, 4, 512)).astype(jnp.bfloat16) + 3
     zero = jnp.zeros((2, 512))
-    y = layers.adaptive_norm(x, zero, zero)
+    y = norm(x, zero, zero)
     assert y.dtype == jnp.bfloat16
-    exact = layers.adaptive_norm(x.astype(F32), zero, zero)
+    exact = norm(x.astype(F32), zero, zero)
     np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
     np.testing.assert_allclose(exact.std(-1), 1, rtol=1e-5)
 
@@ -54,7 +58,7 @@ def test_the_gradient_of_adaptive_norm_is_that_of_its_formula():
     def gradient(norm):
         return jax.grad(lambda *a: (weight * norm(*a)).sum(), argnums=(0, 1, 2))(x, shift, scale)
 
-    for ours, expected in zip(gradient(layers.adaptive_norm), gradient(plain), strict=True):
+    for ours, expected in zip(gradient(norm), gradient(plain), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -62,7 +66,9 @@ def test_gated_by_hand():
     """x + gate out(y) with out(y) = 2 y + 1."""
     out = linear(2 * jnp.eye(2), jnp.ones(2))
     x, y = jnp.array([[[1.0, 2.0]]]), jnp.array([[[10.0, 10.0]]])
-    np.testing.assert_array_equal(layers.gated(x, jnp.array([[0.0, -1.0]]), y, out), [[[1, -19]]])
+    np.testing.assert_array_equal(
+        layers.gated(x, jnp.array([[0.0, -1.0]]), y, *arrays(out)), [[[1, -19]]]
+    )
 
 
 def test_the_gradient_of_gated_is_that_of_its_formula():
@@ -74,11 +80,18 @@ def test_the_gradient_of_gated_is_that_of_its_formula():
     gate = jax.random.normal(keys[3], (3, 8))
     out = linear(jax.random.normal(keys[4], (8, 8)), jax.random.normal(keys[5], (8,)))
 
+    def written_out(x, gate, y, out):
+        return layers.gated(x, gate, y, *arrays(out))
+
     def gradient(f):
         return jax.tree.leaves(jax.grad(lambda a: (weight * f(*a)).sum())((x, gate, y, out)))
 
-    for ours, expected in zip(gradient(layers.gated), gradient(plain), strict=True):
+    for ours, expected in zip(gradient(written_out), gradient(plain), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def arrays(linear):
+    return linear.kernel[...], linear.bias[...]
 
 
 def linear(kernel, bias):
@@ -111,9 +124,9 @@ def test_gradients_of_a_bfloat16_layer_are_summed_in_float32():
     grads = jax.grad(lambda net: net(x).astype(F32).sum())(net)
     assert grads.kernel[...] == 300 and grads.bias[...] == 300
     zero = jnp.zeros((1, 1))
-    shift = jax.grad(lambda shift: layers.adaptive_norm(x, shift, zero).astype(F32).sum())(zero)
+    shift = jax.grad(lambda shift: norm(x, shift, zero).astype(F32).sum())(zero)
     net.kernel[...] = jnp.ones((1, 1))
-    gate = jax.grad(lambda gate: layers.gated(x, gate, x, net).astype(F32).sum())(zero)
+    gate = jax.grad(lambda gate: layers.gated(x, gate, x, *arrays(net)).astype(F32).sum())(zero)
     assert shift == 300 and gate == 300
 
 
@@ -147,13 +160,18 @@ def test_timestep_embedding_is_two_linear_layers():
     np.testing.assert_allclose(net(t), expected, rtol=1e-4, atol=1e-4)
 
 
+def last(net, x):
+    kernel, bias = net.last
+    return net(x) @ kernel + bias[None, None]
+
+
 def test_mlp_has_the_tanh_gelu():
     net = fresh(lambda: layers.Mlp(4, 6, F32, nnx.Rngs(0)))
     x = jax.random.normal(jax.random.key(0), (2, 3, 4))
     h = f64(x) @ f64(net.hidden.kernel) + f64(net.hidden.bias)
     h = 0.5 * h * (1 + np.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
     expected = h @ f64(net.out.kernel) + f64(net.out.bias)
-    np.testing.assert_allclose(net.out(net(x)), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(last(net, x), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +183,7 @@ def test_one_token_attends_to_itself(attention):
     x = jax.random.normal(jax.random.key(0), (2, 1, 8))
     value = f64(x) @ f64(attention.value.kernel) + f64(attention.value.bias)
     expected = value @ f64(attention.out.kernel) + f64(attention.out.bias)
-    np.testing.assert_allclose(attention.out(attention(x)), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(last(attention, x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_attention_is_softmax_of_scaled_products_per_head(attention):
@@ -178,7 +196,15 @@ def test_attention_is_softmax_of_scaled_products_per_head(attention):
         )
         weights = np.exp(q @ k.T / math.sqrt(4))
         expected += weights / weights.sum(1, keepdims=True) @ v @ f64(attention.out.kernel)[head]
-    np.testing.assert_allclose(attention.out(attention(x))[0], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(last(attention, x)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_bias_of_keys_changes_nothing(attention):
+    """It adds the same to all logits of a query: the formula above has it, `attend` does not."""
+    x = jax.random.normal(jax.random.key(0), (1, 5, 8))
+    other = jax.tree.map(lambda leaf: leaf, attention)
+    other.key.bias[...] = attention.key.bias[...] + 3
+    np.testing.assert_array_equal(attention(x), other(x))
 
 
 def test_attention_does_not_know_the_order_of_tokens(attention):

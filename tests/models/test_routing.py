@@ -17,8 +17,8 @@ class Mix(nnx.Module):
     def __init__(self, rngs):
         self.weight = nnx.Param(jax.random.uniform(rngs.params(), ()))
 
-    def __call__(self, h, c):
-        return h + self.weight[...] * h.mean(1, keepdims=True) + c[:, None]
+    def __call__(self, h, moments, c):
+        return h + self.weight[...] * h.mean(1, keepdims=True) + c[:, None], moments
 
 
 def stack(routes, depth=5, remat="none", chunk=0):
