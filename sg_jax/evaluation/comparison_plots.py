@@ -110,7 +110,7 @@ def weak_steps(points: Sequence[Point]) -> "Figure | None":
             lines.setdefault((point.run, f"{point.method}: {words}"), []).append(point)
     if not lines:
         return None
-    figure = plots.new_figure((8.4, 4.4))
+    figure = plots.new_figure((10.4, 4.4))
     axes = figure.subplots()
     runs = runs_of([p for found in lines.values() for p in found])
     for i, ((run, words), found) in enumerate(lines.items()):

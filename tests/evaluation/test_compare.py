@@ -68,6 +68,10 @@ def test_gains_are_of_the_best_setting_and_the_same_sampling(runs):
     best = comparison.best_of_methods(points)
     assert set(best) == {"SG", "CFG", "AG"}
     assert best["AG"]["dense"].key.guidance.weak_step == 1000  # 2 below, not 1
+    lucky = comparison.Point("dense", key(Guidance(2.0, 0.0, 0.9)), {0: scores(0.1)})
+    assert comparison.best_of_methods([*points, lucky])["SG"] == best["SG"]  # by one seed alone
+    other = comparison.Point("dense", key(SG, sampler="heun"), {0: scores(0.1), 1: scores(0.1)})
+    assert comparison.best_of_methods([*points, other])["SG"] == best["SG"]  # by another sampler
     baselines = [comparison.baseline(point, points) for point in points]
     assert {b.key.sampler for b, p in zip(baselines, points, strict=True) if p.method == "SG"} == {
         "euler"
