@@ -25,7 +25,7 @@ def get_config():
             train=dict(steps=steps, batch_size=256, ema_decay=0.9995, log_every=100),
             checkpoint=dict(every=1000, keep=2, keep_period=5000),
             guidance=guidance,
-            sample=dict(guidance="sg", steps=40, batch_size=500, count=100),
+            sample=dict(guidance="sg", steps=40, batch_size=512, count=100),
             # A residual network of 18 layers: meant to get 90% of the test images right.
             features=dict(
                 width=64,

@@ -66,5 +66,12 @@ def for_dense(names):
 
 
 def for_masking(names):
-    """Return the names without path-drop guidance: masking needs at least one token."""
-    return tuple(name for name in names if not name.startswith("pdg_"))
+    """Return the names for a masking network: no details, and no path-drop guidance.
+
+    Masking needs at least one token, and what path-drop does is to keep none.
+    """
+    return tuple(
+        name
+        for name in names
+        if name == "unguided" or (name[-1].isdigit() and not name.startswith("pdg_"))
+    )

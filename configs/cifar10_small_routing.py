@@ -2,7 +2,9 @@
 
     python -m sg_jax.main --config configs/cifar10_small_routing.py --workdir runs/small_routing
 
-Blocks 1 to 6 of 8 routed at rate 0.5. About 2 steps of 64 images a second on one core.
+Blocks 1 to 6 of 8 routed at rate 0.5. On one of two busy cores: about 2 steps a second in training,
+9 images a second by 20 unguided steps; the feature network took 9 minutes and gets 70.9% of the
+test images right.
 """
 
 from cifar10_dit_s2_routing import get_config as cifar10

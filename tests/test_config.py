@@ -57,7 +57,7 @@ def test_the_cifar10_settings_need_no_checkpoint_that_is_not_kept(size):
         assert weak and weak <= set(kept)
     dense, routing, masking = (set(given.evaluate.guidance) for given in found)
     assert {"unguided", "cfg_150", "icg_150", "sg_150", "sg_flops_150"} < dense < masking < routing
-    assert {name.split("_")[0] for name in routing - masking} == {"pdg"}
+    assert not any(name.startswith("pdg") for name in masking)
 
 
 def test_defaults_are_the_papers():
