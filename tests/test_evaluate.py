@@ -20,7 +20,7 @@ SETTINGS = dict(
     ag=Guidance(1.5, weak_step=3),
     missing=Guidance(1.5, weak_step=4),
 )
-SAMPLES, BATCH, COLUMNS = 20, 8, 3
+SAMPLES, BATCH, COLUMNS = 20, 6, 3
 
 
 class Pixels:

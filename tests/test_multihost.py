@@ -275,7 +275,8 @@ def test_two_processes_sweep_and_compare_as_one(one, run, tmp_path):
             text = run(workdir, f"--mode={mode}", *grid, number=number, devices=2)
             assert "Written: " in text
     tables = [list(csv.DictReader((w / "scores.csv").open())) for w in workdirs]
-    assert len(tables[0]) == len(tables[1]) == 2  # omega 1.5 with rates (0, 0.5), and no guidance
+    # No guidance and SG from the evaluation of `one`; the grid adds (0, 0.5) at omega 1.5.
+    assert len(tables[0]) == len(tables[1]) == 3
     for row, want in zip(*tables, strict=True):
         assert float(row["frechet"]) == pytest.approx(float(want["frechet"]), rel=1e-3)
         assert row["references"] == want["references"] == "100"
