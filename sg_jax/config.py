@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from sg_jax.errors import UserError, nearest
+from sg_jax.evaluation.classifier import Recipe
 from sg_jax.guidance import PRESETS, Guidance
 from sg_jax.objective import FlowMatching
 from sg_jax.sampler import Sampler
@@ -97,9 +98,15 @@ def defaults() -> ConfigDict:
                 labels=(),  # empty: every class in turn
                 count=64,  # images
             ),
+            features=dict(  # the network whose hidden layer measures images
+                path="",  # .npz to keep it in, for runs to share; empty: the run's own
+                **dataclasses.asdict(Recipe()),  # see evaluation/classifier.py
+            ),
             evaluate=dict(
                 guidance=("unguided", "cfg", "sg"),
-                samples=1000,  # images per setting
+                samples=1000,  # images per setting and seed
+                seeds=(),  # of noise and token ids, for error bars; empty: config.seed alone
+                step=0,  # which checkpoint; 0: the latest
                 references=0,  # training images to compare with; 0: all
                 columns=10,  # classes shown in the picture
             ),

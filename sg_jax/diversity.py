@@ -48,7 +48,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> tuple[epath.Pat
         for name, guidance in settings.items()
     }
     writer = distributed.is_writer()
-    judge = scoring.open_judge(config, source, folder / "classifier.npz") if writer else None
+    judge = scoring.open_judge(config, source, workdir) if writer else None
     unit = same_class_distance(judge.reference, judge.labels) if writer else None
     labels = np.resize(np.arange(source.num_classes), config.diversity.samples)
 

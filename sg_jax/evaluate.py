@@ -6,23 +6,21 @@ import jax
 import numpy as np
 from etils import epath
 
-from sg_jax import checkpoint, distributed, files, flops
+from sg_jax import checkpoint, distributed, files, measure
 from sg_jax.data.sources import Source
-from sg_jax.evaluation import pictures, report, scoring
+from sg_jax.errors import UserError
+from sg_jax.evaluation import pictures, report, scoring, table
 from sg_jax.experiment import Experiment
-from sg_jax.generate import sample
-from sg_jax.guidance import Guidance
-from sg_jax.models.backbone import Backbone
 from sg_jax.writers import log, read_metrics
 
 
 def run(
     experiment: Experiment, source: Source, workdir: str, command: str
 ) -> tuple[epath.Path, epath.Path]:
-    """Draw `config.evaluate.samples` images per setting, score them and write the report.
+    """Draw `config.evaluate.samples` images per setting and seed, score them, write the report.
 
-    Image i has the same label and the same noise under every setting. All processes draw; the
-    writer scores and writes while they wait.
+    Image i has the same label and, with one seed, the same noise under every setting. What
+    scores.csv holds already is not drawn again. All processes draw; the writer scores and writes.
 
     Args:
       experiment: the run's objects.
@@ -32,42 +30,56 @@ def run(
 
     Returns:
       Paths of the picture and of the report.
+
+    Raises:
+      UserError: a checkpoint that is not there, before any sampling.
     """
     config, folder = experiment.config, files.path(workdir)
-    model = checkpoint.load(workdir, mesh=experiment.mesh)
-    writer = distributed.is_writer()
-    judge = scoring.open_judge(config, source, folder / "classifier.npz") if writer else None
-    classes = np.resize(np.arange(source.num_classes), config.evaluate.samples)
-    rows, shown = [], []
-    for name in config.evaluate.guidance:
-        guidance = experiment.settings[name]
-        weak_model = checkpoint.load_weak(guidance, workdir, experiment.mesh)
-        images, rate = _draw(experiment, model, weak_model, classes, guidance, name)
-        if not writer:
-            continue
-        run_of = dict(steps=config.sample.steps, sampler=experiment.sampler)
-        cost = flops.sampling_step(model, guidance, **run_of) / 1e9
-        rows.append(
-            report.SettingResult(
-                name=name,
-                description=guidance.describe(),
-                **dataclasses.asdict(judge.score(images, classes)),
-                gflops_per_step=cost,
-                images_per_second=rate,
-                samples=len(images),
-            )
-        )
-        shown.append(images[: min(config.evaluate.columns, source.num_classes)])
-    if writer:
+    steps = checkpoint.saved_steps(workdir)
+    step = config.evaluate.step or steps[-1]
+    if step not in steps:
+        raise UserError(f"config.evaluate.step={step} is not a checkpoint of {workdir}: {steps}.")
+    judge = scoring.open_judge(config, source, workdir) if distributed.is_writer() else None
+    names = config.evaluate.guidance
+    found = measure.run(
+        experiment,
+        judge,
+        workdir,
+        [experiment.settings[name] for name in names],
+        samples=config.evaluate.samples,
+        seeds=config.evaluate.seeds or (config.seed,),
+        step=step,
+        shown=min(config.evaluate.columns, source.num_classes, config.evaluate.samples),
+    )
+    if judge is not None:
+        rows = [_row(experiment, name, found) for name in names]
+        shown = np.stack([found.images[experiment.settings[name]] for name in names])
         picture = pictures.grid(
-            np.stack(shown),
+            shown,
             row_labels=[f"{row.name}\n{row.description}" for row in rows],
-            column_labels=source.class_names[: len(shown[0])],
+            column_labels=source.class_names[: shown.shape[1]],
         )
         pictures.save_png(picture, folder / "guidance.png")
-        _report(experiment, source, workdir, command, model, judge, rows)
+        _report(experiment, source, workdir, command, step, judge, rows)
     distributed.barrier("report written")
     return folder / "guidance.png", folder / "report.html"
+
+
+def _row(experiment: Experiment, name: str, found: measure.Found) -> report.SettingResult:
+    """Return a setting's row of the report."""
+    guidance = experiment.settings[name]
+    scores = found.scores[guidance]
+    mean, deviation = table.mean_and_deviation(scores)
+    spread = dataclasses.asdict(deviation) if len(scores) > 1 else {}
+    spread.pop("gflops_per_step", None)  # the same every time
+    return report.SettingResult(
+        name=name,
+        description=guidance.describe(),
+        **dataclasses.asdict(mean),
+        samples=experiment.config.evaluate.samples,
+        seeds=len(scores),
+        deviations=spread,
+    )
 
 
 def _report(
@@ -75,7 +87,7 @@ def _report(
     source: Source,
     workdir: str,
     command: str,
-    model: Backbone,
+    step: int,
     judge: scoring.Judge,
     rows: list[report.SettingResult],
 ) -> None:
@@ -90,7 +102,7 @@ def _report(
     report.write_report(
         folder / "report.html",
         title=f"{source.name}: {len(rows)} ways to guide one network",
-        facts=_facts(experiment, model, records),
+        facts=_facts(experiment, step, records),
         rows=rows,
         reference=report.Reference(
             len(judge.reference), len(judge.test_features), judge.scorer.test_accuracy, judge.floor
@@ -102,9 +114,10 @@ def _report(
     )
 
 
-def _facts(experiment: Experiment, model: Backbone, records: list[dict]) -> dict[str, str]:
+def _facts(experiment: Experiment, step: int, records: list[dict]) -> dict[str, str]:
     """Return what the run was, for the report."""
-    config = experiment.config
+    config, model = experiment.config, experiment.model
+    seeds = ", ".join(map(str, config.evaluate.seeds or (config.seed,)))
     count = sum(leaf.size for leaf in jax.tree.leaves(model))
     routes = "routes " + (", ".join(f"{i} to {j}" for i, j in model.routes) or "none")
     where = "masked" if model.masks else routes
@@ -116,36 +129,10 @@ def _facts(experiment: Experiment, model: Backbone, records: list[dict]) -> dict
         "Sparsity": f"{where}, rate in training {experiment.objective.gamma:g}",
         "Batch": f"{config.train.batch_size} images",
         "Sampling": f"{experiment.sampler.name}, {config.sample.steps} steps, weights "
-        f"averaged (EMA {config.train.ema_decay:g}), seed {config.seed}",
+        f"averaged (EMA {config.train.ema_decay:g}), seed {seeds}",
         "Device": f"{experiment.mesh.size} x {jax.devices()[0].device_kind}",
     }
-    if records:
-        last = records[-1]
-        facts["Training"] = f"{last['step']:,} steps, loss {last['loss']:.4f} at the end"
+    known = [r for r in records if r["step"] <= step]
+    if known:
+        facts["Training"] = f"{step:,} steps, loss {known[-1]['loss']:.4f} at the end"
     return facts
-
-
-def _draw(
-    experiment: Experiment,
-    model: Backbone,
-    weak_model: Backbone | None,
-    classes: np.ndarray,
-    guidance: Guidance,
-    name: str,
-) -> tuple[np.ndarray, float]:
-    """Return one image per class label, and images/s with the compile left out."""
-    config = experiment.config
-
-    def draw(labels):
-        return sample(
-            model,
-            labels,
-            guidance,
-            **experiment.sampling,
-            weak_model=weak_model,
-        )
-
-    draw(classes[: config.sample.batch_size])  # compiles
-    images, rate = scoring.timed(draw, classes, config.sample.batch_size)
-    log(f"{name}: {len(classes)} images at {rate:.0f} images/s.")
-    return images, rate

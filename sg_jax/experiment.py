@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from sg_jax import optimizer, sharding, tokens
 from sg_jax.data.pipeline import check_flip
 from sg_jax.errors import UserError, nearest
+from sg_jax.evaluation import scoring
 from sg_jax.generate import check_labels
 from sg_jax.guidance import Guidance
 from sg_jax.models import dit
@@ -222,7 +223,8 @@ def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Ex
         "train.steps": 1, "train.accumulate": 1, "train.log_every": 1, "train.sample_every": 0,
         "checkpoint.every": 1, "checkpoint.keep": 1, "checkpoint.keep_period": 0,
         "sample.steps": 1, "sample.count": 1, "evaluate.samples": 10, "evaluate.columns": 1,
-        "evaluate.references": 0, "bench.repeats": 3, "bench.images_per_second": 0,
+        "evaluate.references": 0, "evaluate.step": 0, "bench.repeats": 3,
+        "bench.images_per_second": 0,
         "data.workers": 0, "data.threads": 0, "data.image_size": 0,
         "sample.chunk": 0, "profile.start": 0, "profile.steps": 1,
     }  # fmt: skip
@@ -239,13 +241,18 @@ def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Ex
             f"config.profile.start={config.profile.start} and steps={config.profile.steps} must "
             f"lie within config.train.steps={config.train.steps}."
         )
-    if isinstance(config.seed, bool) or not 0 <= config.seed < 2**32:
-        raise UserError(f"config.seed={config.seed} must satisfy 0 <= seed < 2**32.")
+    seeds = config.evaluate.seeds
+    for key, seed in (("seed", config.seed), *(("evaluate.seeds", s) for s in seeds)):
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise UserError(f"config.{key}={seed!r} must satisfy 0 <= seed < 2**32.")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"config.evaluate.seeds={seeds} must not hold a seed twice.")
     for key in ("ema_decay", "ema_decays"):
         value = config.train[key]
         for decay in value if key == "ema_decays" else (value,):
             if not isinstance(decay, int | float) or not 0.0 <= decay < 1.0:
                 raise UserError(f"config.train.{key}={value!r} must lie in [0, 1).")
+    scoring.recipe(config)
     _check_gammas(model, config.train.gammas)
     for mode in config.train.then:
         if mode not in ("sample", "evaluate"):

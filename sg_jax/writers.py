@@ -106,6 +106,23 @@ def read_metrics(workdir: str) -> list[dict]:
     return records
 
 
+def training_seconds(records: list[dict]) -> dict[int, float]:
+    """Return step -> seconds that training to it took, for each record with a loss.
+
+    Steps since the record before, over the rate measured between the two, are summed: compiles,
+    samples, and the time between a stop and the next start are left out.
+    """
+    found, total, before = {}, 0.0, 0
+    for record in records:
+        if "loss" in record:
+            # A first step alone has no rate: its time counts when the next rate is known.
+            if rate := record.get("steps_per_second"):
+                total += (record["step"] - before) / rate
+                before = record["step"]
+            found[record["step"]] = total
+    return found
+
+
 class Progress:
     """Print steps/s, images/s and the time left, since the last print."""
 

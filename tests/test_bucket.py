@@ -111,11 +111,11 @@ def test_a_run_in_a_bucket_is_sampled_and_scored(call, bucket, capsys):
         call(workdir, f"--mode={mode}")
     printed = capsys.readouterr().out
     assert f"feature network: read from {workdir}/classifier.npz" in printed
-    for name in ("sweep.csv", "sweep_cost.png", "diversity.png", "diversity.json"):
+    for name in ("scores.csv", "sweep_cost.png", "diversity.png", "diversity.json"):
         assert f"Written: {workdir}/{name}" in printed and (folder / name).stat().st_size > 100
     assert json.loads((folder / "data_bench.json").read_text())["pipeline"]
     call(workdir, "--mode=sweep")
-    assert "0 of them left to do" in capsys.readouterr().out
+    assert " 0 left" in capsys.readouterr().out
 
 
 @pytest.mark.slow

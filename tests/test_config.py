@@ -10,7 +10,8 @@ from sg_jax import config
 from sg_jax.errors import UserError, nearest
 from sg_jax.guidance import PRESETS, Guidance
 
-SHIPPED = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+SHIPPED = [p for p in sorted(CONFIGS.glob("*.py")) if "def get_config" in p.read_text()]
 
 
 @pytest.fixture
@@ -40,8 +41,23 @@ def test_a_file_changes_what_it_names_and_nothing_else(file):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_shipped_configs_load_and_say_how_to_run_them(path):
-    config.load(str(path))
-    assert "--config configs/" in path.read_text().split('"""')[1]
+    given = config.load(str(path))
+    assert f"--config configs/{path.name}" in path.read_text().split('"""')[1]
+    settings = {name: Guidance(**setting) for name, setting in given.guidance.items()}
+    assert set((*given.evaluate.guidance, *given.diversity.guidance)) <= set(settings)
+
+
+@pytest.mark.parametrize("size", ["dit_s2", "small"])
+def test_the_cifar10_settings_need_no_checkpoint_that_is_not_kept(size):
+    kinds = ("dense", "routing", "masking")
+    found = [config.load(str(CONFIGS / f"cifar10_{size}_{kind}.py")) for kind in kinds]
+    for given in found:
+        weak = {given.guidance[name].weak_step for name in given.evaluate.guidance} - {0}
+        kept = range(0, given.train.steps + 1, given.checkpoint.keep_period)
+        assert weak and weak <= set(kept)
+    dense, routing, masking = (set(given.evaluate.guidance) for given in found)
+    assert {"unguided", "cfg_150", "icg_150", "sg_150", "sg_flops_150"} < dense < masking < routing
+    assert not any(name.startswith("pdg") for name in masking)
 
 
 def test_defaults_are_the_papers():

@@ -12,7 +12,11 @@ import sys
 import termios
 import time
 
+import jax
 import pytest
+from absl import flags
+
+from sg_jax import config, experiment
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPTS = sorted(path.name for path in (ROOT / "launch").glob("*.sh"))
@@ -153,6 +157,41 @@ def test_shellcheck_is_content():
     paths = [f"launch/{name}" for name in SCRIPTS]
     result = subprocess.run(["shellcheck", "-x", *paths], cwd=ROOT, text=True, capture_output=True)
     assert result.returncode == 0, result.stdout
+
+
+# cifar10.sh
+
+
+@pytest.mark.parametrize("small", [(), ("--small",)])
+def test_cifar10_names_configs_settings_and_checkpoints_that_are_there(place, small):
+    out, _ = place.run("cifar10.sh", *small, "--dry-run", "--", "--config.data.data_dir=my data")
+    shown = [shlex.split(line) for line in out.splitlines()]
+    commands = [words[2:] for words in shown if words[:3] == ["python", "-m", "sg_jax.main"]]
+    modes = []
+    for words in commands:
+        values = flags.FlagValues()
+        flags.DEFINE_string("workdir", "", "", flag_values=values)
+        flags.DEFINE_string("mode", "", "", flag_values=values)
+        absolute = [w.replace("configs/", f"{ROOT}/configs/") for w in words]
+        given = config.parse(absolute, values)
+        side = given.data.image_size or 32
+        experiment.build(experiment.complete(given, (side, side, 3), 10), jax.devices()[:1])
+        assert given.data.data_dir == "my data"
+        assert given.evaluate.step % given.checkpoint.keep_period == 0
+        assert given.evaluate.step < given.train.steps
+        modes.append(values["mode"].value)
+    assert set(modes) == {"train", "evaluate", "sweep", "diversity"} and modes[:3] == ["train"] * 3
+    workdirs = [words[words.index("--workdir") + 1] for words in commands[:3]]
+    assert shown[-1][:3] == ["python", "-m", "sg_jax.evaluation.compare"]
+    assert shown[-1][3:6] == workdirs and place.calls() == []
+
+
+def test_cifar10_runs_some_networks_elsewhere(place):
+    arguments = ("--networks=routing masking", "--runs=/data/r", "--small", "--dry-run")
+    out, _ = place.run("cifar10.sh", *arguments)
+    assert "--workdir /data/r/small_masking" in out and "small_dense" not in out
+    _, err = place.run("cifar10.sh", "--networks=sparse", "--dry-run", status=2)
+    assert "--networks sparse must be" in err
 
 
 # keep_running.sh

@@ -7,21 +7,22 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from sg_jax import checkpoint, generate, sweep
+from sg_jax import checkpoint, generate, measure, sweep
 from sg_jax.errors import UserError
-from sg_jax.evaluation import scoring
+from sg_jax.evaluation import scoring, table
+from sg_jax.guidance import Guidance
 from sg_jax.sampler import Sampler
 
 GRID = dict(
     gamma_strong=(0.0, 0.25), gamma_weak=(0.25, 0.75), scale=(1.5, 2.0), weak_label="same",
     samples=12,
 )  # fmt: skip
-KEY = sweep.Key(0.0, 0.25, 1.5, "same", "euler", 2, 12, 40, 0, 7)
-MEASURED = sweep.Measured(1 / 3, 0.1, 0.2, 1.0, 1e-17 / 3, 123.456)
 
 
 class Pixels:
     """A feature network of the first pixels, which takes no training."""
+
+    fingerprint = types.SimpleNamespace(digest="0badcafe")
 
     def score(self, images):
         flat = images.reshape(len(images), -1) / 255.0
@@ -47,7 +48,7 @@ def sweep_of(workdir, tiny, mesh_of, monkeypatch):
     real = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
     scorer = Pixels()
     judge = scoring.Judge(scorer, scorer.score(real)[0], np.zeros(40, int), None)
-    monkeypatch.setattr(sweep, "sample", sample)
+    monkeypatch.setattr(measure, "sample", sample)
     monkeypatch.setattr(checkpoint, "load", lambda *args, **kwargs: tiny)
     monkeypatch.setattr(scoring, "open_judge", lambda *args: judge)
 
@@ -56,7 +57,7 @@ def sweep_of(workdir, tiny, mesh_of, monkeypatch):
         config = ConfigDict(
             dict(seed=0, sample=dict(steps=2, batch_size=8), sweep={**GRID, **changes})
         )
-        mesh, sampler = mesh_of(1, 1), Sampler(**sampler or {})
+        mesh, sampler = mesh_of(1, 1), Sampler(**(sampler or {}))
         sampling = dict(steps=2, seed=0, batch_size=8, mesh=mesh, sampler=sampler)
         experiment = types.SimpleNamespace(
             config=config, mesh=mesh, sampler=sampler, sampling=sampling
@@ -74,29 +75,28 @@ def test_a_sweep_is_drawn_compiled_and_kept_once(sweep_of, workdir):
     # Pairs (0, .25), (0, .75), (.25, .25), (.25, .75).
     assert generate.integrate._cache_size() == before + 4
     assert [p.name for p in paths] == [
-        "sweep.csv", "sweep_frechet.png", "sweep_precision.png", "sweep_recall.png",
+        "scores.csv", "sweep_frechet.png", "sweep_precision.png", "sweep_recall.png",
         "sweep_accuracy.png", "sweep_cost.png",
     ]  # fmt: skip
     assert all(path.exists() for path in paths)
-    table = sweep.read_table(paths[0])
-    assert len(table) == 8 and {key.checkpoint for key in table} == {7}
-    off = [m for k, m in table.items() if k.gamma_strong == k.gamma_weak]
-    assert len(off) == 2 and off[0] == off[1]
+    rows = table.read(workdir)
+    assert len(rows) == 7 and {key.checkpoint for key in rows} == {7}
+    assert [k.guidance for k in rows if not k.guidance.guided] == [Guidance(gamma_strong=0.25)]
 
     # A second call draws nothing and changes nothing.
     whole = paths[0].read_bytes()
     assert sweep_of()[1] == [] and paths[0].read_bytes() == whole
 
-    # Interrupted within the seventh row: that one and the eighth are drawn again, alike.
+    # Interrupted within the sixth row: that one and the seventh are drawn again, alike.
     lines = whole.decode().splitlines(keepends=True)
-    paths[0].write_text("".join(lines[:7]) + lines[7][:30])
+    paths[0].write_text("".join(lines[:6]) + lines[6][:30])
     redrawn = sweep_of()[1]
     assert [(g.gamma_strong, g.gamma_weak, g.scale) for g in redrawn] == [
         (0.25, 0.75, 1.5), (0.25, 0.75, 2.0),
     ]  # fmt: skip
-    again = sweep.read_table(paths[0])
-    assert list(again) == list(table)
-    for key, measured in table.items():
+    again = table.read(workdir)
+    assert list(again) == list(rows)
+    for key, measured in rows.items():
         same = dataclasses.replace(
             again[key], images_per_second=measured.images_per_second
         )  # the only number that depends on the clock
@@ -108,36 +108,9 @@ def test_a_sweep_is_drawn_compiled_and_kept_once(sweep_of, workdir):
     (workdir / "checkpoints" / "9").mkdir()
     assert len(sweep_of(gamma_weak=(0.25,), scale=(2.0,))[1]) == 2
     assert len(sweep_of(dict(shift=2.0), gamma_weak=(0.25,), scale=(2.0,))[1]) == 2
-    table = sweep.read_table(paths[0])
-    assert {key.checkpoint for key in table} == {7, 9}
-    assert {key.sampler for key in table} == {"euler", "euler shift=2.0"}
-
-
-def test_the_table_reads_back_to_the_last_digit(tmp_path):
-    table = {KEY: MEASURED, dataclasses.replace(KEY, scale=1.1): MEASURED}
-    sweep.write_table(tmp_path / "sweep.csv", table)
-    assert sweep.read_table(tmp_path / "sweep.csv") == table
-    assert sweep.read_table(tmp_path / "none.csv") == {}
-
-
-def test_a_file_cut_short_anywhere_keeps_its_whole_rows(tmp_path):
-    path = tmp_path / "sweep.csv"
-    sweep.write_table(path, {KEY: MEASURED})
-    whole = path.read_text()
-    for length in range(len(whole)):
-        path.write_text(whole[:length])
-        assert sweep.read_table(path) == {}
-
-
-def test_a_file_of_another_kind_is_named(tmp_path):
-    path = tmp_path / "sweep.csv"
-    path.write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="other columns"):
-        sweep.read_table(path)
-    sweep.write_table(path, {KEY: MEASURED})
-    path.write_text(path.read_text() + "0.5,nonsense\n")
-    with pytest.raises(UserError, match="line 3"):
-        sweep.read_table(path)
+    rows = table.read(workdir)
+    assert {key.checkpoint for key in rows} == {7, 9}
+    assert {key.sampler for key in rows} == {"euler", "euler shift=2.0"}
 
 
 @pytest.mark.parametrize(
@@ -156,7 +129,7 @@ def test_a_file_of_another_kind_is_named(tmp_path):
 def test_a_wrong_value_is_named_before_anything_is_drawn(sweep_of, workdir, changes, named):
     with pytest.raises(UserError) as error:
         sweep_of(**changes)
-    assert not (workdir / "sweep.csv").exists()
+    assert not (workdir / "scores.csv").exists()
     for part in named:
         assert part in str(error.value)
 

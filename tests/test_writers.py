@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sg_jax import files
-from sg_jax.writers import Progress, Writer, clock, read_metrics
+from sg_jax.writers import Progress, Writer, clock, read_metrics, training_seconds
 
 
 def write(folder, steps, start):
@@ -183,3 +183,14 @@ def test_no_rate_is_made_of_no_steps(capsys, clock_hands):
     """As after the first step of a run, which is its compile."""
     assert Progress(start=1, total=100, images_per_step=8).update(1, loss=0.5) == {}
     assert "loss 0.5" in capsys.readouterr().out
+
+
+def test_training_seconds_are_summed_over_resumed_runs():
+    records = [
+        {"step": 1, "loss": 1.0},  # the first step alone: compiled, no rate
+        {"step": 10, "loss": 1.0, "steps_per_second": 2.0},
+        {"step": 12, "samples": 3},
+        {"step": 20, "loss": 1.0, "steps_per_second": 5.0},
+    ]
+    assert training_seconds(records) == {1: 0.0, 10: 5.0, 20: 7.0}
+    assert training_seconds([]) == {}

@@ -132,7 +132,6 @@ def train_classifier(
     *,
     num_classes: int,
     name: str = "unnamed",
-    seed: int = 0,
     recipe: Recipe = FOR_DIGITS,
     log: Callable[[str], None] = _silent,
 ) -> Scorer:
@@ -145,8 +144,7 @@ def train_classifier(
       test_labels: int [M].
       num_classes: number of classes.
       name: of the data set, for the fingerprint.
-      seed: decides the initial weights, the order of the images and their shifts.
-      recipe: size and training.
+      recipe: size, training and seed.
       log: called with each line of progress.
 
     Returns:
@@ -156,7 +154,7 @@ def train_classifier(
       UserError: for images that are not uint8 [N, H, W, C], or labels that do not fit.
     """
     arrays = (images, labels, test_images, test_labels)
-    options = {"num_classes": num_classes, "seed": seed, "recipe": recipe}
+    options = {"num_classes": num_classes, "recipe": recipe}
     fingerprint = fingerprint_of(*arrays, name=name, **options)
     labels, test_labels = (np.asarray(each, np.int32) for each in (labels, test_labels))
     model = fit(images, labels, **options, log=log)
@@ -175,7 +173,6 @@ def cached_scorer(
     *,
     num_classes: int,
     name: str = "unnamed",
-    seed: int = 0,
     recipe: Recipe = FOR_DIGITS,
     log: Callable[[str], None] = _silent,
 ) -> Scorer:
@@ -194,7 +191,7 @@ def cached_scorer(
       UserError: as `train_classifier`.
     """
     arrays = (images, labels, test_images, test_labels)
-    options = {"num_classes": num_classes, "name": name, "seed": seed, "recipe": recipe}
+    options = {"num_classes": num_classes, "name": name, "recipe": recipe}
     expect = fingerprint_of(*arrays, **options)
     try:
         scorer = Scorer.load(path, expect=expect)

@@ -21,8 +21,7 @@ class Fingerprint:
       train_images: number of training images.
       test_images: number of test images.
       data_crc: CRC-32 of the pixels and labels of both.
-      seed: of the training.
-      recipe: size and training.
+      recipe: size, training and seed.
     """
 
     name: str
@@ -31,7 +30,6 @@ class Fingerprint:
     train_images: int
     test_images: int
     data_crc: int
-    seed: int
     recipe: Recipe
 
     def to_json(self) -> str:
@@ -45,6 +43,11 @@ class Fingerprint:
         fields["image_shape"] = tuple(fields["image_shape"])
         fields["recipe"] = Recipe(**fields["recipe"])
         return cls(**fields)
+
+    @property
+    def digest(self) -> str:
+        """Eight hex digits, equal for equal fingerprints."""
+        return f"{zlib.crc32(self.to_json().encode()):08x}"
 
     def differences(self, other: "Fingerprint") -> str:
         """Say in words where `other` differs: "seed 1 instead of 0"; empty if it does not."""
@@ -66,7 +69,6 @@ def fingerprint_of(
     *,
     num_classes: int,
     name: str,
-    seed: int,
     recipe: Recipe,
 ) -> Fingerprint:
     """Check a data set and summarise it.
@@ -78,7 +80,6 @@ def fingerprint_of(
       test_labels: int [M].
       num_classes: number of classes.
       name: of the data set.
-      seed: of the training.
       recipe: how the network is made from it.
 
     Returns:
@@ -102,7 +103,7 @@ def fingerprint_of(
     for array in (labels, test_labels):  # int32 and int64 labels are the same labels
         crc = zlib.crc32(np.ascontiguousarray(array, np.int64), crc)
     return Fingerprint(
-        name, images.shape[1:], num_classes, len(images), len(test_images), crc, seed, recipe
+        name, images.shape[1:], num_classes, len(images), len(test_images), crc, recipe
     )
 
 

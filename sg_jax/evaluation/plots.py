@@ -54,7 +54,7 @@ def heatmaps(
     high = -(-len(scales) // wide)
     width = 1.9 + wide * (0.3 + 0.56 * len(gamma_weak))
     height = 1.1 + high * (0.6 + 0.44 * len(gamma_strong))
-    figure = _figure((max(width, 5.0), height))
+    figure = new_figure((max(width, 5.0), height))
     panels = figure.subplots(high, wide, squeeze=False, sharey=True)
     for spare in panels.flat[len(scales) :]:
         spare.set_visible(False)
@@ -143,7 +143,7 @@ def cost_quality(
 
     costs = np.asarray(costs, np.float64) * cost.factor
     qualities = np.asarray(qualities, np.float64) * quality.factor
-    figure = _figure((8.4, 4.4))
+    figure = new_figure((8.4, 4.4))
     axes = figure.subplots()
     front = pareto_front(costs, qualities, quality.better)
     axes.step(costs[front], qualities[front], where="post", color=INK, linewidth=1, zorder=1,
@@ -160,14 +160,10 @@ def cost_quality(
     for number, i in enumerate(front, start=1):
         axes.annotate(str(number), (costs[i], qualities[i]), (-4, -4), ha="right", va="top",
                       textcoords="offset points", fontsize=8, fontweight="bold")  # fmt: skip
-    if _logarithmic(qualities):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(_log_ticks())
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.minorticks_off()
+    logarithmic_if_wide(axes, qualities)
     axes.set_xlabel(f"{cost.header}{cost.arrow}  ({cost.unit})", color=INK)
     axes.set_ylabel(f"{quality.header}{quality.arrow}  ({quality.unit})", color=INK)
-    _plain(axes)
+    plain(axes)
     style = dict(frameon=False, fontsize=8.5, labelcolor=INK)
     axes.add_artist(axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.03), **style))
     digits = quality.digits(qualities.max())
@@ -204,7 +200,7 @@ def densities(samples: Mapping[str, np.ndarray], label: str) -> "Figure":
       samples: name to distances [B], at least 0.
       label: what the horizontal axis shows.
     """
-    figure = _figure((6.4, 3.9))
+    figure = new_figure((6.4, 3.9))
     axes = figure.subplots()
     end = max(np.quantile(values, 0.98) for values in samples.values()) * 1.1 or 1.0
     x = np.linspace(0.0, end, 512)
@@ -222,7 +218,7 @@ def densities(samples: Mapping[str, np.ndarray], label: str) -> "Figure":
     axes.set_ylim(bottom=0)
     axes.set_xlabel(label, color=INK)
     axes.set_ylabel("density", color=INK)
-    _plain(axes)
+    plain(axes)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
@@ -249,7 +245,8 @@ def save(figure: "Figure", path: str | os.PathLike) -> epath.Path:
     return write_atomically(path, buffer.getvalue())
 
 
-def _figure(size: tuple[float, float]) -> "Figure":
+def new_figure(size: tuple[float, float]) -> "Figure":
+    """Return an empty figure of that many inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -268,7 +265,17 @@ def _log_ticks():
     return LogLocator(subs=(1, 1.5, 2, 3, 5, 7))
 
 
-def _plain(axes) -> None:
+def logarithmic_if_wide(axes, values: np.ndarray) -> None:
+    """Make the vertical axis logarithmic, with plain numbers, where values differ much."""
+    if _logarithmic(np.asarray(values)):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(_log_ticks())
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+
+
+def plain(axes) -> None:
+    """Give axes the style of all plots: a faint grid, no box."""
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
     axes.tick_params(colors=FAINT_INK)

@@ -74,7 +74,7 @@ def write_table(path: str | os.PathLike, rows: Sequence[SettingResult]) -> epath
     _check_rows(rows)
     table = [
         {
-            name: value if isinstance(value, str) else finite(value)
+            name: finite(value) if isinstance(value, float) else value
             for name, value in dataclasses.asdict(row).items()
         }
         for row in rows
@@ -157,10 +157,10 @@ def _explanations(rows: Sequence[SettingResult], reference: Reference) -> list[t
     return [
         (
             "How it was measured",
-            f"{samples} generated images per setting against {real} real training images, in the "
-            "hidden layer of a small classifier trained on the same data. On real test images it "
-            f"is right in {right} of {test} cases. Bold is the best value of a column; more "
-            "samples or another classifier give other numbers.",
+            f"{samples} generated images per setting{_seeds(rows)} against {real} real training "
+            "images, in the hidden layer of a small classifier trained on the same data. On real "
+            f"test images it is right in {right} of {test} cases. Bold is the best value of a "
+            "column; more samples or another classifier give other numbers.",
         ),
         (
             "Fréchet distance ↓",
@@ -189,6 +189,13 @@ def _explanations(rows: Sequence[SettingResult], reference: Reference) -> list[t
         ("Cost ↓", f"Billions of {reference.flops} to move one image by one sampling step."),
         ("Speed ↑", "Images per second on the machine that made this page, compilation left out."),
     ]
+
+
+def _seeds(rows: Sequence[SettingResult]) -> str:
+    seeds = max(row.seeds for row in rows)
+    if seeds == 1:
+        return ""
+    return f" and seed (mean ± standard deviation over {seeds} seeds)"
 
 
 def _padded(cells: Sequence[str], left: bool) -> list[str]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,9 @@ class SettingResult:
       accuracy: share of images the classifier gives the class they were made for, 0..1.
       gflops_per_step: cost of one sampling step of one image, 1e9 operations.
       images_per_second: measured speed, compilation left out.
-      samples: number of generated images.
+      samples: number of generated images per seed.
+      seeds: how many times it was measured, each with other noise; the numbers are means.
+      deviations: field to standard deviation over the seeds; empty for one seed.
     """
 
     name: str
@@ -30,6 +32,8 @@ class SettingResult:
     gflops_per_step: float | None
     images_per_second: float | None
     samples: int
+    seeds: int = 1
+    deviations: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def finite(value: float | None) -> float | None:
@@ -60,18 +64,29 @@ class Column:
     def texts(self, rows: Sequence[SettingResult]) -> list[str]:
         """Format the column with equally many digits, so that points align."""
         values = [finite(getattr(row, self.field)) for row in rows]
-        largest = max((abs(v) * self.factor for v in values if v is not None), default=0.0)
-        digits = self.digits(largest)
-        return ["–" if v is None else f"{v * self.factor:,.{digits}f}" for v in values]
+        deviations = [finite(row.deviations.get(self.field)) for row in rows]
+        digits = self._digits(values)
+        return [
+            self._text(value, digits)
+            + ("" if deviation is None else f" ± {self._text(deviation, digits)}")
+            for value, deviation in zip(values, deviations, strict=True)
+        ]
 
     def best(self, rows: Sequence[SettingResult]) -> list[bool]:
         """Say which rows print the best value; none if all print the same."""
-        texts, values = self.texts(rows), [finite(getattr(row, self.field)) for row in rows]
-        known = [v for v in values if v is not None]
+        values = [finite(getattr(row, self.field)) for row in rows]
+        known, digits = [v for v in values if v is not None], self._digits(values)
+        texts = [self._text(value, digits) for value in values]
         if not self.better or len(set(texts) - {"–"}) < 2:
             return [False] * len(rows)
         winner = texts[values.index(max(known) if self.better > 0 else min(known))]
         return [text == winner for text in texts]
+
+    def _digits(self, values: Sequence[float | None]) -> int:
+        return self.digits(max((abs(v) * self.factor for v in values if v is not None), default=0))
+
+    def _text(self, value: float | None, digits: int) -> str:
+        return "–" if value is None else f"{value * self.factor:,.{digits}f}"
 
     @property
     def arrow(self) -> str:

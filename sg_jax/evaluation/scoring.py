@@ -8,9 +8,12 @@ from collections.abc import Callable
 import numpy as np
 from ml_collections import ConfigDict
 
+from sg_jax import files
 from sg_jax.data.pipeline import all_images
 from sg_jax.data.sources import Source, open_source
+from sg_jax.errors import UserError
 from sg_jax.evaluation import distances, features
+from sg_jax.evaluation.classifier import Recipe
 from sg_jax.writers import log
 
 
@@ -41,6 +44,11 @@ class Judge:
     test_features: np.ndarray
 
     @property
+    def digest(self) -> str:
+        """What the feature network was made from, in eight hex digits."""
+        return self.scorer.fingerprint.digest
+
+    @property
     def floor(self) -> float:
         """Fréchet distance of the test images: about the least that generated ones can reach."""
         return distances.frechet_distance(self.test_features, self.reference)
@@ -57,18 +65,34 @@ class Judge:
         )
 
 
-def open_judge(config: ConfigDict, source: Source, path: str | os.PathLike) -> Judge:
-    """Read the images of a completed config, and read or train the feature network at `path`.
+def recipe(config: ConfigDict) -> Recipe:
+    """Return the recipe of the feature network in `config.features`.
+
+    Raises:
+      UserError: a value that the recipe does not take.
+    """
+    try:
+        return Recipe(**{k: v for k, v in config.features.items() if k != "path"})
+    except UserError as error:
+        raise UserError(f"config.{error}") from None
+
+
+def open_judge(config: ConfigDict, source: Source, workdir: str | os.PathLike) -> Judge:
+    """Read the images of a completed config, and read or train the feature network.
+
+    The network learns from all training images; the first `config.evaluate.references` of them are
+    what is compared with (0: all). It is kept in the run's classifier.npz, or in
+    `config.features.path`, which runs on the same data can share.
 
     Args:
-      config: its sections `data` and `evaluate` say which images are compared with.
-      source: the training images; the first `config.evaluate.references` of them, 0 for all.
-      path: the .npz file of the feature network.
+      config: its sections `data`, `features` and `evaluate` count.
+      source: the training images.
+      workdir: folder of the run.
 
     Raises:
       UserError: a test split that cannot be opened.
     """
-    real, labels = all_images(source, limit=config.evaluate.references or None)
+    real, labels = all_images(source)
     test = open_source(
         source.name,
         config.data.test_split,
@@ -77,17 +101,19 @@ def open_judge(config: ConfigDict, source: Source, path: str | os.PathLike) -> J
     )
     test_images, test_labels = all_images(test)
     scorer = features.cached_scorer(
-        path,
+        config.features.path or files.path(workdir) / "classifier.npz",
         real,
         labels,
         test_images,
         test_labels,
         name=source.name,
         num_classes=source.num_classes,
-        seed=config.seed,
+        recipe=recipe(config),
         log=log,
     )
-    return Judge(scorer, scorer.features(real), labels, scorer.features(test_images))
+    count = config.evaluate.references or len(real)
+    reference = scorer.features(real[:count])
+    return Judge(scorer, reference, labels[:count], scorer.features(test_images))
 
 
 def timed(

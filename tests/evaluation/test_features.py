@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from sg_jax.errors import UserError
 from sg_jax.evaluation import features
-from sg_jax.evaluation.classifier import Classifier, Recipe, random_shift
+from sg_jax.evaluation.classifier import Classifier, Recipe, random_mirror, random_shift
 from sg_jax.evaluation.features import Scorer, cached_scorer, train_classifier
 
 SMALL = Recipe(width=8, features=16, epochs=2, batch=32)
@@ -65,8 +65,12 @@ def test_any_number_of_images_compiles_once_and_scores_the_same(scorer, digits):
 
 
 def test_training_is_repeatable_and_the_seed_matters(scorer, few):
-    options = {"num_classes": 10, "name": "digits", "recipe": SMALL}
-    again, other = (train_classifier(*few, seed=seed, **options) for seed in (0, 1))
+    again, other = (
+        train_classifier(
+            *few, num_classes=10, name="digits", recipe=dataclasses.replace(SMALL, seed=seed)
+        )
+        for seed in (0, 1)
+    )
     np.testing.assert_array_equal(again.features(few[0]), scorer.features(few[0]))
     assert np.abs(other.features(few[0]) - scorer.features(few[0])).max() > 1e-3
 
@@ -104,6 +108,21 @@ def test_random_shift_moves_by_one_pixel_at_most():
     allowed = {padded[r : r + 8, c : c + 8].tobytes() for r in range(3) for c in range(3)}
     shifted = random_shift(jax.random.key(0), jnp.repeat(image[None], 100, axis=0))
     assert {np.asarray(each).tobytes() for each in shifted} == allowed
+
+
+def test_random_mirror_turns_about_half_of_the_images():
+    image = jnp.arange(64.0).reshape(8, 8, 1)
+    drawn = np.asarray(random_mirror(jax.random.key(0), jnp.repeat(image[None], 200, axis=0)))
+    turned = [np.array_equal(each, image[:, ::-1]) for each in drawn]
+    assert 80 < sum(turned) < 120
+    assert sum(turned) + sum(np.array_equal(each, image) for each in drawn) == 200
+
+
+def test_a_mirroring_network_is_trained_on_other_images(few, scorer):
+    recipe = dataclasses.replace(SMALL, mirror=True)
+    other = train_classifier(*few, num_classes=10, name="digits", recipe=recipe)
+    assert np.abs(other.features(few[0]) - scorer.features(few[0])).max() > 1e-3
+    assert other.fingerprint.digest != scorer.fingerprint.digest
 
 
 def test_saved_and_loaded_scores_are_equal(scorer, few, tmp_path):
@@ -170,7 +189,8 @@ def test_cache_of_other_data_is_replaced(few, scorer, tmp_path):
     images = few[0].copy()
     images[0, 0, 0, 0] ^= 1
     assert "data_crc" in _cached(path, (images, *few[1:]))[1]
-    assert "seed 0 instead of 1" in _cached(path, (images, *few[1:]), seed=1)[1]
+    other = dataclasses.replace(SMALL, seed=1)
+    assert "seed 0 instead of 1" in _cached(path, (images, *few[1:]), recipe=other)[1]
     few32 = (few[0], few[1].astype(np.int32), few[2], few[3].astype(np.int32))
     scorer.save(path)
     assert "read from" in _cached(path, few32)[1]
@@ -194,7 +214,7 @@ def test_bad_arguments_are_refused(few, scorer):
         train(images, labels, test_images[:0], test_labels[:0])
     with pytest.raises(UserError, match=r"\[N, 8, 8, 1\]"):
         scorer.score(images[..., 0])
-    with pytest.raises(UserError, match="width=12 must be a multiple of 8"):
+    with pytest.raises(UserError, match=r"features\.width=12 must be a multiple of 8"):
         Recipe(width=12)
-    with pytest.raises(UserError, match="epochs=0"):
+    with pytest.raises(UserError, match=r"features\.epochs=0"):
         Recipe(epochs=0)

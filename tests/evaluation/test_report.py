@@ -1,6 +1,7 @@
 """The report: complete, self-contained, and safe to put any text in."""
 
 import base64
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -156,6 +157,18 @@ def test_terminal_table_is_aligned_and_starred():
     assert " – " in lines[5]  # the speed that was not measured
 
 
+def test_means_over_seeds_are_shown_with_their_deviations(tmp_path):
+    spread = dict(frechet=0.0123, accuracy=0.004)
+    rows = [dataclasses.replace(row, seeds=3, deviations=spread) for row in ROWS]
+    lines = format_table(rows).split("\n")
+    assert "0.537 ± 0.012*" in lines[5] and "97.5 ± 0.4 " in lines[5]
+    _, page = _write(tmp_path, rows=rows)
+    assert "0.537 ± 0.012" in page.bold
+    assert "mean ± standard deviation over 3 seeds" in page.text
+    (first, *_) = json.loads(write_table(tmp_path / "r.json", rows).read_text(encoding="utf-8"))
+    assert first["frechet"] == 0.583 and first["seeds"] == 3 and first["deviations"] == spread
+
+
 def test_json_table_holds_every_number_and_null_for_the_unknown(tmp_path):
     row = SettingResult("ω", "", float("nan"), 0.5, 0.25, None, 1.0, float("inf"), 10)
     path = write_table(tmp_path / "report.json", [ROWS[0], row])
@@ -170,6 +183,8 @@ def test_json_table_holds_every_number_and_null_for_the_unknown(tmp_path):
         "gflops_per_step": 114.42,
         "images_per_second": 1430.0,
         "samples": 896,
+        "seeds": 1,
+        "deviations": {},
     }
     assert second["frechet"] is second["accuracy"] is second["images_per_second"] is None
     assert second["name"] == "ω" and second["recall"] == 0.25

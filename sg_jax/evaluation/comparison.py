@@ -1,0 +1,168 @@
+"""What several runs measured, as points that can be compared."""
+
+import collections
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from sg_jax import files
+from sg_jax.errors import UserError
+from sg_jax.evaluation import table
+from sg_jax.evaluation.table import Key, Measured
+from sg_jax.guidance import Guidance
+from sg_jax.writers import log
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One setting of one run, over the seeds it was measured with.
+
+    Attributes:
+      run: name of the run.
+      key: what it was measured by; its seed is 0, whatever the seeds were.
+      scores: of each seed.
+    """
+
+    run: str
+    key: Key
+    scores: dict[int, Measured]
+
+    @functools.cached_property
+    def mean(self) -> Measured:
+        """Mean over the seeds."""
+        return table.mean_and_deviation(list(self.scores.values()))[0]
+
+    @functools.cached_property
+    def deviation(self) -> Measured:
+        """Standard deviation over the seeds; 0 for one."""
+        return table.mean_and_deviation(list(self.scores.values()))[1]
+
+    @property
+    def gflops(self) -> float:
+        """GFLOPs per image, all evaluations together."""
+        return self.mean.gflops_per_step * self.key.evaluations
+
+    @property
+    def sampling(self) -> str:
+        """Sampler and steps, such as "euler, 40 steps"."""
+        return f"{self.key.sampler}, {self.key.steps} steps"
+
+    @property
+    def method(self) -> str:
+        """Which kind of guidance it is, such as "AG+SG"."""
+        return method(self.key.guidance, self.key.checkpoint)
+
+    def gain(self, baseline: "Point") -> tuple[float, float]:
+        """Return by which share the Fréchet distance is below the baseline's, and the deviation.
+
+        Seeds are compared one by one: with one seed both start from the same noise.
+        """
+        shares = [
+            1 - self.scores[seed].frechet / baseline.scores[seed].frechet
+            for seed in self.scores
+            if seed in baseline.scores
+        ]
+        if not shares:
+            return float("nan"), float("nan")
+        return float(np.mean(shares)), float(np.std(shares, ddof=1)) if len(shares) > 1 else 0.0
+
+
+def method(guidance: Guidance, checkpoint: int) -> str:
+    """Return the kind of a canonical setting; see the table in `guidance`.
+
+    Args:
+      guidance: the setting.
+      checkpoint: step of the strong prediction; a weak one of the same step is no other network.
+    """
+    if not guidance.guided:
+        return "unguided"
+    sparse = guidance.gamma_strong != 0 or guidance.gamma_weak != 0
+    own = not guidance.weak_workdir and guidance.weak_step in (0, checkpoint)
+    names = [] if own else ["AG"]
+    names += {"same": [], "null": ["CFG"], "random": ["ICG"]}[guidance.weak_label]
+    if guidance.gamma_weak == 1.0 and guidance.weak_label == "null":
+        names = [*names[:-1], "PDG"]
+    elif sparse:
+        names.append("SG")
+    words = ["+".join(names)]
+    scheduled = isinstance(guidance.gamma_strong, tuple) or isinstance(guidance.gamma_weak, tuple)
+    words += ["scheduled"] if scheduled else []
+    words += ["in interval"] if guidance.interval != (0.0, 1.0) else []
+    words += [guidance.ids] if guidance.ids != "uniform" else []
+    words += ["apart"] if own and guidance.weak_step else []
+    return ", ".join(words)
+
+
+def read(workdir: str | os.PathLike) -> list[Point]:
+    """Return what a run's scores.csv holds, the seeds of a setting together."""
+    name = files.path(workdir).name or str(workdir)
+    found: dict[Key, dict[int, Measured]] = {}
+    for key, measured in table.read(workdir).items():
+        found.setdefault(dataclasses.replace(key, seed=0), {})[key.seed] = measured
+    if not found:
+        raise UserError(f"{workdir} holds no {table.NAME}: run --mode evaluate there first.")
+    return [Point(name, key, scores) for key, scores in found.items()]
+
+
+def alike(points: Sequence[Point]) -> list[Point]:
+    """Return the points that were measured as most were; the others are told.
+
+    Raises:
+      UserError: runs of which nothing was measured as in the others.
+    """
+
+    def how(point: Point) -> tuple:
+        return point.key.features, point.key.references, point.key.samples
+
+    ((most, _),) = collections.Counter(map(how, points)).most_common(1)
+    kept = [point for point in points if how(point) == most]
+    if missing := {point.run for point in points} - {point.run for point in kept}:
+        raise UserError(
+            f"{', '.join(sorted(missing))} and {', '.join(sorted({p.run for p in kept}))} were not "
+            f"measured alike: score them again with one config.features (one file for all: "
+            f"config.features.path), evaluate.references and evaluate.samples."
+        )
+    if left := len(points) - len(kept):
+        log(f"{left} settings are left out: measured with other samples, or another network.")
+    return kept
+
+
+def final(points: Sequence[Point]) -> list[Point]:
+    """Return the points at the last checkpoint that was scored of each run."""
+    last = {run: max(p.key.checkpoint for p in points if p.run == run) for run in runs_of(points)}
+    return [point for point in points if point.key.checkpoint == last[point.run]]
+
+
+def runs_of(points: Sequence[Point]) -> list[str]:
+    """Return the names of the runs, in their order."""
+    return list(dict.fromkeys(point.run for point in points))
+
+
+def baseline(point: Point, points: Sequence[Point]) -> Point | None:
+    """Return the unguided, dense point of the same run, checkpoint, sampler and steps, if any."""
+    wanted = dataclasses.replace(point.key, guidance=Guidance())
+    return next((p for p in points if p.run == point.run and p.key == wanted), None)
+
+
+def best_of_methods(points: Sequence[Point]) -> dict[str, dict[str, Point]]:
+    """Return method -> run -> its setting of the least Fréchet distance, of those with a baseline.
+
+    All are drawn by the sampler and steps that most points have. Where some were measured with
+    more seeds, only these take part: the least of many distances, each by one seed, is partly luck.
+    """
+    ((usual, _),) = collections.Counter(point.sampling for point in points).most_common(1)
+    found: dict[str, dict[str, Point]] = {}
+    for point in points:
+        if point.method == "unguided" or point.sampling != usual or not baseline(point, points):
+            continue
+        best = found.setdefault(point.method, {})
+        if point.run not in best or _rank(point) < _rank(best[point.run]):
+            best[point.run] = point
+    return found
+
+
+def _rank(point: Point) -> tuple[int, float]:
+    return -len(point.scores), point.mean.frechet

@@ -1,0 +1,119 @@
+"""Several runs side by side: what is compared with what, and what is drawn."""
+
+import dataclasses
+import json
+
+import pytest
+
+from sg_jax.errors import UserError
+from sg_jax.evaluation import compare, comparison, table
+from sg_jax.guidance import PRESETS, Guidance
+
+UNGUIDED, SG, CFG = Guidance(), Guidance(1.5, 0.0, 0.75), PRESETS["cfg"]
+EARLY = Guidance(1.5, weak_step=1000)
+KEY = table.Key(UNGUIDED, "euler", 40, 500, 5000, "0badcafe", 0, 3000)
+
+
+def scores(frechet, gflops=0.1):
+    return table.Measured(frechet, 0.5, 0.25, 0.9, gflops, 12.0)
+
+
+def key(guidance, seed=0, **changes):
+    changes = {"checkpoint": 3000, **changes}
+    return dataclasses.replace(KEY, guidance=guidance, seed=seed, **changes)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two runs, measured alike at two checkpoints; SG helps the routed one, CFG the dense one."""
+    made = []
+    for name, sg in (("dense", (5.0, 6.0)), ("routing", (2.0, 3.0))):
+        rows = {}
+        for seed, base in enumerate((4.0, 5.0)):
+            rows[key(UNGUIDED, seed)] = scores(base)
+            rows[key(UNGUIDED, seed, checkpoint=1000)] = scores(4 * base)
+            rows[key(SG, seed)] = scores(sg[seed], 0.15)
+            rows[key(CFG, seed)] = scores(base - 1, 0.2)
+            rows[key(EARLY, seed)] = scores(base - 2, 0.2)
+            rows[key(dataclasses.replace(EARLY, weak_step=2000), seed)] = scores(base - 1, 0.2)
+        rows[key(UNGUIDED, steps=20, sampler="heun")] = scores(4.5)
+        table.write(tmp_path / name, rows)
+        records = [{"step": 100 * i, "loss": 1 / i, "steps_per_second": 2.0} for i in range(1, 31)]
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (tmp_path / name / "metrics.jsonl").write_text(lines)
+        made.append(str(tmp_path / name))
+    return made
+
+
+def test_a_comparison_is_written_whole(runs, tmp_path):
+    paths = compare.run(runs, tmp_path / "out")
+    names = ["cost.png", "gain.png", "weak.png", "training.png", "table.md"]
+    assert [path.name for path in paths] == names
+    assert all(len(path.read_bytes()) > 1000 for path in paths)
+    text = paths[-1].read_text(encoding="utf-8")
+    # The seeds' gains are 1 - 2/4 and 1 - 3/5, at 0.15 GFLOPs times 40 steps.
+    assert (
+        "| SG | routing | ω 1.5, γ 0 / 0.75, euler, 40 steps | 2.500 | +45.0% ± 7.1% | 6 |" in text
+    )
+    # Heun evaluates twice per step: 20 of its steps cost what 40 of Euler's do.
+    (heun,) = [line for line in text.splitlines() if "dense" in line and "heun" in line]
+    assert "| 4.500 |" in heun and "| 4 | 12 | 1 |" in heun
+    for line in text.splitlines():
+        if line.startswith("| "):
+            assert line.count("|") in (7, 12)
+
+
+def test_gains_are_of_the_best_setting_and_the_same_sampling(runs):
+    points = comparison.final([p for run in runs for p in comparison.read(run)])
+    best = comparison.best_of_methods(points)
+    assert set(best) == {"SG", "CFG", "AG"}
+    assert best["AG"]["dense"].key.guidance.weak_step == 1000  # 2 below, not 1
+    lucky = comparison.Point("dense", key(Guidance(2.0, 0.0, 0.9)), {0: scores(0.1)})
+    assert comparison.best_of_methods([*points, lucky])["SG"] == best["SG"]  # by one seed alone
+    other = comparison.Point("dense", key(SG, sampler="heun"), {0: scores(0.1), 1: scores(0.1)})
+    assert comparison.best_of_methods([*points, other])["SG"] == best["SG"]  # by another sampler
+    baselines = [comparison.baseline(point, points) for point in points]
+    assert {b.key.sampler for b, p in zip(baselines, points, strict=True) if p.method == "SG"} == {
+        "euler"
+    }
+    assert comparison.baseline(best["SG"]["dense"], points).mean.frechet == 4.5
+
+
+def test_what_is_measured_otherwise_is_left_out_or_refused(runs, capsys):
+    rows = table.read(runs[0])
+    table.write(runs[0], {**rows, key(SG, samples=50): scores(99.0)})
+    points = comparison.alike([p for run in runs for p in comparison.read(run)])
+    assert {p.key.samples for p in points} == {500}
+    assert "1 settings are left out" in capsys.readouterr().out
+    other = {dataclasses.replace(k, features="00000000"): m for k, m in list(rows.items())[:3]}
+    table.write(runs[0], other)
+    with pytest.raises(UserError, match=r"dense and routing were not .*config\.features\.path"):
+        comparison.alike([p for run in runs for p in comparison.read(run)])
+
+
+def test_a_run_without_scores_or_a_name_of_its_own_is_named(runs, tmp_path):
+    with pytest.raises(UserError, match=r"holds no scores\.csv"):
+        compare.run([tmp_path / "empty"], tmp_path / "out")
+    with pytest.raises(UserError, match="names of their own: dense, dense"):
+        compare.run([runs[0], runs[0]], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "guidance, name",
+    [
+        (UNGUIDED, "unguided"),
+        (CFG, "CFG"),
+        (PRESETS["icg"], "ICG"),
+        (PRESETS["pdg"], "PDG"),
+        (SG, "SG"),
+        (PRESETS["cfg_sg"], "CFG+SG"),
+        (PRESETS["ag"], "AG"),
+        (PRESETS["sg_fid"], "AG+SG, scheduled"),
+        (dataclasses.replace(SG, interval=(0.2, 0.5)), "SG, in interval"),
+        (dataclasses.replace(SG, ids="nested"), "SG, nested"),
+        (dataclasses.replace(SG, weak_step=3000), "SG, apart"),
+        (dataclasses.replace(SG, weak_step=3000, weak_workdir="other"), "AG+SG"),
+    ],
+)
+def test_methods_by_name(guidance, name):
+    assert comparison.method(table.canonical(guidance), 3000) == name
