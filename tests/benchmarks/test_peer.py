@@ -60,7 +60,7 @@ def test_rows_count_steps_images_and_peak(part, monkeypatch):
 
 def row(program, batch, rate, step=1.0, flops=1.0, **more):
     return dict(size="XL/2", program=program, batch=batch, images_per_second=rate,
-                seconds_per_step=step, flops_per_step=flops, share_of_peak=0.5, **more)  # fmt: skip
+                seconds=[step] * 3, flops_per_step=flops, share_of_peak=0.5, **more)  # fmt: skip
 
 
 def test_each_network_counts_at_its_own_best_batch(part):
@@ -100,6 +100,16 @@ def test_a_wrong_checkout_says_what_is_missing(part, tmp_path):
     for folder, words in ((tmp_path / "none", "is not a folder"), (tmp_path, "has no models.py")):
         with pytest.raises(UserError, match=f"{words}.*git clone https://github.com/facebook"):
             part("published").load(str(folder))
+
+
+def test_without_timm_a_checkout_gets_the_stand_ins(part, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    for name in ("timm", "timm.models", "timm.models.vision_transformer"):
+        monkeypatch.setitem(sys.modules, name, None)  # importing it now fails
+    text = "from timm.models.vision_transformer import PatchEmbed, Attention, Mlp\nDiT_models = {}"
+    (tmp_path / "models.py").write_text(text)
+    models, whose = part("published").load(str(tmp_path))
+    assert models.Mlp.__module__ == "timm_parts" and whose.startswith("stand-ins")
 
 
 def test_stand_ins_compute_what_timm_computes(part):

@@ -182,7 +182,8 @@ def main(argv: list[str]) -> None:
     dtype = given.dtype or {"cuda": "bfloat16", "cpu": "float32"}[device]
     if given.rounds < 3:
         raise UserError(f"--rounds={given.rounds} must be at least 3.")
-    kind = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores"
+    cores = len(os.sched_getaffinity(0))  # those it may use, of all there are
+    kind = torch.cuda.get_device_name() if device == "cuda" else f"CPU, cores: {cores}"
     about = dict(
         device=kind, dtype=dtype, rounds=given.rounds, modes=modes, torch=torch.__version__,
         jax=jax.__version__, classes=timm, python=platform.python_version(), differences={},

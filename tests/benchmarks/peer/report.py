@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from turns import COMPARED
+from turns import COMPARED, ratios
 
 GPU, CPU = 1.3, 1.0  # images/s over the published network's
 SAVING = 0.1  # how far SG's measured saving may stay behind that of its FLOPs
@@ -80,7 +80,7 @@ def _savings(rows, size):
             other = beside[name]
             cost = row["flops_per_step"] / other["flops_per_step"]
             limit = 1 - (1 - SAVING) * (1 - cost)
-            value = row["seconds_per_step"] / other["seconds_per_step"]
+            value = ratios(row["seconds"], other["seconds"])["median"]
             words = f"{size} ours, SG: time over {name}, batch {row['batch']} (FLOPs {cost:.3f})"
             out.append((words, value, limit, value <= limit))
     return out
@@ -130,7 +130,11 @@ def plot(rows: Sequence[Mapping], title: str, path: pathlib.Path) -> None:
                 _line(panel, rows, size, program, COLOURS[n], "-")
                 if other.split(", ")[1] == program.split(", ")[1]:
                     _line(panel, rows, size, other, COLOURS[n], "--")
-        panel.set(title=name, xlabel="batch", ylabel="images/s", xscale="log", yscale="log")
+        batches = sorted({r["batch"] for r in rows if r["size"] == size})
+        panel.set(title=name, xlabel="batch", ylabel="images/s", xscale="log")
+        panel.set_xticks(batches, batches)
+        panel.set_xticks([], minor=True)
+        panel.set_ylim(bottom=0)
         panel.legend(fontsize=8)
     figure.savefig(path, dpi=120)
 
@@ -142,4 +146,7 @@ def _line(panel, rows, size, program, colour, style):
         if r["size"] == size and r["program"] == program
     )
     if own:
-        panel.plot(*zip(*own, strict=True), style, marker="o", color=colour, label=program)
+        fill = "full" if style == "-" else "none"
+        panel.plot(
+            *zip(*own, strict=True), style, marker="o", fillstyle=fill, color=colour, label=program
+        )
