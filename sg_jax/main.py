@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+import jax
 from absl import flags
 
 from sg_jax import checkpoint, config, costs, distributed, dry_run, experiment, files, tpu
@@ -82,8 +83,19 @@ def main(argv: Sequence[str]) -> None:
         checkpoint.prepare_workdir(workdir, completed, source.class_names)
     elif mode in NEED_A_RUN:
         checkpoint.check_same(completed, workdir, checkpoint.SAMPLE_KEYS)
+    _keep_programs(workdir)
     for step in (mode, *(completed.train.then if mode == "train" else ())):
         _dispatch(step, built, source, workdir, shlex.join(argv[1:]))
+
+
+def _keep_programs(workdir: str) -> None:
+    """Keep compiled programs in the run's folder, so that continuing it compiles nothing again.
+
+    Not on CPU, where compiling takes seconds and programs are for one kind of processor.
+    JAX_COMPILATION_CACHE_DIR names another folder.
+    """
+    if workdir and jax.default_backend() != "cpu" and not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(files.path(workdir) / "programs"))
 
 
 def _check_aot_flags(flag_values: flags.FlagValues) -> None:

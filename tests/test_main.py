@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -193,3 +194,21 @@ def test_bench_prints_time_ratios_beside_flops_ratios(call, tmp_path):
     routed = next(r for r in rows if r["program"] == "train, γ 0.5")
     assert routed["compared_with"] == "train, γ 0" and 0 < routed["flops_ratio"] < 1
     assert all(r["time_ratio"] > 0 for r in rows)
+
+
+def test_programs_are_kept_in_the_run_but_not_on_cpu(tmp_path, monkeypatch):
+    from sg_jax import main
+
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        main._keep_programs(str(tmp_path))
+        assert jax.config.jax_compilation_cache_dir == before
+        monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+        main._keep_programs("")
+        assert jax.config.jax_compilation_cache_dir == before
+        main._keep_programs(str(tmp_path))
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "programs")
+        main._keep_programs(str(tmp_path / "other"))  # the first one given stays
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "programs")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

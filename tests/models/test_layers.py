@@ -199,12 +199,21 @@ def test_attention_is_softmax_of_scaled_products_per_head(attention):
     np.testing.assert_allclose(last(attention, x)[0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_bias_of_keys_changes_nothing(attention):
-    """It adds the same to all logits of a query: the formula above has it, `attend` does not."""
-    x = jax.random.normal(jax.random.key(0), (1, 5, 8))
-    other = jax.tree.map(lambda leaf: leaf, attention)
-    other.key.bias[...] = attention.key.bias[...] + 3
-    np.testing.assert_array_equal(attention(x), other(x))
+def test_the_gradient_of_attention_is_that_of_its_formula(attention):
+    """Also those of the biases of key, which is 0, and value, which no sum over tokens makes."""
+
+    def plain(net, x):
+        q, k, v = (p(x).reshape(*x.shape[:2], 2, 4) for p in (net.query, net.key, net.value))
+        return net.out(layers.attend(q, k, v).reshape(x.shape))
+
+    x, weight = jax.random.normal(jax.random.key(0), (2, 3, 5, 8))
+
+    def gradient(f):
+        return jax.tree.leaves(jax.grad(lambda net: (weight * f(net, x)).sum())(attention))
+
+    for written_out, expected in zip(gradient(last), gradient(plain), strict=True):
+        np.testing.assert_allclose(written_out, expected, rtol=1e-4, atol=1e-4)
+    assert not jax.grad(lambda net: last(net, x).sum())(attention).key.bias[...].any()
 
 
 def test_attention_does_not_know_the_order_of_tokens(attention):
