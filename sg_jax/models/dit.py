@@ -9,6 +9,7 @@ from flax import nnx
 
 from sg_jax.errors import UserError, nearest
 from sg_jax.models import layers
+from sg_jax.models.attention import Attention
 from sg_jax.models.backbone import Backbone
 
 SIZES = {  # depth, width, heads
@@ -37,7 +38,7 @@ class Block(nnx.Module):
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.width, self.mlp_ratio = width, mlp_ratio
-        self.attention = layers.Attention(width, heads, dtype, rngs)
+        self.attention = Attention(width, heads, dtype, rngs)
         self.mlp = layers.Mlp(width, int(width * mlp_ratio), dtype, rngs)
         self.modulation = layers.Linear(width, 6 * width, dtype, rngs, layers.ZEROS)
 

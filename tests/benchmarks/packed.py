@@ -43,6 +43,7 @@ import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 
 from sg_jax.models import layers  # noqa: E402
+from sg_jax.models.attention import attend  # noqa: E402
 from sg_jax.models.dit import Block, geometry  # noqa: E402
 from sg_jax.tokens import keep_count  # noqa: E402
 
@@ -61,7 +62,7 @@ def packed(block, parts, c):
     shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = layers.modulation(block.modulation, c, 6)
     x = layers.adaptive_norm(h, layers.moments(h), shift_a, scale_a)
     heads = (jnp.split(y, cut, axis=1) for y in block.attention.heads_of(x))
-    out = [layers.attend(*one) for one in zip(*heads, strict=True)]
+    out = [attend(*one) for one in zip(*heads, strict=True)]
     x = jnp.concatenate(out, axis=1).reshape(h.shape)
     h = layers.gated(h, gate_a, x, *block.attention.last)
     x = block.mlp(layers.adaptive_norm(h, layers.moments(h), shift_m, scale_m))
