@@ -19,7 +19,7 @@ from orbax.checkpoint import utils as orbax_utils
 from orbax.checkpoint import v1 as ocp
 
 from sg_jax import config as config_lib
-from sg_jax import distributed, experiment, files, sharding
+from sg_jax import distributed, files, network, sharding
 from sg_jax.errors import UserError, nearest
 from sg_jax.guidance import Guidance
 from sg_jax.models.backbone import Backbone
@@ -198,7 +198,7 @@ def load(
     step = steps[-1] if step is None else step
     if step not in steps:
         raise UserError(f"step={step} is not a checkpoint in {str(workdir)!r}: there are {steps}.")
-    model = like or jax.eval_shape(lambda k: experiment.make_model(config, k), jax.random.key(0))
+    model = like or jax.eval_shape(lambda k: network.make_model(config, k), jax.random.key(0))
     mesh = mesh or sharding.one_device()
     abstract = sharding.place(model, mesh)
     wanted = {weights: named(abstract)}

@@ -13,7 +13,6 @@ import numpy as np
 
 from sg_jax import distributed, files, sharding
 from sg_jax.bench import training
-from sg_jax.data.pipeline import train_iterator
 from sg_jax.data.sources import Source
 from sg_jax.experiment import Experiment
 from sg_jax.writers import log
@@ -127,17 +126,7 @@ def _measure(
 ) -> tuple[list[float], float]:
     """Return the images/s of each window, and the bytes of an image in a batch."""
     config = experiment.config
-    share, shares = _share(experiment)
-    data = train_iterator(
-        source,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        process_index=share,
-        process_count=shares,
-        flip=config.data.flip,
-        threads=threads,
-        workers=workers,
-    )
+    data = experiment.batches(source, workers=workers, threads=threads)
     images = next(data)["image"]  # starts threads or processes
     ahead = (threads + 2) * max(workers, 1)  # batches that may be ready
     began = time.perf_counter()

@@ -8,105 +8,23 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import grain
 import jax
 import optax
-from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sg_jax import optimizer, sharding, tokens
-from sg_jax.data.pipeline import check_flip
+from sg_jax import distributed, network, optimizer, sharding, tokens
+from sg_jax.data.pipeline import train_iterator
+from sg_jax.data.sources import Source
 from sg_jax.errors import UserError, nearest
 from sg_jax.evaluation import scoring
 from sg_jax.generate import check_labels
 from sg_jax.guidance import Guidance
-from sg_jax.models import dit
 from sg_jax.models.backbone import Backbone
-from sg_jax.models.dit import DiT
-from sg_jax.models.maskdit import MaskDiT
-from sg_jax.models.ssm import SSM
 from sg_jax.objective import FlowMatching
 from sg_jax.sampler import Sampler
 from sg_jax.state import TrainState, compile_train_step, make_train_step
-
-
-def complete(
-    config: ConfigDict,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    latents: bool = False,
-) -> ConfigDict:
-    """Return a copy with the model's geometry and what comes from the data filled in.
-
-    Args:
-      config: as given.
-      image_shape: (H, W, C) of the data.
-      num_classes: of the data.
-      latents: whether the data are latents: what needs pixels is then an error.
-    """
-    config = config.copy_and_resolve_references()
-    check_flip(config.data.flip, latents)
-    if latents and (config.train.sample_every or config.train.then):
-        raise UserError(
-            f"config.train.sample_every={config.train.sample_every} and config.train.then="
-            f"{config.train.then!r} must be 0 and () for latents (config.data.name="
-            f"{config.data.name!r}): drawing images from them needs a decoder."
-        )
-    height, width, channels = image_shape
-    if height != width:
-        raise UserError(
-            f"config.data.image_size=0 takes images as stored, {height}x{width}, but they must be "
-            f"square: set config.data.image_size."
-        )
-    model = config.model
-    found = dict(image_size=height, channels=channels, num_classes=num_classes)
-    for key, value in found.items():
-        if model[key] not in (0, value):
-            raise UserError(
-                f"config.model.{key}={model[key]} differs from the data's {value} "
-                f"(config.data.name={config.data.name!r}); 0 takes the data's."
-            )
-    return fill_geometry(config, **found)
-
-
-def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
-    """Return `config` with `config.model` filled from its size and `values`, then checked."""
-    model = config.model
-    if model.kind not in KINDS:
-        raise UserError(
-            f"config.model.kind={model.kind!r} must be one of {', '.join(KINDS)}."
-            + nearest(model.kind, KINDS)
-        )
-    named = dit.geometry(model.size) if model.size else {}
-    with config.unlocked():
-        for key, value in {**named, **values}.items():
-            model[key] = model[key] or value
-    needed = ("depth", "width", "heads", "patch", "image_size", "channels", "num_classes")
-    for key in needed:
-        if model[key] < 1 and key in (*SHARED, *KINDS[model.kind][1]):
-            raise UserError(
-                f"config.model.{key}={model[key]} must be at least 1; or set config.model.size, "
-                f"such as 'XL/2'."
-            )
-    return config
-
-
-SHARED = (
-    "image_size", "channels", "num_classes", "patch", "width", "depth", "routes", "dtype", "remat",
-    "learn_sigma", "prediction",
-)  # fmt: skip
-TRANSFORMER = ("heads", "mlp_ratio")
-KINDS = {  # constructor, and the keys of config.model that it takes besides SHARED
-    "dit": (DiT, TRANSFORMER),
-    "maskdit": (MaskDiT, (*TRANSFORMER, "decoder_width", "decoder_depth", "decoder_heads")),
-    "ssm": (SSM, ("state", "expand", "scan")),
-}
-
-
-def make_model(config: ConfigDict, key: jax.Array) -> Backbone:
-    """Return the network of a completed config with fresh weights."""
-    network, own = KINDS[config.model.kind]
-    return network(**{k: config.model[k] for k in (*SHARED, *own)}, rngs=nnx.Rngs(key))
 
 
 def guidance_setting(config: ConfigDict, name: str, key: str) -> Guidance:
@@ -163,7 +81,7 @@ class Experiment:
 
     def make_model(self, key: jax.Array) -> Backbone:
         """Return the network with fresh weights."""
-        return make_model(self.config, key)
+        return network.make_model(self.config, key)
 
     def compile_train_step(self, gamma: float, state: TrainState) -> Callable:
         """Return the training step at one sparsity rate, compiled at its first call.
@@ -176,6 +94,25 @@ class Experiment:
         train = self.config.train
         step = make_train_step(objective, self.tx, train.ema_decay, train.accumulate)
         return compile_train_step(step, state, self.mesh)
+
+    def batches(self, source: Source, **reading: int) -> grain.DatasetIterator:
+        """Return this process's endless training batches; see `data.pipeline.train_iterator`.
+
+        Args:
+          source: the training images.
+          reading: `workers` and `threads`, where they are not the config's.
+        """
+        data = self.config.data
+        share, shares = distributed.share(sharding.batch_sharding(self.mesh))
+        return train_iterator(
+            source,
+            batch_size=self.config.train.batch_size,
+            seed=self.config.seed,
+            process_index=share,
+            process_count=shares,
+            flip=data.flip,
+            **{"workers": data.workers, "threads": data.threads, **reading},
+        )
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -199,7 +136,7 @@ class Experiment:
 def _check_tensor(config: ConfigDict, size: int) -> None:
     """Raise unless `size` devices can share the heads of a block."""
     model = config.model
-    keys = [key for key in ("heads", "decoder_heads") if key in KINDS[model.kind][1]]
+    keys = [key for key in ("heads", "decoder_heads") if key in network.KINDS[model.kind][1]]
     for key in keys:
         if model[key] % size:
             raise UserError(
@@ -215,7 +152,7 @@ def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Ex
       config: from `complete` or `fill_geometry`.
       devices: to run on; all by default.
     """
-    model = jax.eval_shape(lambda key: make_model(config, key), jax.random.key(0))
+    model = jax.eval_shape(lambda key: network.make_model(config, key), jax.random.key(0))
     _check_gamma(model, config.objective.gamma, "config.objective.gamma")
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
     _check_tensor(config, mesh.shape["tensor"])

@@ -13,7 +13,17 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from sg_jax import checkpoint, config, costs, distributed, dry_run, experiment, files, tpu
+from sg_jax import (
+    checkpoint,
+    config,
+    costs,
+    distributed,
+    dry_run,
+    experiment,
+    files,
+    network,
+    tpu,
+)
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.writers import log
@@ -55,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--workdir is missing: give the folder of the run, such as runs/digits.")
     known = all(given.model[k] for k in ("image_size", "channels", "num_classes"))
     if mode in ("flops", "aot") and known and not dry:  # these need no data
-        _count(mode, experiment.fill_geometry(given), flag_values)
+        _count(mode, network.fill_geometry(given), flag_values)
         return
     if workdir:
         files.path(workdir)  # a bucket that cannot be reached is said before any work
@@ -63,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
     source = open_source(
         data.name, data.split, data_dir=data.data_dir or None, image_size=data.image_size or None
     )
-    completed = experiment.complete(
+    completed = network.complete(
         given, source.image_shape, source.num_classes, latents=source.latents
     )
     if source.latents and mode in NEED_A_RUN:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from sg_jax import checkpoint, distributed, files, flops, sharding
-from sg_jax.data.pipeline import seek, train_iterator
+from sg_jax.data.pipeline import seek
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import pictures
@@ -57,17 +57,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
             return state
         if start:
             log(f"Continue {workdir} from step {start} of {total}.")
-        share, shares = distributed.share(sharding.batch_sharding(mesh))
-        data = train_iterator(
-            source,
-            batch_size=config.train.batch_size,
-            seed=config.seed,
-            process_index=share,
-            process_count=shares,
-            flip=config.data.flip,
-            workers=config.data.workers,
-            threads=config.data.threads,
-        )
+        data = experiment.batches(source)
         seek(data, position)
         profiler = Profiler(**config.profile, workdir=workdir, resumed=start)
         compiled = {}  # one program per sparsity rate

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sg_jax import checkpoint, config, experiment, optimizer
+from sg_jax import checkpoint, config, network, optimizer
 from sg_jax.errors import UserError
 from sg_jax.state import abstract_state
 
@@ -22,11 +22,11 @@ NAMES = tuple("abcde")
 def completed(**changes):
     model = dict(depth=4, width=16, heads=2, patch=2, routes=((1, 2),))
     changes["model"] = {**model, **changes.get("model", {})}
-    return experiment.complete(config.merge(changes), (8, 8, 3), 5)
+    return network.complete(config.merge(changes), (8, 8, 3), 5)
 
 
 def make_model(key):
-    return experiment.make_model(completed(), key)
+    return network.make_model(completed(), key)
 
 
 def random_state(mesh, seed=0, make=make_model):
@@ -165,7 +165,7 @@ def test_a_checkpoint_of_another_network_is_named(run, mesh_of, model, array):
     folder, _ = run
 
     def other(key):
-        return experiment.make_model(completed(model=model), key)
+        return network.make_model(completed(model=model), key)
 
     abstract = abstract_state(other, TX, mesh_of(1, 1))
     with (

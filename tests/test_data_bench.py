@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from sg_jax import config, data_bench, experiment
+from sg_jax import config, data_bench, experiment, network
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.main import main
@@ -89,7 +89,7 @@ def test_the_step_is_measured_otherwise(data_dir, quick, capsys):
         )
     )
     source = open_source("digits", "train", str(data_dir))
-    completed = experiment.complete(given, source.image_shape, source.num_classes)
+    completed = network.complete(given, source.image_shape, source.num_classes)
     result = data_bench.run(experiment.build(completed), source, "")
     need = result["consumption"]
     assert need["measured_on"] == "cpu"

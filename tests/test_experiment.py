@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from sg_jax import config, experiment
+from sg_jax import config, experiment, network
 from sg_jax.errors import UserError
 from sg_jax.guidance import Guidance
 
@@ -19,7 +19,7 @@ def completed(**changes):
     """SMALL with sections changed, completed by the data."""
     for section, values in SMALL.items():
         changes[section] = {**values, **changes.get(section, {})}
-    return experiment.complete(config.merge(changes), **DIGITS)
+    return network.complete(config.merge(changes), **DIGITS)
 
 
 @pytest.fixture(scope="module")
@@ -29,20 +29,20 @@ def built():
 
 def test_shapes_come_from_the_data():
     given = config.merge(SMALL)
-    model = experiment.complete(given, (8, 8, 1), 10).model
+    model = network.complete(given, (8, 8, 1), 10).model
     assert (model.image_size, model.channels, model.num_classes) == (8, 1, 10)
     assert given.model.image_size == 0  # the argument stays as it was
 
 
 def test_a_size_gives_the_geometry():
     given = config.merge(dict(model=dict(size="XL/2")))
-    model = experiment.complete(given, **DIGITS).model
+    model = network.complete(given, **DIGITS).model
     assert (model.depth, model.width, model.heads, model.patch) == (28, 1152, 16, 2)
 
 
 def test_a_number_wins_over_the_size():
     given = config.merge(dict(model=dict(size="XL/2", depth=30)))
-    model = experiment.complete(given, **DIGITS).model
+    model = network.complete(given, **DIGITS).model
     assert (model.depth, model.width) == (30, 1152)
 
 
@@ -127,4 +127,4 @@ def test_what_eight_devices_do_not_divide_is_named(changes, named):
 
 def test_images_must_be_square():
     with pytest.raises(UserError, match=r"config\.data\.image_size=0.*8x6"):
-        experiment.complete(config.merge(SMALL), (8, 6, 1), 10)
+        network.complete(config.merge(SMALL), (8, 6, 1), 10)

@@ -16,7 +16,7 @@ import jax
 import pytest
 from absl import flags
 
-from sg_jax import config, experiment
+from sg_jax import config, experiment, network
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPTS = sorted(path.name for path in (ROOT / "launch").glob("*.sh"))
@@ -175,7 +175,7 @@ def test_cifar10_names_configs_settings_and_checkpoints_that_are_there(place, sm
         absolute = [w.replace("configs/", f"{ROOT}/configs/") for w in words]
         given = config.parse(absolute, values)
         side = given.data.image_size or 32
-        experiment.build(experiment.complete(given, (side, side, 3), 10), jax.devices()[:1])
+        experiment.build(network.complete(given, (side, side, 3), 10), jax.devices()[:1])
         assert given.data.data_dir == "my data"
         assert given.evaluate.step % given.checkpoint.keep_period == 0
         assert given.evaluate.step < given.train.steps

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from sg_jax import checkpoint, config, experiment, train
+from sg_jax import checkpoint, config, experiment, network, train
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.profiler import Profiler
@@ -26,7 +26,7 @@ def run(tmp_path_factory):
                 profile=profile,
             )
         )
-        completed = experiment.complete(given, source.image_shape, source.num_classes)
+        completed = network.complete(given, source.image_shape, source.num_classes)
         checkpoint.prepare_workdir(str(folder), completed, source.class_names)
         train.run(experiment.build(completed), source, str(folder))
         return read_metrics(folder)

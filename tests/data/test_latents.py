@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from sg_jax import config, experiment
+from sg_jax import config, network
 from sg_jax.data import latents, seek, train_iterator
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
@@ -92,7 +92,7 @@ def test_draws_are_the_same_from_any_step(folder, arguments):
 def test_the_experiment_takes_its_shape_from_them(folder):
     source = open_source("fixed", "train", str(folder))
     given = config.merge(dict(model=dict(depth=2, width=8, heads=2, patch=2)))
-    model = experiment.complete(given, source.image_shape, source.num_classes, latents=True).model
+    model = network.complete(given, source.image_shape, source.num_classes, latents=True).model
     assert (model.image_size, model.channels, model.num_classes) == (4, 2, 5)
 
 
@@ -106,7 +106,7 @@ def test_the_experiment_takes_its_shape_from_them(folder):
 )
 def test_what_needs_pixels_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        experiment.complete(config.merge(changes), (4, 4, 2), 5, latents=True)
+        network.complete(config.merge(changes), (4, 4, 2), 5, latents=True)
 
 
 @pytest.mark.parametrize("mode", ["sample", "evaluate"])

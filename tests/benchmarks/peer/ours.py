@@ -10,7 +10,7 @@ import numpy as np
 import turns
 
 from sg_jax import config as config_lib
-from sg_jax import convert, experiment, flops, generate, schedule, sharding
+from sg_jax import convert, experiment, flops, generate, network, schedule, sharding
 from sg_jax import guidance as guidance_lib
 from sg_jax.models import dit
 from sg_jax.sampler import Sampler
@@ -32,7 +32,7 @@ class Ours:
         config = config_lib.load(str(SIZES[size]))
         config.model.update(dict(dtype=dtype, remat="none", learn_sigma=False))
         config.optimizer.clip_norm = 0.0
-        self.config = experiment.fill_geometry(config)
+        self.config = network.fill_geometry(config)
         self.model = convert.from_state_dict(
             weights, "dit", routes=config.model.routes, dtype=dtype, remat="none"
         )
