@@ -11,7 +11,7 @@ import numpy as np
 from sg_jax import distributed, files, flops, schedule
 from sg_jax import guidance as guidance_lib
 from sg_jax.experiment import Experiment
-from sg_jax.generate import image_keys, integrate
+from sg_jax.generate import image_keys, integrate, spread
 from sg_jax.sampler import Sampler
 from sg_jax.sharding import batch_sharding
 from sg_jax.state import init_state
@@ -75,8 +75,7 @@ def _sampling(experiment: Experiment, guidance) -> Callable[[], None]:
     config, mesh = experiment.config, experiment.mesh
     model = init_state(experiment.make_model, experiment.tx, mesh, jax.random.key(0)).model
     keys = image_keys(0, 0, config.sample.batch_size)
-    labels = jnp.zeros(config.sample.batch_size, jnp.int32)
-    labels, keys = jax.device_put((labels, keys), batch_sharding(mesh))
+    labels, keys = spread(np.zeros(config.sample.batch_size, np.int32), keys, mesh)
     plan = guidance_lib.plan(guidance, np.linspace(0, 1, STEPS + 1))
     weak_model = model if plan.two_networks else None
     scales = jnp.asarray(schedule.values(guidance.scale, STEPS), jnp.float32)

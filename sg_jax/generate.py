@@ -156,9 +156,7 @@ def sample(
         padded[: len(part)] = part
         keys = image_keys(seed, first, batch_size)
         if mesh is not None:
-            data = (padded, jax.random.key_data(keys))  # keys themselves stay in their process
-            padded, data = jax.device_put(data, sharding.batch_sharding(mesh))
-            keys = jax.random.wrap_key_data(data)
+            padded, keys = spread(padded, keys, mesh)
         x = integrate(
             model,
             weak_model,
@@ -175,6 +173,13 @@ def sample(
         if progress:
             progress(first + len(part))
     return images
+
+
+def spread(labels: np.ndarray, keys: jax.Array, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
+    """Return labels [B] and keys [B], equal in all processes, on a mesh, split over the batch."""
+    data = labels, jax.random.key_data(keys)  # keys themselves stay in their process
+    labels, data = jax.device_put(data, sharding.batch_sharding(mesh))
+    return labels, jax.random.wrap_key_data(data)
 
 
 def check_labels(
