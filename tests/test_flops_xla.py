@@ -8,13 +8,15 @@ from flax import nnx
 
 from sg_jax import flops
 from sg_jax.guidance import PRESETS, guided_velocity, plan
+from sg_jax.models import layers
 from sg_jax.models.dit import DiT, geometry
 from sg_jax.models.routing import RoutedStack
 
 
 def unrolled(self, stack, h, c):
+    found = layers.moments(h)
     for i in range(jax.tree.leaves(stack)[0].shape[0]):  # XLA counts the body of a loop once
-        h = jax.tree.map(lambda w, i=i: w[i], stack)(h, c)
+        h, found = jax.tree.map(lambda w, i=i: w[i], stack)(h, found, c)
     return h
 
 
