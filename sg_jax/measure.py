@@ -102,7 +102,7 @@ def run(
 
 
 def _draw_all(experiment, judge, workdir, left, rows: table.Table, shown: int) -> None:
-    config, model, program, networks = experiment.config.sample, None, None, None
+    config, program, networks = experiment.config.sample, None, None
     step, samples = left[0][0].checkpoint, left[0][0].samples
     model = checkpoint.load(workdir, step, mesh=experiment.mesh)
     labels = np.resize(np.arange(model.num_classes), samples)

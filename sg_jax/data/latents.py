@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from sg_jax.data.sources import open_source
-from sg_jax.errors import UserError
+from sg_jax.errors import UserError, run_command
 
 VERSION = "1.0.0"
 SHARD = 4096  # examples in a file; ArrayRecord reads one in time that grows with their number
@@ -230,8 +230,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main, sys.argv)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from sg_jax import files
-from sg_jax.errors import UserError
+from sg_jax.errors import UserError, run_command
 from sg_jax.evaluation import comparison, comparison_plots, plots
 from sg_jax.writers import read_metrics, training_seconds
 
@@ -68,8 +68,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main, sys.argv)

@@ -7,21 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from numeric import F32, f64, fresh
 
 from sg_jax.models.attention import Attention, attend
-
-F32 = jnp.dtype("float32")
-
-
-def fresh(make):
-    """A layer with every weight random."""
-    shapes = jax.eval_shape(make)
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: jnp.asarray(rng.standard_normal(s.shape), s.dtype), shapes)
-
-
-def f64(x):
-    return np.asarray(x, np.float64)
 
 
 def last(net, x):

@@ -6,21 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from numeric import F32, f64, fresh
 
 from sg_jax.models import layers
-
-F32 = jnp.dtype("float32")
-
-
-def fresh(make):
-    """A layer with every weight random."""
-    shapes = jax.eval_shape(make)
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: jnp.asarray(rng.standard_normal(s.shape), s.dtype), shapes)
-
-
-def f64(x):
-    return np.asarray(x, np.float64)
 
 
 def norm(x, shift, scale):

@@ -28,7 +28,7 @@ import pathlib
 import platform
 import sys
 
-from sg_jax.errors import UserError, nearest
+from sg_jax.errors import UserError, nearest, run_command
 
 EVALUATIONS = 40  # steps of an image
 TRAINING = {"cuda": 4, "cpu": 1}  # steps of a timed call
@@ -211,8 +211,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main, sys.argv[1:])
