@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from sg_jax import flops, hlo, schedule, sharding, tpu
+from sg_jax import flops, hlo, kernel_cycles, schedule, sharding, tpu
 from sg_jax import guidance as guidance_lib
 from sg_jax.errors import UserError, nearest
 from sg_jax.experiment import Experiment, build
@@ -35,20 +35,27 @@ class Chip:
     kind: str
     hbm: float  # GiB, as the compiler says
     clock: float  # Hz: peak FLOP/s over FLOPs per cycle of the matrix units
+    bandwidth: float  # of the HBM, bytes/s
     options: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 CHIPS = {
-    "v4": Chip("TPU v4", 30.75, 1.05e9, {"chip_config_name": "megacore"}),
-    "v5e": Chip("TPU v5 lite", 15.75, 1.5e9),
-    "v5p": Chip("TPU v5", 95.74, 1.75e9),
-    "v6e": Chip("TPU v6 lite", 31.25, 1.75e9),
+    "v4": Chip("TPU v4", 30.75, 1.05e9, 1.228e12, {"chip_config_name": "megacore"}),
+    "v5e": Chip("TPU v5 lite", 15.75, 1.5e9, 0.819e12),
+    "v5p": Chip("TPU v5", 95.74, 1.75e9, 2.765e12),
+    "v6e": Chip("TPU v6 lite", 31.25, 1.75e9, 1.64e12),
 }
 MEANING = """
 What this is: cycles that the TPU compiler expects of each operation when it schedules them, loops
-multiplied out, over the chip's clock. What it is not: a measurement. Collectives have no cycles in
-it: what of them does not run beside other work comes on top, and so do waiting for data, the host
-and stragglers. Of two programs it tells well which is faster; of one, about how fast."""
+multiplied out, over the chip's clock; of our own kernels, the instructions that it schedules, or
+what their memory takes if that is more. What it is not: a measurement. Collectives have no cycles
+in it: what of them does not run beside other work comes on top, and so do waiting for data, the
+host and stragglers. Of two programs it tells well which is faster; of one, about how fast."""
+
+
+def chip_of(topology: str) -> Chip:
+    """Return the chip of a topology that `devices_of` accepts."""
+    return CHIPS[re.search(r"v\d\w+", topology)[0]]
 
 
 def devices_of(topology: str) -> tuple[Chip, list[Any]]:
@@ -118,23 +125,23 @@ def run(config: ConfigDict, topology: str, purpose: str, json_path: str = "") ->
         report |= {"fits": False, **_overflow(str(error)), "hbm_gib": chip.hbm}
     else:
         report["compile_seconds"] = time.perf_counter() - began
-        report |= analyse(compiled, chip, report["model_flops"], steps)
+        report |= analyse(compiled, topology, report["model_flops"], steps)
     print(render(report), flush=True)
     if json_path:
         write_atomically(json_path, json.dumps(report, indent=1).encode())
     return report
 
 
-def analyse(compiled, chip: Chip, model_flops: float, steps: int = 1) -> dict[str, Any]:
+def analyse(compiled, topology: str, model_flops: float, steps: int = 1) -> dict[str, Any]:
     """Return memory, collectives, cycles, time and MFU of a compiled program, per device.
 
     Args:
       compiled: from `lowered.compile()`.
-      chip: that it was compiled for.
+      topology: that it was compiled for.
       model_flops: of one step on one device.
       steps: how many the program holds; cycles and collectives are reported of one.
     """
-    memory, text = compiled.memory_analysis(), compiled.as_text()
+    memory, text, chip = compiled.memory_analysis(), compiled.as_text(), chip_of(topology)
     parts = {
         "arguments": memory.argument_size_in_bytes,
         "outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,
@@ -142,7 +149,7 @@ def analyse(compiled, chip: Chip, model_flops: float, steps: int = 1) -> dict[st
         "code": memory.generated_code_size_in_bytes,
     }
     peak = sum(parts.values())
-    cycles = {kind: n / steps for kind, n in hlo.cycles_by_kind(text).items()}
+    cycles = {kind: n / steps for kind, n in cycles_by_kind(text, topology).items()}
     seconds = sum(cycles.values()) / chip.clock
     return {
         "memory_bytes": parts,
@@ -157,6 +164,16 @@ def analyse(compiled, chip: Chip, model_flops: float, steps: int = 1) -> dict[st
         "step_seconds": seconds,
         "mfu": model_flops / seconds / flops.peak(chip.kind),
     }
+
+
+def cycles_by_kind(text: str, topology: str, loops_only: bool = False) -> dict[str, float]:
+    """Return `hlo.cycles_by_kind`, and under "kernel" those of our kernels."""
+    cycles, calls, chip = hlo.cycles_by_kind(text, loops_only), hlo.kernels(text), chip_of(topology)
+    if calls:
+        each = [(name, *shape) for name, shape in calls]
+        found = kernel_cycles.count(topology, each, chip.bandwidth / chip.clock)
+        cycles["kernel"] = sum(n * c for n, c in zip(calls.values(), found, strict=True))
+    return dict(sorted(cycles.items(), key=lambda item: -item[1]))
 
 
 def render(report: dict[str, Any]) -> str:

@@ -32,7 +32,8 @@ RESUME_KEYS = (
     "train.ema_decays", "train.gammas",
 )  # fmt: skip
 SAMPLE_KEYS = ("data.name", "data.image_size", "model")
-FREE_KEYS = ("model.size", "model.remat", "model.dtype")  # for sampling
+FREE_KEYS = ("model.remat", "model.attention")  # how to compute, not what
+FREE_TO_SAMPLE = ("model.size", "model.dtype", *FREE_KEYS)
 
 
 def read_config(workdir: str | os.PathLike) -> tuple[ConfigDict, tuple[str, ...]]:
@@ -81,7 +82,7 @@ def check_same(config: ConfigDict, workdir: str, keys: tuple[str, ...]) -> None:
     saved, _ = read_config(workdir)
     for path, value in _flat(config).items():
         watched = any(path == key or path.startswith(key + ".") for key in keys)
-        if keys is SAMPLE_KEYS and path in FREE_KEYS:
+        if path in (FREE_TO_SAMPLE if keys is SAMPLE_KEYS else FREE_KEYS):
             continue
         if watched and value != (before := _flat(saved)[path]):
             raise UserError(

@@ -65,6 +65,18 @@ def cycles_by_kind(text: str, loops_only: bool = False) -> dict[str, int]:
     return dict(found.most_common())
 
 
+def kernels(text: str) -> dict[tuple[str, tuple[int, ...]], int]:
+    """Return how often each Pallas kernel is called, by its name and its first result's shape."""
+    computations, entry = parse(text)
+    found = collections.Counter()
+    for operation in walk(computations, entry):
+        if 'custom_call_target="tpu_custom_call"' in operation.line:
+            name = re.match(r"\s+(?:ROOT )?%?([\w\-]+)", operation.line)[1]
+            shape = _ARRAY.search(operation.shape)[2]
+            found[name, tuple(int(n) for n in shape.split(","))] += operation.times
+    return dict(found)
+
+
 def collectives(text: str) -> dict[str, Collectives]:
     """Return the collectives of each kind, most bytes first.
 

@@ -16,7 +16,7 @@ SHARED = (
     "image_size", "channels", "num_classes", "patch", "width", "depth", "routes", "dtype", "remat",
     "learn_sigma", "prediction",
 )  # fmt: skip
-TRANSFORMER = ("heads", "mlp_ratio")
+TRANSFORMER = ("heads", "mlp_ratio", "attention")
 KINDS = {  # constructor, and the keys of config.model that it takes besides SHARED
     "dit": (DiT, TRANSFORMER),
     "maskdit": (MaskDiT, (*TRANSFORMER, "decoder_width", "decoder_depth", "decoder_heads")),

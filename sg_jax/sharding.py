@@ -171,11 +171,10 @@ def gathered(network):
 
 def scan_blocks(
     run: Callable,
-    start: Callable,
+    scan: Callable,
     h: jax.Array,
     c: jax.Array,
     stack,
-    remat: Callable,
     chunk: int = 0,
 ) -> jax.Array:
     """Return tokens [B, N, D] after all blocks of a stack.
@@ -187,11 +186,11 @@ def scan_blocks(
 
     Args:
       run: (block, carry, c) -> carry.
-      start: from tokens to what goes from block to block: a tuple, the tokens first.
+      scan: (run, h, c, stack) -> h: runs all blocks. It is given a `run` that gathers a block's
+        weights first, so that they are kept by none.
       h: tokens [B, N, D].
       c: conditioning [B, D].
       stack: weights of the blocks, on a leading axis.
-      remat: wraps one block's step; gathering is part of it, so that no block's weights are kept.
       chunk: tokens that a device runs at once, at most, by whole images; 0 for all. What fits into
         a TPU's on-chip memory is computed faster, and needs less memory at a time.
     """
@@ -209,10 +208,10 @@ def scan_blocks(
         return jax.lax.all_gather(x, "fsdp", axis=spec.index("fsdp") - 1, tiled=True)
 
     def blocks(h, c, stack):
-        def step(carry, block):
-            return run(jax.tree.map(gather, block, specs), carry, c), None
+        def gathering(block, carry, c):
+            return run(jax.tree.map(gather, block, specs), carry, c)
 
-        return jax.lax.scan(remat(step), start(h), stack)[0][0]
+        return scan(gathering, h, c, stack)
 
     def chunks(h, c, stack):
         parts = _parts(len(h), h.shape[1], chunk)
@@ -228,7 +227,8 @@ def scan_blocks(
         chunks,
         in_specs=(P(BATCH), P(BATCH), specs),
         out_specs=P(BATCH),
-        axis_names=set(BATCH),
+        # XLA splits no kernels; where nothing is left to it, it is not asked to.
+        axis_names=set(AXES if mesh.shape["tensor"] == 1 else BATCH),
         check_vma=False,
     )(h, c, stack)
 

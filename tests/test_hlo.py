@@ -37,6 +37,7 @@ PROGRAM = """HloModule jit_step, is_scheduled=true
   %start = bf16[16,4]{1,0} fusion(%w), kind=kCustom, calls=%gather_start
   %beside = bf16[8,4]{1,0} fusion(%x, %start), kind=kOutput, calls=%fused_matmul, backend_config={"window_config":{"estimated_cycles":"100"}}
   %done = bf16[16,4]{1,0} fusion(%start), kind=kCustom, calls=%gather_start
+  %attention_backward_2.7 = (bf16[8,16,4]{2,1,0}, f32[8,4]{1,0}) custom-call(%beside), custom_call_target="tpu_custom_call"
   ROOT %out = (s32[], bf16[8,4]{1,0}) tuple(%n, %beside)
 }
 
@@ -65,6 +66,10 @@ def test_cycles_count_as_often_as_loops_run_most_first():
 
 def test_what_is_outside_of_loops_can_be_left_out():
     assert hlo.cycles_by_kind(PROGRAM, loops_only=True) == {"matmul": 700}
+
+
+def test_kernels_are_known_by_name_and_shape_and_count_as_often_as_loops_run():
+    assert hlo.kernels(PROGRAM) == {("attention_backward_2", (8, 16, 4)): 5 + 2}
 
 
 def test_a_collective_counts_once_however_many_fusions_it_runs_beside():

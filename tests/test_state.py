@@ -21,9 +21,9 @@ TX = optimizer.make_optimizer(
 )  # fmt: skip
 
 
-def make_model(key):
+def make_model(key, **options):
     shape = dict(image_size=8, channels=1, num_classes=5, patch=2, width=16, depth=3, heads=2)
-    return DiT(**shape, routes=((1, 1),), rngs=nnx.Rngs(key))
+    return DiT(**shape, routes=((1, 1),), rngs=nnx.Rngs(key), **options)
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,23 @@ def test_nor_on_the_axes_of_the_mesh(start, axes):
     for n, expected in enumerate(losses):
         state, metrics = step(state, batch(n, mesh), KEY)
         assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_nor_on_what_computes_attention_and_what_is_computed_again(mesh_of):
+    def losses(mesh, **options):
+        def make(key):
+            return make_model(key, **options)
+
+        step = make_train_step(FlowMatching(gamma=0.0), TX, ema_decay=0.9)
+        step = compile_train_step(step, abstract_state(make, TX, mesh), mesh)
+        state = init_state(make, TX, mesh, jax.random.key(0))
+        for n in range(3):
+            state, metrics = step(state, batch(n, mesh), KEY)
+            yield float(metrics["loss"])
+
+    one = list(losses(mesh_of(1, 1)))
+    eight = losses(mesh_of(2, 4), attention="pallas", remat="selective")
+    assert list(eight) == pytest.approx(one, rel=1e-5)
 
 
 def test_devices_gather_weights_and_keep_their_share_of_the_gradients(start):

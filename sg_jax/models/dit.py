@@ -11,6 +11,7 @@ from sg_jax.errors import UserError, nearest
 from sg_jax.models import layers
 from sg_jax.models.attention import Attention
 from sg_jax.models.backbone import Backbone
+from sg_jax.models.selective import save
 
 SIZES = {  # depth, width, heads
     "S": (12, 384, 6),
@@ -36,9 +37,17 @@ def geometry(size: str) -> dict[str, int]:
 class Block(nnx.Module):
     """Attention and MLP, each scaled, shifted and gated by the conditioning (adaLN-Zero)."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        dtype: jnp.dtype,
+        attention: str,
+        rngs: nnx.Rngs,
+    ):
         self.width, self.mlp_ratio = width, mlp_ratio
-        self.attention = Attention(width, heads, dtype, rngs)
+        self.attention = Attention(width, heads, dtype, attention, rngs)
         self.mlp = layers.Mlp(width, int(width * mlp_ratio), dtype, rngs)
         self.modulation = layers.Linear(width, 6 * width, dtype, rngs, layers.ZEROS)
 
@@ -49,9 +58,9 @@ class Block(nnx.Module):
         parts = layers.modulation(self.modulation, c, 6)  # each [B, D]
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
         x = self.attention(layers.adaptive_norm(h, found, shift_a, scale_a))
-        h = layers.save(layers.gated(h, gate_a, x, *self.attention.last))
+        h = save(layers.gated(h, gate_a, x, self.attention.bias))
         x = self.mlp(layers.adaptive_norm(h, layers.moments(h), shift_m, scale_m))
-        h = layers.gated(h, gate_m, x, *self.mlp.last)
+        h = layers.gated(h, gate_m, x, self.mlp.bias)
         return h, layers.moments(h)
 
     def macs(self, tokens: int, mixing: bool) -> float:
@@ -76,6 +85,7 @@ class DiT(Backbone):
       heads: H.
       mlp_ratio: hidden width of the MLP over `width`.
       dtype: compute type.
+      attention: "auto", "xla" or "pallas": what computes it in training; see `Attention`.
       rngs: initial weights.
       backbone: image_size, channels, num_classes, patch, depth and what else `Backbone` takes;
         `geometry("XL/2")` gives the published depth, width, heads and patch.
@@ -88,6 +98,7 @@ class DiT(Backbone):
         heads: int,
         mlp_ratio: float = 4.0,
         dtype: str = "float32",
+        attention: str = "auto",
         rngs: nnx.Rngs,
         **backbone,
     ):
@@ -97,9 +108,9 @@ class DiT(Backbone):
             )
         if int(width * mlp_ratio) < 1:
             raise UserError(f"config.model.mlp_ratio={mlp_ratio} must be above 0.")
-        self.heads, self.mlp_ratio = heads, mlp_ratio
+        self.heads, self.mlp_ratio, self.attention = heads, mlp_ratio, attention
 
         def block(rngs: nnx.Rngs) -> Block:
-            return Block(width, heads, mlp_ratio, jnp.dtype(dtype), rngs)
+            return Block(width, heads, mlp_ratio, jnp.dtype(dtype), attention, rngs)
 
         super().__init__(width=width, block=block, dtype=dtype, rngs=rngs, **backbone)

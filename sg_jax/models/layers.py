@@ -11,18 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
+
+from sg_jax.models.selective import save
 
 XAVIER = nnx.initializers.xavier_uniform()
 NORMAL = nnx.initializers.normal(0.02)
 ZEROS = nnx.initializers.zeros_init()
 EPSILON = 1e-6
-SAVED = "saved"
-
-
-def save(x: jax.Array) -> jax.Array:
-    """Mark what the backward pass should find again where remat is "selective"."""
-    return checkpoint_name(x, SAVED)
 
 
 @jax.custom_vjp
@@ -35,13 +30,15 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return x @ kernel.astype(x.dtype)
 
 
+def kernel_gradient(x: jax.Array, dy: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Return the gradient [din, dout], of `dtype`, of the kernel that made [..., dout] of x."""
+    axes = tuple(range(x.ndim - 1))
+    return jax.lax.dot_general(x, dy, ((axes, axes), ((), ())), preferred_element_type=dtype)
+
+
 def _product_backward(residuals, dy):
     x, kernel = residuals
-    axes = tuple(range(x.ndim - 1))
-    dkernel = jax.lax.dot_general(
-        x, dy, ((axes, axes), ((), ())), preferred_element_type=kernel.dtype
-    )
-    return dy @ kernel.astype(x.dtype).T, dkernel
+    return dy @ kernel.astype(x.dtype).T, kernel_gradient(x, dy, kernel.dtype)
 
 
 product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _product_backward)
@@ -127,18 +124,16 @@ def _norm_backward(residuals, dy):
 adaptive_norm.defvjp(lambda *a: (adaptive_norm(*a), (a[0], a[1], a[3])), _norm_backward)
 
 
-def gated(
-    x: jax.Array, gate: jax.Array, y: jax.Array, kernel: jax.Array, bias: jax.Array
-) -> jax.Array:
-    """Return x + gate (y @ kernel + bias) [B, N, D] in x's type.
+def gated(x: jax.Array, gate: jax.Array, y: jax.Array, bias: jax.Array) -> jax.Array:
+    """Return x + gate (y + bias) [B, N, D] in x's type.
 
     Args:
       x: tokens [B, N, D].
       gate: [B, D], float32.
-      y: [B, N, E].
-      kernel, bias: [E, D] and [D], float32.
+      y: a layer's product [B, N, D], without its bias.
+      bias: [D], float32.
     """
-    return _gated(x, gate, save(product(y, kernel)), bias)
+    return _gated(x, gate, save(y), bias)
 
 
 @jax.custom_vjp
@@ -207,17 +202,17 @@ class TimestepEmbedding(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """A linear layer and GELU; the `last` layer is left to `gated`."""
+    """Two linear layers and GELU between them; the bias of the last one is left to `gated`."""
 
     def __init__(self, dim: int, hidden: int, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.hidden = Linear(dim, hidden, dtype, rngs)
         self.out = Linear(hidden, dim, dtype, rngs)
 
     @property
-    def last(self) -> tuple[jax.Array, jax.Array]:
-        """Kernel [4 D, D] and bias [D] of what follows."""
-        return self.out.kernel[...], self.out.bias[...]
+    def bias(self) -> jax.Array:
+        """The bias [D] of the last layer, which `gated` adds."""
+        return self.out.bias[...]
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Return the hidden channels [B, N, 4 D] of tokens x [B, N, D]."""
-        return gelu(save(self.hidden(x)))
+        """Return the last layer's product [B, N, D] of tokens x [B, N, D]."""
+        return product(gelu(save(self.hidden(x))), self.out.kernel[...])

@@ -28,10 +28,11 @@ class DecoderBlock(Block):
         heads: int,
         mlp_ratio: float,
         dtype: jnp.dtype,
+        attention: str,
         rngs: nnx.Rngs,
         conditioning: int,
     ):
-        super().__init__(width, heads, mlp_ratio, dtype, rngs)
+        super().__init__(width, heads, mlp_ratio, dtype, attention, rngs)
         self.modulation = layers.Linear(conditioning, 6 * width, dtype, rngs, layers.ZEROS)
 
 
@@ -52,8 +53,8 @@ class MaskDiT(DiT):
       decoder_heads: heads of a decoder block.
       rngs: initial weights.
       encoder: image_size, channels, num_classes, patch, width, depth, heads and, where they are
-        not to be the defaults, mlp_ratio (the decoder's too), dtype, remat, learn_sigma,
-        prediction: see `DiT`.
+        not to be the defaults, mlp_ratio and attention (the decoder's too), dtype, remat,
+        learn_sigma, prediction: see `DiT`.
     """
 
     masks = True
@@ -84,7 +85,9 @@ class MaskDiT(DiT):
         self.decoder_width, self.decoder_depth, self.decoder_heads = e, decoder_depth, decoder_heads
 
         def block(rngs: nnx.Rngs) -> DecoderBlock:
-            return DecoderBlock(e, decoder_heads, self.mlp_ratio, dtype, rngs, conditioning=d)
+            return DecoderBlock(
+                e, decoder_heads, self.mlp_ratio, dtype, self.attention, rngs, conditioning=d
+            )
 
         # These three take the place of what an encoder alone would have.
         self.label_embedding = nnx.Param(layers.NORMAL(rngs.params(), (self.num_classes, d)))

@@ -16,16 +16,12 @@ from flax import nnx
 
 from sg_jax import sharding, tokens
 from sg_jax.errors import UserError, nearest
-from sg_jax.models import layers
+from sg_jax.models import layers, selective
 
 Route = tuple[int, int]
 KeepIds = Sequence[jax.Array] | None  # one [B, K] per route; None computes every token
 
-REMAT = {
-    "none": None,  # keep every activation
-    "selective": jax.checkpoint_policies.save_only_these_names(layers.SAVED),  # see `layers.save`
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
+REMAT = ("none", "selective", "full")  # keep every activation, what blocks `save`, or only tokens
 
 
 class Segment(NamedTuple):
@@ -83,9 +79,8 @@ class RoutedStack(nnx.Module):
         rngs: nnx.Rngs,
     ):
         if remat not in REMAT:
-            options = tuple(REMAT)
             raise UserError(
-                f"config.model.remat={remat!r} must be one of {options}." + nearest(remat, options)
+                f"config.model.remat={remat!r} must be one of {REMAT}." + nearest(remat, REMAT)
             )
         self.segments = segments(depth, routes)
         self.remat, self.chunk = remat, 0  # see `Backbone.in_chunks`
@@ -144,18 +139,20 @@ class RoutedStack(nnx.Module):
         return tokens.scatter(h, kept, ids)  # [B, N, D]
 
     def _blocks(self, stack, h, c):
-        def remat(step):
-            if self.remat == "none":
-                return step
-            return jax.checkpoint(step, policy=REMAT[self.remat], prevent_cse=False)
-
         def run(block, carry, c):
             return block(*carry, c)
 
-        def start(h):
-            return h, layers.moments(h)
+        def scan(run, h, c, stack):
+            start = h, layers.moments(h)
+            if self.remat == "selective":
+                return selective.scan(run, start, c, stack)
+            full = self.remat == "full"
+            run = jax.checkpoint(run, prevent_cse=False) if full else run
+            return jax.lax.scan(lambda carry, block: (run(block, carry, c), None), start, stack)[0][
+                0
+            ]
 
-        return sharding.scan_blocks(run, start, h, c, stack, remat, self.chunk)
+        return sharding.scan_blocks(run, scan, h, c, stack, self.chunk)
 
 
 def interleave(parts: Sequence[jax.Array]) -> jax.Array:

@@ -18,6 +18,7 @@ from flax import nnx
 from sg_jax.errors import UserError
 from sg_jax.models import layers
 from sg_jax.models.backbone import Backbone
+from sg_jax.models.selective import save
 
 SCANS = ("sequential", "associative")
 CHUNK = 16  # tokens; memory is least at sqrt(N)
@@ -151,10 +152,10 @@ class Block(nnx.Module):
         """Return tokens [B, N, D] and their moments, from those of h and conditioning c [B, D]."""
         shift, scale, gate = layers.modulation(self.modulation, c, 3)  # each [B, D]
         x = layers.adaptive_norm(h, found, shift, scale)
-        u, z = jnp.split(jax.nn.silu(layers.save(self.inward(x))), 2, axis=-1)  # each [B, N, E]
-        y = layers.save(self.forward(u) + self.backward(u[:, ::-1])[:, ::-1])
+        u, z = jnp.split(jax.nn.silu(save(self.inward(x))), 2, axis=-1)  # each [B, N, E]
+        y = save(self.forward(u) + self.backward(u[:, ::-1])[:, ::-1])
         out = self.outward
-        h = layers.gated(h, gate, y * z, out.kernel[...], out.bias[...])
+        h = layers.gated(h, gate, layers.product(y * z, out.kernel[...]), out.bias[...])
         return h, layers.moments(h)
 
     def macs(self, tokens: int, mixing: bool) -> float:

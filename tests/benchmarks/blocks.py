@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
-from sg_jax import aot, flops, hlo
+from sg_jax import aot, flops
 from sg_jax.models.dit import SIZES, Block
 from sg_jax.models.routing import RoutedStack
 
@@ -25,6 +25,7 @@ def main():
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--remat", default="selective")
+    parser.add_argument("--attention", default="pallas", choices=("xla", "pallas"))
     given = parser.parse_args()
     chip, devices = aot.devices_of(given.topology)
     here = SingleDeviceSharding(devices[0])
@@ -34,7 +35,7 @@ def main():
         return jax.ShapeDtypeStruct(sizes, dtype, sharding=here)
 
     def block(rngs):
-        return Block(width, heads, 4.0, jnp.dtype("bfloat16"), rngs)
+        return Block(width, heads, 4.0, jnp.dtype("bfloat16"), given.attention, rngs)
 
     stack = jax.eval_shape(lambda: RoutedStack(block, DEPTH, (), given.remat, nnx.Rngs(0)))
     arrays = jax.tree.map(lambda x: shape(*x.shape, dtype=x.dtype), stack)
@@ -51,7 +52,7 @@ def main():
     for name, (program, factor) in programs.items():
         compiled = jax.jit(program).lower(arrays, h, c).compile()
         # Loops only: outside, weights are converted, of which many devices do a part each.
-        cycles = hlo.cycles_by_kind(compiled.as_text(), loops_only=True)
+        cycles = aot.cycles_by_kind(compiled.as_text(), given.topology, loops_only=True)
         total = sum(cycles.values())
         share = factor * macs / (total / chip.clock) / flops.peak(chip.kind)
         kinds = ", ".join(f"{kind} {n / total:.0%}" for kind, n in cycles.items())

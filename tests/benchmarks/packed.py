@@ -61,19 +61,19 @@ def packed(block, parts, c):
     h = jnp.concatenate(parts, axis=1)
     shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = layers.modulation(block.modulation, c, 6)
     x = layers.adaptive_norm(h, layers.moments(h), shift_a, scale_a)
-    heads = (jnp.split(y, cut, axis=1) for y in block.attention.heads_of(x))
-    out = [attend(*one) for one in zip(*heads, strict=True)]
-    x = jnp.concatenate(out, axis=1).reshape(h.shape)
-    h = layers.gated(h, gate_a, x, *block.attention.last)
+    heads = (jnp.split(y, cut, axis=1) for y in block.attention.parts(x))
+    out = [attend(*one, block.attention.heads) for one in zip(*heads, strict=True)]
+    x = layers.product(jnp.concatenate(out, axis=1), block.attention.out.kernel[...])
+    h = layers.gated(h, gate_a, x, block.attention.bias)
     x = block.mlp(layers.adaptive_norm(h, layers.moments(h), shift_m, scale_m))
-    return jnp.split(layers.gated(h, gate_m, x, *block.mlp.last), cut, axis=1)
+    return jnp.split(layers.gated(h, gate_m, x, block.mlp.bias), cut, axis=1)
 
 
 def shapes(size, batch, dtype):
     """Return shapes of a block, of both sets of tokens and of the conditioning."""
     geo = geometry(size)
     d = geo["width"]
-    block = jax.eval_shape(lambda: Block(d, geo["heads"], 4.0, dtype, nnx.Rngs(0)))
+    block = jax.eval_shape(lambda: Block(d, geo["heads"], 4.0, dtype, "xla", nnx.Rngs(0)))
     parts = [jax.ShapeDtypeStruct((batch, keep, d), dtype) for keep in KEEPS]
     return block, parts, jax.ShapeDtypeStruct((batch, d), dtype)
 

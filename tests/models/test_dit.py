@@ -202,7 +202,7 @@ def test_a_fresh_network_returns_zeros(zero, inputs, forward):
 
 def test_a_fresh_block_returns_its_input():
     """The gates of adaLN-Zero start at zero."""
-    block = dit.Block(8, 2, 4.0, jnp.dtype("float32"), nnx.Rngs(0))
+    block = dit.Block(8, 2, 4.0, jnp.dtype("float32"), "auto", nnx.Rngs(0))
     h = jax.random.normal(jax.random.key(0), (1, 5, 8))
     out, (mean, rate) = block(h, layers.moments(h), jnp.ones((1, 8)))
     np.testing.assert_array_equal(out, h)

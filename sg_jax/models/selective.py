@@ -1,0 +1,136 @@
+"""A scan over blocks whose backward pass finds what they `save`, and computes the rest again.
+
+What `jax.checkpoint` with named values does, but that a kernel can read what is kept at its place,
+by the number of the block: slices would be copied, since XLA fuses them with no kernel.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Carry = tuple  # tokens [B, N, D], and what else goes from block to block
+
+
+class Kept(NamedTuple):
+    """What one block saved, as a part of what all of them did."""
+
+    stack: jax.Array  # [L, ...]
+    index: jax.Array  # of the block
+
+    @property
+    def value(self) -> jax.Array:
+        return jax.lax.dynamic_index_in_dim(self.stack, self.index, 0, keepdims=False)
+
+
+_visit: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("visit", default=None)
+
+
+def save(x: jax.Array) -> jax.Array:
+    """Mark what the backward pass should find again where remat is "selective"."""
+    return saved(x)[0]
+
+
+def saved(x: jax.Array) -> tuple[jax.Array, Kept | None]:
+    """`save` x; where it was already, in the backward pass, return its place as well."""
+    visit = _visit.get()
+    return visit(x) if visit else (x, None)
+
+
+def scan(run: Callable, carry: Carry, c: jax.Array, stack) -> jax.Array:
+    """Return the tokens [B, N, D] after all blocks; with gradients, keep what they save.
+
+    Args:
+      run: (block, carry, c) -> carry; calls `save` in the same order each time, and never inside
+        of a transformation.
+      carry: where to start.
+      c: conditioning [B, D].
+      stack: the blocks' weights, on a leading axis.
+    """
+
+    @jax.custom_vjp
+    def blocks(carry, c, stack):
+        return jax.lax.scan(lambda carry, block: (run(block, carry, c), None), carry, stack)[0][0]
+
+    def forward(carry, c, stack):
+        def step(carry, block):
+            def recorded(carry):
+                with _visiting(_record(kept := [])):
+                    return run(block, carry, c), kept
+
+            # The gradient is not used, but custom gradients' forward passes are to be run.
+            new, _, kept = jax.vjp(recorded, carry, has_aux=True)
+            return new, (carry, kept)
+
+        carry, kept = jax.lax.scan(step, carry, stack)
+        return carry[0], (kept, c, stack)
+
+    def backward(residuals, dh):
+        (carries, kept), c, stack = residuals
+
+        def step(state, x):
+            d_carry, dc, d_stack = state
+            index, block = x
+
+            def again(block, carry, c):
+                with _visiting(_replay(iter([Kept(y, index) for y in kept]))):
+                    return run(block, carry, c)
+
+            carry = jax.tree.map(lambda y: Kept(y, index).value, carries)
+            d_block, d_carry, more = jax.vjp(again, block, carry, c)[1](d_carry)
+            d_stack = jax.tree.map(
+                lambda all, one: jax.lax.dynamic_update_index_in_dim(all, one, index, 0),
+                d_stack,
+                d_block,
+            )
+            return (d_carry, dc + more, d_stack), None
+
+        places = jnp.arange(len(carries[0]))
+        end = (dh, *jax.tree.map(lambda y: jnp.zeros(y.shape[1:], y.dtype), carries[1:]))
+        # What a scan returns starts as zeros, which takes 0.5% of a step; this need not.
+        start = (
+            end,
+            jnp.zeros_like(c),
+            jax.tree.map(lambda x: jax.lax.empty(x.shape, x.dtype), stack),
+        )
+        return jax.lax.scan(step, start, (places, stack), reverse=True)[0]
+
+    blocks.defvjp(forward, backward)
+    return blocks(carry, c, stack)
+
+
+@contextlib.contextmanager
+def _visiting(visit: Callable):
+    token = _visit.set(visit)
+    try:
+        yield
+    finally:
+        _visit.reset(token)
+
+
+def _record(kept: list[jax.Array]) -> Callable:
+    def visit(x):
+        kept.append(x)
+        return x, None
+
+    return visit
+
+
+def _replay(kept: Iterator[Kept]) -> Callable:
+    def visit(x):
+        place = next(kept)
+        return _instead(x, place.value), place
+
+    return visit
+
+
+@jax.custom_vjp
+def _instead(x, kept):
+    """Return `kept`, whose gradient goes to x: what made x need not be computed again."""
+    return kept
+
+
+_instead.defvjp(lambda x, kept: (kept, None), lambda _, d: (d, jnp.zeros_like(d)))
