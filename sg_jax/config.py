@@ -50,7 +50,7 @@ def defaults() -> ConfigDict:
                 mlp_ratio=4.0,
                 dtype="float32",  # compute type; parameters are float32
                 remat="none",  # what the backward pass recomputes: "none", "selective" or "full"
-                attention="auto",  # in training: "auto", "xla" or "pallas" (a kernel for TPU)
+                attention="auto",  # "xla", "pallas", or that kernel where it is faster, on TPU
                 learn_sigma=False,  # 2 C output channels, as SiT was published
                 prediction="velocity",  # or "edm": the output of EDM's preconditioning
                 decoder_width=512,  # these three: maskdit

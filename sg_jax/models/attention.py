@@ -32,10 +32,10 @@ class Attention(nnx.Module):
       dim: D.
       heads: H.
       dtype: compute type.
-      implementation: what computes it in training. "pallas" is `attention_kernel`, "xla" leaves it
-        to XLA, and "auto" takes the kernel on TPU, in bfloat16, for the numbers of tokens that it
-        supports, in a program traced `on` a mesh whose devices do not share the heads. Without
-        gradients XLA is as fast, and does it.
+      implementation: what computes it. "pallas" is `attention_kernel`, "xla" leaves it to XLA, and
+        "auto" takes the kernel on TPU, in bfloat16, for the numbers of tokens that it supports, in
+        a program traced `on` a mesh whose devices do not share the heads. Without gradients XLA is
+        as fast for fewer than 256 tokens, and has them.
       rngs: initial weights.
     """
 
@@ -119,7 +119,8 @@ def _fused(q, k, v, bias, kernel, places, heads):
     Its gradients are those of a kernel that sums that of the query's bias [D] beside the others. It
     reads q, k and v at their `places`, if they are `saved`.
     """
-    return layers.product(attend(q, k, v, heads), kernel)
+    large = q.shape[1] >= attention_kernel.QUERIES
+    return layers.product((attention_kernel.forward if large else attend)(q, k, v, heads), kernel)
 
 
 def _fused_forward(q, k, v, bias, kernel, places, heads):

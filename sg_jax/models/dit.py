@@ -85,7 +85,7 @@ class DiT(Backbone):
       heads: H.
       mlp_ratio: hidden width of the MLP over `width`.
       dtype: compute type.
-      attention: "auto", "xla" or "pallas": what computes it in training; see `Attention`.
+      attention: "auto", "xla" or "pallas": what computes it; see `Attention`.
       rngs: initial weights.
       backbone: image_size, channels, num_classes, patch, depth and what else `Backbone` takes;
         `geometry("XL/2")` gives the published depth, width, heads and patch.

@@ -10,6 +10,7 @@ from flax import nnx
 from numeric import F32, f64, fresh
 
 from sg_jax.errors import UserError
+from sg_jax.models import attention_kernel
 from sg_jax.models.attention import Attention, attend
 
 
@@ -85,6 +86,18 @@ def test_initial_weights():
         assert not part.bias[...].any()
     assert 0.95 * math.sqrt(6 / 128) < jnp.abs(net.out.kernel[...]).max() <= math.sqrt(6 / 128)
     assert not jnp.array_equal(net.query.kernel[...], net.key.kernel[...])
+
+
+def test_the_kernel_without_gradients(attention, monkeypatch):
+    """Where there are few tokens, XLA's; both are the same."""
+    x = jax.random.normal(jax.random.key(0), (2, 16, 8))
+    expected = attention(x)
+    attention.implementation = "pallas"
+    programs = [str(jax.make_jaxpr(lambda x: attention(x))(x))]
+    monkeypatch.setattr(attention_kernel, "QUERIES", 16)
+    programs.append(str(jax.make_jaxpr(lambda x: attention(x))(x)))
+    assert ["pallas_call" in program for program in programs] == [False, True]
+    np.testing.assert_allclose(attention(x), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_what_the_kernel_does_not_take_is_named():
