@@ -82,6 +82,7 @@ def test_the_text_says_what_it_is_and_what_not(report):
 def test_every_generation_of_chips(tmp_path, topology, purpose):
     found, _ = compile_ahead(tmp_path / "report.json", topology, f"--for={purpose}")
     assert found["devices"] == 4 and found["fits"] and 0 < found["mfu"] < 1
+    assert ("kernel" in found["cycles"]) == (purpose == "train")  # 16 tokens are few
 
 
 @needs_compiler

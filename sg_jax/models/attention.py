@@ -33,9 +33,9 @@ class Attention(nnx.Module):
       heads: H.
       dtype: compute type.
       implementation: what computes it. "pallas" is `attention_kernel`, "xla" leaves it to XLA, and
-        "auto" takes the kernel on TPU, in bfloat16, for the numbers of tokens that it supports, in
-        a program traced `on` a mesh whose devices do not share the heads. Without gradients XLA is
-        as fast for fewer than 256 tokens, and has them.
+        "auto" takes the kernel on TPU, in bfloat16, for the numbers of tokens that it supports and
+        the chip has room for, in a program traced `on` a mesh whose devices do not share the heads.
+        Without gradients XLA is as fast for fewer than 256 tokens, and has them.
       rngs: initial weights.
     """
 
@@ -81,9 +81,10 @@ class Attention(nnx.Module):
                     f"'auto' or 'xla' take all."
                 )
             return True
-        tpu = not mesh.empty and mesh.abstract_device.platform == "tpu"
-        wanted = self.implementation == "auto" and tpu and x.dtype == jnp.bfloat16
-        return wanted and supported and not shared
+        kind = "" if mesh.empty else mesh.abstract_device.device_kind
+        fitting = x.shape[1] <= attention_kernel.FITTING.get(kind, 0)
+        wanted = self.implementation == "auto" and x.dtype == jnp.bfloat16
+        return wanted and fitting and supported and not shared
 
 
 @jax.custom_vjp

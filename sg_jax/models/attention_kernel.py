@@ -22,6 +22,7 @@ Saved = jax.Array | Kept  # [B, N, D], or a part of [L, B, N, D]
 
 QUERIES = 256  # of a program, at most: more make longer programs, not faster ones
 KEYS = 1024  # at most: they all stay on chip
+FITTING = {"TPU v4": 256, "TPU v5 lite": KEYS, "TPU v5": KEYS, "TPU v6 lite": KEYS}  # compiled for
 SUPPORTED = f"multiples of 16 tokens up to {QUERIES}, and of {QUERIES} up to {KEYS}"
 TOGETHER = 4  # heads whose steps are interleaved: one's products fill the other's waits
 VMEM = 96 * 2**20  # bytes that a program may take
