@@ -6,8 +6,8 @@
 
 Latents of 32x32x4 (sd-vae-ft-ema), blocks 2 to 24 of 28 routed at rate 0.5, batch 256.
 The latents come from the .npy files that DiT and SiT trainings store; see sg_jax/data/latents.py.
-On v5e:4x4 (16 chips), by `--mode aot`: 2.8 of 15.75 GiB per chip, 59 ms a step,
-MFU 57%; the compiler's estimate, without what the wires take.
+On v5e:4x4 (16 chips), by `--mode aot`: 2.7 of 15.75 GiB per chip, 54 ms a step,
+MFU 63%; the compiler's estimate, without what the wires take.
 Expected FID after 400 epochs, the paper's: 4.89 unguided, 2.57 CFG, 2.14 SG_FLOPS, 1.58 SG_FID;
 after 160: 2.95 CFG, 2.07 SG.
 """
