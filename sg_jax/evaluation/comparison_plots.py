@@ -27,6 +27,7 @@ def cost(points: Sequence[Point]) -> "Figure":
     """
     from matplotlib import colormaps
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     figure = plots.new_figure((10.4, 5.6))
     axes = figure.subplots()
@@ -52,14 +53,13 @@ def cost(points: Sequence[Point]) -> "Figure":
     axes.set_ylabel(DISTANCE, color=INK)
     plots.plain(axes)
     empty = dict(linestyle="none", markeredgecolor="white")
-    marks = [
-        Line2D([], [], marker="s", markersize=7, color=shades[m], label=m, **empty) for m in methods
-    ] + [
+    marks = [Patch(color=shades[m], label=m) for m in methods] + [
         Line2D([], [], marker=MARKERS[i % len(MARKERS)], markersize=7, color=INK, label=r, **empty)
         for i, r in enumerate(runs)
     ]
-    beside = dict(loc="upper left", handlelength=1)
-    axes.add_artist(axes.legend(handles=marks, bbox_to_anchor=(1.01, 1.02), **beside, **STYLE))
+    axes.legend(
+        handles=marks, loc="upper left", bbox_to_anchor=(1.01, 1.02), handlelength=1, **STYLE
+    )
     listed = [
         f"{number}  {points[i].run}, {points[i].key.guidance.describe()}, {points[i].sampling}: "
         f"{distances[i]:.3f}"

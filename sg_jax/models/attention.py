@@ -35,7 +35,7 @@ class Attention(nnx.Module):
       implementation: what computes it. "pallas" is `attention_kernel`, "xla" leaves it to XLA, and
         "auto" takes the kernel on TPU, in bfloat16, for the numbers of tokens that it supports and
         the chip has room for, in a program traced `on` a mesh whose devices do not share the heads.
-        Without gradients XLA is as fast for fewer than 256 tokens, and has them.
+        Without gradients XLA is as fast up to 256 tokens, and has them.
       rngs: initial weights.
     """
 
@@ -120,7 +120,7 @@ def _fused(q, k, v, bias, kernel, places, heads):
     Its gradients are those of a kernel that sums that of the query's bias [D] beside the others. It
     reads q, k and v at their `places`, if they are `saved`.
     """
-    large = q.shape[1] >= attention_kernel.QUERIES
+    large = q.shape[1] > attention_kernel.QUERIES
     return layers.product((attention_kernel.forward if large else attend)(q, k, v, heads), kernel)
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from sg_jax.errors import UserError
-from sg_jax.evaluation import compare, comparison, table
+from sg_jax.evaluation import compare, comparison, comparison_plots, table
 from sg_jax.guidance import PRESETS, Guidance
 
 UNGUIDED, SG, CFG = Guidance(), Guidance(1.5, 0.0, 0.75), PRESETS["cfg"]
@@ -61,6 +61,14 @@ def test_a_comparison_is_written_whole(runs, tmp_path):
     for line in text.splitlines():
         if line.startswith("| "):
             assert line.count("|") in (7, 12)
+
+
+def test_the_legend_of_costs_is_beside_them_and_not_cut_off(runs):
+    points = [point for run in runs for point in comparison.read(run)]
+    legend = comparison_plots.cost(points).axes[0].get_legend()
+    words = [text.get_text() for text in legend.get_texts()]
+    assert {"unguided", "SG", "CFG", "AG", "dense", "routing"} <= set(words)
+    assert legend.get_clip_path() is None
 
 
 def test_gains_are_of_the_best_setting_and_the_same_sampling(runs):
