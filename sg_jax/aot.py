@@ -55,7 +55,7 @@ host and stragglers. Of two programs it tells well which is faster; of one, abou
 
 def chip_of(topology: str) -> Chip:
     """Return the chip of a topology that `devices_of` accepts."""
-    return CHIPS[re.search(r"v\d\w+", topology)[0]]
+    return CHIPS[re.search(r"v\d\w*", topology)[0]]
 
 
 def devices_of(topology: str) -> tuple[Chip, list[Any]]:

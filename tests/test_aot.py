@@ -106,6 +106,12 @@ def test_topologies_that_are_none_are_named(topology, named):
     assert all(part in str(error.value) for part in named)
 
 
+@pytest.mark.parametrize("name", aot.CHIPS)
+def test_the_chip_of_a_topology(name):
+    for topology in (f"{name}:2x2", f"2*{name}:16x16"):
+        assert aot.chip_of(topology) is aot.CHIPS[name]
+
+
 def test_what_does_not_fit_is_said_with_a_remedy():
     message = (
         "RESOURCE_EXHAUSTED: the total memory required (20.50G) exceeds available HBM (15.75G)."
