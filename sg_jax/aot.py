@@ -3,10 +3,7 @@
 The compiler is the real one (libtpu); only the run is missing.
 """
 
-import dataclasses
-import importlib.util
 import json
-import os
 import re
 import time
 from typing import Any
@@ -14,37 +11,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from sg_jax import flops, hlo, kernel_cycles, schedule, sharding, tpu
+from sg_jax import flops, hlo, kernel_cycles, schedule, sharding
 from sg_jax import guidance as guidance_lib
-from sg_jax.errors import UserError, nearest
 from sg_jax.experiment import Experiment, build
 from sg_jax.files import write_atomically
 from sg_jax.generate import image_keys, integrate
 from sg_jax.state import abstract_state
+from sg_jax.topology import chip_of, devices_of
 
 GIB = 2**30
 
 
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """A TPU chip: how its devices call themselves, HBM that programs get, clock of its cores."""
-
-    kind: str
-    hbm: float  # GiB, as the compiler says
-    clock: float  # Hz: peak FLOP/s over FLOPs per cycle of the matrix units
-    bandwidth: float  # of the HBM, bytes/s
-    options: dict[str, str] = dataclasses.field(default_factory=dict)
-
-
-CHIPS = {
-    "v4": Chip("TPU v4", 30.75, 1.05e9, 1.228e12, {"chip_config_name": "megacore"}),
-    "v5e": Chip("TPU v5 lite", 15.75, 1.5e9, 0.819e12),
-    "v5p": Chip("TPU v5", 95.74, 1.75e9, 2.765e12),
-    "v6e": Chip("TPU v6 lite", 31.25, 1.75e9, 1.64e12),
-}
 MEANING = """
 What this is: cycles that the TPU compiler expects of each operation when it schedules them, loops
 multiplied out, over the chip's clock; of our own kernels, the instructions that it schedules, or
@@ -53,53 +32,12 @@ in it: what of them does not run beside other work comes on top, and so do waiti
 host and stragglers. Of two programs it tells well which is faster; of one, about how fast."""
 
 
-def chip_of(topology: str) -> Chip:
-    """Return the chip of a topology that `devices_of` accepts."""
-    return CHIPS[re.search(r"v\d\w*", topology)[0]]
-
-
-def devices_of(topology: str) -> tuple[Chip, list[Any]]:
-    """Return the chip and the (virtual) devices of a topology such as "v5e:16x16".
-
-    "2*v5e:16x16" is two slices of it.
-
-    Raises:
-      UserError: no such topology, or libtpu is not installed.
-    """
-    found = re.fullmatch(r"(?:(\d+)\*)?(v\w+):(\d+(?:x\d+)+)", topology)
-    if not found or found[2] not in CHIPS:
-        raise UserError(
-            f"--topology={topology!r} must be like v5e:16x16, or 2*v5e:16x16 for two slices, with "
-            f"one of {', '.join(CHIPS)}."
-            + nearest(topology, ("v4:4x4x4", "v5e:16x16", "v5p:4x4x4", "v6e:16x16"))
-        )
-    if not importlib.util.find_spec("libtpu"):
-        raise UserError(
-            "--mode=aot needs libtpu, the TPU compiler: pip install libtpu (no TPU is needed)."
-        )
-    jax.config.update("jax_platforms", "cpu")  # the TPUs to compile for are not those of this host
-    tpu.set_flags()
-    # Otherwise libtpu looks for the TPU machine it is on.
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # else one process at a time
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-    chip, slices = CHIPS[found[2]], int(found[1] or 1)
-    options = {**chip.options, **({"num_slices": slices} if slices > 1 else {})}
-    try:
-        described = topologies.get_topology_desc(f"{found[2]}:{found[3]}", "tpu", **options)
-    except jax.errors.JaxRuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--topology={topology!r} is none that TPUs have: {reason}") from None
-    return chip, list(described.devices)
-
-
 def run(config: ConfigDict, topology: str, purpose: str, json_path: str = "") -> dict[str, Any]:
     """Compile the training or the sampling program of a config and print the report.
 
     Args:
       config: completed; its `mesh` must fit the topology's devices.
-      topology: see `devices_of`.
+      topology: see `topology.devices_of`.
       purpose: "train": a step of config.train.batch_size images; "sample": the run of
         config.sample.steps steps of config.sample.batch_size images, reported per step.
       json_path: file to write the report to as well; "" for none.

@@ -25,7 +25,7 @@ def count(topology: str, calls: list[Call], bytes_per_cycle: float) -> list[floa
     """Return the cycles of each call: what its instructions take, or its memory, if that is more.
 
     Args:
-      topology: see `aot.devices_of`.
+      topology: see `topology.devices_of`.
       calls: of `models.attention_kernel`.
       bytes_per_cycle: what a chip reads and writes of its HBM.
     """
@@ -43,9 +43,9 @@ def _main(topology: str, *words: str) -> None:
         flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
         given = os.environ.get("LIBTPU_INIT_ARGS", "")
         os.environ["LIBTPU_INIT_ARGS"] = f"{given} {flags}"
-        from sg_jax import aot  # these read the environment
+        from sg_jax.topology import devices_of  # which reads the environment
 
-        device = aot.devices_of(topology)[1][0]
+        device = devices_of(topology)[1][0]
         calls = [words[at : at + 4] for at in range(0, len(words), 4)]
         found = [_cycles(device, pathlib.Path(folder), *call) for call in calls]
     print(json.dumps(found))

@@ -15,6 +15,7 @@ import pytest
 from sg_jax import aot, tpu
 from sg_jax.errors import UserError
 from sg_jax.main import main
+from sg_jax.topology import CHIPS, chip_of, devices_of
 
 needs_compiler = pytest.mark.skipif(
     not importlib.util.find_spec("libtpu"), reason="the TPU compiler is not installed"
@@ -102,14 +103,14 @@ def test_two_slices(tmp_path):
 )
 def test_topologies_that_are_none_are_named(topology, named):
     with pytest.raises(UserError) as error:
-        aot.devices_of(topology)
+        devices_of(topology)
     assert all(part in str(error.value) for part in named)
 
 
-@pytest.mark.parametrize("name", aot.CHIPS)
+@pytest.mark.parametrize("name", CHIPS)
 def test_the_chip_of_a_topology(name):
     for topology in (f"{name}:2x2", f"2*{name}:16x16"):
-        assert aot.chip_of(topology) is aot.CHIPS[name]
+        assert chip_of(topology) is CHIPS[name]
 
 
 def test_what_does_not_fit_is_said_with_a_remedy():

@@ -45,11 +45,12 @@ class Block(nnx.Module):
         dtype: jnp.dtype,
         attention: str,
         rngs: nnx.Rngs,
+        conditioning: int = 0,  # its width; 0: that of the tokens
     ):
         self.width, self.mlp_ratio = width, mlp_ratio
         self.attention = Attention(width, heads, dtype, attention, rngs)
         self.mlp = layers.Mlp(width, int(width * mlp_ratio), dtype, rngs)
-        self.modulation = layers.Linear(width, 6 * width, dtype, rngs, layers.ZEROS)
+        self.modulation = layers.Linear(conditioning or width, 6 * width, dtype, rngs, layers.ZEROS)
 
     def __call__(
         self, h: jax.Array, found: layers.Moments, c: jax.Array

@@ -19,23 +19,6 @@ from sg_jax.models.dit import Block, DiT
 from sg_jax.models.routing import KeepIds, RoutedStack, interleave, split
 
 
-class DecoderBlock(Block):
-    """A DiT block [B, N, E] whose conditioning keeps the encoder's width D."""
-
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        mlp_ratio: float,
-        dtype: jnp.dtype,
-        attention: str,
-        rngs: nnx.Rngs,
-        conditioning: int,
-    ):
-        super().__init__(width, heads, mlp_ratio, dtype, attention, rngs)
-        self.modulation = layers.Linear(conditioning, 6 * width, dtype, rngs, layers.ZEROS)
-
-
 class MaskDiT(DiT):
     """A DiT that encodes the kept tokens, then decodes the full set.
 
@@ -84,8 +67,8 @@ class MaskDiT(DiT):
         d, e, dtype = self.width, decoder_width, self.dtype
         self.decoder_width, self.decoder_depth, self.decoder_heads = e, decoder_depth, decoder_heads
 
-        def block(rngs: nnx.Rngs) -> DecoderBlock:
-            return DecoderBlock(
+        def block(rngs: nnx.Rngs) -> Block:  # its conditioning keeps the encoder's width
+            return Block(
                 e, decoder_heads, self.mlp_ratio, dtype, self.attention, rngs, conditioning=d
             )
 

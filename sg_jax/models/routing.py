@@ -146,11 +146,9 @@ class RoutedStack(nnx.Module):
             start = h, layers.moments(h)
             if self.remat == "selective":
                 return selective.scan(run, start, c, stack)
-            full = self.remat == "full"
-            run = jax.checkpoint(run, prevent_cse=False) if full else run
-            return jax.lax.scan(lambda carry, block: (run(block, carry, c), None), start, stack)[0][
-                0
-            ]
+            if self.remat == "full":
+                run = jax.checkpoint(run, prevent_cse=False)
+            return selective.plain_scan(run, start, c, stack)
 
         return sharding.scan_blocks(run, scan, h, c, stack, self.chunk)
 

@@ -40,6 +40,11 @@ def saved(x: jax.Array) -> tuple[jax.Array, Kept | None]:
     return visit(x) if visit else (x, None)
 
 
+def plain_scan(run: Callable, carry: Carry, c: jax.Array, stack) -> jax.Array:
+    """Return the tokens [B, N, D] after all blocks, as `scan` does; jax keeps what it needs."""
+    return jax.lax.scan(lambda carry, block: (run(block, carry, c), None), carry, stack)[0][0]
+
+
 def scan(run: Callable, carry: Carry, c: jax.Array, stack) -> jax.Array:
     """Return the tokens [B, N, D] after all blocks; with gradients, keep what they save.
 
@@ -53,7 +58,7 @@ def scan(run: Callable, carry: Carry, c: jax.Array, stack) -> jax.Array:
 
     @jax.custom_vjp
     def blocks(carry, c, stack):
-        return jax.lax.scan(lambda carry, block: (run(block, carry, c), None), carry, stack)[0][0]
+        return plain_scan(run, carry, c, stack)
 
     def forward(carry, c, stack):
         def step(carry, block):

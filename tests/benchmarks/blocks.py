@@ -15,6 +15,7 @@ from jax.sharding import SingleDeviceSharding
 from sg_jax import aot, flops
 from sg_jax.models.dit import SIZES, Block
 from sg_jax.models.routing import RoutedStack
+from sg_jax.topology import devices_of
 
 DEPTH = 4
 
@@ -27,7 +28,7 @@ def main():
     parser.add_argument("--remat", default="selective")
     parser.add_argument("--attention", default="pallas", choices=("xla", "pallas"))
     given = parser.parse_args()
-    chip, devices = aot.devices_of(given.topology)
+    chip, devices = devices_of(given.topology)
     here = SingleDeviceSharding(devices[0])
     _, width, heads = SIZES["XL"]
 
