@@ -139,10 +139,10 @@ def training(
     metrics: Mapping[str, Sequence[Mapping[str, float]]],
     seconds: Mapping[str, Mapping[int, float]],
 ) -> "Figure | None":
-    """Draw the loss and the Fréchet distance over the time of training; None without records.
+    """Draw the loss over the time of training, and the Fréchet distance; None without records.
 
     Args:
-      points: at all checkpoints that were scored.
+      points: at all checkpoints that were scored; if it is one each, only the loss is drawn.
       metrics: run -> records of its metrics.jsonl.
       seconds: run -> step -> seconds of training; see `writers.training_seconds`.
     """
@@ -150,8 +150,10 @@ def training(
     if not longest:
         return None
     unit = 3600 if longest > 2 * 3600 else 60
-    figure = plots.new_figure((9.6, 4.2))
-    left, right = figure.subplots(1, 2)
+    scored = {run: _over_training(points, run, times) for run, times in seconds.items()}
+    panels = 2 if any(scored.values()) else 1
+    figure = plots.new_figure((4.8 * panels, 4.2))
+    left, *others = figure.subplots(1, panels, squeeze=False)[0]
     ends, shown = [], []
     for i, (run, times) in enumerate(seconds.items()):
         colour = COLOURS[i % len(COLOURS)]
@@ -161,9 +163,9 @@ def training(
         left.plot(x, losses, color=colour, alpha=0.25, linewidth=0.8)
         left.plot(x, running_mean(losses, max(1, len(losses) // 20)), color=colour, label=run)
         ends += list(losses[len(losses) // 10 :])
-        for n, (words, found) in enumerate(_over_training(points, run, times)):
+        for n, (words, found) in enumerate(scored[run]):
             shown += [p.mean.frechet for p in found]
-            right.errorbar(
+            others[0].errorbar(
                 [times[p.key.checkpoint] / unit for p in found],
                 [p.mean.frechet for p in found],
                 yerr=[p.deviation.frechet for p in found],
@@ -171,15 +173,14 @@ def training(
                 linestyle=("-", "--", ":", "-.")[n % 4], label=f"{run}, {words}",
             )  # fmt: skip
     left.set_ylim(0.98 * min(ends), 1.02 * max(ends))  # the steep beginning is left out
-    if shown:
-        plots.logarithmic_if_wide(right, np.array(shown))
-    for axes, label in ((left, "training loss ↓"), (right, DISTANCE)):
+    for axes, label in zip((left, *others), ("training loss ↓", DISTANCE), strict=False):
         axes.set_xlabel(f"time of training ({UNITS[unit]})", color=INK)
         axes.set_ylabel(label, color=INK)
         plots.plain(axes)
     left.legend(**STYLE)
-    if shown:
-        right.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), **STYLE)
+    for axes in others:
+        plots.logarithmic_if_wide(axes, np.array(shown))
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), **STYLE)
     return figure
 
 

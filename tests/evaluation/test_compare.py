@@ -71,6 +71,16 @@ def test_the_legend_of_costs_is_beside_them_and_not_cut_off(runs):
     assert legend.get_clip_path() is None
 
 
+def test_the_distance_over_training_is_drawn_where_there_is_more_than_one(runs):
+    points = [point for run in runs for point in comparison.read(run)]
+    metrics = {"dense": [{"step": step, "loss": 1.0} for step in (1000, 2000, 3000)]}
+    seconds = {"dense": {1000: 60.0, 2000: 120.0, 3000: 180.0}}
+    two = comparison_plots.training(points, metrics, seconds)
+    assert [axes.get_ylabel()[:4] for axes in two.axes] == ["trai", "Fréc"]
+    one = comparison_plots.training(comparison.final(points), metrics, seconds)
+    assert [axes.get_ylabel()[:4] for axes in one.axes] == ["trai"]
+
+
 def test_gains_are_of_the_best_setting_and_the_same_sampling(runs):
     points = comparison.final([p for run in runs for p in comparison.read(run)])
     best = comparison.best_of_methods(points)
