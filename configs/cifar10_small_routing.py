@@ -16,7 +16,7 @@ def get_config():
     config.data.image_size = 16
     config.model = dict(depth=8, width=128, heads=4, patch=2, routes=((1, 6),))
     config.optimizer.learning_rate = 1e-3
-    config.train.update(dict(steps=8000, batch_size=64, ema_decay=0.999))
+    config.train.update(dict(steps=6000, batch_size=64, ema_decay=0.999))
     config.checkpoint.keep_period = 1000
     config.guidance = guidance = settings((150, 200), (1000, 2000, 4000), config.train.steps)
     config.sample.update(dict(steps=20, batch_size=100))

@@ -19,6 +19,8 @@ from sg_jax.profiler import Profiler
 from sg_jax.state import TrainState, abstract_state, init_state, start_state
 from sg_jax.writers import Progress, Writer, log
 
+AHEAD = 4  # steps that may wait on the devices: what a stop signal, and memory, have to wait for
+
 
 def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
     """Train to `config.train.steps`, continuing from the latest checkpoint in `workdir`.
@@ -74,6 +76,8 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
                 log(f"Step {step}: training at γ {gamma:g}, program {len(compiled)}.")
             state, metrics = compiled[gamma](state, batch, step_key)
             pending.append(metrics)
+            if len(pending) > AHEAD:
+                jax.block_until_ready(pending[-1 - AHEAD])
             if progress is None:
                 jax.block_until_ready(state)
                 log(f"First step, with its compile: {time.perf_counter() - began:.1f} s.")
