@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sg_jax import distributed, files, flops, schedule
+from sg_jax import checks, distributed, files, flops, schedule
 from sg_jax import guidance as guidance_lib
+from sg_jax.errors import UserError
 from sg_jax.experiment import Experiment
 from sg_jax.generate import image_keys, integrate, spread
-from sg_jax.sampler import Sampler
+from sg_jax.guidance import Guidance
+from sg_jax.models.backbone import Backbone
 from sg_jax.sharding import batch_sharding
 from sg_jax.state import init_state
 from sg_jax.writers import log
@@ -38,12 +40,16 @@ def run(experiment: Experiment, workdir: str) -> list[dict]:
     }
     results += _race(programs, costs, config.bench.repeats, 1)
     names = dict.fromkeys(("cfg", *config.evaluate.guidance, "sg_flops"))
+    names = [n for n in names if _runs(experiment.model, experiment.settings[n], n)]
     settings = {
         f"sample, {n} ({experiment.settings[n].describe()})": experiment.settings[n] for n in names
     }
-    programs = {label: _sampling(experiment, g) for label, g in settings.items()}
+    key = jax.random.key(0)
+    model = init_state(experiment.make_model, experiment.tx, experiment.mesh, key).model
+    programs = {label: _sampling(experiment, model, g) for label, g in settings.items()}
+    timed = dict(full=True, steps=STEPS, sampler=experiment.sampler)
     costs = {
-        label: config.sample.batch_size * flops.sampling_step(experiment.model, g, full=True)
+        label: config.sample.batch_size * flops.sampling_step(model, g, **timed)
         for label, g in settings.items()
     }
     results += _race(programs, costs, config.bench.repeats, STEPS)
@@ -51,6 +57,16 @@ def run(experiment: Experiment, workdir: str) -> list[dict]:
         files.write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False).encode())
         log(f"Written to {path}.")
     return results
+
+
+def _runs(model: Backbone, guidance: Guidance, name: str) -> bool:
+    """Return whether a network can run a setting, or say why it is left out."""
+    try:
+        checks.check_setting(model, guidance)
+    except UserError as error:
+        log(f"{name} is left out. {error}")
+        return False
+    return True
 
 
 def training(experiment: Experiment, gamma: float) -> Callable[[], None]:
@@ -70,18 +86,15 @@ def training(experiment: Experiment, gamma: float) -> Callable[[], None]:
     return call
 
 
-def _sampling(experiment: Experiment, guidance) -> Callable[[], None]:
+def _sampling(experiment: Experiment, model: Backbone, guidance: Guidance) -> Callable[[], None]:
     """Return a function that runs `STEPS` sampling steps and waits for them."""
-    config, mesh = experiment.config, experiment.mesh
-    model = init_state(experiment.make_model, experiment.tx, mesh, jax.random.key(0)).model
+    config, mesh, sampler = experiment.config, experiment.mesh, experiment.sampler
     keys = image_keys(0, 0, config.sample.batch_size)
     labels, keys = spread(np.zeros(config.sample.batch_size, np.int32), keys, mesh)
-    plan = guidance_lib.plan(guidance, np.linspace(0, 1, STEPS + 1))
+    plan = guidance_lib.plan(guidance, np.asarray(sampler.times(STEPS)))
     weak_model = model if plan.two_networks else None
     scales = jnp.asarray(schedule.values(guidance.scale, STEPS), jnp.float32)
-    arguments = dict(
-        plan=plan, sampler=Sampler(), steps=STEPS, mesh=mesh, chunk=config.sample.chunk
-    )
+    arguments = dict(plan=plan, sampler=sampler, steps=STEPS, mesh=mesh, chunk=config.sample.chunk)
 
     def call():
         x = integrate(model, weak_model, labels, keys, scales, **arguments)

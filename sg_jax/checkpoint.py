@@ -24,16 +24,18 @@ from sg_jax.errors import UserError, nearest
 from sg_jax.guidance import Guidance
 from sg_jax.models.backbone import Backbone
 from sg_jax.state import TrainState
+from sg_jax.writers import log
 
-# What must not change when a run is continued, and what a checkpoint needs to be sampled.
+# What must not change when a run is continued, when it is sampled, and when samples are scored:
+# keys, and what of them is free. One table of scores holds no other compute type than training's.
 RESUME_KEYS = (
     "seed", "data.name", "data.split", "data.image_size", "data.flip", "model", "objective",
     "optimizer", "train.batch_size", "train.ema_decay", "train.init_from",
     "train.ema_decays", "train.gammas",
 )  # fmt: skip
-SAMPLE_KEYS = ("data.name", "data.image_size", "model")
 FREE_KEYS = ("model.remat", "model.attention")  # how to compute, not what
-FREE_TO_SAMPLE = ("model.size", "model.dtype", *FREE_KEYS)
+SCORING = (("data.name", "data.image_size", "model"), ("model.size", *FREE_KEYS))
+SAMPLING = (SCORING[0], ("model.dtype", *SCORING[1]))
 
 
 def read_config(workdir: str | os.PathLike) -> tuple[ConfigDict, tuple[str, ...]]:
@@ -63,6 +65,7 @@ def prepare_workdir(workdir: str, config: ConfigDict, class_names: tuple[str, ..
         raise UserError(f"--workdir={workdir} is a file: give a folder.")
     if (folder / "config.json").exists():
         check_same(config, workdir, RESUME_KEYS)
+        _tell_of_schedule(config, read_config(workdir)[0])
     # A folder made by hand in a bucket is listed as a file in itself, which does not exist.
     elif folder.exists() and any(path.exists() for path in folder.iterdir()):
         raise UserError(
@@ -77,14 +80,24 @@ def prepare_workdir(workdir: str, config: ConfigDict, class_names: tuple[str, ..
     distributed.barrier("workdir made")
 
 
-def check_same(config: ConfigDict, workdir: str, keys: tuple[str, ...]) -> None:
-    """Raise if the run in `workdir` was trained with other values of `keys`."""
+def _tell_of_schedule(config: ConfigDict, saved: ConfigDict) -> None:
+    """Say where another end of the training moves the learning rate of its steps."""
+    kind, before, now = config.optimizer.schedule, saved.train.steps, config.train.steps
+    if kind != "constant" and before != now:
+        log(
+            f"config.train.steps={now} was {before}: from here on the learning rate ({kind}) is "
+            f"that of a training of {now} steps."
+        )
+
+
+def check_same(
+    config: ConfigDict, workdir: str, keys: tuple[str, ...], free: tuple[str, ...] = FREE_KEYS
+) -> None:
+    """Raise if the run in `workdir` was trained with other values of `keys` that are not free."""
     saved, _ = read_config(workdir)
     for path, value in _flat(config).items():
         watched = any(path == key or path.startswith(key + ".") for key in keys)
-        if path in (FREE_TO_SAMPLE if keys is SAMPLE_KEYS else FREE_KEYS):
-            continue
-        if watched and value != (before := _flat(saved)[path]):
+        if watched and path not in free and value != (before := _flat(saved)[path]):
             raise UserError(
                 f"config.{path}={value!r} differs from the {before!r} that the run in "
                 f"--workdir={workdir} was trained with: set it back, or give another workdir."
@@ -192,6 +205,7 @@ def load(
       UserError: no run or no such checkpoint in `workdir`.
     """
     config, _ = read_config(workdir)
+    model = like or abstract_network(workdir)
     kept = ("ema", "model", *(f"ema_{decay:g}" for decay in config.train.ema_decays))
     if weights not in kept:
         raise UserError(f"weights={weights!r} must be one of {kept}." + nearest(weights, kept))
@@ -199,7 +213,6 @@ def load(
     step = steps[-1] if step is None else step
     if step not in steps:
         raise UserError(f"step={step} is not a checkpoint in {str(workdir)!r}: there are {steps}.")
-    model = like or jax.eval_shape(lambda k: network.make_model(config, k), jax.random.key(0))
     mesh = mesh or sharding.one_device()
     abstract = sharding.place(model, mesh)
     wanted = {weights: named(abstract)}
@@ -208,13 +221,30 @@ def load(
     return unnamed(loaded[weights], abstract)
 
 
+def abstract_network(workdir: str | os.PathLike) -> Backbone:
+    """Return the network that a run trained, as shapes."""
+    config, _ = read_config(workdir)
+    return jax.eval_shape(lambda key: network.make_model(config, key), jax.random.key(0))
+
+
 def load_weak(
-    guidance: Guidance, workdir: str | os.PathLike, mesh: Mesh | None = None
+    guidance: Guidance,
+    workdir: str | os.PathLike,
+    mesh: Mesh | None = None,
+    like: Backbone | None = None,
 ) -> Backbone | None:
-    """Load the network of a setting's weak prediction where that is another one, else None."""
+    """Load the network of a setting's weak prediction where that is another one, else None.
+
+    Args:
+      guidance: the setting.
+      workdir: the run of the strong prediction.
+      mesh, like: see `load`; a network of another run is as that one says.
+    """
     if not guidance.two_networks:
         return None
-    return load(guidance.weak_workdir or workdir, step=guidance.weak_step or None, mesh=mesh)
+    like = None if guidance.weak_workdir else like
+    step = guidance.weak_step or None
+    return load(guidance.weak_workdir or workdir, step=step, mesh=mesh, like=like)
 
 
 def named(tree) -> dict:

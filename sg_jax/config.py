@@ -82,7 +82,7 @@ def defaults() -> ConfigDict:
                 accumulate=1,  # parts the batch is run in, one after the other, to save memory
                 ema_decay=0.9999,
                 ema_decays=(),  # more moving averages to keep beside it, each its own decay
-                gammas=(),  # ((first step, gamma), ...) from which objective.gamma changes
+                gammas=(),  # ((step, gamma), ...): after that step, instead of objective.gamma
                 log_every=100,  # steps
                 sample_every=0,  # steps between sample grids; 0: none
                 then=(),  # modes that follow: "sample", "evaluate"

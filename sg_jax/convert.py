@@ -8,7 +8,8 @@ One table per family holds their names, ours and both layouts; reading and writi
 table. "dit" is facebookresearch/DiT (arXiv 2212.09748), "sit" willisma/SiT (arXiv 2401.08740),
 "tread" CompVis/tread (arXiv 2501.04765), "maskdit" Anima-Lab/MaskDiT (arXiv 2306.09305). A
 converted network is the published function of (x, t, y): what it predicts, and at which t, stays as
-it was trained ("dit": the noise; "sit": our velocity at our t).
+it was trained: "sit" our velocity at our t, "tread" and "maskdit" the F of EDM's preconditioning at
+its c_noise, which `sample` turns into the velocity; "dit" the noise, which it refuses.
 """
 
 import math
@@ -48,6 +49,7 @@ def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
         routes: pairs (start, end) of blocks, both included; all but "maskdit"; none by default.
         image_size: by default the one that pos_embed was made for.
         learn_sigma: False leaves out the second half of the output channels.
+        prediction: what it was trained to return, where that is not what was published.
         dtype, remat: see `Backbone`.
 
     Returns:
@@ -74,7 +76,7 @@ def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
     if kwargs["learn_sigma"] and overrides.get("learn_sigma") is False:
         for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
             arrays[name] = _drop_sigma(arrays[name], kwargs["patch"])
-    kwargs |= overrides
+    kwargs |= {"prediction": known.prediction, **overrides}
     network = jax.eval_shape(lambda: known.network(**kwargs, rngs=nnx.Rngs(0)))
     sizes = {**_sizes(network, known), "tokens": sizes["tokens"]}
     _check_shapes(arrays, layouts, sizes)

@@ -3,7 +3,7 @@
 from sg_jax import flops, guidance
 from sg_jax.experiment import Experiment
 
-EXPLANATION = """GFLOPs of one guided velocity of one image, and of training on one batch.
+EXPLANATION = """GFLOPs of one sampling step of one image, and of training on one batch.
 "paper": multiply-adds of linear layers, what goes on between tokens (attention's two products)
 left out. "full": 2 per multiply-add, with that. "each alone": every prediction by itself, as the
 paper counts; "shared": what equal predictions share is counted once, as our program computes it.

@@ -11,7 +11,7 @@ import json
 import numpy as np
 from etils import epath
 
-from sg_jax import checkpoint, distributed, files
+from sg_jax import checkpoint, checks, distributed, files
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import plots, scoring
@@ -42,11 +42,13 @@ def run(experiment: Experiment, source: Source, workdir: str) -> tuple[epath.Pat
     """
     config, folder = experiment.config, files.path(workdir)
     settings = _settings(experiment)
-    model = checkpoint.load(workdir, mesh=experiment.mesh)
-    weak_models = {  # all before any sampling: one may be missing
-        name: checkpoint.load_weak(guidance, workdir, experiment.mesh)
-        for name, guidance in settings.items()
+    how = dict(mesh=experiment.mesh, like=experiment.model)
+    model = checkpoint.load(workdir, **how)
+    weak_models = {  # all before any sampling: one may be missing, or not fit
+        name: checkpoint.load_weak(guidance, workdir, **how) for name, guidance in settings.items()
     }
+    for name, guidance in settings.items():
+        checks.check_setting(model, guidance, weak_models[name], f"config.guidance.{name}")
     writer = distributed.is_writer()
     judge = scoring.open_judge(config, source, workdir) if writer else None
     unit = same_class_distance(judge.reference, judge.labels) if writer else None

@@ -14,7 +14,8 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sg_jax import distributed, network, optimizer, sharding, tokens
+from sg_jax import distributed, network, optimizer, sharding
+from sg_jax.checks import check_rate, check_setting
 from sg_jax.data.pipeline import train_iterator
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError, nearest
@@ -40,21 +41,14 @@ def guidance_setting(config: ConfigDict, name: str, key: str) -> Guidance:
         raise UserError(str(error).replace("guidance.", f"config.guidance.{name}.", 1)) from None
 
 
-def _check_gamma(model: Backbone, gamma: float, key: str) -> None:
-    """Raise where a network cannot run at a sparsity rate: masking keeps at least one token."""
-    if model.masks and 0 <= gamma <= 1 and tokens.keep_count(model.tokens, gamma) == 0:
-        raise UserError(f"{key}={gamma} must be below 1: masking needs at least one token.")
-
-
 def _check_gammas(model: Backbone, gammas: tuple) -> None:
-    """Raise unless a schedule of training rates is made of pairs (first step, gamma), in order."""
+    """Raise unless a schedule of training rates is made of pairs (step, gamma), in order."""
     for pair in gammas:
         if not isinstance(pair, tuple) or len(pair) != 2 or not 0 <= pair[1] <= 1 or pair[0] < 0:
             raise UserError(
-                f"config.train.gammas={gammas!r} must hold pairs (first step, gamma), gamma in "
-                f"[0, 1]."
+                f"config.train.gammas={gammas!r} must hold pairs (step, gamma), gamma in [0, 1]."
             )
-        _check_gamma(model, pair[1], "config.train.gammas")
+        check_rate(model, pair[1], "config.train.gammas")
     if list(gammas) != sorted(gammas):
         raise UserError(f"config.train.gammas={gammas!r} must have ascending steps.")
 
@@ -133,6 +127,34 @@ class Experiment:
         return begun[-1] if begun else self.objective.gamma
 
 
+def _check_training_draws(config: ConfigDict, model: Backbone, settings: dict) -> None:
+    """Raise where training could not draw in the end, or on its way, what it is asked to."""
+    train, names = config.train, []
+    if "sample" in train.then or train.sample_every:
+        names.append(config.sample.guidance)
+    if "evaluate" in train.then:
+        names += config.evaluate.guidance
+    for name in names:
+        check_setting(model, settings[name], key=f"config.guidance.{name}")
+        step = settings[name].weak_step
+        if train.then and step and not settings[name].weak_workdir and not _is_kept(config, step):
+            raise UserError(
+                f"config.guidance.{name}.weak_step={step} is no checkpoint that this training "
+                f"keeps: it saves each config.checkpoint.every={config.checkpoint.every} of "
+                f"config.train.steps={train.steps}, and keeps the last {config.checkpoint.keep}, "
+                f"and multiples of config.checkpoint.keep_period={config.checkpoint.keep_period}."
+            )
+
+
+def _is_kept(config: ConfigDict, step: int) -> bool:
+    """Return whether a checkpoint of `step` is there when training has ended."""
+    every, last = config.checkpoint.every, config.train.steps
+    period = config.checkpoint.keep_period
+    saved = sorted({*range(every, last + 1, every), last})
+    periodic = period and step % period == 0
+    return step in saved and bool(periodic or step in saved[-config.checkpoint.keep :])
+
+
 def _check_tensor(config: ConfigDict, size: int) -> None:
     """Raise unless `size` devices can share the heads of a block."""
     model = config.model
@@ -153,14 +175,14 @@ def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Ex
       devices: to run on; all by default.
     """
     model = jax.eval_shape(lambda key: network.make_model(config, key), jax.random.key(0))
-    _check_gamma(model, config.objective.gamma, "config.objective.gamma")
+    check_rate(model, config.objective.gamma, "config.objective.gamma")
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
     _check_tensor(config, mesh.shape["tensor"])
     at_least = {
         "train.steps": 1, "train.accumulate": 1, "train.log_every": 1, "train.sample_every": 0,
         "checkpoint.every": 1, "checkpoint.keep": 1, "checkpoint.keep_period": 0,
         "sample.steps": 1, "sample.count": 1, "evaluate.samples": 10, "evaluate.columns": 1,
-        "evaluate.references": 0, "evaluate.step": 0, "bench.repeats": 3,
+        "evaluate.step": 0, "bench.repeats": 3,
         "bench.images_per_second": 0,
         "data.workers": 0, "data.threads": 0, "data.image_size": 0,
         "sample.chunk": 0, "profile.start": 0, "profile.steps": 1,
@@ -169,6 +191,11 @@ def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Ex
         section, key = path.split(".")
         if config[section][key] < low:
             raise UserError(f"config.{path}={config[section][key]} must be at least {low}.")
+    if config.evaluate.references in (1, 2, 3) or config.evaluate.references < 0:
+        raise UserError(
+            f"config.evaluate.references={config.evaluate.references} must be at least 4, or 0 for "
+            f"all real images."
+        )
     for section, parts in (("train", config.train.accumulate), ("sample", 1)):
         size = config[section].batch_size
         sharding.check_batch(f"config.{section}.batch_size", size, mesh, parts)
@@ -209,6 +236,7 @@ def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Ex
     ):
         for name in names:
             guidance_setting(config, name, key)
+    _check_training_draws(config, model, settings)
     rate = config.optimizer
     schedule = optimizer.make_schedule(
         rate.learning_rate, rate.schedule, rate.warmup, config.train.steps

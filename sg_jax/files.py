@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import uuid
 
 import fsspec
 from etils import epath
@@ -67,7 +68,7 @@ def write_atomically(name: str | os.PathLike, content: bytes) -> epath.Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because a rename is atomic only within one file system. Not tempfile:
     # its files are readable by their owner alone, and reports are shared.
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     try:
         partial.write_bytes(content)
         os.replace(partial, target)

@@ -38,8 +38,9 @@ def sampling_step(
     shared_head: bool = True,
     steps: int = 40,
     sampler: Sampler | None = None,
+    weak_model: Backbone | None = None,
 ) -> float:
-    """Return FLOPs per image of one evaluation, the mean over a run of `steps`.
+    """Return FLOPs per image of one step, the mean over a run of `steps`.
 
     Args:
       model: the network (its shapes).
@@ -48,18 +49,22 @@ def sampling_step(
       shared_head: what equal branches share is counted once, as our program computes it; the paper
         counts each branch alone.
       steps: of the run, for schedules.
-      sampler: whose times say which steps lie in the guidance interval; Euler by default.
+      sampler: how often it evaluates per step, and at which times; Euler by default.
+      weak_model: of the weak prediction, if it is one of another shape.
     """
-    plan = guidance_lib.plan(guidance, np.asarray((sampler or Sampler()).times(steps)))
+    sampler = sampler or Sampler()
+    plan = guidance_lib.plan(guidance, np.asarray(sampler.times(steps)))
+    models = (model, weak_model or model)
     total = 0.0
     for stretch in plan.stretches:
         together = shared_head and not plan.two_networks
         if together:
             macs = model.macs(stretch.gammas, plan.weak_label == "same", full)
         else:
-            macs = sum(model.macs((gamma,), True, full) for gamma in stretch.gammas)
+            pairs = zip(models, stretch.gammas, strict=False)  # outside the interval only one
+            macs = sum(network.macs((gamma,), True, full) for network, gamma in pairs)
         total += (stretch.stop - stretch.first) / steps * macs
-    return (2 if full else 1) * total
+    return (2 if full else 1) * sampler.evaluations * total
 
 
 def training_step(model: Backbone, gamma: float, batch_size: int, *, full: bool = False) -> float:

@@ -38,7 +38,7 @@ def denoised(x_t: jax.Array, v: jax.Array, t: jax.Array) -> jax.Array:
 def sample_time(
     key: jax.Array, shape: tuple[int, ...], distribution: str, mean: float = 0.0, std: float = 1.0
 ) -> jax.Array:
-    """Draw training times in (0, 1), float32.
+    """Draw training times in [0, 1), float32.
 
     `logit_normal` is sigmoid(N(mean, std^2)) (Esser et al., arXiv 2403.03206); `uniform` is SiT's.
     """

@@ -1,5 +1,6 @@
 """Labels to images: noise, guidance and integrator bound into one compiled program."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from sg_jax import distributed, schedule, sharding
+from sg_jax import checks, distributed, schedule, sharding
 from sg_jax import guidance as guidance_lib
 from sg_jax.data.images import to_uint8
 from sg_jax.errors import UserError
@@ -93,6 +94,7 @@ def sample(
     progress: Callable[[int], None] | None = None,
     sampler: str | Sampler = "euler",
     weak_model: Backbone | None = None,
+    pixels: bool = True,
 ) -> np.ndarray:
     """Draw one image per label.
 
@@ -113,16 +115,25 @@ def sample(
         several processes, all of them call with the same arguments and a model loaded onto it.
       progress: called with the number of images done after each batch.
       sampler: a `Sampler` or the name of one.
-      weak_model: the network of the weak prediction, for a guidance with `weak_step` or
-        `weak_workdir` (autoguidance).
+      weak_model: the network of the weak prediction if it is another one (autoguidance).
+      pixels: False returns samples as the network makes them, such as latents to decode.
 
     Returns:
-      Images, uint8 [B, H, W, C]; all of them in every process.
+      Images, uint8 [B, H, W, C], or with pixels=False float32; all of them in every process.
 
     Raises:
-      UserError: a label out of range, or a value that makes no sense, before anything is compiled.
+      UserError: a label out of range, networks that cannot do what is asked, or a value that makes
+        no sense, before anything is compiled; samples that are not finite.
     """
     guidance = guidance_lib.resolve(guidance)
+    if weak_model is not None and not guidance.two_networks:
+        guidance = dataclasses.replace(guidance, weak_workdir="another network")
+    checks.check_setting(model, guidance, weak_model)
+    if pixels and model.channels not in (1, 3):
+        raise UserError(
+            f"This network makes samples of {model.channels} channels, which are no pixels (so "
+            f"have latents): sample(..., pixels=False) returns them as they are, to be decoded."
+        )
     sampler = Sampler(sampler) if isinstance(sampler, str) else sampler
     labels = check_labels(labels, model.num_classes)
     if steps < 1:
@@ -135,11 +146,6 @@ def sample(
             f"guidance {guidance.describe()!r} takes its weak prediction from another network: "
             f"give it as weak_model, such as sg_jax.load(workdir, step={guidance.weak_step})."
         )
-    if plan.weak_label == "random" and model.num_classes < 2:
-        raise UserError(
-            f"guidance.weak_label='random' needs another class to draw, but the model knows "
-            f"{model.num_classes}."
-        )
     weak_model = weak_model if plan.two_networks else None
     scales = jnp.asarray(schedule.values(guidance.scale, steps), jnp.float32)
     batch_size = max(1, min(batch_size or len(labels), len(labels)))
@@ -149,7 +155,8 @@ def sample(
         model, weak_model = (  # nothing moves if it is there already
             jax.device_put(m, sharding.infer(m, mesh)) for m in (model, weak_model)
         )
-    images = np.zeros((len(labels), model.image_size, model.image_size, model.channels), np.uint8)
+    shape = (len(labels), model.image_size, model.image_size, model.channels)
+    images = np.zeros(shape, np.uint8 if pixels else np.float32)
     for first in range(0, len(labels), batch_size):
         part = labels[first : first + batch_size]
         padded = np.zeros(batch_size, np.int32)
@@ -169,7 +176,14 @@ def sample(
             mesh=mesh,
             chunk=chunk,
         )
-        images[first : first + len(part)] = to_uint8(distributed.to_host(x))[: len(part)]
+        drawn = distributed.to_host(x)[: len(part)]
+        if broken := int(np.sum(~np.isfinite(drawn).all(axis=(1, 2, 3)))):
+            raise UserError(
+                f"{broken} of {len(part)} samples hold NaN or infinity ({guidance.describe()}, "
+                f"{sampler.name}, {steps} steps): lower the scale, or take more steps. If it is so "
+                f"without guidance too, the weights are broken."
+            )
+        images[first : first + len(part)] = to_uint8(drawn) if pixels else drawn
         if progress:
             progress(first + len(part))
     return images

@@ -195,9 +195,10 @@ def rates(guidance: Guidance, steps: int) -> tuple[list[float], list[float]]:
     """Return the strong and the weak rate of each step, rounded to `guidance.segments`."""
     out = []
     for gamma in (guidance.gamma_strong, guidance.gamma_weak):
-        exact = schedule.values(gamma, steps)
-        count = min(guidance.segments, steps) if isinstance(gamma, tuple) else 1
-        groups = np.array_split(exact, count)
+        if not isinstance(gamma, tuple):
+            out.append([float(gamma)] * steps)  # exact: a last digit may be a token
+            continue
+        groups = np.array_split(schedule.values(gamma, steps), min(guidance.segments, steps))
         out.append([round(float(g.mean()), 6) for g in groups for _ in g])
     return out[0], out[1]
 

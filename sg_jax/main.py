@@ -92,7 +92,8 @@ def main(argv: Sequence[str]) -> None:
     if mode == "train":
         checkpoint.prepare_workdir(workdir, completed, source.class_names)
     elif mode in NEED_A_RUN:
-        checkpoint.check_same(completed, workdir, checkpoint.SAMPLE_KEYS)
+        same = checkpoint.SAMPLING if mode == "sample" else checkpoint.SCORING
+        checkpoint.check_same(completed, workdir, *same)
     _keep_programs(workdir)
     for step in (mode, *(completed.train.then if mode == "train" else ())):
         _dispatch(step, built, source, workdir, shlex.join(argv[1:]))
@@ -162,6 +163,6 @@ if __name__ == "__main__":
     try:
         main(sys.argv)
     except UserError as error:
-        if distributed.is_writer():
-            print(f"Error: {error}", file=sys.stderr)
+        other = "" if distributed.is_writer() else f"Process {jax.process_index()}: "
+        print(f"{other}Error: {error}", file=sys.stderr)
         sys.exit(2)

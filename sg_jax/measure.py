@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from sg_jax import checkpoint, distributed, files, flops
+from sg_jax import checkpoint, checks, distributed, files, flops
 from sg_jax import guidance as guidance_lib
 from sg_jax.errors import UserError
 from sg_jax.evaluation import scoring, table
@@ -66,11 +66,10 @@ def run(
     Raises:
       UserError: a checkpoint that is not there, before any sampling.
     """
-    for guidance in guidances:
-        _check_weak(guidance, workdir)
+    drawn = {guidance: _resolved(experiment, guidance, workdir) for guidance in guidances}
     keys = {
         (guidance, seed): Key(
-            guidance=table.canonical(guidance),
+            guidance=drawn[guidance],
             sampler=table.words(experiment.sampler),
             steps=experiment.config.sample.steps,
             samples=samples,
@@ -102,9 +101,10 @@ def run(
 
 
 def _draw_all(experiment, judge, workdir, left, rows: table.Table, shown: int) -> None:
-    config, program, networks = experiment.config.sample, None, None
+    config, networks, programs = experiment.config.sample, None, set()
     step, samples = left[0][0].checkpoint, left[0][0].samples
-    model = checkpoint.load(workdir, step, mesh=experiment.mesh)
+    how = dict(mesh=experiment.mesh, like=experiment.model)
+    model = checkpoint.load(workdir, step, **how)
     labels = np.resize(np.arange(model.num_classes), samples)
     times = np.asarray(experiment.sampler.times(config.steps))
     progress = Progress(0, len(left), samples, unit="drawing")
@@ -113,7 +113,7 @@ def _draw_all(experiment, judge, workdir, left, rows: table.Table, shown: int) -
         log(f"Draw {samples} images: {guidance.describe()}, seed {key.seed}.")
         if networks != (guidance.weak_workdir, guidance.weak_step):
             networks = (guidance.weak_workdir, guidance.weak_step)
-            weak_model = checkpoint.load_weak(guidance, workdir, experiment.mesh)
+            weak_model = checkpoint.load_weak(guidance, workdir, **how)
         draw = functools.partial(
             sample,
             model,
@@ -121,10 +121,10 @@ def _draw_all(experiment, judge, workdir, left, rows: table.Table, shown: int) -
             weak_model=weak_model,
             **{**experiment.sampling, "seed": key.seed},
         )
-        plan = guidance_lib.plan(guidance, times)
-        if program != plan or not score:  # compiles; and the first images are always the same
+        program = (guidance_lib.plan(guidance, times), guidance.weak_workdir)
+        if program not in programs or not score:  # compiles; the first images are always the same
             images = draw(labels[: max(config.batch_size, shown)])
-            program = plan
+            programs.add(program)
         if score:
             images, rate = scoring.timed(draw, labels, config.batch_size)
         if judge is None:
@@ -133,21 +133,32 @@ def _draw_all(experiment, judge, workdir, left, rows: table.Table, shown: int) -
             _keep_images(workdir, key, images[:shown])
         if score:
             cost = flops.sampling_step(
-                model, guidance, steps=config.steps, sampler=experiment.sampler
+                model,
+                guidance,
+                steps=config.steps,
+                sampler=experiment.sampler,
+                weak_model=weak_model,
             )
             rows[key] = Measured(
                 **dataclasses.asdict(judge.score(images, labels)),
                 gflops_per_step=cost / 1e9,
                 images_per_second=rate,
             )
+            rows |= table.read(workdir)  # what another command has written meanwhile
             table.write(workdir, rows)
             progress.update(done, frechet=rows[key].frechet, accuracy=rows[key].accuracy)
 
 
-def _check_weak(guidance: Guidance, workdir: str | os.PathLike) -> None:
-    """Raise where the checkpoint of a weak prediction is missing."""
+def _resolved(experiment: Experiment, guidance: Guidance, workdir: str | os.PathLike) -> Guidance:
+    """Return what is drawn for a setting: as a table keeps it, the step of its weak network known.
+
+    Raises:
+      UserError: a setting that the networks cannot make, or a checkpoint that is missing.
+    """
+    guidance = table.canonical(guidance)
     if not guidance.two_networks:
-        return
+        checks.check_setting(experiment.model, guidance)
+        return guidance
     folder = guidance.weak_workdir or workdir
     steps = checkpoint.saved_steps(folder)
     if guidance.weak_step and guidance.weak_step not in steps:
@@ -156,6 +167,9 @@ def _check_weak(guidance: Guidance, workdir: str | os.PathLike) -> None:
             f"{str(folder)!r}, which holds {steps}: set its weak_step to one of them, or train "
             f"with config.checkpoint.keep_period."
         )
+    other = checkpoint.abstract_network(folder) if guidance.weak_workdir else experiment.model
+    checks.check_setting(experiment.model, guidance, other)
+    return dataclasses.replace(guidance, weak_step=guidance.weak_step or steps[-1])
 
 
 def _images_path(workdir: str | os.PathLike, key: Key) -> epath.Path:

@@ -11,6 +11,7 @@ from sg_jax.models.backbone import Backbone
 from sg_jax.models.dit import DiT
 from sg_jax.models.maskdit import MaskDiT
 from sg_jax.models.ssm import SSM
+from sg_jax.prediction import PREDICTIONS
 
 SHARED = (
     "image_size", "channels", "num_classes", "patch", "width", "depth", "routes", "dtype", "remat",
@@ -47,6 +48,11 @@ def complete(
             f"{config.data.name!r}): drawing images from them needs a decoder."
         )
     height, width, channels = image_shape
+    if not latents and channels not in (1, 3):
+        raise UserError(
+            f"The images of config.data.name={config.data.name!r} have {channels} channels, but "
+            f"they must be grey (1) or coloured (3)."
+        )
     if height != width:
         raise UserError(
             f"config.data.image_size=0 takes images as stored, {height}x{width}, but they must be "
@@ -70,6 +76,11 @@ def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
         raise UserError(
             f"config.model.kind={model.kind!r} must be one of {', '.join(KINDS)}."
             + nearest(model.kind, KINDS)
+        )
+    if model.prediction not in PREDICTIONS:
+        raise UserError(
+            f"config.model.prediction={model.prediction!r} must be one of {PREDICTIONS}."
+            + nearest(model.prediction, PREDICTIONS)
         )
     named = dit.geometry(model.size) if model.size else {}
     with config.unlocked():

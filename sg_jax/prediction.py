@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from sg_jax import flow, sharding
+from sg_jax.errors import UserError
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.routing import KeepIds
 
+PREDICTIONS = ("velocity", "edm")  # of networks that become a velocity here
 SIGMA_DATA = 0.5
 SIGMA_RANGE = (0.002, 80.0)  # c_noise is clipped to EDM's noise levels
 
@@ -29,6 +31,11 @@ def velocities(
     ids: Sequence[KeepIds] = (None,),
 ) -> list[jax.Array]:
     """Return the velocity [B, H, W, C] of each branch at the same x_t; see `Backbone.branches`."""
+    if model.prediction not in PREDICTIONS:
+        raise UserError(
+            f"This network predicts {model.prediction!r}, and only those that predict "
+            f"{' or '.join(map(repr, PREDICTIONS))} can be sampled and trained."
+        )
     model = sharding.gathered(model)
     if model.prediction == "velocity":
         return model.branches(x, t, ys, ids)

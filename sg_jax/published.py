@@ -63,15 +63,17 @@ class Family:
     options: tuple[str, ...]  # of `from_state_dict`
     null_rows: int  # rows of the label table beyond the classes
     sigma: bool = False  # always 2 C output channels
+    prediction: str = "velocity"  # what the published network was trained to return
 
 
-OPTIONS = ("heads", "image_size", "learn_sigma", "dtype", "remat")
+OPTIONS = ("heads", "image_size", "learn_sigma", "dtype", "remat", "prediction")
 TREAD = Family(
     network=DiT,
     rules=_network("labels width", "width"),
     tables={"pos_embed": "1 tokens width"},
     options=(*OPTIONS, "routes"),
     null_rows=1,
+    prediction="edm",
 )
 MASKDIT = Family(
     network=MaskDiT,
@@ -85,9 +87,11 @@ MASKDIT = Family(
     tables={"pos_embed": "1 tokens width", "decoder_pos_embed": "1 tokens decoder"},
     options=(*OPTIONS, "decoder_heads"),
     null_rows=0,
+    prediction="edm",
 )
-SIT = dataclasses.replace(TREAD, sigma=True)
-FAMILIES = {"dit": SIT, "sit": SIT, "tread": TREAD, "maskdit": MASKDIT}
+SIT = dataclasses.replace(TREAD, sigma=True, prediction="velocity")
+DIT = dataclasses.replace(SIT, prediction="noise")
+FAMILIES = {"dit": DIT, "sit": SIT, "tread": TREAD, "maskdit": MASKDIT}
 
 
 def rules_of(

@@ -25,8 +25,9 @@ def run(experiment: Experiment, workdir: str) -> epath.Path:
     guidance = settings[config.guidance]
     cycle = config.labels or range(experiment.model.num_classes)
     labels = np.resize(cycle, config.count)
-    model = checkpoint.load(workdir, mesh=experiment.mesh)
-    weak_model = checkpoint.load_weak(guidance, workdir, experiment.mesh)
+    how = dict(mesh=experiment.mesh, like=experiment.model)
+    model = checkpoint.load(workdir, **how)
+    weak_model = checkpoint.load_weak(guidance, workdir, **how)
     log(f"Draw {config.count} images: {config.guidance} ({guidance.describe()}).")
     progress = Progress(0, config.count, 1, unit="image")
     images = sample(
@@ -46,9 +47,9 @@ def run(experiment: Experiment, workdir: str) -> epath.Path:
 
 def _write(images: np.ndarray, labels: np.ndarray, columns: int, path: epath.Path) -> None:
     """Write whole rows of a picture to `path`, and all images with their labels beside it."""
-    rows = len(images) // columns
-    picture = pictures.grid(images[: rows * columns].reshape(rows, columns, *images.shape[1:]))
-    pictures.save_png(picture, path)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, images=images, labels=labels)
     files.write_atomically(path.with_suffix(".npz"), buffer.getvalue())
+    rows = len(images) // columns
+    picture = pictures.grid(images[: rows * columns].reshape(rows, columns, *images.shape[1:]))
+    pictures.save_png(picture, path)

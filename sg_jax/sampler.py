@@ -203,14 +203,18 @@ def euler_maruyama(
 
     dx = (v + D s) dt + sqrt(2 D) dW,  score s = (t v - x) / (1 - t)      (SiT, Eq. 4 and 7)
 
-    The step that ends at t = 1 adds no noise, as nothing after it would take it out again.
+    The step that ends at t = 1 adds no noise, as nothing after it would take it out again. D is
+    limited so that this one takes out all the noise there is, at most, and others half of it: with
+    more the steps would oscillate.
     """
 
     def step(x, inputs):
         t, dt, n = inputs
-        v, d = velocity(x, t, n), diffusion(t)
+        last = t + dt > 1 - 1e-6
+        most = jnp.where(last, 1.0, 0.5) * (1 - t) ** 2 / dt
+        v, d = velocity(x, t, n), jnp.minimum(diffusion(t), most)
         score = (t * v - x) / (1 - t)
-        spread = jnp.sqrt(2 * d * dt) * (t + dt < 1 - 1e-6)
+        spread = jnp.sqrt(2 * d * dt) * ~last
         return x + dt * (v + d * score) + spread * noise(n), None
 
     return _scan(step, x, times, first, 1)

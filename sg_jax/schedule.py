@@ -66,6 +66,14 @@ def check(name: str, schedule: Schedule, low: float, high: float) -> None:
             )
 
 
+def highest(schedule: Schedule) -> float:
+    """Return the largest value that a schedule reaches."""
+    if not isinstance(schedule, tuple):
+        return float(schedule)
+    kind, *rest = schedule
+    return float(max(v for _, v in rest) if kind == "piecewise" else max(rest))
+
+
 def text(schedule: Schedule) -> str:
     """Return a schedule in a few characters, such as "0.6→0 cosine"."""
     if not isinstance(schedule, tuple):

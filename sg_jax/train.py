@@ -71,7 +71,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
             batch = sharding.to_global(next(data), mesh)
             position += 1
             gamma = experiment.gamma_at(step)
-            if gamma not in compiled:
+            if fresh := gamma not in compiled:
                 compiled[gamma] = experiment.compile_train_step(gamma, abstract)
                 log(f"Step {step}: training at γ {gamma:g}, program {len(compiled)}.")
             state, metrics = compiled[gamma](state, batch, step_key)
@@ -82,6 +82,9 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
                 jax.block_until_ready(state)
                 log(f"First step, with its compile: {time.perf_counter() - began:.1f} s.")
                 progress = Progress(step, total, config.train.batch_size)
+            elif fresh:
+                jax.block_until_ready(state)
+                progress.restart(step)
             if profiler.after(step, state):
                 progress.restart(step)
             stopped = stop()  # asked once: what is true here gets saved
@@ -97,6 +100,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
                 _sample_grid(experiment, state, writer, workdir, step)
                 progress.restart(step)
             if last or checkpoints.should_save(step):
+                _means(pending, step)  # weights that are not finite replace no others
                 writer.flush()  # so that a resumed run has all records up to its checkpoint
                 checkpoint.save(checkpoints, state, step, position)
             if last:
@@ -124,14 +128,16 @@ def _speed(experiment: Experiment, gamma: float, rates: dict[str, float]) -> dic
 
 
 def _means(pending: list[dict], step: int) -> dict[str, float]:
-    """Return the mean of each metric over the steps since the last record."""
+    """Return the mean of each metric over the steps since the last record; raise for NaN."""
     host = jax.device_get(pending)
+    if not host:
+        return {}
     means = {name: float(np.mean([m[name] for m in host])) for name in host[0]}
     if not math.isfinite(means["loss"]):
         raise UserError(
-            f"The loss is {means['loss']} at step {step}. Lower config.optimizer.learning_rate or "
-            f"set config.optimizer.clip_norm, and continue from the last checkpoint with the same "
-            f"command in a new --workdir."
+            f"The loss is {means['loss']} at step {step}; the last checkpoint is older. Lower "
+            f"config.optimizer.learning_rate or set config.optimizer.clip_norm in a new --workdir, "
+            f"with --config.train.init_from=RUN to start from that checkpoint's weights."
         )
     return means
 

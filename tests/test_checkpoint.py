@@ -212,9 +212,11 @@ def test_a_run_is_not_continued_with_another_config(run, changes, named):
 def test_sampling_may_change_what_training_used(run):
     folder, _ = run
     other = completed(objective=dict(gamma=0.1), model=dict(dtype="bfloat16", remat="full"))
-    checkpoint.check_same(other, folder, checkpoint.SAMPLE_KEYS)
+    checkpoint.check_same(other, folder, *checkpoint.SAMPLING)
+    with pytest.raises(UserError, match=r"config\.model\.dtype='bfloat16' differs"):
+        checkpoint.check_same(other, folder, *checkpoint.SCORING)  # scores would be mixed
     with pytest.raises(UserError, match=r"config\.model\.heads=4 differs from the 2"):
-        checkpoint.check_same(completed(model=dict(heads=4)), folder, checkpoint.SAMPLE_KEYS)
+        checkpoint.check_same(completed(model=dict(heads=4)), folder, *checkpoint.SAMPLING)
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -193,6 +193,17 @@ def test_wrapped_weights_are_the_same_weights(sit, wrap):
     assert_same_weights(to_state_dict(from_state_dict(wrap(sit), "sit"), "sit"), sit)
 
 
+@pytest.mark.parametrize(
+    ("family", "prediction"),
+    [("dit", "noise"), ("sit", "velocity"), ("tread", "edm"), ("maskdit", "edm")],
+)
+def test_networks_say_what_they_were_trained_to_predict(family, prediction):
+    model = make(MaskDiT, decoder_width=16, decoder_depth=1) if family == "maskdit" else make(DiT)
+    state = to_state_dict(model, family)
+    assert from_state_dict(state, family).prediction == prediction
+    assert from_state_dict(state, family, prediction="velocity").prediction == "velocity"
+
+
 def test_heads_are_the_published_ones():
     widths = {384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 16, 64: 4, 512: 8, 2048: 32, 96: 4, 448: 7}
     assert {width: default_heads(width) for width in widths} == widths

@@ -44,7 +44,7 @@ def diversity_of(tmp_path, tiny, mesh_of, monkeypatch):
         mesh, sampler = mesh_of(1, 1), Sampler()
         sampling = dict(seed=config.seed, mesh=mesh, sampler=sampler, **config.sample)
         experiment = types.SimpleNamespace(
-            config=config, mesh=mesh, sampler=sampler, sampling=sampling
+            config=config, mesh=mesh, sampler=sampler, sampling=sampling, model=tiny
         )
         source = types.SimpleNamespace(num_classes=5)
         picture, report = diversity.run(experiment, source, str(tmp_path))

@@ -1,5 +1,6 @@
 """Evaluation: seeds, checkpoints by step, and what a second call draws."""
 
+import dataclasses
 import json
 import types
 
@@ -26,7 +27,7 @@ SAMPLES, BATCH, COLUMNS = 20, 6, 3
 class Pixels:
     """A feature network of the first pixels, which takes no training."""
 
-    fingerprint = types.SimpleNamespace(digest="0badcafe")
+    digest = "0badcafe"
     test_accuracy = 0.5
 
     def score(self, images):
@@ -81,6 +82,21 @@ def evaluate_of(tmp_path, tiny, make_dit, mesh_of, monkeypatch):
         return scored, list(loaded), json.loads((tmp_path / "report.json").read_text("utf-8"))
 
     return run
+
+
+def test_what_another_command_has_scored_meanwhile_is_kept(evaluate_of, tmp_path, monkeypatch):
+    evaluate_of(("unguided",))
+    ((key, scores),) = table.read(tmp_path).items()
+    other, draw = dataclasses.replace(key, seed=77), measure.sample
+
+    def sample(*args, **kwargs):
+        table.write(tmp_path, {**table.read(tmp_path), other: scores})
+        return draw(*args, **kwargs)
+
+    monkeypatch.setattr(measure, "sample", sample)
+    evaluate_of(("unguided", "sg"))
+    rows = table.read(tmp_path)
+    assert len(rows) == 3 and rows[other] == scores
 
 
 def test_what_is_scored_is_kept_setting_by_setting(evaluate_of, tmp_path):

@@ -66,7 +66,7 @@ def test_listings_of_a_bucket_are_not_kept(bucket):
         files.path,
         checkpoint.load,
         lambda workdir: checkpoint.prepare_workdir(workdir, None, ()),
-        lambda workdir: checkpoint.check_same(None, workdir, checkpoint.SAMPLE_KEYS),
+        lambda workdir: checkpoint.check_same(None, workdir, *checkpoint.SAMPLING),
         lambda workdir: bench.run(None, workdir),
         lambda workdir: data_bench.run(None, None, workdir),
     ],

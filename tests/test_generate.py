@@ -7,6 +7,7 @@ import pytest
 
 from sg_jax import guidance as guidance_lib
 from sg_jax import sharding
+from sg_jax.data.images import to_uint8
 from sg_jax.errors import UserError
 from sg_jax.generate import image_keys, integrate, sample
 from sg_jax.guidance import Guidance
@@ -181,6 +182,31 @@ def test_progress_counts_images(zero):
     done = []
     draw(zero, LABELS[:5], batch_size=2, progress=done.append)
     assert done == [2, 4, 5]
+
+
+def test_samples_that_are_not_finite_are_no_images(tiny):
+    broken = jax.tree.map(lambda x: x * jnp.nan, tiny)
+    with pytest.raises(UserError, match="2 of 2 samples hold NaN or infinity"):
+        sample(broken, [0, 1], steps=1)
+
+
+def test_latents_are_returned_as_they_are(make_dit):
+    model = make_dit(channels=4)
+    with pytest.raises(UserError, match=r"4 channels, which are no pixels.*pixels=False"):
+        sample(model, [0], steps=1)
+    latents = sample(model, [0, 1, 2], steps=2, batch_size=2, pixels=False)
+    assert (latents.shape, latents.dtype) == ((3, 8, 8, 4), np.float32)
+    assert latents.max() > 1.5  # not clipped
+
+
+def test_floats_are_what_pixels_were(tiny, eight):
+    floats = draw(tiny, pixels=False)
+    np.testing.assert_array_equal(to_uint8(floats), eight)
+
+
+def test_a_network_that_predicts_noise_is_refused(make_dit):
+    with pytest.raises(UserError, match=r"predicts 'noise'.*'velocity' or 'edm'"):
+        sample(make_dit(prediction="noise"), [0], steps=1)
 
 
 def test_no_labels_are_no_images(zero):

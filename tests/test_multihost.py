@@ -245,11 +245,11 @@ def test_a_killed_process_ends_the_first(start, tmp_path):
     assert group.end(timeout=120)[0] != 0
 
 
-def test_an_error_of_all_processes_is_printed_by_one(start, tmp_path):
+def test_an_error_of_all_processes_is_one_paragraph_of_each(start, tmp_path):
     group = start(tmp_path / "run", *STEPS, "--config.objective.gamma=2", number=2)
     assert group.end(timeout=60) == [2, 2]
     texts = [group.text(i) for i in range(2)]
-    assert [text.count("Error: ") for text in texts] == [1, 0]
+    assert [text.count("Error: ") for text in texts] == [1, 1]
     assert "gamma=2" in texts[0] and "Traceback" not in texts[0] + texts[1]
     assert not (tmp_path / "run").exists()
 

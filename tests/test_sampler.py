@@ -188,6 +188,18 @@ def test_noise_on_the_way_keeps_the_distribution(name, settings):
     assert abs(x.mean() - MU) < 0.027 and abs(x.std() - S) < 0.022
 
 
+@pytest.mark.parametrize("diffusion", sampler.DIFFUSIONS)
+def test_the_sde_does_not_oscillate_at_usual_steps_of_narrow_data(diffusion):
+    s = 0.05
+
+    def velocity(x, t, n):
+        return x * (t * s**2 - (1 - t)) / ((1 - t) ** 2 + (t * s) ** 2)
+
+    method = sampler.Sampler("euler_maruyama", diffusion=diffusion)
+    x = method.integrate(velocity, normal, normal(10**6), method.times(40))
+    assert 0.7 * s < x.std() < 1.1 * s
+
+
 def test_churn_and_diffusion_forget_the_noise_they_began_with():
     z = normal(10**6)
     for name, on, off in (

@@ -22,7 +22,7 @@ GRID = dict(
 class Pixels:
     """A feature network of the first pixels, which takes no training."""
 
-    fingerprint = types.SimpleNamespace(digest="0badcafe")
+    digest = "0badcafe"
 
     def score(self, images):
         flat = images.reshape(len(images), -1) / 255.0
@@ -60,7 +60,7 @@ def sweep_of(workdir, tiny, mesh_of, monkeypatch):
         mesh, sampler = mesh_of(1, 1), Sampler(**(sampler or {}))
         sampling = dict(steps=2, seed=0, batch_size=8, mesh=mesh, sampler=sampler)
         experiment = types.SimpleNamespace(
-            config=config, mesh=mesh, sampler=sampler, sampling=sampling
+            config=config, mesh=mesh, sampler=sampler, sampling=sampling, model=tiny
         )
         return sweep.run(experiment, None, str(workdir)), list(drawn)
 

@@ -78,11 +78,6 @@ def check_flip(flip: bool, latents: bool) -> None:
         )
 
 
-def position(iterator: grain.DatasetIterator) -> int:
-    """Return the step whose batch comes next."""
-    return grain.experimental.get_next_index(iterator)
-
-
 def seek(iterator: grain.DatasetIterator, position: int) -> None:
     """Make the batch of step `position` the next one, whatever was read before."""
     if position < 0:
@@ -90,9 +85,9 @@ def seek(iterator: grain.DatasetIterator, position: int) -> None:
     grain.experimental.set_next_index(iterator, position)
 
 
-def all_images(source: Source, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first `limit` examples (None: all) as uint8 [N, H, W, C] and int32 [N]."""
-    count = len(source) if limit is None else min(limit, len(source))
+def all_images(source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Return all examples as uint8 [N, H, W, C] and int32 [N]."""
+    count = len(source)
     images = np.empty((count, *source.image_shape), np.uint8)
     labels = np.empty(count, np.int32)
     for i in range(count):

@@ -31,7 +31,7 @@ def run(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> list[e
     Raises:
       UserError: a run without scores, two of one name, or runs measured in different ways.
     """
-    folder, names = files.path(out), [files.path(w).name for w in workdirs]
+    folder, names = files.path(out), [comparison.name_of(w) for w in workdirs]
     if len(set(names)) < len(names):
         raise UserError(f"The runs must have names of their own: {', '.join(names)}.")
     points = comparison.alike([p for workdir in workdirs for p in comparison.read(workdir)])

@@ -42,8 +42,8 @@ class Point:
 
     @property
     def gflops(self) -> float:
-        """GFLOPs per image, all evaluations together."""
-        return self.mean.gflops_per_step * self.key.evaluations
+        """GFLOPs per image, all steps together."""
+        return self.mean.gflops_per_step * self.key.steps
 
     @property
     def sampling(self) -> str:
@@ -87,7 +87,7 @@ def method(guidance: Guidance, checkpoint: int) -> str:
         names = [*names[:-1], "PDG"]
     elif sparse:
         names.append("SG")
-    words = ["+".join(names)]
+    words = ["+".join(names) or "unguided"]
     scheduled = isinstance(guidance.gamma_strong, tuple) or isinstance(guidance.gamma_weak, tuple)
     words += ["scheduled"] if scheduled else []
     words += ["in interval"] if guidance.interval != (0.0, 1.0) else []
@@ -96,9 +96,14 @@ def method(guidance: Guidance, checkpoint: int) -> str:
     return ", ".join(words)
 
 
+def name_of(workdir: str | os.PathLike) -> str:
+    """Return the name of a run: that of its folder."""
+    return files.absolute(workdir).name or str(workdir)
+
+
 def read(workdir: str | os.PathLike) -> list[Point]:
     """Return what a run's scores.csv holds, the seeds of a setting together."""
-    name = files.path(workdir).name or str(workdir)
+    name = name_of(workdir)
     found: dict[Key, dict[int, Measured]] = {}
     for key, measured in table.read(workdir).items():
         found.setdefault(dataclasses.replace(key, seed=0), {})[key.seed] = measured

@@ -107,7 +107,8 @@ def weak_steps(points: Sequence[Point]) -> "Figure | None":
             words = point.key.guidance.describe().replace(
                 f" step {point.key.guidance.weak_step}", ""
             )
-            lines.setdefault((point.run, f"{point.method}: {words}"), []).append(point)
+            words = f"{point.method}: {words}, {point.sampling}"
+            lines.setdefault((point.run, words), []).append(point)
     if not lines:
         return None
     figure = plots.new_figure((10.4, 4.4))
@@ -117,7 +118,8 @@ def weak_steps(points: Sequence[Point]) -> "Figure | None":
         found = sorted(found, key=lambda p: p.key.guidance.weak_step)
         axes.errorbar(
             [p.key.guidance.weak_step for p in found], [p.mean.frechet for p in found],
-            yerr=[p.deviation.frechet for p in found], marker=MARKERS[runs.index(run)],
+            yerr=[p.deviation.frechet for p in found],
+            marker=MARKERS[runs.index(run) % len(MARKERS)],
             color=COLOURS[i % len(COLOURS)], capsize=2, linewidth=1.5, label=f"{run}, {words}",
         )  # fmt: skip
     for run in runs:
@@ -157,7 +159,7 @@ def training(
     ends, shown = [], []
     for i, (run, times) in enumerate(seconds.items()):
         colour = COLOURS[i % len(COLOURS)]
-        records = [r for r in metrics[run] if r["step"] in times]
+        records = [r for r in metrics[run] if "loss" in r]
         x = np.array([times[r["step"]] for r in records]) / unit
         losses = np.array([r["loss"] for r in records])
         left.plot(x, losses, color=colour, alpha=0.25, linewidth=0.8)
@@ -166,7 +168,7 @@ def training(
         for n, (words, found) in enumerate(scored[run]):
             shown += [p.mean.frechet for p in found]
             others[0].errorbar(
-                [times[p.key.checkpoint] / unit for p in found],
+                _at(times, [p.key.checkpoint for p in found]) / unit,
                 [p.mean.frechet for p in found],
                 yerr=[p.deviation.frechet for p in found],
                 color=colour, marker=MARKERS[n % len(MARKERS)], capsize=2,
@@ -184,11 +186,17 @@ def training(
     return figure
 
 
+def _at(times: Mapping[int, float], steps: Sequence[int]) -> np.ndarray:
+    """Return the seconds of training to `steps`, which need not be those that were logged."""
+    known = sorted(times)
+    return np.interp(steps, [0, *known], [0.0, *(times[step] for step in known)])
+
+
 def _over_training(points: Sequence[Point], run: str, times: Mapping[int, float]):
     """Return (words, points by step) of the settings scored at more than one checkpoint."""
     found: dict[str, list[Point]] = {}
     for point in points:
-        if point.run == run and point.key.checkpoint in times:
+        if point.run == run and times:
             found.setdefault(f"{point.key.guidance.describe()}, {point.sampling}", []).append(point)
     return [
         (words.split(", euler")[0], sorted(each, key=lambda p: p.key.checkpoint))

@@ -3,6 +3,8 @@
 All in float64 NumPy, on the host: these are differences of large numbers, and TPUs have no float64.
 """
 
+import functools
+
 import numpy as np
 
 from sg_jax.errors import UserError
@@ -32,11 +34,20 @@ def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
       Heusel et al., GANs Trained by a Two Time-Scale Update Rule, arXiv 1706.08500.
     """
     a, b = _check_pair("features_a", features_a, "features_b", features_b, at_least=2)
-    root_a, root_b = _covariance_root(a), _covariance_root(b)
+    return _frechet(_gaussian(a), _gaussian(b))
+
+
+def _gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean [F] and the root of the covariance [F, F] of features [N, F]."""
+    return features.mean(axis=0), _covariance_root(features)
+
+
+def _frechet(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float:
+    (mean_a, root_a), (mean_b, root_b) = a, b
     # Tr (C_a C_b)^(1/2) is the sum of the singular values of C_a^(1/2) C_b^(1/2): never complex,
     # and exact for singular covariances, where a general matrix square root is neither.
     overlap = np.linalg.svd(root_a @ root_b, compute_uv=False).sum()
-    shift = np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2)
+    shift = np.sum((mean_a - mean_b) ** 2)
     spread = np.sum(root_a**2) + np.sum(root_b**2) - 2 * overlap  # Tr C = |C^(1/2)|^2
     return float(max(shift + spread, 0.0))
 
@@ -71,20 +82,61 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[fl
     """
     if k < 1:
         raise UserError(f"k={k} must be at least 1, the nearest neighbour.")
-    real, fake = _check_pair("real", real, "fake", fake, at_least=k + 1)
-    # Distances keep more digits around a common centre than far from the origin.
-    centre = real.mean(axis=0, keepdims=True)
-    real, fake = real - centre, fake - centre
-    return _share_inside(fake, real, k), _share_inside(real, fake, k)
+    return Reference(real, k).precision_recall(fake)
 
 
-def _share_inside(points: np.ndarray, manifold: np.ndarray, k: int) -> float:
-    """Return the share of `points` within the k-th neighbour radius of a point of `manifold`."""
+class Reference:
+    """Real features that many sets are compared with: what depends on them alone is computed once.
+
+    Args:
+      features: [N, F].
+      k: which nearest neighbour sets the radius around each point.
+    """
+
+    def __init__(self, features: np.ndarray, k: int = 3):
+        self.features, self.k = features, k
+
+    def frechet(self, fake: np.ndarray) -> float:
+        """Return `frechet_distance(fake, features)`."""
+        fake, _ = _check_pair("fake", fake, "real", self.features, at_least=2)
+        return _frechet(_gaussian(fake), self._gaussian)
+
+    def precision_recall(self, fake: np.ndarray) -> tuple[float, float]:
+        """Return `precision_recall(features, fake, k)`."""
+        k = self.k
+        _, fake = _check_pair("real", self.features, "fake", fake, at_least=k + 1)
+        # Distances keep more digits around a common centre than far from the origin.
+        real, fake = self._centred, fake - self._gaussian[0][None]
+        return (
+            _share_inside(fake, real, self._radii),
+            _share_inside(real, fake, _neighbour_radii(fake, k)),
+        )
+
+    @functools.cached_property
+    def _gaussian(self) -> tuple[np.ndarray, np.ndarray]:
+        return _gaussian(np.asarray(self.features, np.float64))
+
+    @functools.cached_property
+    def _centred(self) -> np.ndarray:
+        return np.asarray(self.features, np.float64) - self._gaussian[0][None]
+
+    @functools.cached_property
+    def _radii(self) -> np.ndarray:
+        return _neighbour_radii(self._centred, self.k)
+
+
+def _neighbour_radii(manifold: np.ndarray, k: int) -> np.ndarray:
+    """Return the squared distance of each point [N, F] to its k-th nearest other point [N]."""
     radii = np.empty(len(manifold))
     for rows in _blocks(len(manifold), len(manifold)):
         squared = _squared_distances(manifold[rows], manifold)  # [block, N]
         squared[np.arange(len(squared)), np.arange(len(manifold))[rows]] = np.inf
         radii[rows] = np.partition(squared, k - 1, axis=1)[:, k - 1]
+    return radii
+
+
+def _share_inside(points: np.ndarray, manifold: np.ndarray, radii: np.ndarray) -> float:
+    """Return the share of `points` within the squared radius of a point of `manifold`."""
     inside = 0
     for rows in _blocks(len(points), len(manifold)):
         squared = _squared_distances(points[rows], manifold)  # [block, N]

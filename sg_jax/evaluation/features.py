@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import os
+import zlib
 from collections.abc import Callable
 
 import jax
@@ -25,6 +26,10 @@ def _silent(_: str) -> None:
     pass
 
 
+class Unusable(UserError):
+    """There is no feature network of what was asked for, so one may be made."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Scorer:
     """A trained feature network.
@@ -38,6 +43,14 @@ class Scorer:
     model: Classifier
     test_accuracy: float
     fingerprint: Fingerprint
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Eight hex digits of the weights: numbers of equal digests are comparable."""
+        crc = zlib.crc32(self.fingerprint.to_json().encode())
+        for _, leaf in _named_leaves(self.model):
+            crc = zlib.crc32(np.ascontiguousarray(leaf), crc)
+        return f"{crc:08x}"
 
     def score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute features and class probabilities in one pass.
@@ -98,25 +111,29 @@ class Scorer:
           The Scorer, which scores exactly as the saved one.
 
         Raises:
-          UserError: if the file is missing, damaged or has another fingerprint.
+          Unusable: if the file is missing, damaged or has another fingerprint.
+          UserError: if it cannot be reached.
         """
         try:
             content = io.BytesIO(files.path(path).read_bytes())
+        except FileNotFoundError:
+            raise Unusable(f"There is no feature network at {path}: train one.") from None
+        except OSError as error:  # what is there may be whole
+            raise UserError(f"The feature network at {path} cannot be reached: {error}.") from None
+        try:
             with np.load(content, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             fingerprint = Fingerprint.from_json(str(arrays["fingerprint"]))
             accuracy = float(arrays["test_accuracy"])
             empty = jax.eval_shape(functools.partial(_new_model, fingerprint))
             leaves = [_take(arrays, name, leaf.shape) for name, leaf in _named_leaves(empty)]
-        except FileNotFoundError:
-            raise UserError(f"There is no feature network at {path}: train one.") from None
         except Exception as error:  # one flipped byte of a zip file raises any of a dozen kinds
-            raise UserError(
+            raise Unusable(
                 f"The feature network at {path} cannot be read ({type(error).__name__}: {error}): "
                 "train a new one."
             ) from error
         if expect is not None and fingerprint != expect:
-            raise UserError(
+            raise Unusable(
                 f"The feature network at {path} was made from something else: "
                 f"{expect.differences(fingerprint)}."
             )
@@ -188,7 +205,7 @@ def cached_scorer(
       The Scorer.
 
     Raises:
-      UserError: as `train_classifier`.
+      UserError: as `train_classifier`; a file that cannot be reached.
     """
     arrays = (images, labels, test_images, test_labels)
     options = {"num_classes": num_classes, "name": name, "recipe": recipe}
@@ -197,7 +214,7 @@ def cached_scorer(
         scorer = Scorer.load(path, expect=expect)
         log(f"feature network: read from {path}, {scorer.test_accuracy:.1%} of test images right")
         return scorer
-    except UserError as reason:
+    except Unusable as reason:
         log(f"feature network: training it now. {reason}")
     scorer = train_classifier(*arrays, **options, log=log)
     scorer.save(path)

@@ -44,11 +44,6 @@ class Fingerprint:
         fields["recipe"] = Recipe(**fields["recipe"])
         return cls(**fields)
 
-    @property
-    def digest(self) -> str:
-        """Eight hex digits, equal for equal fingerprints."""
-        return f"{zlib.crc32(self.to_json().encode()):08x}"
-
     def differences(self, other: "Fingerprint") -> str:
         """Say in words where `other` differs: "seed 1 instead of 0"; empty if it does not."""
         ours, theirs = (dataclasses.asdict(each) for each in (self, other))

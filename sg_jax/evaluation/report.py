@@ -187,7 +187,7 @@ def _explanations(rows: Sequence[SettingResult], reference: Reference) -> list[t
             f"Above {right}, its score on real images, they are more typical than real ones.",
         ),
         ("Cost ↓", f"Billions of {reference.flops} to move one image by one sampling step."),
-        ("Speed ↑", "Images per second on the machine that made this page, compilation left out."),
+        ("Speed ↑", "Images per second when they were drawn, compilation left out."),
     ]
 
 

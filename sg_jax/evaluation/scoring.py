@@ -1,6 +1,7 @@
 """Score sets of images against a data set: what evaluation, sweep and diversity share."""
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -45,20 +46,25 @@ class Judge:
 
     @property
     def digest(self) -> str:
-        """What the feature network was made from, in eight hex digits."""
-        return self.scorer.fingerprint.digest
+        """Which feature network it is, in eight hex digits."""
+        return self.scorer.digest
+
+    @functools.cached_property
+    def real(self) -> distances.Reference:
+        """The real images, as many sets are compared with them."""
+        return distances.Reference(self.reference)
 
     @property
     def floor(self) -> float:
         """Fréchet distance of the test images: about the least that generated ones can reach."""
-        return distances.frechet_distance(self.test_features, self.reference)
+        return self.real.frechet(self.test_features)
 
     def score(self, images: np.ndarray, labels: np.ndarray) -> Scores:
         """Score images, uint8 [B, H, W, C], that were drawn for `labels` [B]."""
         found, probabilities = self.scorer.score(images)
-        precision, recall = distances.precision_recall(self.reference, found)
+        precision, recall = self.real.precision_recall(found)
         return Scores(
-            frechet=distances.frechet_distance(found, self.reference),
+            frechet=self.real.frechet(found),
             precision=precision,
             recall=recall,
             accuracy=distances.class_accuracy(probabilities, labels),
@@ -80,9 +86,9 @@ def recipe(config: ConfigDict) -> Recipe:
 def open_judge(config: ConfigDict, source: Source, workdir: str | os.PathLike) -> Judge:
     """Read the images of a completed config, and read or train the feature network.
 
-    The network learns from all training images; the first `config.evaluate.references` of them are
-    what is compared with (0: all). It is kept in the run's classifier.npz, or in
-    `config.features.path`, which runs on the same data can share.
+    The network learns from all training images; `config.evaluate.references` of them, evenly spread
+    over the data set, are what is compared with (0: all). It is kept in the run's classifier.npz,
+    or in `config.features.path`, which runs on the same data can share.
 
     Args:
       config: its sections `data`, `features` and `evaluate` count.
@@ -111,9 +117,10 @@ def open_judge(config: ConfigDict, source: Source, workdir: str | os.PathLike) -
         recipe=recipe(config),
         log=log,
     )
-    count = config.evaluate.references or len(real)
-    reference = scorer.features(real[:count])
-    return Judge(scorer, reference, labels[:count], scorer.features(test_images))
+    count = min(config.evaluate.references or len(real), len(real))
+    spread = np.arange(count) * len(real) // count  # a data set may be stored class by class
+    reference = scorer.features(real[spread])
+    return Judge(scorer, reference, labels[spread], scorer.features(test_images))
 
 
 def timed(

@@ -18,7 +18,7 @@ from etils import epath
 from sg_jax import files
 from sg_jax.errors import UserError
 from sg_jax.guidance import Guidance
-from sg_jax.sampler import EVALUATIONS, Sampler
+from sg_jax.sampler import Sampler
 
 NAME = "scores.csv"
 
@@ -33,7 +33,7 @@ class Key:
       steps: of the sampler.
       samples: number of generated images.
       references: number of real images compared with.
-      features: digest of the feature network's fingerprint.
+      features: digest of the feature network.
       seed: of noise and token ids.
       checkpoint: its step.
     """
@@ -51,11 +51,6 @@ class Key:
     def digest(self) -> str:
         """Eight hex digits, for the name of a file that belongs to this key."""
         return f"{zlib.crc32(repr(self).encode()):08x}"
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of the guided velocity per image."""
-        return self.steps * EVALUATIONS[self.sampler.split()[0]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,8 @@ class Backbone(nnx.Module):
       remat: what the backward pass recomputes: "none", "selective" (what is cheap) or "full".
       learn_sigma: the head has 2 C channels, as SiT was published, of which the first C count.
       prediction: what the network was trained to return: "velocity", or "edm", the output F of
-        EDM's preconditioning; see `prediction.velocity`.
+        EDM's preconditioning, see `prediction.velocity`; "noise" (DiT's) is neither trained nor
+        sampled here.
       rngs: initial weights.
     """
 
@@ -65,7 +66,7 @@ class Backbone(nnx.Module):
             )
         if dtype not in ("float32", "bfloat16"):
             raise UserError(f"config.model.dtype={dtype!r} must be 'float32' or 'bfloat16'.")
-        if prediction not in ("velocity", "edm"):
+        if prediction not in ("velocity", "edm", "noise"):
             raise UserError(f"config.model.prediction={prediction!r} must be 'velocity' or 'edm'.")
         dtype = jnp.dtype(dtype)
         self.image_size, self.channels, self.num_classes = image_size, channels, num_classes

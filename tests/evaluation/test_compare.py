@@ -36,7 +36,7 @@ def runs(tmp_path):
             rows[key(CFG, seed)] = scores(base - 1, 0.2)
             rows[key(EARLY, seed)] = scores(base - 2, 0.2)
             rows[key(dataclasses.replace(EARLY, weak_step=2000), seed)] = scores(base - 1, 0.2)
-        rows[key(UNGUIDED, steps=20, sampler="heun")] = scores(4.5)
+        rows[key(UNGUIDED, steps=20, sampler="heun")] = scores(4.5, 0.2)
         table.write(tmp_path / name, rows)
         records = [{"step": 100 * i, "loss": 1 / i, "steps_per_second": 2.0} for i in range(1, 31)]
         lines = "".join(json.dumps(record) + "\n" for record in records)
@@ -55,7 +55,7 @@ def test_a_comparison_is_written_whole(runs, tmp_path):
     assert (
         "| SG | routing | ω 1.5, γ 0 / 0.75, euler, 40 steps | 2.500 | +45.0% ± 7.1% | 6 |" in text
     )
-    # Heun evaluates twice per step: 20 of its steps cost what 40 of Euler's do.
+    # Heun evaluates twice per step, at 0.2 GFLOPs: 20 of its steps cost what 40 of Euler's do.
     (heun,) = [line for line in text.splitlines() if "dense" in line and "heun" in line]
     assert "| 4.500 |" in heun and "| 4 | 12 | 1 |" in heun
     for line in text.splitlines():
@@ -79,6 +79,25 @@ def test_the_distance_over_training_is_drawn_where_there_is_more_than_one(runs):
     assert [axes.get_ylabel()[:4] for axes in two.axes] == ["trai", "Fréc"]
     one = comparison_plots.training(comparison.final(points), metrics, seconds)
     assert [axes.get_ylabel()[:4] for axes in one.axes] == ["trai"]
+
+
+def test_checkpoints_between_records_have_a_place_in_time(runs):
+    points = [point for run in runs for point in comparison.read(run)]
+    metrics = {"dense": [{"step": step, "loss": 1.0} for step in (800, 1600, 2400, 3200)]}
+    seconds = {"dense": {800: 48.0, 1600: 96.0, 2400: 144.0, 3200: 192.0}}
+    figure = comparison_plots.training(points, metrics, seconds)
+    (line,) = [each for each in figure.axes[1].lines if len(each.get_xdata()) == 2][:1]
+    assert list(line.get_xdata()) == [1.0, 3.0]  # steps 1000 and 3000, in minutes
+
+
+def test_weak_checkpoints_are_joined_within_one_sampling(runs):
+    points = [point for run in runs for point in comparison.read(run)]
+    ag = [p for p in points if p.method == "AG"]
+    heun = [dataclasses.replace(p, key=dataclasses.replace(p.key, sampler="heun")) for p in ag]
+    many = [dataclasses.replace(p, run=f"run{i}") for i in range(9) for p in ag[:2]]
+    for found, lines in ((ag, 2), (ag + heun, 4), (many, 9)):
+        legend = comparison_plots.weak_steps(found).axes[0].get_legend()
+        assert len(legend.get_texts()) == lines
 
 
 def test_gains_are_of_the_best_setting_and_the_same_sampling(runs):
@@ -109,6 +128,11 @@ def test_what_is_measured_otherwise_is_left_out_or_refused(runs, capsys):
         comparison.alike([p for run in runs for p in comparison.read(run)])
 
 
+def test_a_run_is_named_by_its_folder(runs, monkeypatch):
+    monkeypatch.chdir(runs[0])
+    assert comparison.name_of(".") == "dense" == comparison.read(".")[0].run
+
+
 def test_a_run_without_scores_or_a_name_of_its_own_is_named(runs, tmp_path):
     with pytest.raises(UserError, match=r"holds no scores\.csv"):
         compare.run([tmp_path / "empty"], tmp_path / "out")
@@ -130,6 +154,7 @@ def test_a_run_without_scores_or_a_name_of_its_own_is_named(runs, tmp_path):
         (dataclasses.replace(SG, interval=(0.2, 0.5)), "SG, in interval"),
         (dataclasses.replace(SG, ids="nested"), "SG, nested"),
         (dataclasses.replace(SG, weak_step=3000), "SG, apart"),
+        (Guidance(1.5, weak_step=3000), "unguided, apart"),
         (dataclasses.replace(SG, weak_step=3000, weak_workdir="other"), "AG+SG"),
     ],
 )

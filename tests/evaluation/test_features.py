@@ -122,7 +122,7 @@ def test_a_mirroring_network_is_trained_on_other_images(few, scorer):
     recipe = dataclasses.replace(SMALL, mirror=True)
     other = train_classifier(*few, num_classes=10, name="digits", recipe=recipe)
     assert np.abs(other.features(few[0]) - scorer.features(few[0])).max() > 1e-3
-    assert other.fingerprint.digest != scorer.fingerprint.digest
+    assert other.digest != scorer.digest
 
 
 def test_saved_and_loaded_scores_are_equal(scorer, few, tmp_path):

@@ -34,7 +34,7 @@ class Ours:
         config.optimizer.clip_norm = 0.0
         self.config = network.fill_geometry(config)
         self.model = convert.from_state_dict(
-            weights, "dit", routes=config.model.routes, dtype=dtype, remat="none"
+            weights, "sit", routes=config.model.routes, dtype=dtype, remat="none"
         )
 
     def experiment(self, batch: int) -> experiment.Experiment:
