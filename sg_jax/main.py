@@ -76,10 +76,10 @@ def main(argv: Sequence[str]) -> None:
     completed = network.complete(
         given, source.image_shape, source.num_classes, latents=source.latents
     )
-    if source.latents and mode in NEED_A_RUN:
+    if source.latents and mode in NEED_A_RUN and mode != "sample":
         raise UserError(
             f"--mode={mode} needs images, but config.data.name={source.name!r} holds latents, and "
-            f"there is no decoder yet."
+            f"there is no decoder yet: --mode=sample writes latents, to be decoded elsewhere."
         )
     if mode in ("flops", "aot") and not dry:
         _count(mode, completed, flag_values)
@@ -139,7 +139,7 @@ def _dispatch(mode: str, built: experiment.Experiment, source, workdir: str, com
     elif mode == "sample":
         from sg_jax.sample import run
 
-        log(f"Picture: {run(built, workdir)}")
+        log(f"{'Latents' if source.latents else 'Picture'}: {run(built, source, workdir)}")
     elif mode == "evaluate":
         from sg_jax.evaluate import run
 

@@ -1,4 +1,4 @@
-"""Draw images from a trained network into a picture and an .npz file.
+"""Draw images from a trained network into a picture and an .npz file, latents into that alone.
 
 The drawing itself is `generate.sample`; the package exposes it as `sg_jax.sample`.
 """
@@ -9,17 +9,22 @@ import numpy as np
 from etils import epath
 
 from sg_jax import checkpoint, distributed, files
+from sg_jax.data.sources import Source
 from sg_jax.evaluation import pictures
 from sg_jax.experiment import Experiment
 from sg_jax.generate import sample
 from sg_jax.writers import Progress, log
 
 
-def run(experiment: Experiment, workdir: str) -> epath.Path:
-    """Draw `config.sample.count` images with `config.sample.guidance`; return the picture's path.
+def run(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
+    """Draw `config.sample.count` images with `config.sample.guidance`.
 
     Labels are `config.sample.labels` over and over, or every class in turn. Writes
-    samples/NAME.png and samples/NAME.npz ("images" uint8 [B, H, W, C], "labels" [B]).
+    samples/NAME.npz ("images" uint8 [B, H, W, C], "labels" [B]) and samples/NAME.png; where the
+    data are latents, the former alone, with "latents" float32 as the network makes them.
+
+    Returns:
+      Path of the picture, or of the latents.
     """
     config, settings = experiment.config.sample, experiment.settings
     guidance = settings[config.guidance]
@@ -37,19 +42,23 @@ def run(experiment: Experiment, workdir: str) -> epath.Path:
         **experiment.sampling,
         weak_model=weak_model,
         progress=progress.update,
+        pixels=not source.latents,
     )
-    path = files.path(workdir) / "samples" / f"{config.guidance}.png"
+    path = files.path(workdir) / "samples" / f"{config.guidance}.npz"
     if distributed.is_writer():
-        _write(images, labels, min(len(cycle), 10, config.count), path)
+        buffer = io.BytesIO()
+        name = "latents" if source.latents else "images"
+        np.savez_compressed(buffer, labels=labels, **{name: images})
+        files.write_atomically(path, buffer.getvalue())
+        if not source.latents:
+            columns = min(len(cycle), 10, config.count)
+            _write_picture(images, columns, path.with_suffix(".png"))
     distributed.barrier("samples written")
-    return path
+    return path if source.latents else path.with_suffix(".png")
 
 
-def _write(images: np.ndarray, labels: np.ndarray, columns: int, path: epath.Path) -> None:
-    """Write whole rows of a picture to `path`, and all images with their labels beside it."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, images=images, labels=labels)
-    files.write_atomically(path.with_suffix(".npz"), buffer.getvalue())
+def _write_picture(images: np.ndarray, columns: int, path: epath.Path) -> None:
+    """Write whole rows of images to `path`."""
     rows = len(images) // columns
     picture = pictures.grid(images[: rows * columns].reshape(rows, columns, *images.shape[1:]))
     pictures.save_png(picture, path)

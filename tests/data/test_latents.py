@@ -109,16 +109,36 @@ def test_what_needs_pixels_is_refused(changes, message):
         network.complete(config.merge(changes), (4, 4, 2), 5, latents=True)
 
 
-@pytest.mark.parametrize("mode", ["sample", "evaluate"])
-def test_the_command_draws_no_images_from_them(folder, tmp_path, mode):
-    small = [f"--config.model.{key}=2" for key in ("depth", "heads", "patch")]
-    given = [
-        *("main", "--config", "configs/digits.py", "--workdir", str(tmp_path), "--mode", mode),
-        *(f"--config.data.data_dir={folder}", "--config.data.name=fixed", "--config.train.then=()"),
-        *("--config.train.sample_every=0", "--config.model.routes=()", *small),
-    ]
+@pytest.fixture
+def command(folder, tmp_path):
+    """The command of a small network on latents, in this mode."""
+
+    def given(mode):
+        small = [f"--config.model.{key}=2" for key in ("depth", "heads", "patch")]
+        return [
+            *("main", "--config", "configs/digits.py", "--workdir", str(tmp_path), "--mode", mode),
+            *(f"--config.data.data_dir={folder}", "--config.data.name=fixed", *small),
+            *("--config.train.then=()", "--config.train.sample_every=0", "--config.train.steps=2"),
+            *("--config.model.routes=((1,1),)", "--config.train.batch_size=8"),
+            *("--config.sample.count=3", "--config.sample.steps=2", "--config.sample.batch_size=8"),
+        ]
+
+    return given
+
+
+@pytest.mark.parametrize("mode", ["evaluate", "sweep", "diversity"])
+def test_the_command_scores_no_latents(command, mode):
     with pytest.raises(UserError, match=rf"--mode={mode} needs images.*'fixed' holds latents"):
-        main(given)
+        main(command(mode))
+
+
+def test_the_command_draws_latents(command, tmp_path):
+    main(command("train"))
+    main(command("sample"))
+    with np.load(tmp_path / "samples" / "sg.npz") as drawn:
+        assert drawn["latents"].shape == (3, 4, 4, 2) and drawn["latents"].dtype == np.float32
+        assert sorted(drawn.files) == ["labels", "latents"]
+    assert not (tmp_path / "samples" / "sg.png").exists()
 
 
 def test_latents_are_neither_flipped_nor_resized(folder):
