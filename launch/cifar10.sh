@@ -14,7 +14,7 @@ switch small SMALL "the small networks of configs/cifar10_small_*.py, for a CPU,
 parse "$@"
 
 name=cifar10 config=cifar10_dit_s2 half=20 weak_steps=(5000 10000 15000 20000 25000)
-[ -z "$SMALL" ] || name=small config=cifar10_small half=10 weak_steps=(1000 2000)
+[ -z "$SMALL" ] || name=small config=cifar10_small half=10 weak_steps=(1000 2000 3000 4000)
 read -ra kinds <<<"$NETWORKS"
 for kind in "${kinds[@]}"; do
   [[ " routing dense masking " == *" $kind "* ]] ||

@@ -47,6 +47,9 @@ def run(config: ConfigDict, topology: str, purpose: str, json_path: str = "") ->
     """
     chip, devices = devices_of(topology)
     experiment = build(config, devices)
+    if purpose == "sample":
+        size = config.sample.batch_size
+        sharding.check_batch("config.sample.batch_size", size, experiment.mesh)
     lower, steps = (_lower_train, 1) if purpose == "train" else (_lower_sample, config.sample.steps)
     report = {
         "topology": topology,

@@ -15,7 +15,7 @@ from sg_jax.experiment import Experiment
 from sg_jax.generate import image_keys, integrate, spread
 from sg_jax.guidance import Guidance
 from sg_jax.models.backbone import Backbone
-from sg_jax.sharding import batch_sharding
+from sg_jax.sharding import batch_sharding, check_batch
 from sg_jax.state import init_state
 from sg_jax.writers import log
 
@@ -30,6 +30,7 @@ def run(experiment: Experiment, workdir: str) -> list[dict]:
     """
     path = files.path(workdir) / "bench.json" if workdir else None
     config, gamma = experiment.config, experiment.config.objective.gamma
+    check_batch("config.sample.batch_size", config.sample.batch_size, experiment.mesh)
     results = []
     programs = {f"train, γ {g:g}": training(experiment, g) for g in dict.fromkeys((0.0, gamma))}
     costs = {

@@ -7,8 +7,10 @@ Arrays are stored under readable names ("model/blocks/stacks/0/mlp/hidden/kernel
 checkpoint does not depend on how a library orders its trees, and each part loads alone.
 """
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -51,7 +53,7 @@ def read_config(workdir: str | os.PathLike) -> tuple[ConfigDict, tuple[str, ...]
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         return config_lib.merge(saved["config"]), tuple(saved["class_names"])
-    except (json.JSONDecodeError, KeyError, UserError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read as a config of sg_jax: {error}") from None
 
 
@@ -63,20 +65,29 @@ def prepare_workdir(workdir: str, config: ConfigDict, class_names: tuple[str, ..
     folder = files.path(workdir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--workdir={workdir} is a file: give a folder.")
-    if (folder / "config.json").exists():
+    if (folder / "config.json").exists() and any(_steps(workdir)):
         check_same(config, workdir, RESUME_KEYS)
         _tell_of_schedule(config, read_config(workdir)[0])
     # A folder made by hand in a bucket is listed as a file in itself, which does not exist.
-    elif folder.exists() and any(path.exists() for path in folder.iterdir()):
+    elif (
+        folder.exists()
+        and not (folder / "config.json").exists()
+        and any(path.exists() for path in folder.iterdir())
+    ):
         raise UserError(
             f"--workdir={workdir} is not empty and holds no config.json, so it is not a run of "
             f"sg_jax: give a new folder."
         )
     distributed.barrier("workdir checked")
     if distributed.is_writer():
-        folder.mkdir(parents=True, exist_ok=True)
         saved = {"config": json.loads(config.to_json_best_effort()), "class_names": class_names}
-        files.write_atomically(folder / "config.json", json.dumps(saved, indent=1).encode())
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            files.write_atomically(folder / "config.json", json.dumps(saved, indent=1).encode())
+        except OSError as error:
+            raise UserError(
+                f"--workdir={workdir} cannot be written ({error}): give another folder."
+            ) from None
     distributed.barrier("workdir made")
 
 
@@ -95,7 +106,12 @@ def check_same(
 ) -> None:
     """Raise if the run in `workdir` was trained with other values of `keys` that are not free."""
     saved, _ = read_config(workdir)
-    for path, value in _flat(config).items():
+    model = config.model
+    used = {f"model.{key}" for key in (*network.keys_of(model.kind), "kind", "size")}
+    # The kind first: other keys differ because of it.
+    for path, value in sorted(_flat(config).items(), key=lambda item: item[0] != "model.kind"):
+        if path.startswith("model.") and path not in used:
+            continue
         watched = any(path == key or path.startswith(key + ".") for key in keys)
         if watched and path not in free and value != (before := _flat(saved)[path]):
             raise UserError(
@@ -121,13 +137,16 @@ def checkpoint_dir(workdir: str | os.PathLike) -> epath.Path:
 
 def saved_steps(workdir: str | os.PathLike) -> list[int]:
     """Return the steps of a run's checkpoints, ascending; a UserError if there is none."""
+    if not (steps := _steps(workdir)):
+        raise UserError(f"workdir={str(workdir)!r} holds no checkpoint yet: train longer.")
+    return steps
+
+
+def _steps(workdir: str | os.PathLike) -> list[int]:
     found = [path for path in checkpoint_dir(workdir).glob("*") if path.name.isdigit()]
     if files.is_remote(workdir):  # there a checkpoint has its name before it is whole
         found = [path for path in found if orbax_utils.is_checkpoint_finalized(path)]
-    steps = sorted(int(path.name) for path in found)
-    if not steps:
-        raise UserError(f"workdir={str(workdir)!r} holds no checkpoint yet: train longer.")
-    return steps
+    return sorted(int(path.name) for path in found)
 
 
 def open_checkpoints(
@@ -167,8 +186,10 @@ def restore(
         return None
     trees = parts_of(abstract)
     wanted = {part: named(tree) for part, tree in trees.items()}
-    _check_shapes(checkpoints.directory / str(checkpoints.latest.step), wanted)
-    loaded = checkpoints.load_checkpointables(checkpoints.latest.step, {**wanted, "progress": None})
+    step, folder = checkpoints.latest.step, checkpoints.directory / str(checkpoints.latest.step)
+    _check_shapes(folder, wanted)
+    with _reading(folder):
+        loaded = checkpoints.load_checkpointables(step, {**wanted, "progress": None})
     parts = {part: unnamed(loaded[part], tree) for part, tree in trees.items()}
     emas = {decay: parts.pop(f"ema_{decay}") for decay in abstract.emas}
     step = jax.device_put(np.int32(loaded["progress"]["step"]), abstract.step.sharding)
@@ -217,7 +238,8 @@ def load(
     abstract = sharding.place(model, mesh)
     wanted = {weights: named(abstract)}
     _check_shapes(folder / str(step), wanted)
-    loaded = ocp.load_checkpointables(folder / str(step), wanted)
+    with _reading(folder / str(step)):
+        loaded = ocp.load_checkpointables(folder / str(step), wanted)
     return unnamed(loaded[weights], abstract)
 
 
@@ -262,11 +284,36 @@ def _name(path) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
 
 
+def check_start(workdir: str | os.PathLike, model: Backbone) -> None:
+    """Raise unless the latest checkpoint of a run has the weights that a network starts from."""
+    read_config(workdir)
+    folder = checkpoint_dir(workdir) / str(saved_steps(workdir)[-1])
+    _check_shapes(folder, {"ema": named(model)})
+
+
+@contextlib.contextmanager
+def _reading(folder: epath.Path) -> Iterator[None]:
+    """Name the checkpoint that cannot be read, instead of where in a library that shows."""
+    try:
+        yield
+    except Exception as error:  # damaged files raise any of a dozen kinds
+        what = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(
+            f"The checkpoint {folder} cannot be read ({type(error).__name__}: {what}). If it is "
+            f"damaged, delete that folder: the run then continues from the one before."
+        ) from error
+
+
 def _check_shapes(folder: epath.Path, wanted: dict[str, dict]) -> None:
     """Raise one clear error where a checkpoint does not hold the arrays a network needs."""
-    stored = ocp.checkpointables_metadata(folder).metadata
+    with _reading(folder):
+        stored = ocp.checkpointables_metadata(folder).metadata
+        shapes_of = {
+            part: {name: tuple(leaf.shape) for name, leaf in stored[part].items()}
+            for part in wanted
+        }
     for part, leaves in wanted.items():
-        shapes = {name: tuple(leaf.shape) for name, leaf in stored[part].items()}
+        shapes = shapes_of[part]
         for name, leaf in leaves.items():
             if shapes.get(name) != tuple(leaf.shape):
                 raise UserError(

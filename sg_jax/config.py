@@ -9,11 +9,12 @@ import dataclasses
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from sg_jax import files
 from sg_jax.errors import UserError, nearest
 from sg_jax.evaluation.classifier import Recipe
 from sg_jax.guidance import PRESETS, Guidance
@@ -193,20 +194,31 @@ def _tuples(value):
     return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def parse(argv: Sequence[str], flag_values: flags.FlagValues) -> ConfigDict:
+def parse(
+    argv: Sequence[str],
+    flag_values: flags.FlagValues,
+    of_run: Callable[[str], ConfigDict] | None = None,
+) -> ConfigDict:
     """Parse a command line: `--config FILE`, `--config.key=value` and the flags of `flag_values`.
 
     Args:
       argv: with the program's name first.
       flag_values: flags defined so far; filled in place.
+      of_run: returns the config of the run in a folder, for a command without `--config`.
     """
-    path, rest = _take_config(list(argv))
-    if path is None:
-        raise UserError("--config is missing: give an experiment, such as configs/digits.py.")
-    config = load(path)
+    path, rest = _take("config", list(argv))
+    workdir, _ = _take("workdir", rest)
+    a_run = of_run and workdir and (files.path(workdir) / "config.json").exists()
+    if path is None and not a_run:
+        raise UserError(
+            "--config is missing: give an experiment, such as configs/digits.py, or as --workdir "
+            "the folder of a run that is to go on as it began."
+        )
+    config = load(path) if path is not None else of_run(workdir)
     for argument in rest:
         if argument.startswith(("--config.", "-config.")):
             _check_key(config, argument.lstrip("-").split("=")[0])
+    rest = _last_of_each(rest)
     try:
         rest = _take_schedules(config, rest)
         config_flags.DEFINE_config_dict(
@@ -218,6 +230,12 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues) -> ConfigDict:
     if left[1:]:
         raise UserError(f"{left[1]!r} is not a flag: flags begin with -- and keys with --config.")
     return merge(_split_names(flag_values["config"].value))
+
+
+def _last_of_each(argv: list[str]) -> list[str]:
+    """Return the arguments without values that a later one replaces: tuples would be joined."""
+    last = {a.lstrip("-").partition("=")[0]: i for i, a in enumerate(argv) if "=" in a}
+    return [a for i, a in enumerate(argv) if last.get(a.lstrip("-").partition("=")[0], i) == i]
 
 
 def _take_schedules(config: ConfigDict, argv: list[str]) -> list[str]:
@@ -247,6 +265,8 @@ def _explain(message: str, config: ConfigDict, flag_values: flags.FlagValues) ->
             node = node[key]
         return f"--{dotted}={value!r} must be of type {type(node).__name__}, such as {node!r}."
     message = message.rstrip(" ?.") + ("?" if "Did you mean" in message else ".")
+    if not message.startswith("Unknown"):
+        return message[0].upper() + message[1:]
     known = ", ".join(f"--{f}" for f in flag_values if "." not in f and f != "config")
     return f"{message} Flags are --config, {known} and --config.<key>=<value>."
 
@@ -260,16 +280,17 @@ def _split_names(node):
     return node
 
 
-def _take_config(argv: list[str]) -> tuple[str | None, list[str]]:
-    path, rest = None, []
+def _take(flag: str, argv: list[str]) -> tuple[str | None, list[str]]:
+    """Return the value of a flag, if it is given, and the other arguments."""
+    found, rest = None, []
     arguments = iter(argv)
     for argument in arguments:
         name, equals, value = argument.partition("=")
-        if name in ("--config", "-config"):
-            path = value if equals else next(arguments, None)
+        if name in (f"--{flag}", f"-{flag}"):
+            found = value if equals else next(arguments, None)
         else:
             rest.append(argument)
-    return path, rest
+    return found, rest
 
 
 def _check_key(config: ConfigDict, dotted: str) -> None:

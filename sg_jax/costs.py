@@ -1,6 +1,7 @@
 """Print the GFLOPs of a training step and of a sampling step under every guidance setting."""
 
-from sg_jax import flops, guidance
+from sg_jax import checks, flops, guidance
+from sg_jax.errors import UserError
 from sg_jax.experiment import Experiment
 
 EXPLANATION = """GFLOPs of one sampling step of one image, and of training on one batch.
@@ -23,6 +24,11 @@ def run(experiment: Experiment) -> None:
         ]
         rows.append((f"training, γ {gamma:g}, batch {config.train.batch_size}", costs * 2))
     for name, setting in experiment.settings.items():
+        try:
+            checks.check_setting(model, setting)
+        except UserError as error:
+            notes.append(f"{name} is left out. {error}")
+            continue
         costs = [
             flops.sampling_step(model, setting, full=full, shared_head=shared, **run_of)
             for shared in (False, True)

@@ -44,7 +44,8 @@ def guidance_setting(config: ConfigDict, name: str, key: str) -> Guidance:
 def _check_gammas(model: Backbone, gammas: tuple) -> None:
     """Raise unless a schedule of training rates is made of pairs (step, gamma), in order."""
     for pair in gammas:
-        if not isinstance(pair, tuple) or len(pair) != 2 or not 0 <= pair[1] <= 1 or pair[0] < 0:
+        numbers = isinstance(pair, tuple) and all(isinstance(v, int | float) for v in pair)
+        if not numbers or len(pair) != 2 or not 0 <= pair[1] <= 1 or pair[0] < 0:
             raise UserError(
                 f"config.train.gammas={gammas!r} must hold pairs (step, gamma), gamma in [0, 1]."
             )
@@ -181,7 +182,8 @@ def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Ex
     at_least = {
         "train.steps": 1, "train.accumulate": 1, "train.log_every": 1, "train.sample_every": 0,
         "checkpoint.every": 1, "checkpoint.keep": 1, "checkpoint.keep_period": 0,
-        "sample.steps": 1, "sample.count": 1, "evaluate.samples": 10, "evaluate.columns": 1,
+        "sample.steps": 1, "sample.count": 1, "sample.batch_size": 1,
+        "evaluate.samples": 10, "evaluate.columns": 1,
         "evaluate.step": 0, "bench.repeats": 3,
         "bench.images_per_second": 0,
         "data.workers": 0, "data.threads": 0, "data.image_size": 0,
@@ -196,9 +198,9 @@ def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Ex
             f"config.evaluate.references={config.evaluate.references} must be at least 4, or 0 for "
             f"all real images."
         )
-    for section, parts in (("train", config.train.accumulate), ("sample", 1)):
-        size = config[section].batch_size
-        sharding.check_batch(f"config.{section}.batch_size", size, mesh, parts)
+    sharding.check_batch(
+        "config.train.batch_size", config.train.batch_size, mesh, config.train.accumulate
+    )
     last = config.profile.start + config.profile.steps - 1
     if config.profile.start and last > config.train.steps:
         raise UserError(
@@ -233,6 +235,7 @@ def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Ex
     for key, names in (
         ("config.sample.guidance", (config.sample.guidance,)),
         ("config.evaluate.guidance", config.evaluate.guidance),
+        ("config.diversity.guidance", config.diversity.guidance),
     ):
         for name in names:
             guidance_setting(config, name, key)

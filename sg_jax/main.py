@@ -28,7 +28,29 @@ from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.writers import log
 
-MODES = ("train", "sample", "evaluate", "sweep", "diversity", "bench", "data", "flops", "aot")
+MODES = {
+    "train": "train, or continue; then the modes in config.train.then",
+    "sample": "draw images into a picture and an .npz file",
+    "evaluate": "draw and score guidance settings: pictures, a table, a report",
+    "sweep": "score a grid of sparsity rates and scales: heatmaps",
+    "diversity": "measure how far guidance moves images from their unguided twins",
+    "bench": "time training and sampling steps in turns, beside their FLOPs",
+    "data": "time the input pipeline",
+    "flops": "count what each kind of step costs",
+    "aot": "compile for TPUs without having any: memory, cycles, step time",
+}
+USAGE = """Usage: python -m sg_jax.main --config FILE --workdir DIR [--mode MODE] [FLAGS]
+
+  --config FILE        the experiment, such as configs/digits.py; may be left out where DIR is a run
+  --workdir DIR        folder of the run, on disk or gs://BUCKET/FOLDER
+  --config.KEY=VALUE   set one value, such as --config.train.steps=500; keys: sg_jax/config.py
+  --dry-run            print the resolved config and the costs, and stop
+  --mode MODE          what to do:
+
+{modes}
+
+  --topology v5e:4x4 --for train|sample --json FILE    of --mode aot
+"""
 NEED_NO_RUN = ("bench", "data", "flops", "aot")
 NEED_A_RUN = ("sample", "evaluate", "sweep", "diversity")
 
@@ -39,11 +61,14 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       UserError: bad input, before anything is compiled or written.
     """
+    if {"--help", "-help", "-h"} & set(argv[1:]):
+        print(USAGE.format(modes="\n".join(f"    {m:10} {text}" for m, text in MODES.items())))
+        return
     tpu.set_flags()
     distributed.start()
     flag_values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "Folder of the run.", flag_values=flag_values)
-    flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=flag_values)
+    flags.DEFINE_enum("mode", "train", tuple(MODES), "What to do.", flag_values=flag_values)
     flags.DEFINE_boolean(
         "dry-run",
         False,
@@ -55,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
         "for", "train", ("train", "sample"), "What to compile.", flag_values=flag_values
     )
     flags.DEFINE_string("json", "", "File for the report.", flag_values=flag_values)
-    given = config.parse(argv, flag_values)
+    given = config.parse(argv, flag_values, lambda run: checkpoint.read_config(run)[0])
     mode, workdir = flag_values["mode"].value, flag_values["workdir"].value
     if mode != "train":
         distributed.end_by_sigterm()
@@ -64,8 +89,8 @@ def main(argv: Sequence[str]) -> None:
     if not workdir and not dry and mode not in NEED_NO_RUN:
         raise UserError("--workdir is missing: give the folder of the run, such as runs/digits.")
     known = all(given.model[k] for k in ("image_size", "channels", "num_classes"))
-    if mode in ("flops", "aot") and known and not dry:  # these need no data
-        _count(mode, network.fill_geometry(given), flag_values)
+    if known and (dry or mode in ("flops", "aot")):  # these need no data
+        _count("dry" if dry else mode, network.fill_geometry(given), flag_values)
         return
     if workdir:
         files.path(workdir)  # a bucket that cannot be reached is said before any work
@@ -81,15 +106,13 @@ def main(argv: Sequence[str]) -> None:
             f"--mode={mode} needs images, but config.data.name={source.name!r} holds latents, and "
             f"there is no decoder yet: --mode=sample writes latents, to be decoded elsewhere."
         )
-    if mode in ("flops", "aot") and not dry:
-        _count(mode, completed, flag_values)
+    if dry or mode in ("flops", "aot"):
+        _count("dry" if dry else mode, completed, flag_values)
         return
     built = experiment.build(completed)
-    if dry:
-        if distributed.is_writer():
-            dry_run.run(built)
-        return
     if mode == "train":
+        if completed.train.init_from:
+            checkpoint.check_start(completed.train.init_from, built.model)
         checkpoint.prepare_workdir(workdir, completed, source.class_names)
     elif mode in NEED_A_RUN:
         same = checkpoint.SAMPLING if mode == "sample" else checkpoint.SCORING
@@ -120,11 +143,11 @@ def _check_aot_flags(flag_values: flags.FlagValues) -> None:
 
 
 def _count(mode: str, completed, flag_values: flags.FlagValues) -> None:
-    """Run a mode that computes nothing: count FLOPs, or compile ahead."""
+    """Run what computes nothing: print the config or the costs, or compile ahead."""
     if not distributed.is_writer():
         return
-    if mode == "flops":
-        costs.run(experiment.build(completed))
+    if mode in ("dry", "flops"):
+        {"dry": dry_run, "flops": costs}[mode].run(experiment.build(completed))
         return
     from sg_jax import aot
 

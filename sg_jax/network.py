@@ -83,12 +83,18 @@ def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
             + nearest(model.prediction, PREDICTIONS)
         )
     named = dit.geometry(model.size) if model.size else {}
+    for key, value in named.items():
+        if model[key] not in (0, value):
+            raise UserError(
+                f"config.model.size={model.size!r} has {key} {value}, but config.model.{key}="
+                f"{model[key]}: set that to {value} or 0, or leave the size empty."
+            )
     with config.unlocked():
         for key, value in {**named, **values}.items():
             model[key] = model[key] or value
     needed = ("depth", "width", "heads", "patch", "image_size", "channels", "num_classes")
     for key in needed:
-        if model[key] < 1 and key in (*SHARED, *KINDS[model.kind][1]):
+        if model[key] < 1 and key in keys_of(model.kind):
             raise UserError(
                 f"config.model.{key}={model[key]} must be at least 1; or set config.model.size, "
                 f"such as 'XL/2'."
@@ -96,7 +102,12 @@ def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
     return config
 
 
+def keys_of(kind: str) -> tuple[str, ...]:
+    """Return the keys of config.model that a kind of network takes."""
+    return (*SHARED, *KINDS[kind][1])
+
+
 def make_model(config: ConfigDict, key: jax.Array) -> Backbone:
     """Return the network of a completed config with fresh weights."""
-    network, own = KINDS[config.model.kind]
-    return network(**{k: config.model[k] for k in (*SHARED, *own)}, rngs=nnx.Rngs(key))
+    network, keys = KINDS[config.model.kind][0], keys_of(config.model.kind)
+    return network(**{k: config.model[k] for k in keys}, rngs=nnx.Rngs(key))

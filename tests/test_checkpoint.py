@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -255,6 +257,40 @@ def test_a_broken_config_is_named(tmp_path, text):
 def test_wrong_weights_are_named(run):
     with pytest.raises(UserError, match=r"weights='raw' must be one of"):
         checkpoint.load(run[0], weights="raw")
+
+
+@pytest.mark.parametrize("damage", ["empty", "data", "manifest"])
+def test_a_damaged_checkpoint_is_named(tmp_path, mesh_of, damage):
+    folder = str(tmp_path / "run")
+    checkpoint.prepare_workdir(folder, completed(), NAMES)
+    write(folder, mesh_of(1, 1), step=4)
+    step = pathlib.Path(checkpoint.checkpoint_dir(folder) / "4")
+    if damage == "empty":
+        shutil.rmtree(step)
+        step.mkdir()
+    for path in step.rglob("d/*" if damage == "data" else "manifest*"):
+        path.write_bytes(path.read_bytes()[:10])
+    message = r"The checkpoint \S*/4 cannot be read .* delete that folder"
+    with pytest.raises(UserError, match=message):
+        checkpoint.load(folder)
+    abstract = abstract_state(make_model, TX, mesh_of(1, 1))
+    with checkpoint.open_checkpoints(folder, every=1, keep=9) as checkpoints:
+        with pytest.raises(UserError, match=message):
+            checkpoint.restore(checkpoints, abstract)
+
+
+def test_a_folder_without_checkpoints_takes_another_config(tmp_path):
+    folder = str(tmp_path / "run")
+    checkpoint.prepare_workdir(folder, completed(), NAMES)
+    other = completed(optimizer=dict(learning_rate=1.0))
+    checkpoint.prepare_workdir(folder, other, NAMES)
+    assert checkpoint.read_config(folder)[0].optimizer.learning_rate == 1.0
+
+
+def test_the_kind_of_network_is_compared_first(run):
+    other = completed(model=dict(kind="maskdit", routes=(), decoder_depth=2))
+    with pytest.raises(UserError, match=r"config\.model\.kind='maskdit' differs from the 'dit'"):
+        checkpoint.check_same(other, run[0], *checkpoint.SAMPLING)
 
 
 def test_a_half_written_checkpoint_is_not_taken_for_one(tmp_path, mesh_of):

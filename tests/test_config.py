@@ -166,6 +166,14 @@ def test_routes_on_a_command_line(file, text):
     assert given.model.routes == ((0, 1), (3, 3))
 
 
+def test_the_last_of_two_values_counts(file):
+    given, _ = parse(
+        f"--config={file}", "--config.model.routes=((0,1),)", "--config.sample.labels=(1,2)",
+        "--config.model.routes=()", "--config.sample.labels=(3,)", "--config.train.steps=3",
+    )  # fmt: skip
+    assert (given.model.routes, given.sample.labels, given.train.steps) == ((), (3,), 3)
+
+
 def test_flags_beside_the_config(file):
     given, values = parse("--mode=sample", "--config", file, "--workdir", "runs/x")
     assert values["mode"].value == "sample" and values["workdir"].value == "runs/x"

@@ -84,6 +84,7 @@ def test_the_step_is_measured_otherwise(data_dir, quick, capsys):
         dict(
             data=dict(data_dir=str(data_dir)),
             model=dict(depth=2, width=8, heads=2, patch=4),
+            objective=dict(gamma=0.0),
             train=dict(batch_size=16),
             bench=dict(repeats=3),
         )

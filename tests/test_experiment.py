@@ -40,10 +40,10 @@ def test_a_size_gives_the_geometry():
     assert (model.depth, model.width, model.heads, model.patch) == (28, 1152, 16, 2)
 
 
-def test_a_number_wins_over_the_size():
+def test_a_size_and_a_number_that_differ_are_an_error():
     given = config.merge(dict(model=dict(size="XL/2", depth=30)))
-    model = network.complete(given, **DIGITS).model
-    assert (model.depth, model.width) == (30, 1152)
+    with pytest.raises(UserError, match=r"size='XL/2' has depth 28, but config\.model\.depth=30"):
+        network.complete(given, **DIGITS)
 
 
 def test_an_experiment_holds_shapes_not_weights(built):
@@ -116,7 +116,6 @@ def test_a_wrong_value_is_named(changes, named):
     "changes, named",
     [
         (dict(train=dict(batch_size=12)), ["config.train.batch_size=12", "multiple", "8"]),
-        (dict(sample=dict(batch_size=4)), ["config.sample.batch_size=4", "multiple", "8"]),
         (dict(mesh=dict(data=3)), ["config.mesh.data=3", "config.mesh.fsdp=1", "8"]),
         (dict(mesh=dict(data=-1, fsdp=-1)), ["config.mesh.data=-1", "config.mesh.fsdp=-1"]),
     ],

@@ -140,6 +140,13 @@ def test_a_signal_saves_and_the_same_command_continues(call, data_dir, tmp_path)
         (["--wrkdir=x"], ["wrkdir", "workdir"]),
         (["--mode=trian"], ["trian", "train"]),
         (["--mode=sample"], ["does not exist"]),
+        (["--config.model.routes=()"], ["config.objective.gamma=0.5", "config.model.routes"]),
+        (["--config.model.size=S/2"], ["has depth 12", "config.model.depth=3"]),
+        (["--config.train.init_from=runs/no"], ["workdir='runs/no' does not exist"]),
+        (["--config.evaluate.references=3"], ["config.evaluate.references=3", "at least 4"]),
+        (["--config.train.gammas=(('a',0.5),)"], ["config.train.gammas", "pairs"]),
+        (["--config.diversity.guidance=foo"], ["config.diversity.guidance='foo'"]),
+        (["--config.evaluate.guidance=ag"], ["config.guidance.ag.weak_step=50000", "keeps"]),
     ],
 )
 def test_bad_input_is_one_paragraph_before_anything_is_written(
@@ -160,6 +167,31 @@ def test_bad_input_is_one_paragraph_before_anything_is_written(
     assert not workdir.exists()
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, data_dir):
+    from sg_jax.errors import UserError
+    from sg_jax.main import main
+
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--workdir=.*file/run cannot be written"):
+        main(command(data_dir, "--workdir", str(tmp_path / "file" / "run"))[2:])
+
+
+def test_help_names_every_mode_and_flag(capsys):
+    from sg_jax import main
+
+    main.main(["main", "--help"])
+    text = capsys.readouterr().out
+    flags = ("--config", "--workdir", "--mode", "--dry-run", "--topology", "--for", "--json")
+    assert all(f"    {mode} " in text for mode in main.MODES) and all(f in text for f in flags)
+
+
+def test_a_dry_run_needs_no_data_where_the_shapes_are_known(capsys):
+    from sg_jax.main import main
+
+    main(["main", "--config", f"{ROOT}/configs/imagenet256_sit_s2_routing.py", "--dry-run"])
+    assert "Parameters: 3" in capsys.readouterr().out
+
+
 def test_the_process_fails_with_the_message_alone(call, tmp_path):
     done = call("--workdir", str(tmp_path / "run"), "--config.train.batch_size=0")
     assert done.returncode == 2
@@ -167,15 +199,20 @@ def test_the_process_fails_with_the_message_alone(call, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_changed_experiment_is_not_continued(call, tmp_path):
+def test_a_run_goes_on_as_it_began_but_not_otherwise(call, tmp_path):
     workdir = str(tmp_path / "run")
-    assert (
-        call("--workdir", workdir, "--config.train.steps=1", "--config.train.then=()").returncode
-        == 0
-    )
+    first = call("--workdir", workdir, "--config.train.steps=1", "--config.train.then=()")
+    assert first.returncode == 0
     done = call("--workdir", workdir, "--config.objective.gamma=0.25")
     assert done.returncode == 2
     assert "config.objective.gamma=0.25" in done.stderr and "0.5" in done.stderr
+    arguments = ("--workdir", workdir, "--mode=sample")  # its config is the run's
+    done = subprocess.run(
+        [sys.executable, "-m", "sg_jax.main", *arguments], cwd=ROOT, env=environment(),
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Draw 20 images" in done.stdout
 
 
 def test_dry_run_prints_config_parameters_and_costs_and_writes_nothing(call, tmp_path):

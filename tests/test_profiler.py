@@ -21,6 +21,7 @@ def run(tmp_path_factory):
             dict(
                 data=dict(data_dir=data_dir),
                 model=dict(depth=2, width=8, heads=2, patch=4),
+                objective=dict(gamma=0.0),
                 train=dict(steps=8, batch_size=8, log_every=2),
                 sample=dict(batch_size=8),
                 profile=profile,

@@ -27,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from sg_jax import files
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError, run_command
 
@@ -219,6 +220,11 @@ def main(argv: Sequence[str]) -> None:
     )  # fmt: skip
     parser.add_argument("--classes", type=int, default=1000, help="number of classes")
     given = parser.parse_args(argv[1:])
+    if files.is_remote(given.to):
+        raise UserError(
+            f"--to={given.to} must be a folder on disk: copy the data set to the bucket then, and "
+            f"mount that where it is read."
+        )
     examples = itertools.chain.from_iterable(
         read_npy(folder, given.scale, given.posterior) for folder in given.folders
     )

@@ -192,20 +192,22 @@ def cached_scorer(
     name: str = "unnamed",
     recipe: Recipe = FOR_DIGITS,
     log: Callable[[str], None] = _silent,
+    replace: bool = True,
 ) -> Scorer:
     """Load the feature network from `path`, or train it and save it there.
 
-    A file that is missing, damaged, or made from other data or by another recipe is replaced, and
-    `log` is told why.
+    A file that is damaged, or made from other data or by another recipe, is replaced if that is
+    allowed, and `log` is told why.
 
     Args:
-      path: the .npz file. All other arguments are those of `train_classifier`.
+      path: the .npz file. Other arguments are those of `train_classifier`.
+      replace: whether a file may be replaced.
 
     Returns:
       The Scorer.
 
     Raises:
-      UserError: as `train_classifier`; a file that cannot be reached.
+      UserError: as `train_classifier`; a file that cannot be reached, or not be replaced.
     """
     arrays = (images, labels, test_images, test_labels)
     options = {"num_classes": num_classes, "name": name, "recipe": recipe}
@@ -215,6 +217,10 @@ def cached_scorer(
         log(f"feature network: read from {path}, {scorer.test_accuracy:.1%} of test images right")
         return scorer
     except Unusable as reason:
+        if not replace and files.path(path).exists():
+            raise UserError(
+                f"{reason} It is left as it is: give another path, or delete it."
+            ) from None
         log(f"feature network: training it now. {reason}")
     scorer = train_classifier(*arrays, **options, log=log)
     scorer.save(path)

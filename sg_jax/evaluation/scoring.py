@@ -116,6 +116,7 @@ def open_judge(config: ConfigDict, source: Source, workdir: str | os.PathLike) -
         num_classes=source.num_classes,
         recipe=recipe(config),
         log=log,
+        replace=not config.features.path,  # other runs may use that one, or it is another file
     )
     count = min(config.evaluate.references or len(real), len(real))
     spread = np.arange(count) * len(real) // count  # a data set may be stored class by class

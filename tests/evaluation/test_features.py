@@ -184,6 +184,22 @@ def test_damaged_cache_is_replaced(damage, few, scorer, tmp_path):
     assert "read from" in _cached(path, few)[1]
 
 
+def test_what_may_not_be_replaced_is_left_as_it_is(few, scorer, tmp_path):
+    arrays, path = (*few,), tmp_path / "samples.npz"
+    options = dict(num_classes=10, name="digits", recipe=SMALL, replace=False)
+    np.savez(path, images=np.zeros(3))
+    content = path.read_bytes()
+    with pytest.raises(UserError, match=r"cannot be read.* It is left as it is"):
+        cached_scorer(path, *arrays, **options)
+    assert path.read_bytes() == content
+    scorer.save(path)
+    other = dataclasses.replace(SMALL, seed=1)
+    with pytest.raises(UserError, match=r"seed 0 instead of 1.* It is left as it is"):
+        cached_scorer(path, *arrays, **{**options, "recipe": other})
+    with pytest.raises(UserError, match="cannot be reached"):
+        cached_scorer(tmp_path, *arrays, **options)
+
+
 def test_cache_of_other_data_is_replaced(few, scorer, tmp_path):
     path = scorer.save(tmp_path / "network.npz")
     images = few[0].copy()
