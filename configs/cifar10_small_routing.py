@@ -18,7 +18,7 @@ def get_config():
     config.optimizer.learning_rate = 1e-3
     config.train.update(dict(steps=6000, batch_size=64, ema_decay=0.999))
     config.checkpoint.keep_period = 1000
-    config.guidance = guidance = settings((150, 200), (1000, 2000, 4000), config.train.steps)
+    config.guidance = guidance = settings((150, 200, 300, 400), (1000, 2000, 4000), config.train.steps)
     config.sample.update(dict(steps=20, batch_size=100))
     config.features = dict(width=32, features=64, epochs=5, batch=128, mirror=True)
     config.evaluate.update(

@@ -2,6 +2,10 @@
 # Install, train a routed DiT on real handwritten digits, sample it with Sparse Guidance, score it.
 # A second call continues where the first one stopped. Usage: bash launch/quickstart.sh [WORKDIR]
 set -euo pipefail
+if [[ "${1:-}" == -* ]]; then
+  sed -n 's/^# //p' "$0"
+  exit
+fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/env.sh
 prepare_environment ""

@@ -42,7 +42,7 @@ def defaults() -> ConfigDict:
             ),
             model=dict(
                 kind="dit",  # "dit", "maskdit" (masking) or "ssm" (state-space blocks)
-                size="",  # "XL/2" and so on; empty: the four values below; one of them above 0 wins
+                size="",  # "XL/2" and so on; empty: the four values below
                 depth=0,
                 width=0,
                 heads=0,

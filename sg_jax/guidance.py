@@ -121,8 +121,8 @@ PRESETS = {  # beside each, what the paper measured with SiT-XL/2 + routing on I
     "icg": Guidance(scale=1.5, weak_label="random"),  # FID 2.81, 228.84
     "ag": Guidance(scale=1.5, weak_step=50_000),  # FID 2.95, 228.84
     "pdg": Guidance(scale=1.5, gamma_weak=1.0, weak_label="null"),
-    "sg": Guidance(scale=1.5, gamma_weak=0.75),
-    "sg_flops": Guidance(scale=1.5, gamma_strong=0.5, gamma_weak=0.9),  # FID 2.14, 97.67
+    "sg": Guidance(scale=2.0, gamma_weak=0.75),  # the scale by RESULTS.md
+    "sg_flops": Guidance(scale=3.0, gamma_strong=0.5, gamma_weak=0.9),  # FID 2.14, 97.67
     "sg_fid": Guidance(  # FID 1.58, 173.16
         scale=1.5,
         gamma_strong=("cosine", 0.0, 0.6),

@@ -154,3 +154,8 @@ def test_environment_variables_are_defaults_and_flags_win(place):
     variables = dict(PROJECT="q", ZONE="y", NAME="m", SPOT="yes")
     out, _ = place.run("tpu_vm.sh", "create", "--dry-run", "--zone=z", **variables)
     assert out.rstrip().endswith("--spot --project=q --zone=z") and " create m " in out
+
+
+def test_the_quick_start_says_what_it_does(place):
+    out, _ = place.run("quickstart.sh", "--help")
+    assert "[WORKDIR]" in out and not (place.repository / "runs").exists()

@@ -10,6 +10,7 @@ import gc
 import importlib.util
 import itertools
 import pathlib
+import sys
 import types
 from collections.abc import Callable, Sequence
 
@@ -42,6 +43,7 @@ def load(checkout: str) -> tuple[types.ModuleType, str]:
     timm = timm_parts.stand_in()
     spec = importlib.util.spec_from_file_location("published_dit", file)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # torch.compile looks it up by its name
     spec.loader.exec_module(module)
     if not hasattr(module, "DiT_models"):
         raise UserError(
