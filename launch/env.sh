@@ -2,6 +2,9 @@
 # Sourced by the scripts beside it: enter the active environment or .venv, and install the project.
 # Usage: prepare_environment [EXTRA]   (EXTRA: test, tpu, cuda)
 
+# Memory in large pages: 10 to 15% of a training step on a CPU (tests/benchmarks/peer.md).
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
+
 prepare_environment() {
   local extra="${1:-}" target="." stamp
   if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then

@@ -10,7 +10,6 @@ import numpy as np
 
 from sg_jax import checks, distributed, files, flops, schedule
 from sg_jax import guidance as guidance_lib
-from sg_jax.errors import UserError
 from sg_jax.experiment import Experiment
 from sg_jax.generate import image_keys, integrate, spread
 from sg_jax.guidance import Guidance
@@ -41,10 +40,10 @@ def run(experiment: Experiment, workdir: str) -> list[dict]:
     }
     results += _race(programs, costs, config.bench.repeats, 1)
     names = dict.fromkeys(("cfg", *config.evaluate.guidance, "sg_flops"))
-    names = [n for n in names if _runs(experiment.model, experiment.settings[n], n)]
-    settings = {
-        f"sample, {n} ({experiment.settings[n].describe()})": experiment.settings[n] for n in names
-    }
+    able, notes = checks.possible(experiment.model, {n: experiment.settings[n] for n in names})
+    for note in notes:
+        log(note)
+    settings = {f"sample, {n} ({g.describe()})": g for n, g in able.items()}
     key = jax.random.key(0)
     model = init_state(experiment.make_model, experiment.tx, experiment.mesh, key).model
     programs = {label: _sampling(experiment, model, g) for label, g in settings.items()}
@@ -58,16 +57,6 @@ def run(experiment: Experiment, workdir: str) -> list[dict]:
         files.write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False).encode())
         log(f"Written to {path}.")
     return results
-
-
-def _runs(model: Backbone, guidance: Guidance, name: str) -> bool:
-    """Return whether a network can run a setting, or say why it is left out."""
-    try:
-        checks.check_setting(model, guidance)
-    except UserError as error:
-        log(f"{name} is left out. {error}")
-        return False
-    return True
 
 
 def training(experiment: Experiment, gamma: float) -> Callable[[], None]:

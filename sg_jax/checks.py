@@ -1,5 +1,7 @@
 """What sparsity rates and guidance settings ask of the networks, said before any work."""
 
+from collections.abc import Mapping
+
 from sg_jax import schedule, tokens
 from sg_jax.errors import UserError
 from sg_jax.guidance import Guidance
@@ -50,3 +52,18 @@ def check_setting(
                 f"The network of the weak prediction ({guidance.describe()}) does not fit the "
                 f"strong one: its {words} is {getattr(weak, name)}, not {getattr(model, name)}."
             )
+
+
+def possible(
+    model: Backbone, settings: Mapping[str, Guidance]
+) -> tuple[dict[str, Guidance], list[str]]:
+    """Return the settings that a network can run, and a sentence on each that it can't."""
+    able, notes = {}, []
+    for name, setting in settings.items():
+        try:
+            check_setting(model, setting)
+        except UserError as error:
+            notes.append(f"{name} is left out. {error}")
+        else:
+            able[name] = setting
+    return able, notes

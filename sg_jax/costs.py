@@ -1,7 +1,6 @@
 """Print the GFLOPs of a training step and of a sampling step under every guidance setting."""
 
 from sg_jax import checks, flops, guidance
-from sg_jax.errors import UserError
 from sg_jax.experiment import Experiment
 
 EXPLANATION = """GFLOPs of one sampling step of one image, and of training on one batch.
@@ -15,7 +14,7 @@ def run(experiment: Experiment) -> None:
     """Print the table; a schedule of rates is averaged over `config.sample.steps`."""
     config, model = experiment.config, experiment.model
     print(EXPLANATION)
-    rows, notes = [], []
+    rows = []
     run_of = dict(steps=config.sample.steps, sampler=experiment.sampler)
     for gamma in dict.fromkeys((0.0, experiment.objective.gamma)):
         costs = [
@@ -23,12 +22,8 @@ def run(experiment: Experiment) -> None:
             for full in (False, True)
         ]
         rows.append((f"training, γ {gamma:g}, batch {config.train.batch_size}", costs * 2))
-    for name, setting in experiment.settings.items():
-        try:
-            checks.check_setting(model, setting)
-        except UserError as error:
-            notes.append(f"{name} is left out. {error}")
-            continue
+    settings, notes = checks.possible(model, experiment.settings)
+    for name, setting in settings.items():
         costs = [
             flops.sampling_step(model, setting, full=full, shared_head=shared, **run_of)
             for shared in (False, True)

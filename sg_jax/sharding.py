@@ -154,6 +154,12 @@ def on(mesh: Mesh | None):
     )
 
 
+def platform() -> str:
+    """Return "cpu", "gpu" or "tpu", of the devices a program is traced `on`; "" without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return "" if mesh.empty else mesh.abstract_device.platform
+
+
 def gathered(network):
     """Gather a network's weights over `fsdp`, but for its stacks, in a program traced `on` a mesh.
 

@@ -67,7 +67,7 @@ class Backbone(nnx.Module):
         if dtype not in ("float32", "bfloat16"):
             raise UserError(f"config.model.dtype={dtype!r} must be 'float32' or 'bfloat16'.")
         if prediction not in ("velocity", "edm", "noise"):
-            raise UserError(f"config.model.prediction={prediction!r} must be 'velocity' or 'edm'.")
+            raise UserError(f"prediction={prediction!r} must be 'velocity', 'edm' or 'noise'.")
         dtype = jnp.dtype(dtype)
         self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
         self.patch, self.width, self.depth = patch, width, depth

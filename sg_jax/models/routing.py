@@ -146,6 +146,8 @@ class RoutedStack(nnx.Module):
             start = h, layers.moments(h)
             if self.remat == "selective":
                 return selective.scan(run, start, c, stack)
+            if self.remat == "none" and sharding.platform() == "cpu":
+                return selective.unrolled_scan(run, start, c, stack)
             if self.remat == "full":
                 run = jax.checkpoint(run, prevent_cse=False)
             return selective.plain_scan(run, start, c, stack)

@@ -5,6 +5,7 @@ import os
 import pathlib
 import pty
 import shutil
+import signal
 import subprocess
 import termios
 import time
@@ -46,6 +47,12 @@ echo "process $JAX_PROCESS_ID of $JAX_NUM_PROCESSES at $JAX_COORDINATOR_ADDRESS 
 printf '<%s>' "$@"; echo
 eval "$BEHAVIOUR"
 """
+
+
+def take_terminal() -> None:
+    """Make standard input the terminal of this session, whose Ctrl-C is not ignored."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # it is, where the tests run in the background
 
 
 class Place:
@@ -105,7 +112,7 @@ class Place:
             stdout=its,
             stderr=its,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=take_terminal,
         )
         os.close(its)
         return process, ours

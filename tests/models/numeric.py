@@ -16,3 +16,8 @@ def fresh(make):
 
 def f64(x):
     return np.asarray(x, np.float64)
+
+
+def loops_of(f, *args) -> int:
+    """Return how many loops the program of f(*args) has."""
+    return jax.jit(f).lower(*args).compile().as_text().count(" while(")

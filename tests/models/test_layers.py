@@ -5,9 +5,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from numeric import F32, f64, fresh
 
+from sg_jax import sharding
 from sg_jax.models import layers
 
 
@@ -47,6 +49,16 @@ def test_the_gradient_of_adaptive_norm_is_that_of_its_formula():
 
     for ours, expected in zip(gradient(norm), gradient(plain), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(8, 3), (3, 8)])
+@pytest.mark.parametrize("mesh", [None, sharding.one_device()], ids=["no mesh", "cpu"])
+def test_the_gradient_of_a_kernel_is_the_product_over_all_tokens(sizes, mesh):
+    x, dy = (jax.random.normal(jax.random.key(i), (2, 5, n)) for i, n in enumerate(sizes))
+    with sharding.on(mesh):
+        ours = jax.jit(lambda *a: layers.kernel_gradient(*a, jnp.float32))(x, dy)
+    expected = np.einsum("bnd,bne->de", f64(x), f64(dy))
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_gated_by_hand():

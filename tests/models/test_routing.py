@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from numeric import loops_of
 
-from sg_jax import tokens
+from sg_jax import sharding, tokens
 from sg_jax.errors import UserError
 from sg_jax.models.routing import RoutedStack, Segment, interleave, segments, split
 
@@ -173,6 +174,25 @@ def test_running_a_part_of_the_batch_at_a_time_changes_no_value_and_no_gradient(
         return jnp.square(net(h, c, [ids])).sum()
 
     plain, other = (jax.value_and_grad(loss)(stack(((1, 3),), chunk=n)) for n in (0, chunk))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_a_program_for_a_cpu_has_the_same_values_and_gradients(arrays):
+    """Traced on a mesh of CPUs its blocks are unrolled."""
+    h, c = arrays
+    ids = draw(0, 5)
+
+    def run(mesh):
+        def loss(net):
+            with sharding.on(mesh):
+                return jnp.square(net(h, c, [ids])).sum()
+
+        net = stack(((1, 3),))
+        return loops_of(jax.grad(loss), net), jax.jit(jax.value_and_grad(loss))(net)
+
+    (loops, plain), (none, other) = run(None), run(sharding.one_device())
+    assert loops and not none
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 

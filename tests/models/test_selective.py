@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numeric import loops_of
 
 from sg_jax.models import selective
 from sg_jax.models.selective import save, saved
@@ -33,10 +34,9 @@ def plain(run, carry, c, stack):
     return jax.lax.scan(lambda carry, block: (run(block, carry, c), None), carry, stack)[0][0]
 
 
-def test_values_and_gradients_are_those_of_a_plain_scan(arrays):
-    ours, expected = (
-        jax.value_and_grad(loss, (0, 1, 2))(*arrays, scan) for scan in (selective.scan, plain)
-    )
+@pytest.mark.parametrize("scan", [selective.scan, selective.unrolled_scan])
+def test_values_and_gradients_are_those_of_a_plain_scan(arrays, scan):
+    ours, expected = (jax.value_and_grad(loss, (0, 1, 2))(*arrays, s) for s in (scan, plain))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
@@ -44,6 +44,14 @@ def test_values_and_gradients_are_those_of_a_plain_scan(arrays):
 def test_without_gradients_nothing_is_kept(arrays):
     program = jax.make_jaxpr(lambda *a: loss(*a, selective.scan))(*arrays)
     assert "f32[5,2,3,4]" not in str(program)
+
+
+def test_unrolled_blocks_are_a_loop_without_gradients(arrays):
+    def ours(*arrays):
+        return loss(*arrays, selective.unrolled_scan)
+
+    loops = [loops_of(f, *arrays) for f in (ours, jax.grad(ours))]
+    assert loops == [1, 0]
 
 
 def test_what_is_saved_is_not_computed_again(arrays):
