@@ -96,7 +96,7 @@ def defaults() -> ConfigDict:
                 guidance="sg",
                 steps=40,
                 batch_size=64,  # over all devices
-                chunk=0,  # tokens per device that blocks run at once; 0: all; 4096 suits TPU v5e
+                chunk=-1,  # tokens per device that blocks run at once; 0: all, -1: as suits it
                 labels=(),  # empty: every class in turn
                 count=64,  # images
             ),

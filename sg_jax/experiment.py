@@ -187,7 +187,7 @@ def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Ex
         "evaluate.step": 0, "bench.repeats": 3,
         "bench.images_per_second": 0,
         "data.workers": 0, "data.threads": 0, "data.image_size": 0,
-        "sample.chunk": 0, "profile.start": 0, "profile.steps": 1,
+        "sample.chunk": -1, "profile.start": 0, "profile.steps": 1,
     }  # fmt: skip
     for path, low in at_least.items():
         section, key = path.split(".")

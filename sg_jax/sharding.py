@@ -24,6 +24,7 @@ from sg_jax.errors import UserError
 
 AXES = ("replica", "data", "fsdp", "tensor")
 BATCH = ("replica", "data", "fsdp")  # the axes that split the batch
+CHUNKS = {"cpu": 1024}  # tokens to run at once; by tests/benchmarks/peer.md
 
 
 def make_mesh(
@@ -197,10 +198,11 @@ def scan_blocks(
       h: tokens [B, N, D].
       c: conditioning [B, D].
       stack: weights of the blocks, on a leading axis.
-      chunk: tokens that a device runs at once, at most, by whole images; 0 for all. What fits into
-        a TPU's on-chip memory is computed faster, and needs less memory at a time.
+      chunk: tokens that a device runs at once, at most, by whole images; 0 for all, -1 for what
+        suits it. What fits into on-chip memory is computed faster, and needs less at a time.
     """
     mesh = jax.sharding.get_abstract_mesh()
+    chunk = CHUNKS.get(platform(), 0) if chunk < 0 else chunk
 
     def split(path, x):
         spec = () if mesh.empty else _spec(_names(path), x.shape[1:], mesh, ("tensor", "fsdp"))

@@ -92,10 +92,13 @@ class Backbone(nnx.Module):
         return self.num_classes
 
     def in_chunks(self, tokens: int) -> "Backbone":
-        """Return this network, running at most so many tokens of a device at once; 0 for all.
+        """Return this network, running at most so many tokens of a device at once.
 
-        What fits into a TPU's on-chip memory is computed faster; with gradients it is not, because
-        what they need of each part is copied once more.
+        What fits into on-chip memory is computed faster; with gradients it is not, because what
+        they need of each part is copied once more.
+
+        Args:
+          tokens: how many; 0 for all, -1 for what suits the device that the program is for.
         """
         other = jax.tree.map(lambda x: x, self)
         for stack in (getattr(other, name, None) for name in ("blocks", "decoder")):

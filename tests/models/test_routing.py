@@ -197,6 +197,16 @@ def test_a_program_for_a_cpu_has_the_same_values_and_gradients(arrays):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+def test_on_a_cpu_a_chunk_that_suits_has_1024_tokens():
+    h, c = jnp.ones((3, 512, 4)), jnp.ones((3, 4))
+
+    def loops(chunk):
+        with sharding.on(sharding.one_device()):
+            return loops_of(lambda h, c: stack((), chunk=chunk)(h, c, [None]), h, c)
+
+    assert loops(0) == loops(1536) == loops(1024) - 1 == loops(-1) - 1
+
+
 def test_an_unknown_remat_is_named():
     message = r"config.model.remat='select' must.*'full'.*mean 'selective'"
     with pytest.raises(UserError, match=message):
