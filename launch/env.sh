@@ -2,7 +2,7 @@
 # Sourced by the scripts beside it: enter the active environment or .venv, and install the project.
 # Usage: prepare_environment [EXTRA]   (EXTRA: test, tpu, cuda)
 
-# Memory in large pages: 10 to 15% of a training step on a CPU (tests/benchmarks/peer.md).
+# Memory in large pages: 12 to 16% of a training step on a CPU (tests/benchmarks/peer.md).
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
 prepare_environment() {
