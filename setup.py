@@ -33,6 +33,8 @@ setup(
         "tpu": ["jax[tpu]", "gcsfs>=2026.4"],
         "cuda": ["jax[cuda13]"],
         "test": [
+            "ipykernel",
+            "nbclient",
             "pytest",
             "pytest-xdist",
             "ruff",

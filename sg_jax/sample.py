@@ -13,7 +13,7 @@ from sg_jax.data.sources import Source
 from sg_jax.evaluation import pictures
 from sg_jax.experiment import Experiment
 from sg_jax.generate import sample
-from sg_jax.writers import Progress, log
+from sg_jax.writers import Progress, Spent, log
 
 
 def run(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
@@ -31,8 +31,10 @@ def run(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
     cycle = config.labels or range(experiment.model.num_classes)
     labels = np.resize(cycle, config.count)
     how = dict(mesh=experiment.mesh, like=experiment.model)
-    model = checkpoint.load(workdir, **how)
-    weak_model = checkpoint.load_weak(guidance, workdir, **how)
+    spent = Spent()
+    with spent.on("loading weights"):
+        model = checkpoint.load(workdir, **how)
+        weak_model = checkpoint.load_weak(guidance, workdir, **how)
     log(f"Draw {config.count} images: {config.guidance} ({guidance.describe()}).")
     progress = Progress(0, config.count, 1, unit="image")
     images = sample(
@@ -46,13 +48,15 @@ def run(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
     )
     path = files.path(workdir) / "samples" / f"{config.guidance}.npz"
     if distributed.is_writer():
-        buffer = io.BytesIO()
-        name = "latents" if source.latents else "images"
-        np.savez_compressed(buffer, labels=labels, **{name: images})
-        files.write_atomically(path, buffer.getvalue())
-        if not source.latents:
-            columns = min(len(cycle), 10, config.count)
-            _write_picture(images, columns, path.with_suffix(".png"))
+        with spent.on("writing"):
+            buffer = io.BytesIO()
+            name = "latents" if source.latents else "images"
+            np.savez_compressed(buffer, labels=labels, **{name: images})
+            files.write_atomically(path, buffer.getvalue())
+            if not source.latents:
+                columns = min(len(cycle), 10, config.count)
+                _write_picture(images, columns, path.with_suffix(".png"))
+        log(spent.report("drawing, with its compile"))
     distributed.barrier("samples written")
     return path if source.latents else path.with_suffix(".png")
 

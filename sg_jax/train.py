@@ -17,7 +17,7 @@ from sg_jax.generate import sample
 from sg_jax.guidance import Guidance
 from sg_jax.profiler import Profiler
 from sg_jax.state import TrainState, abstract_state, init_state, start_state
-from sg_jax.writers import Progress, Writer, log
+from sg_jax.writers import Progress, Spent, Writer, log
 
 AHEAD = 4  # steps that may wait on the devices: what a stop signal, and memory, have to wait for
 
@@ -35,6 +35,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
     every, total = config.checkpoint.every, config.train.steps
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     decays = config.train.ema_decays
+    spent = Spent()
     abstract = abstract_state(experiment.make_model, experiment.tx, mesh, decays)
     with (
         checkpoint.open_checkpoints(
@@ -43,16 +44,8 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
         distributed.stop_signals() as stop,
         contextlib.ExitStack() as stack,
     ):
-        restored = checkpoint.restore(checkpoints, abstract)
-        if restored is None:
-            state = init_state(experiment.make_model, experiment.tx, mesh, init_key, decays)
-            position = 0
-            if config.train.init_from:
-                model = checkpoint.load(config.train.init_from, mesh=mesh, like=state.model)
-                state = start_state(model, state.opt_state, decays)
-                log(f"Start from the weights of {config.train.init_from}.")
-        else:
-            state, position = restored
+        with spent.on("start"):
+            state, position = _start(experiment, checkpoints, abstract, init_key)
         start = int(state.step)
         if start >= total:
             log(f"{workdir} is trained already: step {start} of {total}.")
@@ -68,13 +61,15 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
         began = time.perf_counter()
         for step in range(start + 1, total + 1):
             profiler.before(step)
-            batch = sharding.to_global(next(data), mesh)
+            with spent.on("waiting for data"):
+                batch = sharding.to_global(next(data), mesh)
             position += 1
             gamma = experiment.gamma_at(step)
             if fresh := gamma not in compiled:
                 compiled[gamma] = experiment.compile_train_step(gamma, abstract)
                 log(f"Step {step}: training at γ {gamma:g}, program {len(compiled)}.")
-            state, metrics = compiled[gamma](state, batch, step_key)
+            with spent.on("compile") if fresh else contextlib.nullcontext():
+                state, metrics = compiled[gamma](state, batch, step_key)
             pending.append(metrics)
             if len(pending) > AHEAD:
                 jax.block_until_ready(pending[-1 - AHEAD])
@@ -97,21 +92,41 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
                 writer.scalars(step, {**means, "learning_rate": rate, **rates, **speed})
                 pending = []
             if config.train.sample_every and step % config.train.sample_every == 0:
-                _sample_grid(experiment, state, writer, workdir, step)
+                with spent.on("pictures"):
+                    _sample_grid(experiment, state, writer, workdir, step)
                 progress.restart(step)
             if last or checkpoints.should_save(step):
                 _means(pending, step)  # weights that are not finite replace no others
                 writer.flush()  # so that a resumed run has all records up to its checkpoint
-                checkpoint.save(checkpoints, state, step, position)
+                with spent.on("checkpoints"):
+                    checkpoint.save(checkpoints, state, step, position)
+                    if last:
+                        checkpoints.wait()
             if last:
                 break
         profiler.close(step)
+        log(spent.report("steps"))
     if step < total:
         message = (
             f"Stopped by {stopped} at step {step} of {total}; saved. The same command continues."
         )
         raise SystemExit(message if distributed.is_writer() else 1)
     return state
+
+
+def _start(
+    experiment: Experiment, checkpoints, abstract: TrainState, key: jax.Array
+) -> tuple[TrainState, int]:
+    """Return the state to go on from, and the data position: of the latest checkpoint, or new."""
+    if restored := checkpoint.restore(checkpoints, abstract):
+        return restored
+    config, mesh, decays = experiment.config, experiment.mesh, experiment.config.train.ema_decays
+    state = init_state(experiment.make_model, experiment.tx, mesh, key, decays)
+    if config.train.init_from:
+        model = checkpoint.load(config.train.init_from, mesh=mesh, like=state.model)
+        state = start_state(model, state.opt_state, decays)
+        log(f"Start from the weights of {config.train.init_from}.")
+    return state, 0
 
 
 def _speed(experiment: Experiment, gamma: float, rates: dict[str, float]) -> dict[str, float]:

@@ -4,9 +4,11 @@ In a bucket nothing can be appended to a file: there metrics.jsonl is written an
 and before each checkpoint, and there are no TensorBoard events.
 """
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
@@ -152,8 +154,33 @@ class Progress:
         return rates
 
 
-def clock(seconds: float) -> str:
-    """Return seconds as "1:02:03" or "2:03"."""
+class Spent:
+    """Wall time by what it went into, from the moment this is made."""
+
+    def __init__(self):
+        self.began, self.seconds = time.perf_counter(), {}
+
+    @contextlib.contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        """Add the time of a block to `what`."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - began
+
+    def report(self, rest: str) -> str:
+        """Return one line with all times and their shares; `rest` names what was in no block."""
+        whole = time.perf_counter() - self.began
+        parts = {rest: whole - sum(self.seconds.values()), **self.seconds}
+        listed = (f"{k} {clock(v, 1)} ({v / max(whole, 1e-9):.1%})" for k, v in parts.items())
+        return f"Time: {clock(whole, 1)}: {', '.join(listed)}."
+
+
+def clock(seconds: float, digits: int = 0) -> str:
+    """Return seconds as "1:02:03" or "2:03"; below a minute with `digits`, if any, as "2.3 s"."""
+    if digits and round(seconds, digits) < 60:
+        return f"{seconds:.{digits}f} s"
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

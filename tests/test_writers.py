@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sg_jax import files
-from sg_jax.writers import Progress, Writer, clock, read_metrics, training_seconds
+from sg_jax.writers import Progress, Spent, Writer, clock, read_metrics, training_seconds
 
 
 def write(folder, steps, start):
@@ -194,3 +194,33 @@ def test_training_seconds_are_summed_over_resumed_runs():
     ]
     assert training_seconds(records) == {1: 0.0, 10: 5.0, 20: 7.0}
     assert training_seconds([]) == {}
+
+
+def test_the_time_spent_adds_up(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("sg_jax.writers.time.perf_counter", lambda: now)
+    spent = Spent()
+    for seconds in (1.0, 2.0):
+        with spent.on("compile"):
+            now += seconds
+        now += 41.5
+    with pytest.raises(OSError), spent.on("writing"):
+        now += 4.0
+        raise OSError
+    assert spent.report("steps") == (
+        "Time: 1:30: steps 1:23 (92.2%), compile 3.0 s (3.3%), writing 4.0 s (4.4%)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "digits", "text"),
+    [
+        (0.04, 1, "0.0 s"),
+        (59.94, 1, "59.9 s"),
+        (59.96, 1, "1:00"),
+        (3725.0, 1, "1:02:05"),
+        (7, 0, "0:07"),
+    ],
+)
+def test_short_times_have_digits(seconds, digits, text):
+    assert clock(seconds, digits) == text

@@ -14,7 +14,8 @@ timed both must predict the same with the same weights, which are then what is t
 Ratios are medians over rounds in which all programs of a group take a turn. Images/s of sampling
 count 40 steps an image. Loading, decoding and writing are not included. Memory: of PyTorch on a GPU
 what it allocated at most, on a CPU not counted; of ours what the compiler planned. peer.json, with
-every time, and peer.png are written after each batch size. A batch that doesn't fit is left out.
+every time, and peer.png are written after each batch size. A batch that doesn't fit is left out on
+a GPU; a CPU's memory must hold both states (XL/2 in float32: about 35 GiB; --programs sampling 20).
 
 Needs, besides torch, what the package itself imports: jax, flax, optax, orbax-checkpoint, grain,
 array_record and ml_collections. Without timm, `timm_parts.py` stands in for its three classes.
@@ -35,6 +36,7 @@ TRAINING = {"cuda": 4, "cpu": 1}  # steps of a timed call
 SAMPLING = {"cuda": 8, "cpu": 2}
 BATCHES = {"cuda": "1,16,64", "cpu": "1,4"}
 MODES = {"cuda": "default,max-autotune-no-cudagraphs", "cpu": "eager,default,frozen"}
+PROGRAMS = ("training", "sampling")
 PRODUCT = {"cuda": (8192, 20), "cpu": (2048, 1)}  # side, products in a call
 
 
@@ -46,6 +48,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--batches", default="", help="by default 1,16,64, on a CPU 1,4")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="by default the device's")
     parser.add_argument("--modes", default="", help="of torch.compile, and eager")
+    parser.add_argument("--programs", default=",".join(PROGRAMS), help="either, or both")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--out", default="", help="folder for peer.json and peer.png")
     return parser.parse_args(argv)
@@ -110,7 +113,9 @@ def compare(peer, mine, dtype: str) -> float:
     return difference
 
 
-def measure(peer, mine, size: str, batch: int, rounds: int, peak: float, device: str) -> list[dict]:
+def measure(
+    peer, mine, size: str, batch: int, given: argparse.Namespace, peak: float, device: str
+) -> list[dict]:
     """Race the programs of a batch size, print their tables; leave out what doesn't fit."""
     import report
     import turns
@@ -128,8 +133,10 @@ def measure(peer, mine, size: str, batch: int, rounds: int, peak: float, device:
         (training, TRAINING[device], 1),
         (sampling, SAMPLING[device], EVALUATIONS),
     ):
+        if group.__name__ not in given.programs:
+            continue
         try:
-            raced = turns.rows(group(steps), rounds, batch, evaluations, peak)
+            raced = turns.rows(group(steps), given.rounds, batch, evaluations, peak)
         except RuntimeError as error:  # torch's OutOfMemoryError and jax's error are such
             if "memory" not in str(error).lower() and "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -178,6 +185,7 @@ def main(argv: list[str]) -> None:
     sizes = names("sizes", given.sizes, ours.SIZES)
     device = common_device(torch.cuda.is_available(), jax.default_backend())
     batches = positive("batches", given.batches or BATCHES[device])
+    given.programs = names("programs", given.programs, PROGRAMS)
     modes = names("modes", given.modes or MODES[device], published.MODES)
     dtype = given.dtype or {"cuda": "bfloat16", "cpu": "float32"}[device]
     if given.rounds < 3:
@@ -199,7 +207,7 @@ def main(argv: list[str]) -> None:
         about["differences"][size] = far = compare(peer, mine, dtype)
         print(f"\n{size}: both predict the same, to {far:.1e} of the largest value.", flush=True)
         for batch in batches:
-            rows += measure(peer, mine, size, batch, given.rounds, max(rates.values()), device)
+            rows += measure(peer, mine, size, batch, given, max(rates.values()), device)
             if given.out and rows:
                 folder = pathlib.Path(given.out)
                 folder.mkdir(parents=True, exist_ok=True)
