@@ -130,6 +130,9 @@ def plot(rows: Sequence[Mapping], title: str, path: pathlib.Path) -> None:
                 _line(panel, rows, size, program, COLOURS[n], "-")
                 if other.split(", ")[1] == program.split(", ")[1]:
                     _line(panel, rows, size, other, COLOURS[n], "--")
+        if not panel.lines:  # left out by --programs, or did not fit
+            panel.set_axis_off()
+            continue
         batches = sorted({r["batch"] for r in rows if r["size"] == size})
         panel.set(title=name, xlabel="batch", ylabel="images/s", xscale="log")
         panel.set_xticks(batches, batches)
