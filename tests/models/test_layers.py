@@ -61,6 +61,19 @@ def test_the_gradient_of_a_kernel_is_the_product_over_all_tokens(sizes, mesh):
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (1, 2, 3), (2, 5, 3)], ids=str)
+@pytest.mark.parametrize("mesh", [None, sharding.one_device()], ids=["no mesh", "cpu"])
+def test_the_gradient_of_an_input_is_the_product_with_the_kernel(shape, mesh):
+    dy, kernel = (
+        jax.random.normal(jax.random.key(0), shape),
+        jax.random.normal(jax.random.key(1), (16, 3)),
+    )
+    with sharding.on(mesh):
+        ours = jax.jit(layers.input_gradient)(dy, kernel)
+    expected = np.einsum("...e,de->...d", f64(dy), f64(kernel))
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_gated_by_hand():
     """x + gate (y + 1)."""
     x, y = jnp.array([[[1.0, 2.0]]]), jnp.array([[[20.0, 20.0]]])
