@@ -193,15 +193,16 @@ def _at(times: Mapping[int, float], steps: Sequence[int]) -> np.ndarray:
 
 
 def _over_training(points: Sequence[Point], run: str, times: Mapping[int, float]):
-    """Return (words, points by step) of the settings scored at more than one checkpoint."""
+    """Return (words, points by step) of the settings scored at most checkpoints, and not one."""
     found: dict[str, list[Point]] = {}
     for point in points:
         if point.run == run and times:
             found.setdefault(f"{point.key.guidance.describe()}, {point.sampling}", []).append(point)
+    most = max(map(len, found.values()), default=0)
     return [
         (words.split(", euler")[0], sorted(each, key=lambda p: p.key.checkpoint))
         for words, each in found.items()
-        if len(each) > 1
+        if len(each) == most > 1
     ]
 
 

@@ -81,6 +81,22 @@ def test_the_distance_over_training_is_drawn_where_there_is_more_than_one(runs):
     assert [axes.get_ylabel()[:4] for axes in one.axes] == ["trai"]
 
 
+def test_only_settings_scored_at_most_checkpoints_are_drawn_over_training():
+    def points(guidance, steps):
+        return [
+            comparison.Point(
+                "dense", dataclasses.replace(key(guidance), checkpoint=step), {0: scores(1)}
+            )
+            for step in steps
+        ]
+
+    metrics = {"dense": [{"step": step, "loss": 1.0} for step in (1000, 2000, 3000)]}
+    seconds = {"dense": {1000: 60.0, 2000: 120.0, 3000: 180.0}}
+    all_points = points(Guidance(), (1000, 2000, 3000)) + points(SG, (2000, 3000))
+    legend = comparison_plots.training(all_points, metrics, seconds).axes[1].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["dense, no guidance, γ 0"]
+
+
 def test_checkpoints_between_records_have_a_place_in_time(runs):
     points = [point for run in runs for point in comparison.read(run)]
     metrics = {"dense": [{"step": step, "loss": 1.0} for step in (800, 1600, 2400, 3200)]}
