@@ -52,6 +52,7 @@ def _train(call, workdir, steps, *arguments):
     call(workdir, f"--config.train.steps={steps}", "--config.train.then=()", *arguments)
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_continues_and_equals_one_on_a_disk(call, bucket, tmp_path, capsys):
     remote, local = "gs://bucket/runs/a", tmp_path / "local"
     folder = bucket / "bucket" / "runs" / "a"

@@ -18,7 +18,7 @@ TINY = (
     "--config.model.patch=2", "--config.model.routes=((1,1),)", "--config.train.batch_size=8",
     "--config.train.log_every=2", "--config.train.sample_every=0", "--config.checkpoint.every=2",
     "--config.checkpoint.keep=3", "--config.sample.steps=2", "--config.sample.count=20",
-    "--config.sample.batch_size=24", "--config.evaluate.samples=20",
+    "--config.sample.batch_size=24", "--config.evaluate.samples=20", "--config.features.epochs=2",
 )  # fmt: skip
 
 

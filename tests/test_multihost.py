@@ -172,6 +172,7 @@ def saved(workdir):
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_four_processes_train_as_one(one, four):
     assert_same_losses(four, one)
     assert list(losses(four)) == list(range(1, 9))
@@ -185,7 +186,8 @@ def test_processes_that_share_the_weights_train_as_one(one, run, tmp_path):
     assert_same_losses(tmp_path / "two", one)
 
 
-@pytest.mark.parametrize("number", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 2])
 def test_what_four_processes_saved_goes_on_in_fewer(one, four, run, tmp_path, number):
     workdir = shutil.copytree(four, tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / "8")

@@ -168,7 +168,7 @@ def test_devices_gather_weights_and_keep_their_share_of_the_gradients(start):
     assert any(" reduce-scatter(" in line for line in loops)
 
 
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("parts", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_accumulation_gives_the_same_step(start, mesh_of, parts):
     whole, losses = run(start, (2, 1))
     mesh = mesh_of(2, 1)
