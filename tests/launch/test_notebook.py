@@ -11,7 +11,6 @@ PATH = ROOT / "launch" / "digits.ipynb"
 SMALL = (
     "--config.train.steps=4", "--config.train.sample_every=0", "--config.evaluate.samples=20",
     "--config.sample.steps=2", "--config.features.epochs=2", "--config.model.width=16",
-    "--config.sweep.gamma_strong=(0.0,0.5)", "--config.sweep.gamma_weak=(0.9,)",
 )  # fmt: skip
 
 
@@ -31,7 +30,7 @@ def test_every_cell_runs(tmp_path, monkeypatch):
     for old, new in (
         ('RUNS = \\"runs\\"', f"RUNS = '{tmp_path}'"),
         ("FLAGS = []", f"FLAGS = {flags}"),
-        ("--config.sweep.samples=200", "--config.sweep.samples=20"),
+        ("samples=200", "samples=20"),
         ("steps=20", "steps=2"),
     ):
         assert old in text
