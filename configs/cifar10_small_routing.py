@@ -23,7 +23,7 @@ def get_config():
     config.sample.update(dict(steps=20, batch_size=100))
     config.features = dict(width=32, features=64, epochs=5, batch=128, mirror=True)
     config.evaluate.update(
-        dict(guidance=("unguided", *guidance), samples=500, seeds=(0, 1), references=5000)
+        dict(guidance=("unguided", *guidance), samples=500, seeds=(0, 1, 2), references=5000)
     )
     config.sweep = dict(
         gamma_strong=(0.0, 0.5), gamma_weak=(0.0, 0.5, 0.75, 0.9), scale=(1.25, 1.5, 2.0, 3.0),
