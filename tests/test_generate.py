@@ -64,7 +64,10 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "heun" else pytest.param(n, marks=pytest.mark.slow) for n in SAMPLERS],
+)
 def test_each_sampler_draws_the_same_on_any_number_of_devices(tiny, mesh_of, name):
     """With all that is drawn on the way: token ids, noise, other labels."""
     guidance = Guidance(1.5, 0.25, 0.75, "random", ids="nested")

@@ -43,6 +43,7 @@ def _steps(folder):
     return sorted(dict(event.stats)["step_num"] for event in events if event.name == "train")
 
 
+@pytest.mark.slow
 def test_a_trace_holds_its_steps_and_changes_no_loss(run, tmp_path, capsys):
     traced = run(tmp_path / "traced", start=3, steps=4)
     assert _steps(tmp_path / "traced") == [3, 4, 5, 6]

@@ -139,6 +139,7 @@ def test_nor_on_the_axes_of_the_mesh(start, axes):
         assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_nor_on_what_computes_attention_and_what_is_computed_again(mesh_of):
     def losses(mesh, **options):
         def make(key):
