@@ -15,7 +15,8 @@ Ratios are medians over rounds in which all programs of a group take a turn. Ima
 count 40 steps an image. Loading, decoding and writing are not included. Memory: of PyTorch on a GPU
 what it allocated at most, on a CPU not counted; of ours what the compiler planned. peer.json, with
 every time, and peer.png are written after each batch size. A batch that doesn't fit is left out on
-a GPU; a CPU's memory must hold both states (XL/2 in float32: about 35 GiB; --programs sampling 20).
+a GPU. On a CPU memory must hold both trainings at once, five arrays the size of the weights each,
+and what both networks start from: 12 times 2.7 GB for XL/2. --programs sampling leaves them out.
 
 Needs, besides torch, what the package itself imports: jax, flax, optax, orbax-checkpoint, grain,
 array_record and ml_collections. Without timm, `timm_parts.py` stands in for its three classes.
