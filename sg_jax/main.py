@@ -13,20 +13,15 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from sg_jax import (
-    checkpoint,
-    config,
-    costs,
-    distributed,
-    dry_run,
-    experiment,
-    files,
-    network,
-    tpu,
-)
+from sg_jax.config import experiment, geometry, parsing
+from sg_jax.costs import tpu
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
-from sg_jax.writers import log
+from sg_jax.modes import dry_run, flops
+from sg_jax.parallel import processes
+from sg_jax.runs import files
+from sg_jax.runs.records import log
+from sg_jax.weights import checkpoints
 
 MODES = {
     "train": "train, or continue; then the modes in config.train.then",
@@ -43,7 +38,7 @@ USAGE = """Usage: python -m sg_jax.main --config FILE --workdir DIR [--mode MODE
 
   --config FILE        the experiment, such as configs/digits.py; may be left out where DIR is a run
   --workdir DIR        folder of the run, on disk or gs://BUCKET/FOLDER
-  --config.KEY=VALUE   set one value, such as --config.train.steps=500; keys: sg_jax/config.py
+  --config.KEY=VALUE   set one value, such as --config.train.steps=500; keys: sg_jax/config
   --dry-run            print the resolved config and the costs, and stop
   --mode MODE          what to do:
 
@@ -65,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
         print(USAGE.format(modes="\n".join(f"    {m:10} {text}" for m, text in MODES.items())))
         return
     tpu.set_flags()
-    distributed.start()
+    processes.start()
     flag_values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "Folder of the run.", flag_values=flag_values)
     flags.DEFINE_enum("mode", "train", tuple(MODES), "What to do.", flag_values=flag_values)
@@ -80,17 +75,17 @@ def main(argv: Sequence[str]) -> None:
         "for", "train", ("train", "sample"), "What to compile.", flag_values=flag_values
     )
     flags.DEFINE_string("json", "", "File for the report.", flag_values=flag_values)
-    given = config.parse(argv, flag_values, lambda run: checkpoint.read_config(run)[0])
+    given = parsing.parse(argv, flag_values, lambda run: checkpoints.read_config(run)[0])
     mode, workdir = flag_values["mode"].value, flag_values["workdir"].value
     if mode != "train":
-        distributed.end_by_sigterm()
+        processes.end_by_sigterm()
     dry = flag_values["dry-run"].value
     _check_aot_flags(flag_values)
     if not workdir and not dry and mode not in NEED_NO_RUN:
         raise UserError("--workdir is missing: give the folder of the run, such as runs/digits.")
     known = all(given.model[k] for k in ("image_size", "channels", "num_classes"))
     if known and (dry or mode in ("flops", "aot")):  # these need no data
-        _count("dry" if dry else mode, network.fill_geometry(given), flag_values)
+        _count("dry" if dry else mode, geometry.fill_geometry(given), flag_values)
         return
     if workdir:
         files.path(workdir)  # a bucket that cannot be reached is said before any work
@@ -98,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
     source = open_source(
         data.name, data.split, data_dir=data.data_dir or None, image_size=data.image_size or None
     )
-    completed = network.complete(
+    completed = geometry.complete(
         given, source.image_shape, source.num_classes, latents=source.latents
     )
     if source.latents and mode in NEED_A_RUN and mode != "sample":
@@ -112,11 +107,11 @@ def main(argv: Sequence[str]) -> None:
     built = experiment.build(completed)
     if mode == "train":
         if completed.train.init_from:
-            checkpoint.check_start(completed.train.init_from, built.model)
-        checkpoint.prepare_workdir(workdir, completed, source.class_names)
+            checkpoints.check_start(completed.train.init_from, built.model)
+        checkpoints.prepare_workdir(workdir, completed, source.class_names)
     elif mode in NEED_A_RUN:
-        same = checkpoint.SAMPLING if mode == "sample" else checkpoint.SCORING
-        checkpoint.check_same(completed, workdir, *same)
+        same = checkpoints.SAMPLING if mode == "sample" else checkpoints.SCORING
+        checkpoints.check_same(completed, workdir, *same)
     _keep_programs(workdir)
     for step in (mode, *(completed.train.then if mode == "train" else ())):
         _dispatch(step, built, source, workdir, shlex.join(argv[1:]))
@@ -144,40 +139,40 @@ def _check_aot_flags(flag_values: flags.FlagValues) -> None:
 
 def _count(mode: str, completed, flag_values: flags.FlagValues) -> None:
     """Run what computes nothing: print the config or the costs, or compile ahead."""
-    if not distributed.is_writer():
+    if not processes.is_writer():
         return
     if mode in ("dry", "flops"):
-        {"dry": dry_run, "flops": costs}[mode].run(experiment.build(completed))
+        {"dry": dry_run, "flops": flops}[mode].run(experiment.build(completed))
         return
-    from sg_jax import aot
+    from sg_jax.modes import aot
 
     aot.run(completed, *(flag_values[name].value for name in ("topology", "for", "json")))
 
 
 def _dispatch(mode: str, built: experiment.Experiment, source, workdir: str, command: str) -> None:
     if mode == "train":
-        from sg_jax.train import run
+        from sg_jax.modes.train import run
 
         run(built, source, workdir)
     elif mode == "sample":
-        from sg_jax.sample import run
+        from sg_jax.modes.sample import run
 
         log(f"{'Latents' if source.latents else 'Picture'}: {run(built, source, workdir)}")
     elif mode == "evaluate":
-        from sg_jax.evaluate import run
+        from sg_jax.modes.evaluate import run
 
         picture, report = run(built, source, workdir, command)
         log(f"Picture: {picture}\nReport:  {report}")
     elif mode in ("sweep", "diversity"):
-        run = importlib.import_module(f"sg_jax.{mode}").run
+        run = importlib.import_module(f"sg_jax.modes.{mode}").run
         for path in run(built, source, workdir):
             log(f"Written: {path}")
     elif mode == "data":
-        from sg_jax.data_bench import run
+        from sg_jax.modes.data import run
 
         run(built, source, workdir)
     else:
-        from sg_jax.bench import run
+        from sg_jax.modes.bench import run
 
         run(built, workdir)
 
@@ -186,6 +181,6 @@ if __name__ == "__main__":
     try:
         main(sys.argv)
     except UserError as error:
-        other = "" if distributed.is_writer() else f"Process {jax.process_index()}: "
+        other = "" if processes.is_writer() else f"Process {jax.process_index()}: "
         print(f"{other}Error: {error}", file=sys.stderr)
         sys.exit(2)

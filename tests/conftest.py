@@ -25,8 +25,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry as file_systems
 from orbax.checkpoint._src.path import gcs_utils
 
-from sg_jax import sharding
 from sg_jax.models.dit import DiT
+from sg_jax.parallel import sharding
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -27,9 +27,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from sg_jax import files
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError, run_command
+from sg_jax.runs import files
 
 VERSION = "1.0.0"
 SHARD = 4096  # examples in a file; ArrayRecord reads one in time that grows with their number

@@ -19,10 +19,10 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from sg_jax import files
 from sg_jax.errors import UserError, run_command
 from sg_jax.evaluation import comparison, comparison_plots, plots
-from sg_jax.writers import read_metrics, training_seconds
+from sg_jax.runs import files
+from sg_jax.runs.records import read_metrics, training_seconds
 
 
 def run(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> list[epath.Path]:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sg_jax import files
 from sg_jax.errors import UserError
 from sg_jax.evaluation import table
 from sg_jax.evaluation.table import Key, Measured
-from sg_jax.guidance import Guidance
-from sg_jax.writers import log
+from sg_jax.method.guidance import Guidance
+from sg_jax.runs import files
+from sg_jax.runs.records import log
 
 
 @dataclasses.dataclass(frozen=True)

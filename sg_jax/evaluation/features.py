@@ -13,10 +13,10 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from sg_jax import files
+from sg_jax.encoders.classifier import Classifier, Recipe, fit, to_unit_range
 from sg_jax.errors import UserError
-from sg_jax.evaluation.classifier import Classifier, Recipe, fit, to_unit_range
 from sg_jax.evaluation.fingerprint import Fingerprint, check_images, fingerprint_of
+from sg_jax.runs import files
 
 FOR_DIGITS = Recipe()
 BATCH = 256

@@ -6,8 +6,8 @@ import zlib
 
 import numpy as np
 
+from sg_jax.encoders.classifier import Recipe
 from sg_jax.errors import UserError
-from sg_jax.evaluation.classifier import Recipe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,8 @@ import html
 import os
 from collections.abc import Sequence
 
-from sg_jax import files
 from sg_jax.errors import UserError
+from sg_jax.runs import files
 
 # One style for phone and desk, light and dark; figures stay on white, as their ink is dark.
 CSS = """

@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from sg_jax.errors import UserError
-from sg_jax.files import write_atomically
+from sg_jax.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont

@@ -14,7 +14,7 @@ from etils import epath
 
 from sg_jax.evaluation.pictures import FAINT_INK, INK
 from sg_jax.evaluation.results import Column
-from sg_jax.files import write_atomically
+from sg_jax.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

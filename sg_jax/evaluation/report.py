@@ -10,7 +10,7 @@ from etils import epath
 from sg_jax.errors import UserError
 from sg_jax.evaluation import page
 from sg_jax.evaluation.results import COLUMNS, SettingResult, finite
-from sg_jax.files import write_atomically
+from sg_jax.runs.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

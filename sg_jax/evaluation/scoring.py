@@ -9,13 +9,13 @@ from collections.abc import Callable
 import numpy as np
 from ml_collections import ConfigDict
 
-from sg_jax import files
 from sg_jax.data.pipeline import all_images
 from sg_jax.data.sources import Source, open_source
+from sg_jax.encoders.classifier import Recipe
 from sg_jax.errors import UserError
 from sg_jax.evaluation import distances, features
-from sg_jax.evaluation.classifier import Recipe
-from sg_jax.writers import log
+from sg_jax.runs import files
+from sg_jax.runs.records import log
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from sg_jax import files
 from sg_jax.errors import UserError
-from sg_jax.guidance import Guidance
-from sg_jax.sampler import Sampler
+from sg_jax.method.guidance import Guidance
+from sg_jax.method.sampler import Sampler
+from sg_jax.runs import files
 
 NAME = "scores.csv"
 

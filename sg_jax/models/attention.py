@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sg_jax.errors import UserError, nearest
-from sg_jax.models import attention_kernel, layers
-from sg_jax.models.selective import saved
+from sg_jax.models import attention_tpu, layers
+from sg_jax.models.remat import saved
 
 QKV = nnx.initializers.variance_scaling(0.5, "fan_avg", "uniform")  # Xavier of the fused [D, 3D]
 
@@ -70,19 +70,19 @@ class Attention(nnx.Module):
         return _fused(q, k, v, self.query.bias[...], kernel, places, self.heads)
 
     def _takes_kernel(self, x: jax.Array) -> bool:
-        supported = attention_kernel.supports(x.shape[1])
+        supported = attention_tpu.supports(x.shape[1])
         mesh = jax.sharding.get_abstract_mesh()
         shared = not mesh.empty and mesh.shape["tensor"] > 1
         if self.implementation == "pallas":
             if shared or not supported:
                 raise UserError(
                     f"config.model.attention='pallas' needs config.mesh.tensor=1 and "
-                    f"{attention_kernel.SUPPORTED}, not {x.shape[1]} tokens on {dict(mesh.shape)}; "
+                    f"{attention_tpu.SUPPORTED}, not {x.shape[1]} tokens on {dict(mesh.shape)}; "
                     f"'auto' or 'xla' take all."
                 )
             return True
         kind = "" if mesh.empty else mesh.abstract_device.device_kind
-        fitting = x.shape[1] <= attention_kernel.FITTING.get(kind, 0)
+        fitting = x.shape[1] <= attention_tpu.FITTING.get(kind, 0)
         wanted = self.implementation == "auto" and x.dtype == jnp.bfloat16
         return wanted and fitting and supported and not shared
 
@@ -120,19 +120,19 @@ def _fused(q, k, v, bias, kernel, places, heads):
     Its gradients are those of a kernel that sums that of the query's bias [D] beside the others. It
     reads q, k and v at their `places`, if they are `saved`.
     """
-    large = q.shape[1] > attention_kernel.QUERIES
-    return layers.product((attention_kernel.forward if large else attend)(q, k, v, heads), kernel)
+    large = q.shape[1] > attention_tpu.QUERIES
+    return layers.product((attention_tpu.forward if large else attend)(q, k, v, heads), kernel)
 
 
 def _fused_forward(q, k, v, bias, kernel, places, heads):
-    y = layers.product(attention_kernel.forward(q, k, v, heads), kernel)
+    y = layers.product(attention_tpu.forward(q, k, v, heads), kernel)
     return y, (places if None not in places else (q, k, v), kernel)
 
 
 def _fused_backward(heads, residuals, dy):
     qkv, kernel = residuals
     do = dy @ kernel.astype(dy.dtype).T
-    dq, dk, dv, o, d_bias = attention_kernel.backward(*qkv, do, heads)
+    dq, dk, dv, o, d_bias = attention_tpu.backward(*qkv, do, heads)
     return dq, dk, dv, d_bias, layers.kernel_gradient(o, dy, kernel.dtype), None
 
 

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sg_jax import tokens
 from sg_jax.errors import UserError
+from sg_jax.method import tokens
 from sg_jax.models import layers
-from sg_jax.models.routing import KeepIds, Route, RoutedStack, interleave, split
+from sg_jax.models.stack import KeepIds, Route, RoutedStack, interleave, split
 
 
 class Backbone(nnx.Module):

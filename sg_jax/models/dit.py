@@ -11,7 +11,7 @@ from sg_jax.errors import UserError, nearest
 from sg_jax.models import layers
 from sg_jax.models.attention import Attention
 from sg_jax.models.backbone import Backbone
-from sg_jax.models.selective import save
+from sg_jax.models.remat import save
 
 SIZES = {  # depth, width, heads
     "S": (12, 384, 6),

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sg_jax import sharding
-from sg_jax.models.selective import save
+from sg_jax.models.remat import save
+from sg_jax.parallel import sharding
 
 XAVIER = nnx.initializers.xavier_uniform()
 NORMAL = nnx.initializers.normal(0.02)

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sg_jax import tokens
 from sg_jax.errors import UserError
+from sg_jax.method import tokens
 from sg_jax.models import layers
 from sg_jax.models.backbone import patchify, unpatchify
 from sg_jax.models.dit import Block, DiT
-from sg_jax.models.routing import KeepIds, RoutedStack, interleave, split
+from sg_jax.models.stack import KeepIds, RoutedStack, interleave, split
 
 
 class MaskDiT(DiT):

@@ -18,7 +18,7 @@ from flax import nnx
 from sg_jax.errors import UserError
 from sg_jax.models import layers
 from sg_jax.models.backbone import Backbone
-from sg_jax.models.selective import save
+from sg_jax.models.remat import save
 
 SCANS = ("sequential", "associative")
 CHUNK = 16  # tokens; memory is least at sqrt(N)

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
-from sg_jax import aot, flops
+from sg_jax.costs import flops
+from sg_jax.costs.chips import devices_of
 from sg_jax.models.dit import SIZES, Block
-from sg_jax.models.routing import RoutedStack
-from sg_jax.topology import devices_of
+from sg_jax.models.stack import RoutedStack
+from sg_jax.modes import aot
 
 DEPTH = 4
 

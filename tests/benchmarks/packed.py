@@ -42,10 +42,10 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from flax import nnx  # noqa: E402
 
+from sg_jax.method.tokens import keep_count  # noqa: E402
 from sg_jax.models import layers  # noqa: E402
 from sg_jax.models.attention import attend  # noqa: E402
 from sg_jax.models.dit import Block, geometry  # noqa: E402
-from sg_jax.tokens import keep_count  # noqa: E402
 
 KEEPS = [keep_count(256, gamma) for gamma in (0.5, 0.9)]
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from sg_jax import config, network
-from sg_jax.data import latents, seek, train_iterator
+from sg_jax.config import geometry, parsing
+from sg_jax.data import latents
+from sg_jax.data.pipeline import seek, train_iterator
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.main import main
@@ -91,8 +92,8 @@ def test_draws_are_the_same_from_any_step(folder, arguments):
 
 def test_the_experiment_takes_its_shape_from_them(folder):
     source = open_source("fixed", "train", str(folder))
-    given = config.merge(dict(model=dict(depth=2, width=8, heads=2, patch=2)))
-    model = network.complete(given, source.image_shape, source.num_classes, latents=True).model
+    given = parsing.merge(dict(model=dict(depth=2, width=8, heads=2, patch=2)))
+    model = geometry.complete(given, source.image_shape, source.num_classes, latents=True).model
     assert (model.image_size, model.channels, model.num_classes) == (4, 2, 5)
 
 
@@ -106,7 +107,7 @@ def test_the_experiment_takes_its_shape_from_them(folder):
 )
 def test_what_needs_pixels_is_refused(changes, message):
     with pytest.raises(UserError, match=message):
-        network.complete(config.merge(changes), (4, 4, 2), 5, latents=True)
+        geometry.complete(parsing.merge(changes), (4, 4, 2), 5, latents=True)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def test_digits_are_prepared_once(tmp_path):
 
 def test_digits_are_prepared_by_two_processes_at_once(tmp_path):
     script = (
-        "import sys, sg_jax.data.digits; from sg_jax.data import open_source;"
+        "import sys, sg_jax.data.digits; from sg_jax.data.sources import open_source;"
         "print('ready', flush=True); sys.stdin.readline();"
         f"print(len(open_source('digits', 'train', {str(tmp_path)!r})))"
     )

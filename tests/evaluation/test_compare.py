@@ -7,7 +7,7 @@ import pytest
 
 from sg_jax.errors import UserError
 from sg_jax.evaluation import compare, comparison, comparison_plots, table
-from sg_jax.guidance import PRESETS, Guidance
+from sg_jax.method.guidance import PRESETS, Guidance
 
 UNGUIDED, SG, CFG = Guidance(), Guidance(1.5, 0.0, 0.75), PRESETS["cfg"]
 EARLY = Guidance(1.5, weak_step=1000)

@@ -9,9 +9,9 @@ import pytest
 from flax import nnx
 from sklearn.datasets import load_digits
 
+from sg_jax.encoders.classifier import Classifier, Recipe, random_mirror, random_shift
 from sg_jax.errors import UserError
 from sg_jax.evaluation import features
-from sg_jax.evaluation.classifier import Classifier, Recipe, random_mirror, random_shift
 from sg_jax.evaluation.features import Scorer, cached_scorer, train_classifier
 
 SMALL = Recipe(width=8, features=16, epochs=2, batch=32)

@@ -7,8 +7,8 @@ import pytest
 
 from sg_jax.errors import UserError
 from sg_jax.evaluation import table
-from sg_jax.guidance import PRESETS, Guidance
-from sg_jax.sampler import Sampler
+from sg_jax.method.guidance import PRESETS, Guidance
+from sg_jax.method.sampler import Sampler
 
 KEY = table.Key(Guidance(1.5, 0.0, 0.25), "euler", 40, 12, 40, "00000012", 0, 7)
 MEASURED = table.Measured(1 / 3, 0.1, 0.2, 1.0, 1e-17 / 3, 123.456)

@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 from stand_ins import ROOT
 
-from sg_jax import config, experiment, network
+from sg_jax.config import experiment, geometry, parsing
 
 
 @pytest.mark.parametrize("small", [(), ("--small",)])
@@ -21,9 +21,9 @@ def test_cifar10_names_configs_settings_and_checkpoints_that_are_there(place, sm
         flags.DEFINE_string("workdir", "", "", flag_values=values)
         flags.DEFINE_string("mode", "", "", flag_values=values)
         absolute = [w.replace("configs/", f"{ROOT}/configs/") for w in words]
-        given = config.parse(absolute, values)
+        given = parsing.parse(absolute, values)
         side = given.data.image_size or 32
-        experiment.build(network.complete(given, (side, side, 3), 10), jax.devices()[:1])
+        experiment.build(geometry.complete(given, (side, side, 3), 10), jax.devices()[:1])
         assert given.data.data_dir == "my data"
         assert given.evaluate.step % given.checkpoint.keep_period == 0
         assert given.evaluate.step < given.train.steps

@@ -10,7 +10,7 @@ from flax import nnx
 from numeric import F32, f64, fresh
 
 from sg_jax.errors import UserError
-from sg_jax.models import attention_kernel
+from sg_jax.models import attention_tpu
 from sg_jax.models.attention import Attention, attend
 
 
@@ -94,7 +94,7 @@ def test_the_kernel_without_gradients(attention, monkeypatch):
     expected = attention(x)
     attention.implementation = "pallas"
     programs = [str(jax.make_jaxpr(lambda x: attention(x))(x))]
-    monkeypatch.setattr(attention_kernel, "QUERIES", 8)
+    monkeypatch.setattr(attention_tpu, "QUERIES", 8)
     programs.append(str(jax.make_jaxpr(lambda x: attention(x))(x)))
     assert ["pallas_call" in program for program in programs] == [False, True]
     np.testing.assert_allclose(attention(x), expected, rtol=1e-4, atol=1e-4)

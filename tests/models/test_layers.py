@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 from numeric import F32, f64, fresh
 
-from sg_jax import sharding
 from sg_jax.models import layers
+from sg_jax.parallel import sharding
 
 
 def norm(x, shift, scale):

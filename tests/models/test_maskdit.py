@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sg_jax import generate
 from sg_jax.errors import UserError
-from sg_jax.guidance import Guidance
+from sg_jax.method.guidance import Guidance
+from sg_jax.method.objective import FlowMatching
 from sg_jax.models.maskdit import MaskDiT
-from sg_jax.objective import FlowMatching
+from sg_jax.programs import sampling
 
 TINY = dict(  # 16 tokens
     image_size=8, channels=3, num_classes=5, patch=2, width=32, depth=2, heads=2,
@@ -124,7 +124,7 @@ def test_it_trains_and_is_guided_like_any_network(masked, inputs):
     }
     assert names and all(name.endswith(".key.bias.value") for name in names), names  # no effect
     guidance = Guidance(scale=1.5, gamma_strong=0.5, gamma_weak=0.75)
-    images = generate.sample(masked, [0, 4], guidance, steps=2)
+    images = sampling.sample(masked, [0, 4], guidance, steps=2)
     assert images.shape == (2, 8, 8, 3)
 
 

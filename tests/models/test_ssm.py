@@ -7,13 +7,14 @@ import optax
 import pytest
 from flax import nnx
 
-from sg_jax import sharding, tokens
 from sg_jax.errors import UserError
-from sg_jax.generate import sample
-from sg_jax.guidance import Guidance
+from sg_jax.method import tokens
+from sg_jax.method.guidance import Guidance
+from sg_jax.method.objective import FlowMatching
 from sg_jax.models import layers, ssm
 from sg_jax.models.ssm import SSM
-from sg_jax.objective import FlowMatching
+from sg_jax.parallel import sharding
+from sg_jax.programs.sampling import sample
 
 TINY = dict(
     image_size=8, channels=3, num_classes=5, patch=2, width=32, depth=4, state=4, routes=((1, 2),)

@@ -9,12 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import turns
 
-from sg_jax import config as config_lib
-from sg_jax import convert, experiment, flops, generate, network, schedule, sharding
-from sg_jax import guidance as guidance_lib
+from sg_jax.config import experiment, geometry
+from sg_jax.config import parsing as config_lib
+from sg_jax.costs import flops
+from sg_jax.method import guidance as guidance_lib
+from sg_jax.method import schedule
+from sg_jax.method.sampler import Sampler
 from sg_jax.models import dit
-from sg_jax.sampler import Sampler
-from sg_jax.state import abstract_state, start_state
+from sg_jax.parallel import sharding
+from sg_jax.programs import sampling
+from sg_jax.programs.training import abstract_state, start_state
+from sg_jax.weights import convert
 
 CONFIGS = pathlib.Path(__file__).parents[3] / "configs"
 SIZES = {f"{s}/2": CONFIGS / f"imagenet256_sit_{s.lower()}2_routing.py" for s in dit.SIZES}
@@ -32,7 +37,7 @@ class Ours:
         config = config_lib.load(str(SIZES[size]))
         config.model.update(dict(dtype=dtype, remat="none", learn_sigma=False))
         config.optimizer.clip_norm = 0.0
-        self.config = network.fill_geometry(config)
+        self.config = geometry.fill_geometry(config)
         self.model = convert.from_state_dict(
             weights, "sit", routes=config.model.routes, dtype=dtype, remat="none"
         )
@@ -82,7 +87,7 @@ class Ours:
         model = jax.device_put(self.model, sharding.infer(self.model, made.mesh))
         labels = np.random.default_rng(0).integers(0, 1000, batch, np.int32)
         labels, keys = jax.device_put(
-            (labels, generate.image_keys(0, 0, batch)), sharding.batch_sharding(made.mesh)
+            (labels, sampling.image_keys(0, 0, batch)), sharding.batch_sharding(made.mesh)
         )
 
         def program(name, setting):
@@ -92,7 +97,7 @@ class Ours:
             cost = batch * flops.sampling_step(made.model, guidance, full=True)
 
             def make():
-                run = generate.integrate.lower(
+                run = sampling.integrate.lower(
                     model, None, labels, keys, scales,
                     plan=plan, sampler=Sampler(), steps=steps, mesh=made.mesh,
                 ).compile()  # fmt: skip

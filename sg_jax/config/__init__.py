@@ -1,0 +1,1 @@
+"""Every setting: its sections, how they are parsed, and what they build."""

@@ -1,0 +1,1 @@
+"""Networks that are only applied, never trained by the objective."""

@@ -1,0 +1,197 @@
+"""Draw and score guidance settings, each once: what `evaluate` and `sweep` share.
+
+workdir/scores.csv            one row per setting and seed; what is there is not drawn again
+workdir/samples/scored/*.npy  the first images of a setting, for pictures
+"""
+
+import dataclasses
+import functools
+import io
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+
+from sg_jax.config.experiment import Experiment
+from sg_jax.costs import flops
+from sg_jax.errors import UserError
+from sg_jax.evaluation import scoring, table
+from sg_jax.evaluation.table import Key, Measured
+from sg_jax.method import checks
+from sg_jax.method import guidance as guidance_lib
+from sg_jax.method.guidance import Guidance
+from sg_jax.parallel import processes
+from sg_jax.programs.sampling import sample
+from sg_jax.runs import files
+from sg_jax.runs.records import Progress, log
+from sg_jax.weights import checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What `run` returns, in the writer; empty elsewhere.
+
+    Attributes:
+      scores: of each setting, one per seed, in the order asked for.
+      images: the first images of each setting with the first seed, uint8 [shown, H, W, C].
+    """
+
+    scores: dict[Guidance, list[Measured]]
+    images: dict[Guidance, np.ndarray]
+
+
+def run(
+    experiment: Experiment,
+    judge: scoring.Judge | None,
+    workdir: str | os.PathLike,
+    guidances: Sequence[Guidance],
+    *,
+    samples: int,
+    seeds: Sequence[int],
+    step: int,
+    shown: int = 0,
+) -> Found:
+    """Score each setting with each seed, and write each as soon as it is there.
+
+    Image i has the label i modulo the number of classes, and the same noise under every setting.
+    All processes draw; the writer scores and writes.
+
+    Args:
+      experiment: the run's objects.
+      judge: what scores; None in processes that do not write.
+      workdir: folder of the run.
+      guidances: the settings; neighbours that differ in omega alone share one compiled program.
+      samples: images per setting and seed.
+      seeds: of noise and token ids, at least one.
+      step: of the checkpoint.
+      shown: how many of the first images to return.
+
+    Raises:
+      UserError: a checkpoint that is not there, before any sampling.
+    """
+    drawn = {guidance: _resolved(experiment, guidance, workdir) for guidance in guidances}
+    keys = {
+        (guidance, seed): Key(
+            guidance=drawn[guidance],
+            sampler=table.words(experiment.sampler),
+            steps=experiment.config.sample.steps,
+            samples=samples,
+            references=len(judge.reference) if judge else 0,
+            features=judge.digest if judge else "",
+            seed=seed,
+            checkpoint=step,
+        )
+        for guidance in guidances
+        for seed in seeds
+    }
+    rows = table.read(workdir)
+    jobs = list(dict.fromkeys(keys.values()))
+    # The writer says what is left: others may read the file a row later, and draw nothing alone.
+    no_row = processes.from_writer([int(key not in rows) for key in jobs])
+    no_images = processes.from_writer(
+        [int(key.seed == seeds[0] and _images(workdir, key, shown) is None) for key in jobs]
+    )
+    left = [(k, r) for k, r, i in zip(jobs, no_row, no_images, strict=True) if r or i]
+    log(f"{len(guidances)} settings, {len(seeds)} seeds: {len(jobs)} drawings, {len(left)} left.")
+    if left:
+        _draw_all(experiment, judge, workdir, left, rows, shown)
+    if judge is None:
+        return Found({}, {})
+    return Found(
+        {g: [rows[keys[g, seed]] for seed in seeds] for g in guidances},
+        {g: _images(workdir, keys[g, seeds[0]], shown) for g in guidances},
+    )
+
+
+def _draw_all(experiment, judge, workdir, left, rows: table.Table, shown: int) -> None:
+    config, networks, programs = experiment.config.sample, None, set()
+    step, samples = left[0][0].checkpoint, left[0][0].samples
+    how = dict(mesh=experiment.mesh, like=experiment.model)
+    model = checkpoints.load(workdir, step, **how)
+    labels = np.resize(np.arange(model.num_classes), samples)
+    times = np.asarray(experiment.sampler.times(config.steps))
+    progress = Progress(0, len(left), samples, unit="drawing")
+    for done, (key, score) in enumerate(left, start=1):
+        guidance = key.guidance
+        log(f"Draw {samples} images: {guidance.describe()}, seed {key.seed}.")
+        if networks != (guidance.weak_workdir, guidance.weak_step):
+            networks = (guidance.weak_workdir, guidance.weak_step)
+            weak_model = checkpoints.load_weak(guidance, workdir, **how)
+        draw = functools.partial(
+            sample,
+            model,
+            guidance=guidance,
+            weak_model=weak_model,
+            **{**experiment.sampling, "seed": key.seed},
+        )
+        program = (guidance_lib.plan(guidance, times), guidance.weak_workdir)
+        if program not in programs or not score:  # compiles; the first images are always the same
+            images = draw(labels[: max(config.batch_size, shown)])
+            programs.add(program)
+        if score:
+            images, rate = scoring.timed(draw, labels, config.batch_size)
+        if judge is None:
+            continue
+        if shown and _images(workdir, key, shown) is None:
+            _keep_images(workdir, key, images[:shown])
+        if score:
+            cost = flops.sampling_step(
+                model,
+                guidance,
+                steps=config.steps,
+                sampler=experiment.sampler,
+                weak_model=weak_model,
+            )
+            rows[key] = Measured(
+                **dataclasses.asdict(judge.score(images, labels)),
+                gflops_per_step=cost / 1e9,
+                images_per_second=rate,
+            )
+            rows |= table.read(workdir)  # what another command has written meanwhile
+            table.write(workdir, rows)
+            progress.update(done, frechet=rows[key].frechet, accuracy=rows[key].accuracy)
+
+
+def _resolved(experiment: Experiment, guidance: Guidance, workdir: str | os.PathLike) -> Guidance:
+    """Return what is drawn for a setting: as a table keeps it, the step of its weak network known.
+
+    Raises:
+      UserError: a setting that the networks cannot make, or a checkpoint that is missing.
+    """
+    guidance = table.canonical(guidance)
+    if not guidance.two_networks:
+        checks.check_setting(experiment.model, guidance)
+        return guidance
+    folder = guidance.weak_workdir or workdir
+    steps = checkpoints.saved_steps(folder)
+    if guidance.weak_step and guidance.weak_step not in steps:
+        raise UserError(
+            f"The weak prediction of {guidance.describe()!r} needs step {guidance.weak_step} of "
+            f"{str(folder)!r}, which holds {steps}: set its weak_step to one of them, or train "
+            f"with config.checkpoint.keep_period."
+        )
+    other = checkpoints.abstract_network(folder) if guidance.weak_workdir else experiment.model
+    checks.check_setting(experiment.model, guidance, other)
+    return dataclasses.replace(guidance, weak_step=guidance.weak_step or steps[-1])
+
+
+def _images_path(workdir: str | os.PathLike, key: Key) -> epath.Path:
+    return files.path(workdir) / "samples" / "scored" / f"{key.digest}.npy"
+
+
+def _keep_images(workdir: str | os.PathLike, key: Key, images: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, images)
+    files.write_atomically(_images_path(workdir, key), buffer.getvalue())
+
+
+def _images(workdir: str | os.PathLike, key: Key, shown: int) -> np.ndarray | None:
+    """Return the first images that are kept of a setting, or None if there are fewer."""
+    path = _images_path(workdir, key)
+    if not shown:
+        return np.empty(0, np.uint8)
+    if not path.exists():
+        return None
+    images = np.load(io.BytesIO(path.read_bytes()))
+    return images[:shown] if len(images) >= shown else None

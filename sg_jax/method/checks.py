@@ -1,0 +1,69 @@
+"""What sparsity rates and guidance settings ask of the networks, said before any work."""
+
+from collections.abc import Mapping
+
+from sg_jax.errors import UserError
+from sg_jax.method import schedule, tokens
+from sg_jax.method.guidance import Guidance
+from sg_jax.models.backbone import Backbone
+
+
+def check_rate(model: Backbone, gamma: float, key: str) -> None:
+    """Raise where a network cannot run at sparsity rate `gamma`, the value of `key`."""
+    if not gamma or not 0 <= gamma <= 1:
+        return
+    if not model.choices:
+        raise UserError(
+            f"{key}={gamma:g} needs a network with routes, and this one has none, so it computes "
+            f"every token: give it routes (config.model.routes, such as ((1, 4),)), or set the "
+            f"rate to 0."
+        )
+    if model.masks and tokens.keep_count(model.tokens, gamma) == 0:
+        raise UserError(f"{key}={gamma:g} must be below 1: masking needs at least one token.")
+
+
+def check_setting(
+    model: Backbone, guidance: Guidance, weak_model: Backbone | None = None, key: str = "guidance"
+) -> None:
+    """Raise where networks cannot make the predictions of a guidance setting.
+
+    Args:
+      model: of the strong prediction; shapes will do.
+      guidance: the setting.
+      weak_model: of the weak prediction, if it is another network.
+      key: names the setting in the error.
+    """
+    check_rate(model, schedule.highest(guidance.gamma_strong), f"{key}.gamma_strong")
+    if not guidance.guided:
+        return
+    weak = model if weak_model is None else weak_model
+    gamma = schedule.highest(guidance.gamma_weak)
+    check_rate(weak, gamma, f"{key}.gamma_weak")
+    if guidance.weak_label == "random" and model.num_classes < 2:
+        raise UserError(
+            f"{key}.weak_label='random' needs another class to draw, but the model knows "
+            f"{model.num_classes}."
+        )
+    alike = ("image_size", "channels", "num_classes", *(("tokens", "choices") if gamma else ()))
+    for name in alike:  # kept tokens are drawn once for both networks
+        if getattr(weak, name) != getattr(model, name):
+            words = {"choices": "number of routes"}.get(name, name)
+            raise UserError(
+                f"The network of the weak prediction ({guidance.describe()}) does not fit the "
+                f"strong one: its {words} is {getattr(weak, name)}, not {getattr(model, name)}."
+            )
+
+
+def possible(
+    model: Backbone, settings: Mapping[str, Guidance]
+) -> tuple[dict[str, Guidance], list[str]]:
+    """Return the settings that a network can run, and a sentence on each that it can't."""
+    able, notes = {}, []
+    for name, setting in settings.items():
+        try:
+            check_setting(model, setting)
+        except UserError as error:
+            notes.append(f"{name} is left out. {error}")
+        else:
+            able[name] = setting
+    return able, notes

@@ -1,0 +1,283 @@
+"""Guidance: two predictions of one velocity, and how they combine.
+
+guided = omega * strong + (1 - omega) * weak          (Krause et al., arXiv 2601.01608, Eq. 3, 7, 8)
+
+| name   | strong              | weak                                                      |
+|--------|---------------------|-----------------------------------------------------------|
+| CFG    | v(c), gamma 0       | v(null), gamma 0                                          |
+| SG     | v(c; gamma_strong)  | v(c; gamma_weak): both conditional, only sparsity differs |
+| CFG+SG | v(c; gamma_strong)  | v(null; gamma_weak)                                       |
+| AG     | v(c)                | another network's v(c), such as an early checkpoint's     |
+| AG+SG  | v(c; gamma_strong)  | another network's v(c; gamma_weak)                        |
+| ICG    | v(c)                | v(another label, at random)                               |
+| PDG    | v(c)                | v(null), gamma_weak 1: the routed blocks are skipped      |
+
+Autoguidance (AG): arXiv 2406.02507. ICG: arXiv 2407.02687. Path-drop (PDG): arXiv 2510.21986.
+Some code counts the scale from 0 (its scale is our omega - 1); here omega = 1 turns guidance off.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sg_jax.errors import UserError, nearest
+from sg_jax.method import prediction, schedule, tokens
+from sg_jax.method.sampler import Velocity
+from sg_jax.method.schedule import Schedule
+from sg_jax.models.backbone import Backbone
+from sg_jax.models.stack import KeepIds
+
+WEAK_LABELS = ("same", "null", "random")
+IDS = ("uniform", "stratified", "nested")
+
+
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+    """Which two predictions are made at each step.
+
+    Scale and gammas are numbers, or schedules over the steps (see `schedule`).
+
+    Args:
+      scale: omega; 1 is off, and only the strong prediction is computed.
+      gamma_strong: sparsity rate of the strong prediction, in [0, 1].
+      gamma_weak: sparsity rate of the weak one; 1 skips the routed blocks altogether.
+      weak_label: "same" gives both predictions the label (SG); "null" gives the weak one none
+        (CFG); "random" gives it another label at random, anew at each evaluation (ICG).
+      weak_step: checkpoint that makes the weak prediction (AG); 0 is the same network.
+      weak_workdir: the run it is from; empty for the same.
+      interval: times (low, high) within which guidance acts; outside, the strong prediction alone
+        moves the sample.
+      ids: how kept tokens are drawn, fresh at each evaluation: "uniform", "stratified" over the
+        token grid, or "nested" (the smaller set a subset of the larger; else they are independent).
+      segments: into how many stretches of constant rate a schedule of gammas is rounded.
+    """
+
+    scale: Schedule = 1.0
+    gamma_strong: Schedule = 0.0
+    gamma_weak: Schedule = 0.0
+    weak_label: str = "same"
+    weak_step: int = 0
+    weak_workdir: str = ""
+    interval: tuple[float, float] = (0.0, 1.0)
+    ids: str = "uniform"
+    segments: int = 8
+
+    def __post_init__(self):
+        for name in ("gamma_strong", "gamma_weak"):
+            schedule.check(f"guidance.{name}", getattr(self, name), 0.0, 1.0)
+        schedule.check("guidance.scale", self.scale, 0.0, float("inf"))
+        for name, options in (("weak_label", WEAK_LABELS), ("ids", IDS)):
+            if (value := getattr(self, name)) not in options:
+                raise UserError(
+                    f"guidance.{name}={value!r} must be one of {options}." + nearest(value, options)
+                )
+        for name, low in (("weak_step", 0), ("segments", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < low:
+                raise UserError(f"guidance.{name}={value!r} must be an int of at least {low}.")
+        pair = self.interval
+        numbers = isinstance(pair, tuple) and all(isinstance(t, int | float) for t in pair)
+        if not numbers or len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= 1:
+            raise UserError(
+                f"guidance.interval={pair!r} must be a tuple of two times 0 <= low <= high <= 1."
+            )
+
+    @property
+    def two_networks(self) -> bool:
+        """Whether the weak prediction is another network's (AG)."""
+        return bool(self.weak_step or self.weak_workdir)
+
+    def differs(self, gamma_strong: float, gamma_weak: float) -> bool:
+        """Return whether the two predictions differ at these rates."""
+        same_input = self.weak_label == "same" and not self.two_networks
+        return not same_input or gamma_strong != gamma_weak
+
+    @property
+    def guided(self) -> bool:
+        """Whether a weak prediction is needed at all: not at omega 1, nor where both are equal."""
+        return self.scale != 1.0 and self.differs(self.gamma_strong, self.gamma_weak)
+
+    def describe(self) -> str:
+        """Return a few words for tables and pictures, such as "ω 1.5, γ 0.5 / 0.9"."""
+        strong, weak = schedule.text(self.gamma_strong), schedule.text(self.gamma_weak)
+        if not self.guided:
+            return f"no guidance, γ {strong}"
+        words = [f"ω {schedule.text(self.scale)}, γ {strong} / {weak}"]
+        words += {"same": [], "null": ["null"], "random": ["other label"]}[self.weak_label]
+        words += [f"step {self.weak_step}"] if self.weak_step else []
+        words += [self.weak_workdir] if self.weak_workdir else []
+        words += [self.ids] if self.ids != "uniform" else []
+        if self.interval != (0.0, 1.0):
+            words.append(f"t {self.interval[0]:g}–{self.interval[1]:g}")
+        return " ".join(words)
+
+
+PRESETS = {  # beside each, what the paper measured with SiT-XL/2 + routing on ImageNet-256
+    "unguided": Guidance(),  # FID 4.89, 114.42 GFLOPs per step
+    "cfg": Guidance(scale=1.5, weak_label="null"),  # FID 2.57, 228.84
+    "icg": Guidance(scale=1.5, weak_label="random"),  # FID 2.81, 228.84
+    "ag": Guidance(scale=1.5, weak_step=50_000),  # FID 2.95, 228.84
+    "pdg": Guidance(scale=1.5, gamma_weak=1.0, weak_label="null"),
+    "sg": Guidance(scale=2.0, gamma_weak=0.75),  # the scale by RESULTS.md
+    "sg_flops": Guidance(scale=3.0, gamma_strong=0.5, gamma_weak=0.9),  # FID 2.14, 97.67
+    "sg_fid": Guidance(  # FID 1.58, 173.16
+        scale=1.5,
+        gamma_strong=("cosine", 0.0, 0.6),
+        gamma_weak=("cosine", 0.6, 0.0),
+        weak_step=50_000,
+    ),
+    "cfg_sg": Guidance(scale=1.5, gamma_strong=0.2, gamma_weak=0.7, weak_label="null"),
+}
+
+
+def resolve(guidance: str | Guidance) -> Guidance:
+    """Return a preset by name, or the guidance itself."""
+    if isinstance(guidance, Guidance):
+        return guidance
+    if guidance not in PRESETS:
+        raise UserError(
+            f"guidance={guidance!r} must be a Guidance or a preset: {', '.join(PRESETS)}."
+            + nearest(guidance, PRESETS)
+        )
+    return PRESETS[guidance]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """Steps first..stop-1, at constant rates: strong and weak, or strong alone."""
+
+    first: int
+    stop: int
+    gammas: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a compile depends on: the stretches of a run, and how predictions differ."""
+
+    stretches: tuple[Stretch, ...]
+    weak_label: str
+    two_networks: bool
+    ids: str
+
+
+def plan(guidance: Guidance, times: Sequence[float]) -> Plan:
+    """Cut a run of steps into stretches of constant rates, so that each has static shapes.
+
+    Scheduled rates are averaged over `guidance.segments` equal stretches; `rounding` tells by how
+    much that moves them.
+
+    Args:
+      guidance: the setting.
+      times: of the steps' starts and the end, ascending [steps + 1].
+    """
+    starts = np.asarray(times, np.float64)[:-1]
+    strong, weak = rates(guidance, len(starts))
+    low, high = guidance.interval
+    near = 1e-6  # times are float32, limits are not
+    acts = (starts >= low - near) & (starts <= high + near) & (guidance.scale != 1.0)
+    stretches = []
+    for n, (s, w, on) in enumerate(zip(strong, weak, acts, strict=True)):
+        gammas = (s, w) if on and guidance.differs(s, w) else (s,)
+        if stretches and stretches[-1].gammas == gammas:
+            stretches[-1] = dataclasses.replace(stretches[-1], stop=n + 1)
+        else:
+            stretches.append(Stretch(n, n + 1, gammas))
+    if all(len(s.gammas) == 1 for s in stretches):  # then nothing else about it matters
+        return Plan(tuple(stretches), "same", False, guidance.ids)
+    return Plan(tuple(stretches), guidance.weak_label, guidance.two_networks, guidance.ids)
+
+
+def rates(guidance: Guidance, steps: int) -> tuple[list[float], list[float]]:
+    """Return the strong and the weak rate of each step, rounded to `guidance.segments`."""
+    out = []
+    for gamma in (guidance.gamma_strong, guidance.gamma_weak):
+        if not isinstance(gamma, tuple):
+            out.append([float(gamma)] * steps)  # exact: a last digit may be a token
+            continue
+        groups = np.array_split(schedule.values(gamma, steps), min(guidance.segments, steps))
+        out.append([round(float(g.mean()), 6) for g in groups for _ in g])
+    return out[0], out[1]
+
+
+def rounding(guidance: Guidance, steps: int) -> float:
+    """Return the largest distance of a step's rate from its schedule."""
+    pairs = zip(rates(guidance, steps), (guidance.gamma_strong, guidance.gamma_weak), strict=True)
+    return max(float(np.abs(np.array(r) - schedule.values(g, steps)).max()) for r, g in pairs)
+
+
+def combine(strong: jax.Array, weak: jax.Array, scale: jax.Array | float) -> jax.Array:
+    """Return omega * strong + (1 - omega) * weak                                      (Eq. 7)."""
+    return scale * strong + (1 - scale) * weak
+
+
+def guided_velocity(
+    model: Backbone,
+    weak_model: Backbone | None,
+    stretch: Stretch,
+    plan: Plan,
+    labels: jax.Array,
+    keys: jax.Array,
+    scales: jax.Array,
+    evaluations: int = 1,
+) -> Velocity:
+    """Return velocity(x [B, H, W, C], t [], n []) for one stretch of a run.
+
+    Both predictions are made together, so that one compiled step holds both and shares what it can.
+    Token ids are fresh at every evaluation n and depend on the image's own key alone.
+
+    Args:
+      model: the network of the strong prediction, and of the weak one unless there is another.
+      weak_model: the other one, or None.
+      stretch, plan: static; see `plan`.
+      labels: [B].
+      keys: one per image [B].
+      scales: omega at each step [steps], traced, so that other values need no compile.
+      evaluations: per step.
+    """
+    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+
+    def velocity(x, t, n):
+        now = fold(keys, n)
+        ids = draw_ids(model, now, stretch.gammas, plan.ids)
+        t = jnp.broadcast_to(t, labels.shape)
+        if len(stretch.gammas) == 1:
+            return prediction.velocities(model, x, t, [labels], ids)[0]
+        other = weak_labels(model, labels, fold(now, 2), plan.weak_label)
+        if plan.two_networks:
+            strong = prediction.velocity(model, x, t, labels, ids[0])
+            weak = prediction.velocity(weak_model, x, t, other, ids[1])
+        else:
+            ys = [labels] if plan.weak_label == "same" else [labels, other]
+            strong, weak = prediction.velocities(model, x, t, ys, ids)
+        return combine(strong, weak, scales[n // evaluations])
+
+    return velocity
+
+
+def weak_labels(model: Backbone, labels: jax.Array, keys: jax.Array, kind: str) -> jax.Array:
+    """Return the labels [B] of the weak prediction."""
+    if kind == "null":
+        return jnp.full_like(labels, model.null_label)
+    if kind == "random":
+        step = jax.vmap(lambda k: jax.random.randint(k, (), 1, max(model.num_classes, 2)))(keys)
+        return (labels + step) % model.num_classes
+    return labels
+
+
+def draw_ids(model: Backbone, keys: jax.Array, gammas: Sequence[float], kind: str) -> list[KeepIds]:
+    """Draw the kept ids of each prediction from the images' keys [B]."""
+    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+    layout = "uniform" if kind == "nested" else kind
+    ids = [model.draw_ids(fold(keys, i), gamma, layout) for i, gamma in enumerate(gammas)]
+    if kind != "nested" or len(ids) == 1 or None in (ids[0], ids[1]):
+        return ids
+    large, small = sorted((0, 1), key=lambda i: gammas[i])
+    ids[small] = [
+        tokens.subset_ids(fold(fold(keys, small), r), whole, part.shape[1])
+        for r, (whole, part) in enumerate(zip(ids[large], ids[small], strict=True))
+    ]
+    return ids

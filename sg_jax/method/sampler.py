@@ -1,0 +1,269 @@
+"""Integrators of dx/dt = velocity(x, t) from noise (t = 0) to data (t = 1).
+
+They know neither networks nor guidance. `velocity(x [B, ...], t [], n []) -> [B, ...]` and
+`noise(n []) -> [B, ...]` (standard normal) are given; n counts the evaluations from `first`, for
+those who draw something fresh at each. Every loop is one scan: one compiled body.
+
+| name             | order | evaluations per step | source                                   |
+|------------------|-------|----------------------|------------------------------------------|
+| `euler`          | 1     | 1                    |                                          |
+| `heun`           | 2     | 2                    |                                          |
+| `euler_maruyama` |       | 1                    | SiT's SDE, arXiv 2401.08740              |
+| `edm_heun`       | 2     | 2                    | EDM's Algorithm 2, arXiv 2206.00364      |
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from sg_jax.errors import UserError, nearest
+from sg_jax.method import flow
+
+Velocity = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Noise = Callable[[jax.Array], jax.Array]
+
+EVALUATIONS = {"euler": 1, "heun": 2, "euler_maruyama": 1, "edm_heun": 2}  # per step
+
+# D(t) >= 0 of SiT's SDE. On the linear path SiT's "sigma" and "linear" are both 1 - t; "sbdm" is
+# the diffusion of the score-based model with the same marginals, (1 - t) / t, infinite at t = 0.
+DIFFUSIONS = {
+    "sigma": lambda t: 1 - t,
+    "constant": lambda t: jnp.ones_like(t),
+    "sbdm": lambda t: (1 - t) / jnp.maximum(t, 0.04),
+    "decreasing": lambda t: 0.25 * (jnp.cos(jnp.pi * t) + 1) ** 2,
+    "increasing_decreasing": lambda t: jnp.sin(jnp.pi * t) ** 2,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """An integrator with its settings.
+
+    Args:
+      name: one of `EVALUATIONS`.
+      shift: above 1 spends more steps near noise; see `time_grid`. Not for `edm_heun`.
+      diffusion: D(t) of `euler_maruyama`, one of `DIFFUSIONS`.
+      diffusion_scale: multiplies D.
+      churn, churn_min, churn_max, churn_noise: S_churn, S_min, S_max, S_noise of `edm_heun`.
+      sigma_min, sigma_max, rho: noise levels of `edm_heun`.
+    """
+
+    name: str = "euler"
+    shift: float = 1.0
+    diffusion: str = "sigma"
+    diffusion_scale: float = 1.0
+    churn: float = 0.0
+    churn_min: float = 0.0
+    churn_max: float = math.inf
+    churn_noise: float = 1.0
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self):
+        for key, value, options in (
+            ("name", self.name, EVALUATIONS),
+            ("diffusion", self.diffusion, DIFFUSIONS),
+        ):
+            if value not in options:
+                raise UserError(
+                    f"sampler.{key}={value!r} must be one of {', '.join(options)}."
+                    + nearest(value, options)
+                )
+        for key in ("shift", "churn_noise", "sigma_min", "sigma_max", "rho"):
+            value = getattr(self, key)
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise UserError(f"sampler.{key}={value!r} must be a number above 0.")
+        for key in ("diffusion_scale", "churn", "churn_min", "churn_max"):
+            value = getattr(self, key)
+            if not isinstance(value, int | float) or not value >= 0:
+                raise UserError(f"sampler.{key}={value!r} must be a number of at least 0.")
+        if not self.sigma_min < self.sigma_max:
+            raise UserError(
+                f"sampler.sigma_min={self.sigma_min} must be below sampler.sigma_max="
+                f"{self.sigma_max}."
+            )
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the velocity per step."""
+        return EVALUATIONS[self.name]
+
+    def times(self, steps: int) -> jax.Array:
+        """Return the times of a run, ascending, float32 [steps + 1]; the last is 1."""
+        if self.name == "edm_heun":
+            return edm_grid(steps, self.sigma_min, self.sigma_max, self.rho)
+        return time_grid(steps, self.shift)
+
+    def start(self, z: jax.Array, times: jax.Array) -> jax.Array:
+        """Return the state at the first time from noise z; there is no data in it yet."""
+        return (1 - times[0]) * z
+
+    def integrate(
+        self,
+        velocity: Velocity,
+        noise: Noise,
+        x: jax.Array,
+        times: jax.Array,
+        first: int = 0,
+        churn: float | None = None,
+    ) -> jax.Array:
+        """Move x [B, ...] from the first of `times` to the last.
+
+        Args:
+          velocity, noise: see the module.
+          x: the state at times[0].
+          times: a stretch of `self.times(steps)`.
+          first: evaluations made before.
+          churn: gamma of one step, S_churn / steps of the whole run, for `edm_heun`.
+        """
+        if self.name == "euler":
+            return euler(velocity, x, times, first)
+        if self.name == "heun":
+            return heun(velocity, x, times, first)
+        if self.name == "euler_maruyama":
+
+            def diffusion(t):
+                return self.diffusion_scale * DIFFUSIONS[self.diffusion](t)
+
+            return euler_maruyama(velocity, noise, diffusion, x, times, first)
+        churn = self.churn / (len(times) - 1) if churn is None else churn
+        limits = (self.churn_min, self.churn_max)
+        return edm_heun(velocity, noise, x, times, first, churn, limits, self.churn_noise)
+
+
+def time_grid(steps: int, shift: float = 1.0) -> jax.Array:
+    """Return the times 0 = t_0 < ... < t_steps = 1, float32 [steps + 1].
+
+    Evenly spaced, then moved by `flow.shift_time`: a shift above 1 has more steps near noise.
+    """
+    return flow.shift_time(jnp.linspace(0.0, 1.0, steps + 1), shift)
+
+
+def edm_grid(steps: int, sigma_min: float, sigma_max: float, rho: float) -> jax.Array:
+    """Return EDM's noise levels as times t = 1 / (1 + sigma), ascending, the last one 1.
+
+    sigma_i = (sigma_max^(1/rho) + i / (N - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho
+    """
+    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    ramp = jnp.arange(steps) / max(steps - 1, 1)
+    sigma = (high + ramp * (low - high)) ** rho
+    return jnp.append(1 / (1 + sigma), 1.0)
+
+
+def euler(velocity: Velocity, x: jax.Array, times: jax.Array, first: int = 0) -> jax.Array:
+    """Integrate by Euler's method.
+
+    x_{i+1} = x_i + (t_{i+1} - t_i) v(x_i, t_i)
+
+    Args:
+      velocity: see the module.
+      x: the state at times[0], noise at the start of a run [B, ...].
+      times: ascending [steps + 1].
+      first: evaluations made before.
+
+    Returns:
+      The state at the last time, shaped like x.
+    """
+
+    def step(x, inputs):
+        t, dt, n = inputs
+        return x + dt * velocity(x, t, n), None
+
+    return _scan(step, x, times, first, 1)
+
+
+def heun(velocity: Velocity, x: jax.Array, times: jax.Array, first: int = 0) -> jax.Array:
+    """Integrate by Heun's method: the mean of the velocities at both ends of a step.
+
+    x' = x_i + dt v(x_i, t_i);  x_{i+1} = x_i + dt / 2 (v(x_i, t_i) + v(x', t_{i+1}))
+    """
+
+    def step(x, inputs):
+        t, dt, n = inputs
+        v = velocity(x, t, n)
+        ahead = velocity(x + dt * v, t + dt, n + 1)
+        return x + dt / 2 * (v + ahead), None
+
+    return _scan(step, x, times, first, 2)
+
+
+def euler_maruyama(
+    velocity: Velocity,
+    noise: Noise,
+    diffusion: Callable[[jax.Array], jax.Array],
+    x: jax.Array,
+    times: jax.Array,
+    first: int = 0,
+) -> jax.Array:
+    """Integrate SiT's SDE, which has the marginals of the ODE for any D(t) >= 0.
+
+    dx = (v + D s) dt + sqrt(2 D) dW,  score s = (t v - x) / (1 - t)      (SiT, Eq. 4 and 7)
+
+    The step that ends at t = 1 adds no noise, as nothing after it would take it out again. D is
+    limited so that this one takes out all the noise there is, at most, and others half of it: with
+    more the steps would oscillate.
+    """
+
+    def step(x, inputs):
+        t, dt, n = inputs
+        last = t + dt > 1 - 1e-6
+        most = jnp.where(last, 1.0, 0.5) * (1 - t) ** 2 / dt
+        v, d = velocity(x, t, n), jnp.minimum(diffusion(t), most)
+        score = (t * v - x) / (1 - t)
+        spread = jnp.sqrt(2 * d * dt) * ~last
+        return x + dt * (v + d * score) + spread * noise(n), None
+
+    return _scan(step, x, times, first, 1)
+
+
+def edm_heun(
+    velocity: Velocity,
+    noise: Noise,
+    x: jax.Array,
+    times: jax.Array,
+    first: int = 0,
+    churn: float = 0.0,
+    limits: tuple[float, float] = (0.0, math.inf),
+    noise_scale: float = 1.0,
+) -> jax.Array:
+    """Integrate by EDM's stochastic Heun method (Karras et al., arXiv 2206.00364, Algorithm 2).
+
+    It lives in y = x / t = data + sigma noise with sigma = (1 - t) / t, where dy/dsigma =
+    (y - D) / sigma and D = x + (1 - t) v is the denoised image. The last step, to sigma = 0, is
+    Euler's.
+
+    Args:
+      velocity, noise, x, times, first: as above; times[0] > 0.
+      churn: S_churn over the number of steps of the run.
+      limits: S_min and S_max.
+      noise_scale: S_noise.
+    """
+
+    def slope(y, sigma, n):
+        t = 1 / (1 + sigma)
+        x = t * y
+        d = flow.denoised(x, velocity(x, t, n), t)
+        return (y - d) / jnp.maximum(sigma, 1e-12)
+
+    def step(y, inputs):
+        t, dt, n = inputs
+        sigma, after = (1 - t) / t, jnp.maximum(1 / (t + dt) - 1, 0.0)
+        gamma = jnp.where((limits[0] <= sigma) & (sigma <= limits[1]), churn, 0.0)
+        hat = sigma * (1 + jnp.minimum(gamma, math.sqrt(2) - 1))
+        y = y + noise_scale * jnp.sqrt(jnp.maximum(hat**2 - sigma**2, 0.0)) * noise(n)
+        d = slope(y, hat, n)
+        end = y + (after - hat) * d
+        corrected = y + (after - hat) / 2 * (d + slope(end, after, n + 1))
+        return jnp.where(after > 1e-6, corrected, end), None
+
+    y = _scan(step, x / times[0], times, first, 2)
+    return y * times[-1]
+
+
+def _scan(step, x: jax.Array, times: jax.Array, first: int, evaluations: int) -> jax.Array:
+    counts = first + evaluations * jnp.arange(len(times) - 1)
+    return jax.lax.scan(step, x, (times[:-1], jnp.diff(times), counts))[0]

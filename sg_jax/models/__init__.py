@@ -1,0 +1,1 @@
+"""Networks: conditioning, layers, blocks and the backbones built of them."""

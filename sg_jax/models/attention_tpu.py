@@ -1,0 +1,202 @@
+"""Attention for TPU as two Pallas kernels, forward and backward, on tokens [B, N, D] as they are.
+
+A program of a kernel computes all heads of a few hundred queries of one image: the heads lie side
+by side in the channels, and nothing is transposed, padded or copied in memory. Logits are kept as
+[keys, queries], so that maxima and sums of the softmax run over registers, not across their lanes.
+As in FlashAttention (arXiv 2205.14135) they never leave the chip, and the backward pass computes
+them again; but all keys of an image fit, so a softmax is computed in one go.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from sg_jax.models.remat import Kept
+
+Saved = jax.Array | Kept  # [B, N, D], or a part of [L, B, N, D]
+
+QUERIES = 256  # of a program, at most: more make longer programs, not faster ones
+KEYS = 1024  # at most: they all stay on chip
+FITTING = {"TPU v4": 256, "TPU v5 lite": KEYS, "TPU v5": KEYS, "TPU v6 lite": KEYS}  # compiled for
+SUPPORTED = f"multiples of 16 tokens up to {QUERIES}, and of {QUERIES} up to {KEYS}"
+TOGETHER = 4  # heads whose steps are interleaved: one's products fill the other's waits
+VMEM = 96 * 2**20  # bytes that a program may take
+LOG2_E = math.log2(math.e)
+SAME = (((1,), (1,)), ((), ()))  # x [I, K], y [J, K] -> [I, J]
+PLAIN = (((1,), (0,)), ((), ()))  # x [I, K], y [K, J] -> [I, J]
+
+
+def supports(tokens: int) -> bool:
+    """Return whether the kernels take images of so many tokens: whole tiles that fit."""
+    return tokens <= KEYS and tokens % (16 if tokens <= QUERIES else QUERIES) == 0
+
+
+def programs(tokens: int) -> int:
+    """Return into how many programs of a kernel an image is divided."""
+    return -(-tokens // QUERIES)
+
+
+def forward(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
+    """Return softmax(q k^T / sqrt(D/H)) v of all heads [B, N, D]; the softmax in float32.
+
+    Args:
+      q, k, v: [B, N, D], the heads side by side.
+      heads: H.
+    """
+    return _call(_forward, [q], [k, v], ["query"], heads, products=2)[0]
+
+
+def backward(
+    q: Saved, k: Saved, v: Saved, do: jax.Array, heads: int
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Return gradients of q, k, v, and `forward`, each [B, N, D]; and that of q's bias [D].
+
+    The last is the sum of the first over images and tokens, in float32.
+
+    Args:
+      q, k, v, heads: as given to `forward`, or where they are kept.
+      do: gradient of its result.
+    """
+    kinds = ["query", "query", "key", "key", "sum"]
+    dq, o, dk, dv, totals = _call(_backward, [q, do], [k, v], kinds, heads, products=6)
+    return dq, dk, dv, o, totals.sum((0, 1))
+
+
+def _call(
+    kernel, of_queries: Sequence[Saved], of_keys: Sequence[Saved], kinds, heads: int, products: int
+) -> list[jax.Array]:
+    """Run a kernel for each image and each part of its queries.
+
+    Args:
+      kernel: (programs per image, heads, places, *arrays, *results, *sums over programs).
+      of_queries, of_keys: arrays of which a program reads a part, and all.
+      kinds: what the results are: of a "query", of a "key" (added up over an image's programs), or
+        a "sum" over a program's queries.
+      heads: H.
+      products: matrix products per head, for the estimated cost.
+    """
+    arrays = [
+        x if isinstance(x, Kept) else Kept(x[None], jnp.int32(0)) for x in (*of_queries, *of_keys)
+    ]
+    _, b, n, d = arrays[0].stack.shape
+    dtype = arrays[0].stack.dtype
+    size = min(n, QUERIES)
+    steps = programs(n)
+    places = jnp.stack([jnp.asarray(x.index, jnp.int32) for x in arrays])
+
+    def read(number):
+        if number < len(of_queries):
+            return pl.BlockSpec((None, None, size, d), lambda i, j, at: (at[number], i, j, 0))
+        return pl.BlockSpec((None, None, n, d), lambda i, j, at: (at[number], i, 0, 0))
+
+    specs = dict(
+        query=pl.BlockSpec((None, size, d), lambda i, j, at: (i, j, 0)),
+        key=pl.BlockSpec((None, n, d), lambda i, j, at: (i, 0, 0)),
+        sum=pl.BlockSpec((None, None, 1, d), lambda i, j, at: (i, j, 0, 0)),
+    )
+    whole = jax.ShapeDtypeStruct((b, n, d), dtype)
+    sums = jax.ShapeDtypeStruct((b, steps, 1, d), jnp.float32)
+    shapes = [sums if kind == "sum" else whole for kind in kinds]
+    scratch = [pltpu.VMEM((n, d), jnp.float32) for kind in kinds if kind == "key" and steps > 1]
+
+    def call(places, *stacks, interpret):
+        return pl.pallas_call(
+            functools.partial(kernel, steps, heads),
+            grid_spec=pltpu.PrefetchScalarGridSpec(
+                num_scalar_prefetch=1,
+                grid=(b, steps),
+                in_specs=[read(number) for number in range(len(stacks))],
+                out_specs=[specs[kind] for kind in kinds],
+                scratch_shapes=scratch,
+            ),
+            out_shape=shapes,
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VMEM
+            ),
+            cost_estimate=pl.CostEstimate(
+                flops=2 * products * b * n * n * d,
+                transcendentals=b * heads * n * n,
+                bytes_accessed=(len(stacks) + len(kinds)) * b * n * d * dtype.itemsize,
+            ),
+            name=f"attention{kernel.__name__}_{heads}",  # as `costs.kernels` reads it
+            interpret=interpret,
+        )(places, *stacks)
+
+    found = jax.lax.platform_dependent(
+        places,
+        *(x.stack for x in arrays),
+        tpu=functools.partial(call, interpret=False),
+        default=functools.partial(call, interpret=True),
+    )
+    return [x[:, :, 0] if kind == "sum" else x for x, kind in zip(found, kinds, strict=True)]
+
+
+def _forward(steps, heads, places, q_ref, k_ref, v_ref, o_ref):
+    o, size = [], q_ref.shape[1] // heads
+    for group in _groups(heads):
+        q, k, v = (_take(ref, group, size) for ref in (q_ref, k_ref, v_ref))
+        weights = [w.astype(o_ref.dtype).T for w in _weights(q, k)]  # [queries, keys]
+        o += [_dot(*pair, PLAIN).astype(o_ref.dtype) for pair in zip(weights, v, strict=True)]
+    o_ref[...] = jnp.concatenate(o, -1)
+
+
+def _backward(steps, heads, places, q_ref, do_ref, k_ref, v_ref, *refs):
+    dq_ref, o_ref, dk_ref, dv_ref, total_ref, *sums = refs
+    dtype, size = o_ref.dtype, q_ref.shape[1] // heads
+    dq, dk, dv, o, total = [], [], [], [], []
+    for group in _groups(heads):
+        q, k, v, do = (_take(ref, group, size) for ref in (q_ref, k_ref, v_ref, do_ref))
+        weights = _weights(q, k)  # these and all that is like them: [keys, queries]
+        d_weights = [_dot(*pair, SAME) for pair in zip(v, do, strict=True)]
+        rounded = [w.astype(dtype) for w in weights]
+        dv += [_dot(*pair, PLAIN) for pair in zip(rounded, do, strict=True)]
+        o += [_dot(w.T, x, PLAIN).astype(dtype) for w, x in zip(rounded, v, strict=True)]
+        d_logits = [
+            ((w * (d - (w * d).sum(0, keepdims=True))) * (1 / math.sqrt(size))).astype(dtype)
+            for w, d in zip(weights, d_weights, strict=True)
+        ]
+        dk += [_dot(*pair, PLAIN) for pair in zip(d_logits, q, strict=True)]
+        wide = [_dot(d.T, x, PLAIN) for d, x in zip(d_logits, k, strict=True)]
+        dq += [x.astype(dtype) for x in wide]
+        total += [x.sum(0, keepdims=True) for x in wide]
+    for ref, parts in ((dq_ref, dq), (o_ref, o), (total_ref, total)):
+        ref[...] = jnp.concatenate(parts, -1)
+    if steps == 1:
+        for ref, parts in ((dk_ref, dk), (dv_ref, dv)):
+            ref[...] = jnp.concatenate([x.astype(dtype) for x in parts], -1)
+        return
+    step = pl.program_id(1)
+    for ref, sum_ref, parts in zip((dk_ref, dv_ref), sums, (dk, dv), strict=True):
+        more = jnp.concatenate(parts, -1)
+        sum_ref[...] = jnp.where(step == 0, more, sum_ref[...] + more)
+
+        @pl.when(step == steps - 1)
+        def _(ref=ref, sum_ref=sum_ref):
+            ref[...] = sum_ref[...].astype(dtype)
+
+
+def _groups(heads):
+    for first in range(0, heads, TOGETHER):
+        yield range(first, min(first + TOGETHER, heads))
+
+
+def _take(ref, group, size):
+    """Return the channels [N, D/H] of each head of a group."""
+    return [ref[:, head * size : (head + 1) * size] for head in group]
+
+
+def _weights(q, k):
+    """Return the softmax [keys, queries], float32, of each head of a group."""
+    scale = LOG2_E / math.sqrt(q[0].shape[1])
+    logits = [_dot(y, x, SAME) * scale for x, y in zip(q, k, strict=True)]
+    powers = [jnp.exp2(x - x.max(0, keepdims=True)) for x in logits]
+    return [x * (1 / x.sum(0, keepdims=True)) for x in powers]
+
+
+def _dot(x, y, dims):
+    return jax.lax.dot_general(x, y, dims, preferred_element_type=jnp.float32)

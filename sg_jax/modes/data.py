@@ -1,0 +1,144 @@
+"""Time the input pipeline alone, and print how often over it feeds what a training step consumes.
+
+Every number is per host: each process reads its own share of the batch, and process 0 reports its
+own.
+"""
+
+import json
+import os
+import time
+
+import jax
+import numpy as np
+
+from sg_jax.config.experiment import Experiment
+from sg_jax.data.sources import Source
+from sg_jax.modes.bench import training
+from sg_jax.parallel import processes, sharding
+from sg_jax.runs import files
+from sg_jax.runs.records import log
+
+WINDOW = 0.25  # seconds, at least, over which one rate is taken
+WARM_UP = 1.0  # seconds, at least, that are not counted
+ENOUGH = 1.2  # times what a step consumes: less leaves nothing for a slow moment
+MAX_WORKERS = 32  # tried
+
+
+def run(experiment: Experiment, source: Source, workdir: str) -> dict:
+    """Measure the configured setting, then other numbers of processes and threads.
+
+    A rate is the median over `config.bench.repeats` windows, after what was read ahead is drained.
+
+    Returns:
+      What is written to `data_bench.json` in `workdir`, if given.
+    """
+    path = files.path(workdir) / "data_bench.json" if workdir else None
+    config = experiment.config
+    need = _consumption(experiment)
+    mine = (config.data.workers, config.data.threads)
+    rows = []
+    log(f"\nworkers  threads  {'images/s per host (quartiles)':32}  MB/s  x what a step consumes")
+    for workers, threads in settings(*mine, os.cpu_count() or 1):
+        rates, image_bytes = _measure(experiment, source, workers, threads)
+        low, median, high = np.quantile(rates, (0.25, 0.5, 0.75))
+        mark = "  <- config" if (workers, threads) == mine else ""
+        log(
+            f"{workers:7}  {threads:7}  {f'{median:.0f} ({low:.0f} to {high:.0f})':32}"
+            f"  {median * image_bytes / 1e6:4.0f}  {median / need['images_per_second']:.2f}{mark}"
+        )
+        rows.append(
+            dict(
+                workers=workers,
+                threads=threads,
+                images_per_second=float(median),
+                images_per_second_quartiles=[float(low), float(high)],
+                bytes_per_second=float(median * image_bytes),
+                times_consumption=float(median / need["images_per_second"]),
+            )
+        )
+    result = dict(consumption=need, pipeline=rows, advice=advice(rows, source.latents))
+    log(f"\n{result['advice']}")
+    if path and processes.is_writer():
+        files.write_atomically(path, json.dumps(result, indent=1).encode())
+        log(f"Written to {path}.")
+    return result
+
+
+def settings(workers: int, threads: int, cpus: int) -> list[tuple[int, int]]:
+    """Return the (workers, threads) to try: the configured ones first, then powers of two."""
+    counts = [0, *(2**i for i in range(MAX_WORKERS.bit_length()) if 2**i <= cpus)]
+    others = [(0, 1), *((count, threads) for count in counts)]
+    return list(dict.fromkeys([(workers, threads), *others]))
+
+
+def advice(rows: list[dict], latents: bool) -> str:
+    """Return what to do, from the rows of the table, the configured one first."""
+    mine, best = rows[0], max(rows, key=lambda row: row["images_per_second"])
+    found = f"The pipeline gives {mine['times_consumption']:.2g} x what the step consumes"
+    if mine["times_consumption"] >= ENOUGH:
+        return f"{found}: training does not wait for data."
+    change = (
+        f"--config.data.workers={best['workers']} --config.data.threads={best['threads']} gives "
+        f"{best['times_consumption']:.2g} x"
+    )
+    if best["times_consumption"] >= ENOUGH:
+        return f"{found}: training waits for data. {change}."
+    remedy = "spread the batch over more hosts, or keep the data set on a local disk or in memory"
+    if not latents:
+        remedy = (
+            "store the images at config.data.image_size, train on latents (python -m "
+            f"sg_jax.data.latents), {remedy}"
+        )
+    best_is = (
+        "nothing tried is faster" if best is mine else f"the best tried ({change}) is too slow"
+    )
+    return f"{found}: training waits for data, and {best_is}. Give the host more cores, {remedy}."
+
+
+def _consumption(experiment: Experiment) -> dict:
+    """Return the images/s of this host that training consumes, given or measured here."""
+    config = experiment.config
+    share = config.train.batch_size // _share(experiment)[1]
+    if given := config.bench.images_per_second:
+        log(f"A step consumes {given:g} images/s per host (config.bench.images_per_second).")
+        return dict(images_per_second=given, steps_per_second=given / share, measured_on=None)
+    call = training(experiment, config.objective.gamma)
+    call()  # compiles
+    seconds = []
+    for _ in range(config.bench.repeats):
+        began = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - began)
+    steps = 1 / float(np.median(seconds))
+    device = jax.devices()[0].device_kind
+    log(
+        f"A step consumes {share * steps:.4g} images/s per host: {steps:.4g} steps/s of {share} "
+        f"images, measured on {jax.device_count()} x {device}."
+    )
+    return dict(images_per_second=share * steps, steps_per_second=steps, measured_on=device)
+
+
+def _share(experiment: Experiment) -> tuple[int, int]:
+    return processes.share(sharding.batch_sharding(experiment.mesh))
+
+
+def _measure(
+    experiment: Experiment, source: Source, workers: int, threads: int
+) -> tuple[list[float], float]:
+    """Return the images/s of each window, and the bytes of an image in a batch."""
+    config = experiment.config
+    data = experiment.batches(source, workers=workers, threads=threads)
+    images = next(data)["image"]  # starts threads or processes
+    ahead = (threads + 2) * max(workers, 1)  # batches that may be ready
+    began = time.perf_counter()
+    while ahead > 0 or time.perf_counter() - began < WARM_UP:
+        next(data)
+        ahead -= 1
+    rates = []
+    for _ in range(config.bench.repeats):
+        began, count = time.perf_counter(), 0
+        while not count or time.perf_counter() - began < WINDOW:
+            count += len(next(data)["image"])
+        rates.append(count / (time.perf_counter() - began))
+    data.close()
+    return rates, images.nbytes / len(images)

@@ -1,0 +1,46 @@
+"""Print the GFLOPs of a training step and of a sampling step under every guidance setting."""
+
+from sg_jax.config.experiment import Experiment
+from sg_jax.costs import flops
+from sg_jax.method import checks, guidance
+
+EXPLANATION = """GFLOPs of one sampling step of one image, and of training on one batch.
+"paper": multiply-adds of linear layers, what goes on between tokens (attention's two products)
+left out. "full": 2 per multiply-add, with that. "each alone": every prediction by itself, as the
+paper counts; "shared": what equal predictions share is counted once, as our program computes it.
+"""
+
+
+def run(experiment: Experiment) -> None:
+    """Print the table; a schedule of rates is averaged over `config.sample.steps`."""
+    config, model = experiment.config, experiment.model
+    print(EXPLANATION)
+    rows = []
+    run_of = dict(steps=config.sample.steps, sampler=experiment.sampler)
+    for gamma in dict.fromkeys((0.0, experiment.objective.gamma)):
+        costs = [
+            flops.training_step(model, gamma, config.train.batch_size, full=full)
+            for full in (False, True)
+        ]
+        rows.append((f"training, γ {gamma:g}, batch {config.train.batch_size}", costs * 2))
+    settings, notes = checks.possible(model, experiment.settings)
+    for name, setting in settings.items():
+        costs = [
+            flops.sampling_step(model, setting, full=full, shared_head=shared, **run_of)
+            for shared in (False, True)
+            for full in (False, True)
+        ]
+        rows.append((f"{name} ({setting.describe()})", costs))
+        if moved := guidance.rounding(setting, config.sample.steps):
+            notes.append(
+                f"{name}: rates rounded to {setting.segments} stretches, by {moved:.3f} at most."
+            )
+    width = max(len(name) for name, _ in rows)
+    print(f"{'':{width}}  {'each alone':^23}    {'shared':^23}")
+    print(f"{'':{width}}" + f"  {'paper':>11} {'full':>11}  " * 2)
+    for name, (paper, full, paper_shared, full_shared) in rows:
+        print(
+            f"{name:{width}}  {paper / 1e9:11.5g} {full / 1e9:11.5g}    "
+            f"{paper_shared / 1e9:11.5g} {full_shared / 1e9:11.5g}"
+        )
+    print("\n".join(notes))

@@ -1,0 +1,70 @@
+"""Draw images from a trained network into a picture and an .npz file, latents into that alone.
+
+The drawing itself is `generate.sample`; the package exposes it as `sg_jax.sample`.
+"""
+
+import io
+
+import numpy as np
+from etils import epath
+
+from sg_jax.config.experiment import Experiment
+from sg_jax.data.sources import Source
+from sg_jax.evaluation import pictures
+from sg_jax.parallel import processes
+from sg_jax.programs.sampling import sample
+from sg_jax.runs import files
+from sg_jax.runs.records import Progress, Spent, log
+from sg_jax.weights import checkpoints
+
+
+def run(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
+    """Draw `config.sample.count` images with `config.sample.guidance`.
+
+    Labels are `config.sample.labels` over and over, or every class in turn. Writes
+    samples/NAME.npz ("images" uint8 [B, H, W, C], "labels" [B]) and samples/NAME.png; where the
+    data are latents, the former alone, with "latents" float32 as the network makes them.
+
+    Returns:
+      Path of the picture, or of the latents.
+    """
+    config, settings = experiment.config.sample, experiment.settings
+    guidance = settings[config.guidance]
+    cycle = config.labels or range(experiment.model.num_classes)
+    labels = np.resize(cycle, config.count)
+    how = dict(mesh=experiment.mesh, like=experiment.model)
+    spent = Spent()
+    with spent.on("loading weights"):
+        model = checkpoints.load(workdir, **how)
+        weak_model = checkpoints.load_weak(guidance, workdir, **how)
+    log(f"Draw {config.count} images: {config.guidance} ({guidance.describe()}).")
+    progress = Progress(0, config.count, 1, unit="image")
+    images = sample(
+        model,
+        labels,
+        guidance,
+        **experiment.sampling,
+        weak_model=weak_model,
+        progress=progress.update,
+        pixels=not source.latents,
+    )
+    path = files.path(workdir) / "samples" / f"{config.guidance}.npz"
+    if processes.is_writer():
+        with spent.on("writing"):
+            buffer = io.BytesIO()
+            name = "latents" if source.latents else "images"
+            np.savez_compressed(buffer, labels=labels, **{name: images})
+            files.write_atomically(path, buffer.getvalue())
+            if not source.latents:
+                columns = min(len(cycle), 10, config.count)
+                _write_picture(images, columns, path.with_suffix(".png"))
+        log(spent.report("drawing, with its compile"))
+    processes.barrier("samples written")
+    return path if source.latents else path.with_suffix(".png")
+
+
+def _write_picture(images: np.ndarray, columns: int, path: epath.Path) -> None:
+    """Write whole rows of images to `path`."""
+    rows = len(images) // columns
+    picture = pictures.grid(images[: rows * columns].reshape(rows, columns, *images.shape[1:]))
+    pictures.save_png(picture, path)

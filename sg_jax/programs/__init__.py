@@ -1,0 +1,1 @@
+"""What is compiled: a training step, a sampling run."""

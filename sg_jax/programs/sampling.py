@@ -1,0 +1,213 @@
+"""Labels to images: noise, guidance and integrator bound into one compiled program."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from sg_jax.data.images import to_uint8
+from sg_jax.errors import UserError
+from sg_jax.method import checks, schedule
+from sg_jax.method import guidance as guidance_lib
+from sg_jax.method.guidance import Guidance, Plan
+from sg_jax.method.sampler import Sampler
+from sg_jax.models.backbone import Backbone
+from sg_jax.parallel import processes, sharding
+
+
+def image_keys(seed: int, first: int, count: int) -> jax.Array:
+    """Return the keys [count] of images first, first + 1, ...: the same in any batch."""
+    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    return fold(jax.random.key(seed), jnp.arange(first, first + count))
+
+
+@functools.partial(jax.jit, static_argnames=("plan", "sampler", "steps", "mesh", "chunk"))
+def integrate(
+    model: Backbone,
+    weak_model: Backbone | None,
+    labels: jax.Array,
+    keys: jax.Array,
+    scales: jax.Array,
+    *,
+    plan: Plan,
+    sampler: Sampler,
+    steps: int,
+    mesh: Mesh | None = None,
+    chunk: int = -1,
+) -> jax.Array:
+    """Return samples [B, H, W, C], float32: the whole run is one program.
+
+    Args:
+      model: the network.
+      weak_model: the network of the weak prediction if it is another one.
+      labels: [B].
+      keys: one per image [B]; all its randomness comes from it alone.
+      scales: omega at each step [steps].
+      plan: what is static of the guidance; see `guidance.plan`.
+      sampler: the integrator.
+      steps: how many.
+      mesh: that the arrays lie on; None for one device.
+      chunk: see `sample`.
+    """
+    model, weak_model = (m and m.in_chunks(chunk) for m in (model, weak_model))
+    with sharding.on(mesh):
+        return _integrate(model, weak_model, labels, keys, scales, plan, sampler, steps)
+
+
+def _integrate(model, weak_model, labels, keys, scales, plan, sampler, steps):
+    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+    shape = (model.image_size, model.image_size, model.channels)
+
+    def normal(keys):
+        return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
+
+    times = sampler.times(steps)
+    x = sampler.start(normal(fold(keys, 0)), times)
+    token_keys, noise_keys = fold(keys, 1), fold(keys, 2)
+    for stretch in plan.stretches:
+        velocity = guidance_lib.guided_velocity(
+            model, weak_model, stretch, plan, labels, token_keys, scales, sampler.evaluations
+        )
+        x = sampler.integrate(
+            velocity,
+            lambda n: normal(fold(noise_keys, n)),
+            x,
+            times[stretch.first : stretch.stop + 1],
+            first=stretch.first * sampler.evaluations,
+            churn=sampler.churn / steps,
+        )
+    return x
+
+
+def sample(
+    model: Backbone,
+    labels: Sequence[int] | np.ndarray,
+    guidance: str | Guidance = "unguided",
+    steps: int = 40,
+    seed: int = 0,
+    batch_size: int | None = None,
+    chunk: int = -1,
+    mesh: Mesh | None = None,
+    progress: Callable[[int], None] | None = None,
+    sampler: str | Sampler = "euler",
+    weak_model: Backbone | None = None,
+    pixels: bool = True,
+) -> np.ndarray:
+    """Draw one image per label.
+
+    Image i depends on (seed, i, its label) alone, whatever the batch size or number of devices, and
+    has the same noise under every guidance.
+
+    Args:
+      model: from `sg_jax.load`, or any network of `sg_jax.models`.
+      labels: B ints in [0, num_classes).
+      guidance: a `Guidance` or the name of a preset.
+      steps: number of steps of the sampler.
+      seed: of the noise and the token ids.
+      batch_size: images per program call, at most; all at once by default. The last batch is
+        filled up, so there is one compile.
+      chunk: tokens that a device runs through the blocks at once, at most; 0 for all, -1 for what
+        suits the device: 1024 on a CPU, elsewhere all. On TPU v5e 4096 are fastest for XL/2.
+      mesh: devices to spread the batch over; by default where the model lies. With devices of
+        several processes, all of them call with the same arguments and a model loaded onto it.
+      progress: called with the number of images done after each batch.
+      sampler: a `Sampler` or the name of one.
+      weak_model: the network of the weak prediction if it is another one (autoguidance).
+      pixels: False returns samples as the network makes them, such as latents to decode.
+
+    Returns:
+      Images, uint8 [B, H, W, C], or with pixels=False float32; all of them in every process.
+
+    Raises:
+      UserError: a label out of range, networks that cannot do what is asked, or a value that makes
+        no sense, before anything is compiled; samples that are not finite.
+    """
+    guidance = guidance_lib.resolve(guidance)
+    if weak_model is not None and not guidance.two_networks:
+        guidance = dataclasses.replace(guidance, weak_workdir="another network")
+    checks.check_setting(model, guidance, weak_model)
+    if pixels and model.channels not in (1, 3):
+        raise UserError(
+            f"This network makes samples of {model.channels} channels, which are no pixels (so "
+            f"have latents): sample(..., pixels=False) returns them as they are, to be decoded."
+        )
+    sampler = Sampler(sampler) if isinstance(sampler, str) else sampler
+    labels = check_labels(labels, model.num_classes)
+    if steps < 1:
+        raise UserError(f"steps={steps} must be at least 1.")
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"batch_size={batch_size} must be at least 1, or None for all at once.")
+    plan = guidance_lib.plan(guidance, np.asarray(sampler.times(steps)))
+    if plan.two_networks and weak_model is None:
+        raise UserError(
+            f"guidance {guidance.describe()!r} takes its weak prediction from another network: "
+            f"give it as weak_model, such as sg_jax.load(workdir, step={guidance.weak_step})."
+        )
+    weak_model = weak_model if plan.two_networks else None
+    scales = jnp.asarray(schedule.values(guidance.scale, steps), jnp.float32)
+    batch_size = max(1, min(batch_size or len(labels), len(labels)))
+    if mesh is not None:
+        parts = sharding.batch_devices(mesh)
+        batch_size = -(-batch_size // parts) * parts
+        model, weak_model = (  # nothing moves if it is there already
+            jax.device_put(m, sharding.infer(m, mesh)) for m in (model, weak_model)
+        )
+    shape = (len(labels), model.image_size, model.image_size, model.channels)
+    images = np.zeros(shape, np.uint8 if pixels else np.float32)
+    for first in range(0, len(labels), batch_size):
+        part = labels[first : first + batch_size]
+        padded = np.zeros(batch_size, np.int32)
+        padded[: len(part)] = part
+        keys = image_keys(seed, first, batch_size)
+        if mesh is not None:
+            padded, keys = spread(padded, keys, mesh)
+        x = integrate(
+            model,
+            weak_model,
+            jnp.asarray(padded),
+            keys,
+            scales,
+            plan=plan,
+            sampler=sampler,
+            steps=steps,
+            mesh=mesh,
+            chunk=chunk,
+        )
+        drawn = processes.to_host(x)[: len(part)]
+        if broken := int(np.sum(~np.isfinite(drawn).all(axis=(1, 2, 3)))):
+            raise UserError(
+                f"{broken} of {len(part)} samples hold NaN or infinity ({guidance.describe()}, "
+                f"{sampler.name}, {steps} steps): lower the scale, or take more steps. If it is so "
+                f"without guidance too, the weights are broken."
+            )
+        images[first : first + len(part)] = to_uint8(drawn) if pixels else drawn
+        if progress:
+            progress(first + len(part))
+    return images
+
+
+def spread(labels: np.ndarray, keys: jax.Array, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
+    """Return labels [B] and keys [B], equal in all processes, on a mesh, split over the batch."""
+    data = labels, jax.random.key_data(keys)  # keys themselves stay in their process
+    labels, data = jax.device_put(data, sharding.batch_sharding(mesh))
+    return labels, jax.random.wrap_key_data(data)
+
+
+def check_labels(
+    labels: Sequence[int] | np.ndarray, num_classes: int, name: str = "labels"
+) -> np.ndarray:
+    """Return labels as int32 [B], or raise naming the first that is out of range."""
+    labels = np.atleast_1d(np.asarray(labels))
+    if labels.ndim != 1 or (labels.size and not np.issubdtype(labels.dtype, np.integer)):
+        raise UserError(f"{name} must be a list of ints, not {labels.dtype} {labels.shape}.")
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if wrong.size:
+        raise UserError(
+            f"{name}[{wrong[0]}]={labels[wrong[0]]} must lie in [0, {num_classes - 1}]: the model "
+            f"knows {num_classes} classes."
+        )
+    return labels.astype(np.int32)

@@ -1,0 +1,132 @@
+"""What training carries from step to step, created sharded and advanced by one function."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from sg_jax.parallel import sharding
+from sg_jax.programs import optimizer
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Step counter, weights, their moving averages and the optimizer's state."""
+
+    step: jax.Array
+    model: Any
+    ema: Any
+    opt_state: Any
+    emas: dict[str, Any]  # the others, by decay
+
+
+def start_state(model: Any, opt_state: Any, decays: Sequence[float] = ()) -> TrainState:
+    """Return the state at step 0 with given weights; every average starts at them."""
+
+    def copy():
+        return jax.tree.map(jnp.copy, model)
+
+    return TrainState(jnp.int32(0), model, copy(), opt_state, {f"{d:g}": copy() for d in decays})
+
+
+def abstract_state(
+    make_model: Callable[[jax.Array], Any],
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    decays: Sequence[float] = (),
+) -> TrainState:
+    """Return the state as shapes with shardings, without allocating anything."""
+    shapes = jax.eval_shape(lambda key: _init(make_model, tx, key, decays), jax.random.key(0))
+    return sharding.place(shapes, mesh)
+
+
+def init_state(
+    make_model: Callable[[jax.Array], Any],
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    key: jax.Array,
+    decays: Sequence[float] = (),
+) -> TrainState:
+    """Return the state at step 0; each device makes only its own part."""
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(make_model, tx, mesh, decays))
+    return jax.jit(lambda key: _init(make_model, tx, key, decays), out_shardings=shardings)(key)
+
+
+def _init(make_model, tx, key, decays):
+    model = make_model(key)
+    return start_state(model, tx.init(model), decays)
+
+
+def make_train_step(
+    objective: Callable,
+    tx: optax.GradientTransformation,
+    ema_decay: float,
+    accumulate: int = 1,
+) -> Callable:
+    """Return (state, batch, key) -> (state, metrics), to be jitted with the state donated.
+
+    The step's own key is fold_in(key, step): resuming needs no saved random state. Each image of
+    the batch has a key of its own, so that the loss depends neither on devices nor on `accumulate`,
+    the number of parts that the batch is run in, one after the other, to save memory.
+    """
+
+    def train_step(state: TrainState, batch, key):
+        keys = jax.random.split(jax.random.fold_in(key, state.step), len(batch["label"]))
+
+        def mean_loss(model, batch, keys):
+            return objective(model, batch, keys).mean()
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, gradient(state.model, *part)), None
+
+        gradient = jax.value_and_grad(mean_loss)
+        if accumulate == 1:
+            loss, grads = gradient(state.model, batch, keys)
+        else:
+            zero = jnp.float32(0), jax.tree.map(jnp.zeros_like, state.model)
+            total, _ = jax.lax.scan(add, zero, _parts((batch, keys), accumulate))
+            loss, grads = jax.tree.map(lambda x: x / accumulate, total)
+        updates, opt_state = tx.update(grads, state.opt_state, state.model)
+        model = optax.apply_updates(state.model, updates)
+        step = state.step + 1
+        ema = optimizer.update_ema(state.ema, model, ema_decay, step)
+        emas = {
+            decay: optimizer.update_ema(other, model, float(decay), step)
+            for decay, other in state.emas.items()
+        }
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        return TrainState(step, model, ema, opt_state, emas), metrics
+
+    return train_step
+
+
+def _parts(tree, count: int):
+    """Cut arrays [B, ...] into [count, B / count, ...], so that each device keeps its own images.
+
+    Part p holds the images p, p + count, ...: every device's share gives each part its share.
+    """
+    return jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(len(x) // count, count, *x.shape[1:]), 1, 0), tree
+    )
+
+
+def compile_train_step(train_step: Callable, state: TrainState, mesh: Mesh) -> Callable:
+    """Jit `train_step` with its shardings fixed and the state's memory reused."""
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    whole = sharding.replicated(mesh)
+
+    def on_mesh(state, batch, key):
+        with sharding.on(mesh):
+            return train_step(state, batch, key)
+
+    return jax.jit(
+        on_mesh,
+        in_shardings=(shardings, sharding.batch_sharding(mesh), whole),
+        out_shardings=(shardings, whole),
+        donate_argnums=0,
+    )

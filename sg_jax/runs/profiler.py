@@ -1,0 +1,82 @@
+"""A trace of a few training steps, for XProf or TensorBoard."""
+
+import pathlib
+import tempfile
+
+import jax
+
+from sg_jax.runs import files
+from sg_jax.errors import UserError
+from sg_jax.runs.records import log
+
+
+class Profiler:
+    """Trace steps `start` to `start + steps - 1` into `workdir/profile`; start 0 is off.
+
+    Call `before` and `after` around what belongs to a step. Each process writes a file of its own.
+
+    Args:
+      start: first step to trace, counted from 1.
+      steps: how many.
+      workdir: folder of the run.
+      resumed: the step that the run continues from, 0 for a new one.
+
+    Raises:
+      UserError: the run is beyond the first step already, and there is no trace of it.
+    """
+
+    def __init__(self, start: int, steps: int, workdir: str, resumed: int):
+        self.first, self.last = start, start + steps - 1
+        self.folder = files.path(workdir) / "profile"
+        self._annotation = self._local = None
+        if 0 < start <= resumed:
+            # Not an error where it was traced before: the same command continues a run.
+            if not self.folder.exists():
+                raise UserError(
+                    f"config.profile.start={start} must be after step {resumed}, from which "
+                    f"--workdir={workdir} continues; or 0 for no trace."
+                )
+            log(f"No trace of step {start}: the run is beyond it. See {self.folder}.")
+            self.first = self.last = 0
+
+    def before(self, step: int) -> None:
+        """Begin a step, and the trace if it is the first one."""
+        if not 0 < self.first <= step <= self.last:
+            return
+        if step == self.first:
+            folder = self.folder
+            if files.is_remote(folder):  # jax writes to a disk alone
+                self._local = tempfile.TemporaryDirectory()
+                folder = self._local.name
+            jax.profiler.start_trace(folder)
+        self._annotation = jax.profiler.StepTraceAnnotation("train", step_num=step)
+        self._annotation.__enter__()
+
+    def after(self, step: int, state) -> bool:
+        """End a step whose result is `state`; return whether tracing has changed its time."""
+        if step + 1 == self.first:
+            jax.block_until_ready(state)  # so that the trace begins with the first step
+        if self._annotation is None:
+            return False
+        self._annotation.__exit__(None, None, None)
+        self._annotation = None
+        if step == self.last:
+            jax.block_until_ready(state)  # so that the steps are in it
+            self.close(step)
+        return True
+
+    def close(self, step: int) -> None:
+        """Write the trace, if there is one, as far as step `step`."""
+        if 0 < self.first <= step:
+            jax.profiler.stop_trace()
+            if self._local is not None:
+                with self._local as root:
+                    for path in pathlib.Path(root).rglob("*"):
+                        if path.is_file():
+                            name = path.relative_to(root)
+                            files.write_atomically(self.folder / name, path.read_bytes())
+            log(
+                f"Trace of steps {self.first} to {step} in {self.folder}. To look at it: "
+                f"`pip install xprof tensorboard` and `tensorboard --logdir {self.folder}`."
+            )
+            self.first = self.last = 0

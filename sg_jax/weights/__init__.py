@@ -1,0 +1,1 @@
+"""Weights in and out: checkpoints of a run, published layouts."""

@@ -1,0 +1,325 @@
+"""A run's folder: its config, and its checkpoints by Orbax.
+
+    workdir/config.json        what was trained, enough to build the network
+    workdir/checkpoints/STEP/  step, weights, moving average, optimizer state, data position
+
+Arrays are stored under readable names ("model/blocks/stacks/0/mlp/hidden/kernel"), so that a
+checkpoint does not depend on how a library orders its trees, and each part loads alone.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from orbax.checkpoint import utils as orbax_utils
+from orbax.checkpoint import v1 as ocp
+
+from sg_jax.config import geometry
+from sg_jax.config import parsing as config_lib
+from sg_jax.errors import UserError, nearest
+from sg_jax.method.guidance import Guidance
+from sg_jax.models.backbone import Backbone
+from sg_jax.parallel import processes, sharding
+from sg_jax.programs.training import TrainState
+from sg_jax.runs import files
+from sg_jax.runs.records import log
+
+# What must not change when a run is continued, when it is sampled, and when samples are scored:
+# keys, and what of them is free. One table of scores holds no other compute type than training's.
+RESUME_KEYS = (
+    "seed", "data.name", "data.split", "data.image_size", "data.flip", "model", "objective",
+    "optimizer", "train.batch_size", "train.ema_decay", "train.init_from",
+    "train.ema_decays", "train.gammas",
+)  # fmt: skip
+FREE_KEYS = ("model.remat", "model.attention")  # how to compute, not what
+SCORING = (("data.name", "data.image_size", "model"), ("model.size", *FREE_KEYS))
+SAMPLING = (SCORING[0], ("model.dtype", *SCORING[1]))
+
+
+def read_config(workdir: str | os.PathLike) -> tuple[ConfigDict, tuple[str, ...]]:
+    """Return the completed config of a run and the names of its classes."""
+    path = files.path(workdir) / "config.json"
+    if not path.parent.is_dir():
+        raise UserError(f"workdir={str(workdir)!r} does not exist: train there first.")
+    if not path.is_file():
+        raise UserError(
+            f"workdir={str(workdir)!r} holds no config.json, so it is not a run of sg_jax: give "
+            f"the folder that --mode train wrote."
+        )
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return config_lib.merge(saved["config"]), tuple(saved["class_names"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read as a config of sg_jax: {error}") from None
+
+
+def prepare_workdir(workdir: str, config: ConfigDict, class_names: tuple[str, ...]) -> None:
+    """Make the folder of a new run, or check that it holds the same experiment.
+
+    All processes check, for all to end with the same error, and the writer makes it.
+    """
+    folder = files.path(workdir)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--workdir={workdir} is a file: give a folder.")
+    if (folder / "config.json").exists() and any(_steps(workdir)):
+        check_same(config, workdir, RESUME_KEYS)
+        _tell_of_schedule(config, read_config(workdir)[0])
+    # A folder made by hand in a bucket is listed as a file in itself, which does not exist.
+    elif (
+        folder.exists()
+        and not (folder / "config.json").exists()
+        and any(path.exists() for path in folder.iterdir())
+    ):
+        raise UserError(
+            f"--workdir={workdir} is not empty and holds no config.json, so it is not a run of "
+            f"sg_jax: give a new folder."
+        )
+    processes.barrier("workdir checked")
+    if processes.is_writer():
+        saved = {"config": json.loads(config.to_json_best_effort()), "class_names": class_names}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            files.write_atomically(folder / "config.json", json.dumps(saved, indent=1).encode())
+        except OSError as error:
+            raise UserError(
+                f"--workdir={workdir} cannot be written ({error}): give another folder."
+            ) from None
+    processes.barrier("workdir made")
+
+
+def _tell_of_schedule(config: ConfigDict, saved: ConfigDict) -> None:
+    """Say where another end of the training moves the learning rate of its steps."""
+    kind, before, now = config.optimizer.schedule, saved.train.steps, config.train.steps
+    if kind != "constant" and before != now:
+        log(
+            f"config.train.steps={now} was {before}: from here on the learning rate ({kind}) is "
+            f"that of a training of {now} steps."
+        )
+
+
+def check_same(
+    config: ConfigDict, workdir: str, keys: tuple[str, ...], free: tuple[str, ...] = FREE_KEYS
+) -> None:
+    """Raise if the run in `workdir` was trained with other values of `keys` that are not free."""
+    saved, _ = read_config(workdir)
+    model = config.model
+    used = {f"model.{key}" for key in (*geometry.keys_of(model.kind), "kind", "size")}
+    # The kind first: other keys differ because of it.
+    for path, value in sorted(_flat(config).items(), key=lambda item: item[0] != "model.kind"):
+        if path.startswith("model.") and path not in used:
+            continue
+        watched = any(path == key or path.startswith(key + ".") for key in keys)
+        if watched and path not in free and value != (before := _flat(saved)[path]):
+            raise UserError(
+                f"config.{path}={value!r} differs from the {before!r} that the run in "
+                f"--workdir={workdir} was trained with: set it back, or give another workdir."
+            )
+
+
+def _flat(config: ConfigDict, prefix: str = "") -> dict:
+    out = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            out.update(_flat(value, f"{prefix}{key}."))
+        else:
+            out[prefix + key] = value
+    return out
+
+
+def checkpoint_dir(workdir: str | os.PathLike) -> epath.Path:
+    """Return where a run's checkpoints are."""
+    return files.absolute(workdir) / "checkpoints"
+
+
+def saved_steps(workdir: str | os.PathLike) -> list[int]:
+    """Return the steps of a run's checkpoints, ascending; a UserError if there is none."""
+    if not (steps := _steps(workdir)):
+        raise UserError(f"workdir={str(workdir)!r} holds no checkpoint yet: train longer.")
+    return steps
+
+
+def _steps(workdir: str | os.PathLike) -> list[int]:
+    found = [path for path in checkpoint_dir(workdir).glob("*") if path.name.isdigit()]
+    if files.is_remote(workdir):  # there a checkpoint has its name before it is whole
+        found = [path for path in found if orbax_utils.is_checkpoint_finalized(path)]
+    return sorted(int(path.name) for path in found)
+
+
+def open_checkpoints(
+    workdir: str, every: int, keep: int, keep_period: int = 0
+) -> ocp.training.Checkpointer:
+    """Return a checkpointer that saves each `every` steps and keeps the latest `keep`.
+
+    With `keep_period` above 0 it also keeps each step that is a multiple of it.
+    """
+    save, preserve = ocp.training.save_decision_policies, ocp.training.preservation_policies
+    kept = [preserve.LatestN(keep)]
+    if keep_period:
+        kept.append(preserve.EveryNSteps(keep_period))
+    return ocp.training.Checkpointer(
+        checkpoint_dir(workdir),
+        save_decision_policy=save.FixedIntervalPolicy(every),
+        preservation_policy=preserve.AnyPreservationPolicy(kept),
+    )
+
+
+def save(
+    checkpoints: ocp.training.Checkpointer, state: TrainState, step: int, position: int
+) -> None:
+    """Save in the background; the same step a second time is no error."""
+    if checkpoints.latest is not None and checkpoints.latest.step == step:
+        return
+    parts = {part: named(tree) for part, tree in parts_of(state).items()}
+    progress = {"step": step, "data_position": position}
+    checkpoints.save_checkpointables_async(step, {**parts, "progress": progress}, force=True)
+
+
+def restore(
+    checkpoints: ocp.training.Checkpointer, abstract: TrainState
+) -> tuple[TrainState, int] | None:
+    """Return the latest state, sharded as `abstract` asks, and the data position; or None."""
+    if checkpoints.latest is None:
+        return None
+    trees = parts_of(abstract)
+    wanted = {part: named(tree) for part, tree in trees.items()}
+    step, folder = checkpoints.latest.step, checkpoints.directory / str(checkpoints.latest.step)
+    _check_shapes(folder, wanted)
+    with _reading(folder):
+        loaded = checkpoints.load_checkpointables(step, {**wanted, "progress": None})
+    parts = {part: unnamed(loaded[part], tree) for part, tree in trees.items()}
+    emas = {decay: parts.pop(f"ema_{decay}") for decay in abstract.emas}
+    step = jax.device_put(np.int32(loaded["progress"]["step"]), abstract.step.sharding)
+    return TrainState(step=step, emas=emas, **parts), int(loaded["progress"]["data_position"])
+
+
+def parts_of(state: TrainState) -> dict:
+    """Return what is stored apart, so that it can be loaded apart, by name."""
+    parts = {"model": state.model, "ema": state.ema, "opt_state": state.opt_state}
+    return parts | {f"ema_{decay}": tree for decay, tree in state.emas.items()}
+
+
+def load(
+    workdir: str | os.PathLike,
+    step: int | None = None,
+    weights: str = "ema",
+    mesh: Mesh | None = None,
+    like: Backbone | None = None,
+) -> Backbone:
+    """Load a trained network, ready for `sg_jax.sample`.
+
+    Args:
+      workdir: folder that training wrote.
+      step: which checkpoint; the latest by default.
+      weights: "ema" (the moving average), "model" (the raw weights), or "ema_0.999", say, one of
+        the averages of config.train.ema_decays.
+      mesh: devices to spread the weights over, of all processes; one of this process by default.
+      like: a network of the same weights but other settings; by default the one that was trained.
+
+    Returns:
+      The network.
+
+    Raises:
+      UserError: no run or no such checkpoint in `workdir`.
+    """
+    config, _ = read_config(workdir)
+    model = like or abstract_network(workdir)
+    kept = ("ema", "model", *(f"ema_{decay:g}" for decay in config.train.ema_decays))
+    if weights not in kept:
+        raise UserError(f"weights={weights!r} must be one of {kept}." + nearest(weights, kept))
+    folder, steps = checkpoint_dir(workdir), saved_steps(workdir)
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise UserError(f"step={step} is not a checkpoint in {str(workdir)!r}: there are {steps}.")
+    mesh = mesh or sharding.one_device()
+    abstract = sharding.place(model, mesh)
+    wanted = {weights: named(abstract)}
+    _check_shapes(folder / str(step), wanted)
+    with _reading(folder / str(step)):
+        loaded = ocp.load_checkpointables(folder / str(step), wanted)
+    return unnamed(loaded[weights], abstract)
+
+
+def abstract_network(workdir: str | os.PathLike) -> Backbone:
+    """Return the network that a run trained, as shapes."""
+    config, _ = read_config(workdir)
+    return jax.eval_shape(lambda key: geometry.make_model(config, key), jax.random.key(0))
+
+
+def load_weak(
+    guidance: Guidance,
+    workdir: str | os.PathLike,
+    mesh: Mesh | None = None,
+    like: Backbone | None = None,
+) -> Backbone | None:
+    """Load the network of a setting's weak prediction where that is another one, else None.
+
+    Args:
+      guidance: the setting.
+      workdir: the run of the strong prediction.
+      mesh, like: see `load`; a network of another run is as that one says.
+    """
+    if not guidance.two_networks:
+        return None
+    like = None if guidance.weak_workdir else like
+    step = guidance.weak_step or None
+    return load(guidance.weak_workdir or workdir, step=step, mesh=mesh, like=like)
+
+
+def named(tree) -> dict:
+    """Return the leaves of a tree as {readable path: leaf}."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def unnamed(leaves: dict, like):
+    """Undo `named`, with the structure of `like`."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: leaves[_name(path)], like)
+
+
+def _name(path) -> str:
+    # A parameter is itself a node with its array under "value", which the name leaves out.
+    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+
+
+def check_start(workdir: str | os.PathLike, model: Backbone) -> None:
+    """Raise unless the latest checkpoint of a run has the weights that a network starts from."""
+    read_config(workdir)
+    folder = checkpoint_dir(workdir) / str(saved_steps(workdir)[-1])
+    _check_shapes(folder, {"ema": named(model)})
+
+
+@contextlib.contextmanager
+def _reading(folder: epath.Path) -> Iterator[None]:
+    """Name the checkpoint that cannot be read, instead of where in a library that shows."""
+    try:
+        yield
+    except Exception as error:  # damaged files raise any of a dozen kinds
+        what = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(
+            f"The checkpoint {folder} cannot be read ({type(error).__name__}: {what}). If it is "
+            f"damaged, delete that folder: the run then continues from the one before."
+        ) from error
+
+
+def _check_shapes(folder: epath.Path, wanted: dict[str, dict]) -> None:
+    """Raise one clear error where a checkpoint does not hold the arrays a network needs."""
+    with _reading(folder):
+        stored = ocp.checkpointables_metadata(folder).metadata
+        shapes_of = {
+            part: {name: tuple(leaf.shape) for name, leaf in stored[part].items()}
+            for part in wanted
+        }
+    for part, leaves in wanted.items():
+        shapes = shapes_of[part]
+        for name, leaf in leaves.items():
+            if shapes.get(name) != tuple(leaf.shape):
+                raise UserError(
+                    f"The checkpoint {folder} does not fit this network: {part}/{name} is "
+                    f"{shapes.get(name, 'missing')} there and {tuple(leaf.shape)} here. It was "
+                    f"written by another version or another config."
+                )

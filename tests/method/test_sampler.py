@@ -1,0 +1,317 @@
+"""The integrators, on equations with known solutions."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sg_jax.errors import UserError
+from sg_jax.method import guidance as guidance_lib
+from sg_jax.method import sampler
+from sg_jax.method.guidance import Guidance
+from sg_jax.programs.sampling import image_keys, integrate
+
+Z = jnp.array([1.0, -2.0])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 40, 50, 250, 999])
+def test_the_grid_runs_from_0_to_1_exactly(steps):
+    times = np.asarray(sampler.time_grid(steps))
+    assert times.shape == (steps + 1,) and times.dtype == np.float32
+    assert times[0] == 0 and times[-1] == 1
+    np.testing.assert_allclose(np.diff(times), 1 / steps, atol=1e-6)
+
+
+def test_euler_is_exact_for_a_constant_velocity():
+    x = sampler.euler(lambda x, t, n: jnp.full_like(x, 3.0), Z, sampler.time_grid(4))
+    np.testing.assert_array_equal(x, Z + 3)
+
+
+def test_two_euler_steps_by_hand():
+    x = sampler.euler(lambda x, t, n: -x, Z, sampler.time_grid(2))
+    np.testing.assert_array_equal(x, Z / 4)  # (1 - 1/2)^2
+
+
+def test_eulers_error_halves_when_steps_double():
+    def error(steps):
+        x = sampler.euler(lambda x, t, n: -x, jnp.ones(1), sampler.time_grid(steps))
+        return abs(float(x[0]) - math.exp(-1))
+
+    for steps in (20, 40, 80):
+        assert 1.9 < error(steps) / error(2 * steps) < 2.1
+
+
+def test_the_velocity_is_asked_at_the_start_of_each_step():
+    times = jnp.array([0.0, 0.5, 0.75, 1.0])
+    x = sampler.euler(lambda x, t, n: jnp.broadcast_to(t, x.shape), jnp.zeros(1), times)
+    assert x[0] == 0.5 * 0 + 0.25 * 0.5 + 0.25 * 0.75
+
+
+def test_evaluations_are_counted_from_0():
+    x = sampler.euler(
+        lambda x, t, n: jnp.broadcast_to(2.0**n, x.shape), jnp.zeros(1), sampler.time_grid(4)
+    )
+    assert x[0] == (1 + 2 + 4 + 8) / 4
+
+
+def test_noise_arrives_at_the_data_it_is_led_to():
+    data = jnp.array([5.0, 7.0])
+    x = sampler.euler(lambda x, t, n: (data - x) / (1 - t), Z, sampler.time_grid(10))
+    np.testing.assert_allclose(x, data, rtol=1e-6)
+
+
+def test_the_velocity_is_traced_once_whatever_the_number_of_steps():
+    traces = []
+
+    def velocity(x, t, n):
+        traces.append(n)
+        return -x
+
+    jax.jit(lambda z: sampler.euler(velocity, z, sampler.time_grid(50)))(Z)
+    assert len(traces) == 1
+
+
+# Data N(MU, S^2): the velocity is known, and its exact path leads z to MU + S z.
+MU, S = 0.5, 0.6
+
+
+def gaussian(x, t, n):
+    """v = E[x | x_t] - E[z | x_t], where x_t is N(t MU, (t S)^2 + (1 - t)^2)."""
+    centred, var = x - t * MU, (t * S) ** 2 + (1 - t) ** 2
+    return (MU + t * S**2 / var * centred) - (1 - t) / var * centred
+
+
+def none(n):
+    raise AssertionError("an ODE draws no noise")
+
+
+def end(name, steps, z=Z, noise=none, **settings):
+    method = sampler.Sampler(name, **settings)
+    times = method.times(steps)
+    return method.integrate(gaussian, noise, method.start(z, times), times)
+
+
+def error(name, steps):
+    """Distance from the exact end; EDM's path starts at x / t = 80 z, without a mean."""
+    exact = MU + S * Z
+    if name == "edm_heun":
+        exact = MU + S * (80 * Z - MU) / math.hypot(80, S)
+        # sigma_min is 0.002, so that the last step's own error is about 1e-6
+        return float(jnp.abs(end(name, steps, noise=lambda n: jnp.zeros(2)) - exact).max())
+    return float(jnp.abs(end(name, steps) - exact).max())
+
+
+@pytest.mark.parametrize("name, factor", [("euler", 2), ("heun", 4), ("edm_heun", 4)])
+def test_the_order_of_convergence_on_gaussian_data(name, factor):
+    for steps in (16, 32):
+        assert error(name, steps) / error(name, 2 * steps) == pytest.approx(factor, rel=0.2)
+
+
+@pytest.mark.parametrize("steps", [20, 40])
+def test_two_evaluations_per_step_are_closer_than_one(steps):
+    assert error("heun", steps) < error("euler", steps) / 4
+    assert error("edm_heun", steps) < error("euler", steps)
+    assert error("heun", steps) < error("euler", 2 * steps)  # at equal cost
+
+
+@pytest.mark.parametrize("churn, steps", [(0.0, 10), (5.0, 10), (40.0, 18)])
+def test_edm_heun_is_karras_algorithm_2(churn, steps):
+    """Line by line in float64, with sigma and D(y; sigma) of the same data; all noise is 1."""
+
+    def d(y, sigma):
+        return (y - (MU + S**2 / (S**2 + sigma**2) * (y - MU))) / sigma
+
+    ramp = np.arange(steps) / (steps - 1)
+    sigmas = (80 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    y = sigmas[0] * np.asarray(Z, np.float64)
+    for sigma, after in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
+        gamma = min(churn / steps, math.sqrt(2) - 1) if 0.05 <= sigma <= 50 else 0.0
+        hat = sigma * (1 + gamma)
+        y = y + 1.003 * math.sqrt(hat**2 - sigma**2)
+        slope = d(y, hat)
+        ahead = y + (after - hat) * slope
+        y = ahead if after == 0 else y + (after - hat) * (slope + d(ahead, after)) / 2
+    settings = dict(churn=churn, churn_min=0.05, churn_max=50.0, churn_noise=1.003)
+    ours = end("edm_heun", steps, noise=lambda n: jnp.ones(2), **settings)
+    np.testing.assert_allclose(ours, y, rtol=2e-3)
+
+
+def test_heun_asks_at_both_ends_of_a_step():
+    """t^1 is integrated exactly by the trapezoid; Euler with the first velocity twice is not."""
+    times = jnp.array([0.0, 0.5, 1.0])
+    x = sampler.heun(lambda x, t, n: jnp.broadcast_to(t, x.shape), jnp.zeros(1), times)
+    assert x[0] == 0.5
+    counts = sampler.heun(lambda x, t, n: jnp.broadcast_to(2.0**n, x.shape), jnp.zeros(1), times)
+    assert counts[0] == ((1 + 2) / 2 + (4 + 8) / 2) / 2
+
+
+def test_heun_has_order_2_on_the_guided_velocity_of_a_network(tiny):
+    """CFG on all tokens draws nothing, so the velocity is one smooth function."""
+    guidance = Guidance(1.5, weak_label="null")
+    keys, labels = image_keys(0, 0, 2), jnp.array([1, 3])
+
+    def run(name, steps):
+        plan = guidance_lib.plan(guidance, np.linspace(0, 1, steps + 1))
+        scales, method = jnp.full(steps, 1.5), sampler.Sampler(name)
+        return integrate(tiny, None, labels, keys, scales, plan=plan, sampler=method, steps=steps)
+
+    def rms(x):
+        return float(jnp.sqrt(jnp.square(x - fine).mean()))
+
+    fine = run("heun", 256)
+    first, second = rms(run("heun", 16)), rms(run("heun", 32))
+    assert 3.2 < first / second < 4.8
+    assert second < rms(run("euler", 32)) / 4
+
+
+COUNT = 20_000  # standard errors: of the mean 0.0042, of the deviation 0.0030
+
+
+def normal(n):
+    return jax.random.normal(jax.random.fold_in(jax.random.key(1), n), (COUNT,))
+
+
+@pytest.mark.parametrize(
+    "name, settings",
+    [("euler_maruyama", dict(diffusion=d)) for d in sampler.DIFFUSIONS]
+    + [("euler_maruyama", dict(diffusion_scale=0.0))]
+    + [("euler_maruyama", dict(diffusion_scale=3.0, shift=2.0))]
+    + [("edm_heun", dict(churn=c)) for c in (0.0, 40.0, 1e9)]
+    + [("edm_heun", dict(churn=40.0, churn_min=0.05, churn_max=50.0))],
+    ids=str,
+)
+def test_noise_on_the_way_keeps_the_distribution(name, settings):
+    """Within four standard errors and 0.01 for the 250 steps."""
+    x = end(name, 250, z=normal(10**6), noise=normal, **settings)
+    assert abs(x.mean() - MU) < 0.027 and abs(x.std() - S) < 0.022
+
+
+@pytest.mark.parametrize("diffusion", sampler.DIFFUSIONS)
+def test_the_sde_does_not_oscillate_at_usual_steps_of_narrow_data(diffusion):
+    s = 0.05
+
+    def velocity(x, t, n):
+        return x * (t * s**2 - (1 - t)) / ((1 - t) ** 2 + (t * s) ** 2)
+
+    method = sampler.Sampler("euler_maruyama", diffusion=diffusion)
+    x = method.integrate(velocity, normal, normal(10**6), method.times(40))
+    assert 0.7 * s < x.std() < 1.1 * s
+
+
+def test_churn_and_diffusion_forget_the_noise_they_began_with():
+    z = normal(10**6)
+    for name, on, off in (
+        ("euler_maruyama", dict(diffusion="constant"), dict(diffusion_scale=0.0)),
+        ("edm_heun", dict(churn=40.0), dict(churn=0.0)),
+    ):
+        stay, forget = (
+            float(jnp.corrcoef(end(name, 50, z=z, noise=normal, **s), z)[0, 1]) for s in (off, on)
+        )
+        assert stay > 0.999 and forget < 0.95
+
+
+def test_without_diffusion_the_sde_is_eulers_ode():
+    x = end("euler_maruyama", 20, noise=lambda n: jnp.ones(2), diffusion_scale=0.0)
+    np.testing.assert_allclose(x, end("euler", 20), rtol=1e-6)
+
+
+@pytest.mark.parametrize("diffusion", list(sampler.DIFFUSIONS))
+def test_the_last_step_of_the_sde_adds_no_noise(diffusion):
+    settings = dict(diffusion=diffusion)
+    quiet = end("euler_maruyama", 5, noise=lambda n: jnp.zeros(2), **settings)
+    last = end("euler_maruyama", 5, noise=lambda n: 1e3 * (n == 4) * jnp.ones(2), **settings)
+    np.testing.assert_array_equal(quiet, last)
+
+
+@pytest.mark.parametrize("name", list(sampler.EVALUATIONS))
+@pytest.mark.parametrize("cut", [1, 7])
+def test_two_stretches_are_one_run(name, cut):
+    """Evaluations go on counting, so the noise and whatever else is drawn fresh is the same."""
+    method = sampler.Sampler(name, churn=4.0)
+    times = method.times(8)
+
+    def noise(n):
+        return jax.random.normal(jax.random.fold_in(jax.random.key(2), n), (2,))
+
+    def velocity(x, t, n):
+        return gaussian(x, t, n) + 0.1 * jnp.sin(1.0 * n)
+
+    def run(x, times, first):
+        return method.integrate(velocity, noise, x, times, first * method.evaluations, churn=0.5)
+
+    x = method.start(Z, times)
+    parts = run(run(x, times[: cut + 1], 0), times[cut:], cut)
+    np.testing.assert_allclose(parts, run(x, times, 0), rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", list(sampler.EVALUATIONS))
+def test_the_loop_is_traced_once_whatever_the_number_of_steps(name):
+    def traces(steps):
+        calls = []
+
+        def velocity(x, t, n):
+            calls.append(n)
+            return -x
+
+        method = sampler.Sampler(name)
+        times = method.times(steps)
+        jax.jit(lambda z: method.integrate(velocity, jnp.ones_like, z, times))(jnp.float32(1.0))
+        return len(calls)
+
+    assert traces(3) == traces(50) == sampler.EVALUATIONS[name]
+
+
+def test_a_shift_of_3_by_hand():
+    """1/2 goes to 0.5 / (0.5 + 3 * 0.5) = 1/4; 1/4 to 0.25 / 2.5; 3/4 to 0.75 / 1.5."""
+    np.testing.assert_allclose(sampler.time_grid(4, 3.0), [0, 0.1, 0.25, 0.5, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [0.1, 0.5, 1.0, 3.0, 100.0])
+def test_a_shift_keeps_the_ends_and_the_order(shift):
+    for steps in (1, 7, 40, 250):
+        times = np.asarray(sampler.time_grid(steps, shift))
+        assert times[0] == 0 and times[-1] == 1 and (np.diff(times) > 0).all()
+    halfway = float(sampler.time_grid(2, shift)[1])
+    assert halfway == pytest.approx(1 / (1 + shift))
+
+
+def test_edms_noise_levels_by_hand():
+    """rho 1 is a straight line: 80, 53.334, 26.668, 0.002; then 0."""
+    times = np.asarray(sampler.edm_grid(4, 0.002, 80.0, 1.0), np.float64)
+    np.testing.assert_allclose(1 / times - 1, [80, 53.334, 26.668, 0.002, 0], rtol=1e-3, atol=1e-9)
+    ramp = (80 ** (1 / 7) + np.arange(18) / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    np.testing.assert_allclose(
+        sampler.Sampler("edm_heun").times(18)[:-1], 1 / (1 + ramp), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", list(sampler.EVALUATIONS))
+@pytest.mark.parametrize("steps", [1, 2, 40])
+def test_every_run_ends_at_1(name, steps):
+    times = np.asarray(sampler.Sampler(name).times(steps))
+    assert times.shape == (steps + 1,) and times[-1] == 1
+    assert np.isfinite(end(name, steps, noise=lambda n: jnp.ones(2))).all()
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        (dict(name="huen"), ["sampler.name='huen'", "mean 'heun'"]),
+        (dict(diffusion="sbmd"), ["sampler.diffusion='sbmd'", "mean 'sbdm'"]),
+        (dict(shift=0.0), ["sampler.shift=0.0", "above 0"]),
+        (dict(shift=float("nan")), ["sampler.shift=nan"]),
+        (dict(churn_noise=-1.0), ["sampler.churn_noise=-1.0"]),
+        (dict(churn=-0.1), ["sampler.churn=-0.1", "at least 0"]),
+        (dict(diffusion_scale=-1), ["sampler.diffusion_scale=-1"]),
+        (dict(sigma_min=0.0), ["sampler.sigma_min=0.0", "above 0"]),
+        (dict(sigma_min=90.0), ["sampler.sigma_min=90.0", "sampler.sigma_max=80.0"]),
+        (dict(rho=0), ["sampler.rho=0", "above 0"]),
+    ],
+)
+def test_a_wrong_setting_is_named(changes, named):
+    with pytest.raises(UserError) as error:
+        sampler.Sampler(**changes)
+    for part in named:
+        assert part in str(error.value)

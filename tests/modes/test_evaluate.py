@@ -1,0 +1,142 @@
+"""Evaluation: seeds, checkpoints by step, and what a second call draws."""
+
+import dataclasses
+import json
+import types
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from sg_jax.errors import UserError
+from sg_jax.evaluation import measure, scoring, table
+from sg_jax.method.guidance import Guidance
+from sg_jax.method.sampler import Sampler
+from sg_jax.modes import evaluate
+from sg_jax.programs import sampling
+from sg_jax.weights import checkpoints
+
+SETTINGS = dict(
+    unguided=Guidance(),
+    sg=Guidance(1.5, 0.0, 0.75),
+    off=Guidance(1.0, 0.0, 0.75),
+    ag=Guidance(1.5, weak_step=3),
+    missing=Guidance(1.5, weak_step=4),
+)
+SAMPLES, BATCH, COLUMNS = 20, 6, 3
+
+
+class Pixels:
+    """A feature network of the first pixels, which takes no training."""
+
+    digest = "0badcafe"
+    test_accuracy = 0.5
+
+    def score(self, images):
+        flat = images.reshape(len(images), -1) / 255.0
+        return flat[:, :6], flat[:, :5]
+
+
+@pytest.fixture
+def evaluate_of(tmp_path, tiny, make_dit, mesh_of, monkeypatch):
+    """Changes to `config.evaluate` -> ((number of images, guidance, seed) drawn, report.json)."""
+    for step in (3, 7):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    drawn, loaded = [], []
+
+    def sample(model, labels, guidance, seed, **kwargs):
+        drawn.append((len(labels), guidance, seed))
+        return sampling.sample(model, labels, guidance, seed=seed, **kwargs)
+
+    def load(workdir, step=None, **_):
+        loaded.append(step)
+        return make_dit(seed=step)
+
+    real = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
+    features = Pixels().score(real)[0]
+    judge = scoring.Judge(Pixels(), features, np.arange(40) % 5, features[:10])
+    monkeypatch.setattr(measure, "sample", sample)
+    monkeypatch.setattr(checkpoints, "load", load)
+    monkeypatch.setattr(scoring, "open_judge", lambda *args: judge)
+
+    def run(names, **changes):
+        drawn.clear()
+        loaded.clear()
+        values = dict(guidance=names, samples=SAMPLES, seeds=(), step=0, columns=COLUMNS)
+        config = ConfigDict(
+            dict(
+                seed=5,
+                data=dict(name="d", split="train"),
+                train=dict(batch_size=1, ema_decay=0.0),
+                sample=dict(steps=2, batch_size=BATCH),
+                evaluate={**values, **changes},
+            )
+        )
+        mesh, sampler = mesh_of(1, 1), Sampler()
+        experiment = types.SimpleNamespace(
+            config=config, mesh=mesh, sampler=sampler, settings=SETTINGS, model=tiny,
+            objective=types.SimpleNamespace(gamma=0.5),
+            sampling=dict(steps=2, seed=5, batch_size=BATCH, mesh=mesh, sampler=sampler),
+        )  # fmt: skip
+        source = types.SimpleNamespace(name="d", num_classes=5, class_names=tuple("abcde"))
+        evaluate.run(experiment, source, str(tmp_path), "")
+        scored = [(g, seed) for count, g, seed in drawn if count == SAMPLES]
+        return scored, list(loaded), json.loads((tmp_path / "report.json").read_text("utf-8"))
+
+    return run
+
+
+def test_what_another_command_has_scored_meanwhile_is_kept(evaluate_of, tmp_path, monkeypatch):
+    evaluate_of(("unguided",))
+    ((key, scores),) = table.read(tmp_path).items()
+    other, draw = dataclasses.replace(key, seed=77), measure.sample
+
+    def sample(*args, **kwargs):
+        table.write(tmp_path, {**table.read(tmp_path), other: scores})
+        return draw(*args, **kwargs)
+
+    monkeypatch.setattr(measure, "sample", sample)
+    evaluate_of(("unguided", "sg"))
+    rows = table.read(tmp_path)
+    assert len(rows) == 3 and rows[other] == scores
+
+
+def test_what_is_scored_is_kept_setting_by_setting(evaluate_of, tmp_path):
+    scored, _, report = evaluate_of(("unguided", "sg"))
+    assert scored == [(Guidance(), 5), (SETTINGS["sg"], 5)]
+    picture = (tmp_path / "guidance.png").read_bytes()
+    again = evaluate_of(("unguided", "sg"))
+    assert again == ([], [], report)  # not even a checkpoint is read
+    assert (tmp_path / "guidance.png").read_bytes() == picture
+    # A third setting draws itself alone; one that is off is the first again.
+    assert evaluate_of(("unguided", "sg", "ag", "off"))[0] == [(SETTINGS["ag"], 5)]
+    # Images that are gone are drawn again, and not scored.
+    for path in (tmp_path / "samples" / "scored").iterdir():
+        path.unlink()
+    assert evaluate_of(("unguided", "sg"))[0] == []
+    assert (tmp_path / "guidance.png").read_bytes() == picture
+
+
+def test_several_seeds_give_means_and_deviations(evaluate_of, tmp_path):
+    scored, _, (row,) = evaluate_of(("sg",), seeds=(0, 1, 2))
+    assert [seed for _, seed in scored] == [0, 1, 2]
+    values = [m.frechet for m in table.read(tmp_path).values()]
+    assert len(set(values)) == 3
+    assert row["frechet"] == pytest.approx(np.mean(values)) and row["seeds"] == 3
+    assert row["deviations"]["frechet"] == pytest.approx(np.std(values, ddof=1))
+    assert "gflops_per_step" not in row["deviations"]
+
+
+def test_a_kept_checkpoint_is_scored_beside_the_last(evaluate_of, tmp_path):
+    assert evaluate_of(("unguided",))[1] == [7]
+    assert evaluate_of(("unguided",), step=3)[1] == [3]
+    rows = table.read(tmp_path)
+    assert {key.checkpoint for key in rows} == {3, 7}
+    assert len({m.frechet for m in rows.values()}) == 2
+
+
+def test_a_missing_checkpoint_is_named_before_anything_is_drawn(evaluate_of):
+    with pytest.raises(UserError, match=r"config\.evaluate\.step=5 .*\[3, 7\]"):
+        evaluate_of(("unguided",), step=5)
+    with pytest.raises(UserError, match=r"needs step 4 .*\[3, 7\].*keep_period"):
+        evaluate_of(("unguided", "missing"))

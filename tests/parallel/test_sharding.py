@@ -1,0 +1,193 @@
+"""The mesh, and the one rule from shapes to shardings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from sg_jax.errors import UserError
+from sg_jax.parallel import sharding
+
+pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="counts eight devices")
+
+
+@pytest.mark.parametrize(
+    "given, shape",
+    [
+        (dict(), (1, 8, 1, 1)),
+        (dict(data=-1, fsdp=4), (1, 2, 4, 1)),
+        (dict(data=1, fsdp=-1), (1, 1, 8, 1)),
+        (dict(data=2, fsdp=4), (1, 2, 4, 1)),
+        (dict(fsdp=2, tensor=2), (1, 2, 2, 2)),
+        (dict(replica=2, data=1, fsdp=-1), (2, 1, 4, 1)),
+    ],
+)
+def test_minus_1_is_the_rest_of_the_devices(given, shape):
+    mesh = sharding.make_mesh(**given)
+    assert mesh.axis_names == ("replica", "data", "fsdp", "tensor")
+    assert tuple(mesh.shape.values()) == shape
+    assert set(mesh.devices.flat) == set(jax.devices())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        dict(data=3), dict(data=-1, fsdp=-1), dict(fsdp=3), dict(data=0, fsdp=8),
+        dict(data=-1, fsdp=0), dict(data=4, fsdp=4), dict(data=-2, fsdp=-4), dict(tensor=-2),
+    ],
+)  # fmt: skip
+def test_sizes_that_are_not_the_devices_are_named(given):
+    with pytest.raises(UserError) as error:
+        sharding.make_mesh(**given)
+    for part in [f"config.mesh.{axis}={size}" for axis, size in given.items()] + ["8"]:
+        assert part in str(error.value)
+
+
+class Device:
+    """A device of a slice, as far as a mesh looks at it."""
+
+    platform = "cpu"
+    device_kind = "cpu"
+
+    def __init__(self, number, per_slice):
+        self.id = number
+        self.slice_index = number // per_slice
+        self.process_index = 0
+
+
+def test_only_the_replica_axis_crosses_slices():
+    devices = [Device(n, per_slice=4) for n in range(8)]
+    mesh = sharding.make_mesh(replica=2, data=2, fsdp=2, devices=devices)
+    assert [{d.slice_index for d in part.flat} for part in mesh.devices] == [{0}, {1}]
+    with pytest.raises(UserError, match=r"config.mesh.replica=1 must be the number of slices.* 2"):
+        sharding.make_mesh(data=8, devices=devices)
+
+
+@pytest.mark.parametrize("size", [0, -8, 4, 12])
+def test_a_batch_must_divide_over_the_devices(size):
+    mesh = sharding.make_mesh()
+    sharding.check_batch("config.train.batch_size", 16, mesh)
+    with pytest.raises(UserError, match=rf"config.train.batch_size={size} must.*multiple of 8"):
+        sharding.check_batch("config.train.batch_size", size, mesh)
+
+
+def test_a_batch_is_also_split_over_the_steps_of_accumulation_but_not_over_tensor():
+    mesh = sharding.make_mesh(tensor=2)
+    assert sharding.batch_devices(mesh) == 4
+    sharding.check_batch("config.train.batch_size", 12, mesh, accumulate=3)
+    with pytest.raises(UserError, match=r"multiple of 12: .* 4 times config.train.accumulate=3"):
+        sharding.check_batch("config.train.batch_size", 16, mesh, accumulate=3)
+
+
+def spec(shape, *names, **sizes):
+    """What the rule says of one array that lies under these names."""
+    tree = jax.ShapeDtypeStruct(shape, jnp.float32)
+    for name in reversed(names):
+        tree = [tree] if isinstance(name, int) else {name: tree}
+    return jax.tree.leaves(sharding.infer(tree, sharding.make_mesh(**sizes)))[0].spec
+
+
+@pytest.mark.parametrize(
+    "shape, expected",
+    [
+        ((8, 16), P("fsdp")),  # the first that 4 divides
+        ((6, 8), P(None, "fsdp")),
+        ((64, 6), P("fsdp")),
+        ((1001, 8), P(None, "fsdp")),  # a label embedding
+        ((1024,), P()),  # a vector
+        ((6, 10), P()),
+        ((), P()),  # the step
+    ],
+)
+def test_fsdp_splits_the_first_axis_it_divides(shape, expected):
+    assert spec(shape, "hidden", "kernel", data=2, fsdp=4) == expected
+
+
+@pytest.mark.parametrize(
+    "shape, expected",
+    [
+        ((8, 4, 8), P(None, "fsdp")),  # 8 blocks: the leading axis is never split
+        ((8, 3, 4), P(None, None, "fsdp")),
+        ((8, 3, 3), P()),
+        ((8, 1024), P()),  # vectors
+    ],
+)
+def test_the_axis_of_stacked_blocks_stays_whole(shape, expected):
+    assert spec(shape, "stacks", 0, "hidden", "kernel", data=2, fsdp=4) == expected
+
+
+@pytest.mark.parametrize(
+    "name, shape, expected",
+    [
+        ("hidden", (8, 16), P("fsdp", "tensor")),  # output channels
+        ("out", (16, 8), P("tensor", "fsdp")),  # input channels: what another has split
+        ("query", (8, 8), P("fsdp", "tensor")),
+        ("hidden", (8, 3), P("fsdp")),
+        ("hidden", (3, 8), P(None, "tensor")),
+    ],
+)
+def test_tensor_splits_what_a_layer_makes_and_out_takes(name, shape, expected):
+    assert spec(shape, name, "kernel", data=2, fsdp=2, tensor=2) == expected
+    stacked = spec((3, *shape), "stacks", 0, name, "kernel", data=2, fsdp=2, tensor=2)
+    assert stacked == P(None, *expected)
+
+
+def test_without_fsdp_everything_is_replicated(tiny):
+    mesh = sharding.make_mesh()
+    assert all(s.is_fully_replicated for s in jax.tree.leaves(sharding.infer(tiny, mesh)))
+
+
+def test_a_network_is_spread_but_for_its_smallest_arrays(tiny):
+    mesh = sharding.make_mesh(data=1, fsdp=8)
+    shardings, total, share = sharding.infer(tiny, mesh), 0, 0
+    for leaf, s in zip(jax.tree.leaves(tiny), jax.tree.leaves(shardings), strict=True):
+        total += leaf.size
+        share += np.prod(s.shard_shape(leaf.shape))
+    assert share / total < 0.15  # 1/8, and the vectors
+
+
+def test_no_stack_of_a_network_is_split_along_its_blocks(make_dit):
+    model = make_dit(depth=10, routes=((1, 8),))  # 8 routed blocks, which fsdp = 8 divides
+    stacks = sharding.infer(model, sharding.make_mesh(data=1, fsdp=8)).blocks.stacks
+    specs = [s.spec for s in jax.tree.leaves(stacks)]
+    assert all(not spec or spec[0] is None for spec in specs)
+    assert any("fsdp" in spec for spec in specs)
+
+
+def test_placed_shapes_keep_shape_and_type(tiny):
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    placed = sharding.place(tiny, mesh)
+    for leaf, like in zip(jax.tree.leaves(placed), jax.tree.leaves(tiny), strict=True):
+        assert (leaf.shape, leaf.dtype) == (like.shape, like.dtype)
+        assert leaf.sharding.mesh.shape == mesh.shape
+
+
+def test_a_batch_is_split_over_all_devices():
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    batch = sharding.to_global({"image": np.arange(32.0).reshape(16, 2)}, mesh)["image"]
+    assert batch.shape == (16, 2)
+    shards = sorted(batch.addressable_shards, key=lambda s: s.index[0].start or 0)
+    assert len({s.device for s in shards}) == 8
+    np.testing.assert_array_equal(np.concatenate([s.data for s in shards]), batch)
+    assert {s.data.shape for s in shards} == {(2, 2)}
+
+
+def test_replicated_is_whole_on_every_device():
+    x = jax.device_put(jnp.arange(4), sharding.replicated(sharding.make_mesh()))
+    assert [s.data.shape for s in x.addressable_shards] == [(4,)] * 8
+
+
+@pytest.mark.parametrize(
+    "images, tokens, chunk, parts",
+    [
+        (32, 256, 4096, 2),  # 16 images of 256 tokens
+        (32, 128, 4096, 1),
+        (64, 128, 4096, 2),
+        (12, 256, 2048, 2),  # 8 would fit, but do not divide 12: 6
+        (3, 256, 100, 3),  # an image is not cut
+        (32, 256, 0, 1),
+    ],
+)
+def test_a_batch_is_cut_into_as_few_equal_parts_as_fit(images, tokens, chunk, parts):
+    assert sharding._parts(images, tokens, chunk) == parts

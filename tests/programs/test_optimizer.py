@@ -1,0 +1,115 @@
+"""Schedules, AdamW and the moving average, by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sg_jax.errors import UserError
+from sg_jax.programs import optimizer
+
+SETTINGS = dict(
+    learning_rate=0.1,
+    schedule="constant",
+    warmup=0,
+    b1=0.9,
+    b2=0.99,
+    weight_decay=0.0,
+    clip_norm=0.0,
+    steps=10,
+)
+
+
+@pytest.mark.parametrize(
+    "schedule, warmup, rates",  # at given steps, for a learning rate of 1
+    [
+        ("constant", 0, {0: 1.0, 5: 1.0, 1000: 1.0}),
+        ("constant", 10, {0: 0.0, 1: 0.1, 5: 0.5, 10: 1.0, 1000: 1.0}),
+        ("cosine", 0, {0: 1.0, 55: 0.5, 110: 0.0, 200: 0.0}),
+        ("cosine", 10, {0: 0.0, 5: 0.5, 10: 1.0, 60: 0.5, 110: 0.0}),  # half way from 10 to 110
+    ],
+)
+def test_learning_rates(schedule, warmup, rates):
+    rate = optimizer.make_schedule(1.0, schedule, warmup, steps=110)
+    for step, expected in rates.items():
+        assert rate(step) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        ((0.1, "linear", 0, 10), ["config.optimizer.schedule='linear'", "'constant', 'cosine'"]),
+        ((0.0, "constant", 0, 10), ["config.optimizer.learning_rate=0.0", "above 0"]),
+        ((0.1, "constant", -1, 10), ["config.optimizer.warmup=-1", "at least 0"]),
+        ((0.1, "cosine", 10, 10), ["config.optimizer.warmup=10", "config.train.steps=10"]),
+    ],
+)
+def test_a_wrong_schedule_is_named(arguments, named):
+    with pytest.raises(UserError) as error:
+        optimizer.make_schedule(*arguments)
+    for part in named:
+        assert part in str(error.value)
+
+
+def steps(gradients, weight=1.0, **changes):
+    """Update the weight (or an array of weights) by each gradient in turn."""
+    tx = optimizer.make_optimizer(**{**SETTINGS, **changes})
+    weight = jnp.full_like(jnp.array(gradients[0], jnp.float32), weight)
+    state = tx.init(weight)
+    for gradient in gradients:
+        update, state = tx.update(jnp.array(gradient, jnp.float32), state, weight)
+        weight = weight + update
+    return np.asarray(weight)
+
+
+def test_the_first_step_of_adam_is_the_learning_rate():
+    assert steps([5.0]) == pytest.approx(1 - 0.1)
+    assert steps([-0.01]) == pytest.approx(1 + 0.1)
+
+
+def test_two_steps_of_adam_by_hand():
+    mean = (0.9 * 0.1 * 1 + 0.1 * 3) / (1 - 0.9**2)
+    square = (0.99 * 0.01 * 1 + 0.01 * 9) / (1 - 0.99**2)
+    assert steps([1.0, 3.0]) == pytest.approx(1 - 0.1 - 0.1 * mean / square**0.5)
+
+
+def test_weight_decay_is_decoupled():
+    assert steps([0.0], weight_decay=0.5) == pytest.approx(1 - 0.1 * 0.5)
+
+
+def test_warmup_starts_at_a_rate_of_zero():
+    assert steps([1.0], warmup=10) == 1.0
+    assert steps([1.0, 1.0], warmup=10) == pytest.approx(1 - 0.01)
+
+
+def test_clipping_bounds_the_norm_of_all_gradients_together():
+    """A gradient of norm 5 is cut to norm 1. Adam is blind to scale but for how steps compare."""
+    clipped = steps([[0.5, 0.5], [3.0, 4.0]], clip_norm=1.0)
+    np.testing.assert_allclose(clipped, steps([[0.5, 0.5], [0.6, 0.8]]), rtol=1e-5)
+    assert np.abs(clipped - steps([[0.5, 0.5], [3.0, 4.0]])).max() > 0.01  # 0 turns it off
+
+
+def test_the_moving_average_by_hand():
+    """The decay is step / (step + 9) until it reaches 0.5: 1/10, 2/11 ..., 9/18 = 0.5."""
+    first = optimizer.update_ema(jnp.float32(0), jnp.float32(10), 0.5, jnp.int32(1))
+    assert first == pytest.approx(9.0)  # 0.1 * 0 + 0.9 * 10
+    second = optimizer.update_ema(first, jnp.float32(20), 0.5, jnp.int32(2))
+    assert second == pytest.approx(2 / 11 * 9 + 9 / 11 * 20)
+    for step in (9, 1000):
+        late = optimizer.update_ema(jnp.float32(0), jnp.float32(10), 0.5, jnp.int32(step))
+        assert late == pytest.approx(5.0)
+
+
+def test_the_average_of_constant_weights_is_those_weights():
+    """No bias towards the start: neither zero nor the initial weights linger."""
+    ema = jnp.float32(-100)
+    for step in range(1, 60):
+        ema = optimizer.update_ema(ema, jnp.float32(1), 0.9999, jnp.int32(step))
+    np.testing.assert_allclose(ema, 1, atol=1e-4)
+
+
+def test_the_average_keeps_the_structure():
+    tree = {"a": jnp.zeros(2), "b": [jnp.ones((1, 3))]}
+    ema = optimizer.update_ema(tree, tree, 0.9, jnp.int32(1))
+    assert jax.tree.structure(ema) == jax.tree.structure(tree)
+    assert ema["b"][0].shape == (1, 3)

@@ -1,0 +1,238 @@
+"""Labels to images: what an image depends on, and what is compiled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sg_jax.data.images import to_uint8
+from sg_jax.errors import UserError
+from sg_jax.method import guidance as guidance_lib
+from sg_jax.method.guidance import Guidance
+from sg_jax.method.sampler import Sampler
+from sg_jax.parallel import sharding
+from sg_jax.programs.sampling import image_keys, integrate, sample
+
+SG = Guidance(scale=1.5, gamma_strong=0.25, gamma_weak=0.75)
+CFG = Guidance(scale=1.5, weak_label="null")
+LABELS = [0, 1, 2, 3, 4, 0, 1, 2]
+STEPS = 3
+
+
+def draw(model, labels=LABELS, guidance=SG, **kwargs):
+    return sample(model, labels, guidance, **{"steps": STEPS, "batch_size": 8, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def eight(tiny):
+    """Eight images in one batch on one device."""
+    return draw(tiny)
+
+
+def levels(a, b):
+    """The largest difference in grey levels."""
+    return np.abs(a.astype(int) - b.astype(int)).max()
+
+
+def test_images_are_uint8_of_the_models_shape(eight):
+    assert eight.shape == (8, 8, 8, 3) and eight.dtype == np.uint8
+    assert eight.std() > 20
+
+
+def test_an_image_is_the_same_in_any_batch(tiny, eight):
+    assert levels(draw(tiny, batch_size=3), eight) <= 1  # 3 + 3 + 2 and one of padding
+    assert levels(draw(tiny, LABELS[:5], batch_size=3), eight[:5]) <= 1
+
+
+def test_an_image_is_the_same_on_any_number_of_devices(tiny, eight, mesh_of):
+    assert levels(draw(tiny, mesh=mesh_of(8, 1)), eight) <= 1
+    mesh = mesh_of(2, 4)
+    spread = jax.device_put(tiny, sharding.infer(tiny, mesh))
+    assert levels(draw(spread, mesh=mesh), eight) <= 1
+
+
+def test_an_image_is_the_same_however_many_tokens_run_at_once(tiny, eight, mesh_of):
+    assert levels(draw(tiny, chunk=32), eight) <= 1  # two images of 16 tokens
+    spread = jax.device_put(tiny, sharding.infer(tiny, mesh_of(1, 2)))
+    assert levels(draw(spread, mesh=mesh_of(1, 2), chunk=16), eight) <= 1
+
+
+SAMPLERS = {
+    "heun": Sampler("heun", shift=2.0),
+    "euler_maruyama": Sampler("euler_maruyama", diffusion_scale=0.5),
+    "edm_heun": Sampler("edm_heun", churn=1.0),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "heun" else pytest.param(n, marks=pytest.mark.slow) for n in SAMPLERS],
+)
+def test_each_sampler_draws_the_same_on_any_number_of_devices(tiny, mesh_of, name):
+    """With all that is drawn on the way: token ids, noise, other labels."""
+    guidance = Guidance(1.5, 0.25, 0.75, "random", ids="nested")
+    one = draw(tiny, guidance=guidance, sampler=SAMPLERS[name])
+    assert one.std() > 20
+    spread = draw(tiny, guidance=guidance, sampler=SAMPLERS[name], mesh=mesh_of(2, 4))
+    assert levels(spread, one) <= 1
+
+
+def test_two_networks_are_spread_over_devices_alike(tiny, make_dit, mesh_of):
+    settings = dict(guidance=Guidance(1.5, 0.25, 0.75, weak_step=1), weak_model=make_dit(seed=1))
+    one = draw(tiny, **settings)
+    assert levels(draw(tiny, mesh=mesh_of(2, 4), **settings), one) <= 1
+    assert levels(one, draw(tiny)) > 1  # another network, another prediction
+
+
+def test_omega_schedules_do_not_compile_again(tiny, eight):
+    before = integrate._cache_size()
+    draw(tiny, guidance=Guidance(("linear", 1.0, 3.0), 0.25, 0.75))
+    assert integrate._cache_size() == before
+
+
+def test_a_batch_that_devices_do_not_divide_is_filled_up(tiny, eight, mesh_of):
+    images = draw(tiny, LABELS[:5], mesh=mesh_of(8, 1))
+    assert len(images) == 5 and levels(images, eight[:5]) <= 1
+
+
+def test_the_same_seed_gives_the_same_images(tiny, eight):
+    np.testing.assert_array_equal(draw(tiny, seed=0), eight)
+
+
+def test_another_seed_gives_other_images(tiny, eight):
+    other = draw(tiny, seed=1)
+    assert all(levels(a, b) > 50 for a, b in zip(other, eight, strict=True))
+
+
+def test_images_of_one_label_differ(eight):
+    assert levels(eight[0], eight[5]) > 50
+
+
+def test_the_label_matters(tiny, eight):
+    other = draw(tiny, [1, *LABELS[1:]])
+    assert levels(other[0], eight[0]) > 1 and levels(other[1:], eight[1:]) <= 1
+
+
+def test_guidance_matters(tiny, eight):
+    for other in ("unguided", CFG, Guidance(3.0, 0.25, 0.75), Guidance(1.5, 0.25, 0.5)):
+        assert levels(draw(tiny, guidance=other), eight) > 1
+
+
+def noise(zero, guidance=SG):
+    """The float samples of a network whose velocity is zero."""
+    keys = image_keys(0, 0, 8)
+    scales = jnp.full(STEPS, 1.5)
+    plan = guidance_lib.plan(guidance, np.linspace(0, 1, STEPS + 1))
+    arguments = dict(plan=plan, sampler=Sampler(), steps=STEPS)
+    return integrate(zero, None, jnp.array(LABELS), keys, scales, **arguments)
+
+
+def test_the_noise_is_the_same_under_each_guidance(zero):
+    for other in (CFG, Guidance()):
+        np.testing.assert_array_equal(noise(zero, other), noise(zero))
+
+
+def test_the_noise_is_standard_normal(zero):
+    z = np.asarray(noise(zero))  # 1536 values
+    assert abs(z.mean()) < 0.1 and abs(z.std() - 1) < 0.1
+
+
+def test_minus_1_is_black_and_1_is_white(zero):
+    images, z = draw(zero), np.asarray(noise(zero))
+    expected = np.clip((z + 1) / 2, 0, 1) * 255
+    assert np.abs(images - expected).max() < 0.51
+
+
+def test_a_sample_is_eulers_path_from_the_noise(tiny, zero, forward):
+    x = noise(zero)
+    y = jnp.array(LABELS)
+    for n in range(STEPS):
+        t = jnp.full(8, n / STEPS)
+        strong, weak = forward(tiny, x, t, y, None), forward(tiny, x, t, jnp.full(8, 5), None)
+        x = x + (1.5 * strong - 0.5 * weak) / STEPS
+    expected = np.clip((np.asarray(x) + 1) * 127.5, 0, 255)
+    assert np.abs(draw(tiny, guidance=CFG) - expected).max() < 1
+
+
+def test_image_keys_do_not_depend_on_the_batch():
+    data = jax.random.key_data
+    whole = data(image_keys(0, 0, 6))
+    np.testing.assert_array_equal(data(image_keys(0, 4, 2)), whole[4:])
+    assert len(np.unique(whole, axis=0)) == 6
+
+
+def test_scale_labels_and_seed_do_not_compile_again(tiny, eight):
+    before = integrate._cache_size()
+    draw(tiny, LABELS[::-1], Guidance(7.0, 0.25, 0.75), seed=5)
+    draw(tiny, LABELS[:2] * 8)  # two batches
+    assert integrate._cache_size() == before
+
+
+def test_other_weights_do_not_compile_again(make_dit, eight):
+    before = integrate._cache_size()
+    draw(make_dit(seed=1))
+    assert integrate._cache_size() == before
+
+
+def test_another_gamma_compiles_once(tiny, eight):
+    before = integrate._cache_size()
+    for scale in (1.5, 2.0):
+        draw(tiny, guidance=Guidance(scale, 0.25, 0.8))
+    assert integrate._cache_size() == before + 1
+
+
+def test_progress_counts_images(zero):
+    done = []
+    draw(zero, LABELS[:5], batch_size=2, progress=done.append)
+    assert done == [2, 4, 5]
+
+
+def test_samples_that_are_not_finite_are_no_images(tiny):
+    broken = jax.tree.map(lambda x: x * jnp.nan, tiny)
+    with pytest.raises(UserError, match="2 of 2 samples hold NaN or infinity"):
+        sample(broken, [0, 1], steps=1)
+
+
+def test_latents_are_returned_as_they_are(make_dit):
+    model = make_dit(channels=4)
+    with pytest.raises(UserError, match=r"4 channels, which are no pixels.*pixels=False"):
+        sample(model, [0], steps=1)
+    latents = sample(model, [0, 1, 2], steps=2, batch_size=2, pixels=False)
+    assert (latents.shape, latents.dtype) == ((3, 8, 8, 4), np.float32)
+    assert latents.max() > 1.5  # not clipped
+
+
+def test_floats_are_what_pixels_were(tiny, eight):
+    floats = draw(tiny, pixels=False)
+    np.testing.assert_array_equal(to_uint8(floats), eight)
+
+
+def test_a_network_that_predicts_noise_is_refused(make_dit):
+    with pytest.raises(UserError, match=r"predicts 'noise'.*'velocity' or 'edm'"):
+        sample(make_dit(prediction="noise"), [0], steps=1)
+
+
+def test_no_labels_are_no_images(zero):
+    assert sample(zero, []).shape == (0, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    "kwargs, named",
+    [
+        (dict(labels=[0, 5]), ["labels[1]=5", "[0, 4]", "5 classes"]),
+        (dict(labels=[-1]), ["labels[0]=-1"]),
+        (dict(labels=[0.5]), ["labels", "ints", "float64"]),
+        (dict(labels=[[1], [2]]), ["labels", "(2, 1)"]),
+        (dict(steps=0), ["steps=0", "at least 1"]),
+        (dict(batch_size=0), ["batch_size=0", "at least 1"]),
+        (dict(batch_size=-2), ["batch_size=-2", "at least 1"]),
+        (dict(guidance="cfgg"), ["guidance='cfgg'", "mean 'cfg'"]),
+    ],
+)
+def test_a_wrong_argument_is_named_before_anything_is_compiled(tiny, kwargs, named):
+    before = integrate._cache_size()
+    with pytest.raises(UserError) as error:
+        draw(tiny, **kwargs)
+    assert integrate._cache_size() == before
+    for part in named:
+        assert part in str(error.value)

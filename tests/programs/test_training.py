@@ -1,0 +1,217 @@
+"""The training step: what it changes, that it is reproducible, and on how many devices."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from sg_jax.method.objective import FlowMatching
+from sg_jax.models.dit import DiT
+from sg_jax.parallel import sharding
+from sg_jax.programs import optimizer
+from sg_jax.programs.training import abstract_state, compile_train_step, init_state, make_train_step
+
+KEY = jax.random.key(3)
+TX = optimizer.make_optimizer(
+    learning_rate=1e-2, schedule="constant", warmup=0, b1=0.9, b2=0.99, weight_decay=0.0,
+    clip_norm=1.0, steps=10,
+)  # fmt: skip
+
+
+def make_model(key, **options):
+    shape = dict(image_size=8, channels=1, num_classes=5, patch=2, width=16, depth=3, heads=2)
+    return DiT(**shape, routes=((1, 1),), rngs=nnx.Rngs(key), **options)
+
+
+@pytest.fixture(scope="module")
+def start(mesh_of):
+    """Mesh -> (state, compiled step, mesh), each compiled once."""
+    made = {}
+
+    def make(data, fsdp):
+        if (data, fsdp) not in made:
+            mesh = mesh_of(data, fsdp)
+            step = make_train_step(FlowMatching(), TX, ema_decay=0.9)
+            step = compile_train_step(step, abstract_state(make_model, TX, mesh), mesh)
+            made[data, fsdp] = init_state(make_model, TX, mesh, jax.random.key(0)), step, mesh
+        state, step, mesh = made[data, fsdp]
+        return copy(state), step, mesh  # the step eats its argument
+
+    return make
+
+
+def copy(state):
+    return jax.tree.map(lambda x: jax.device_put(np.asarray(x), x.sharding), state)
+
+
+def batch(n, mesh):
+    x = jax.random.uniform(jax.random.key(n), (8, 8, 8, 1), minval=-1.0)
+    data = {"image": np.asarray(x), "label": np.arange(8) % 5}
+    return sharding.to_global(data, mesh)
+
+
+def run(start, mesh, first=0, last=3):
+    state, step, mesh = start(*mesh)
+    losses = []
+    for n in range(first, last):
+        state, metrics = step(state, batch(n, mesh), KEY)
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+def test_step_0_is_the_initial_weights_and_their_average(start):
+    state, _, _ = start(1, 1)
+    assert state.step == 0 and state.step.dtype == jnp.int32
+    for a, b in zip(jax.tree.leaves(state.model), jax.tree.leaves(state.ema), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_initial_weights_do_not_depend_on_the_mesh(start):
+    one, eight = (jax.tree.leaves(start(*m)[0].model) for m in ((1, 1), (2, 4)))
+    for a, b in zip(one, eight, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-7)
+
+
+def test_the_abstract_state_is_the_state_without_arrays(start, mesh_of):
+    abstract, (state, _, _) = abstract_state(make_model, TX, mesh_of(2, 4)), start(2, 4)
+    assert jax.tree.structure(abstract) == jax.tree.structure(state)
+    for a, b in zip(jax.tree.leaves(abstract), jax.tree.leaves(state), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert b.sharding.is_equivalent_to(a.sharding, b.ndim)
+
+
+def test_optimizer_and_average_are_sharded_like_the_weights(start):
+    state, _, _ = start(2, 4)
+    kernel = state.model.patch_embedding.kernel[...].sharding
+    assert "fsdp" in kernel.spec
+    assert state.ema.patch_embedding.kernel[...].sharding == kernel
+    (mu,) = [s.mu for s in jax.tree.leaves(state.opt_state, is_leaf=_is_adam) if _is_adam(s)]
+    assert mu.patch_embedding.kernel[...].sharding == kernel
+
+
+def _is_adam(x):
+    return isinstance(x, optax.ScaleByAdamState)
+
+
+def test_a_step_moves_the_weights_and_the_average_by_hand(start):
+    before, _, _ = start(1, 1)
+    after, _ = run(start, (1, 1), last=1)
+    assert after.step == 1
+    old, new, ema = (s.final.bias[...] for s in (before.model, after.model, after.ema))
+    assert (old != new).all()
+    np.testing.assert_allclose(ema, 0.1 * old + 0.9 * new, atol=1e-7)  # decay 1 / (1 + 9)
+
+
+def test_the_loss_falls(start):
+    state, step, mesh = start(1, 1)
+    losses = []
+    for _ in range(40):
+        state, metrics = step(state, batch(0, mesh), KEY)
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+
+
+def test_the_first_loss_is_that_of_a_network_that_returns_zero(start):
+    """E || x - z ||^2 with x uniform in [-1, 1] and z normal: 1/3 + 1."""
+    _, (loss,) = run(start, (1, 1), last=1)
+    assert loss == pytest.approx(4 / 3, rel=0.15)
+
+
+def test_training_does_not_depend_on_the_number_of_devices(start):
+    (one, losses), (eight, others) = (run(start, m) for m in ((1, 1), (2, 4)))
+    np.testing.assert_allclose(losses, others, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(one.ema), jax.tree.leaves(eight.ema), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize("axes", [dict(replica=2, data=1, fsdp=4), dict(data=2, fsdp=2, tensor=2)])
+def test_nor_on_the_axes_of_the_mesh(start, axes):
+    _, losses = run(start, (1, 1))
+    mesh = sharding.make_mesh(**axes)
+    step = make_train_step(FlowMatching(), TX, ema_decay=0.9)
+    step = compile_train_step(step, abstract_state(make_model, TX, mesh), mesh)
+    state = init_state(make_model, TX, mesh, jax.random.key(0))
+    for n, expected in enumerate(losses):
+        state, metrics = step(state, batch(n, mesh), KEY)
+        assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_nor_on_what_computes_attention_and_what_is_computed_again(mesh_of):
+    def losses(mesh, **options):
+        def make(key):
+            return make_model(key, **options)
+
+        step = make_train_step(FlowMatching(gamma=0.0), TX, ema_decay=0.9)
+        step = compile_train_step(step, abstract_state(make, TX, mesh), mesh)
+        state = init_state(make, TX, mesh, jax.random.key(0))
+        for n in range(3):
+            state, metrics = step(state, batch(n, mesh), KEY)
+            yield float(metrics["loss"])
+
+    one = list(losses(mesh_of(1, 1)))
+    eight = losses(mesh_of(2, 4), attention="pallas", remat="selective")
+    assert list(eight) == pytest.approx(one, rel=1e-5)
+
+
+def test_devices_gather_weights_and_keep_their_share_of_the_gradients(start):
+    """ZeRO-3: never an activation, and never a whole gradient of a matrix on every device."""
+    mesh = sharding.make_mesh(data=1, fsdp=8)
+    abstract = abstract_state(make_model, TX, mesh)
+    step = compile_train_step(make_train_step(FlowMatching(), TX, 0.9), abstract, mesh)
+    text = step.lower(abstract, batch(0, mesh), KEY).compile().as_text()
+    loops = [line for line in text.splitlines() if "while/body" in line]
+    kinds = {kind: [x for x in loops if f" {kind}(" in x] for kind in ("all-gather", "all-to-all")}
+    assert kinds["all-gather"] and not kinds["all-to-all"]
+    assert any(" reduce-scatter(" in line for line in loops)
+
+
+@pytest.mark.parametrize("parts", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_accumulation_gives_the_same_step(start, mesh_of, parts):
+    whole, losses = run(start, (2, 1))
+    mesh = mesh_of(2, 1)
+    step = make_train_step(FlowMatching(), TX, ema_decay=0.9, accumulate=parts)
+    step = compile_train_step(step, abstract_state(make_model, TX, mesh), mesh)
+    state = init_state(make_model, TX, mesh, jax.random.key(0))
+    for n, expected in enumerate(losses):
+        state, metrics = step(state, batch(n, mesh), KEY)
+        assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+    for a, b in zip(jax.tree.leaves(whole.ema), jax.tree.leaves(state.ema), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_two_runs_are_equal_bit_for_bit(start):
+    (one, losses), (two, others) = (run(start, (2, 4)) for _ in range(2))
+    assert losses == others
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_each_step_draws_its_own_noise_from_the_key_and_the_step(start):
+    state, step, mesh = start(1, 1)
+    later = dataclasses.replace(copy(state), step=jax.device_put(np.int32(1), state.step.sharding))
+    (_, a), (_, b) = (step(s, batch(0, mesh), KEY) for s in (state, later))
+    assert a["loss"] != b["loss"]
+
+
+def test_many_steps_are_one_compile(start):
+    _, step, _ = start(1, 1)
+    run(start, (1, 1), last=3)
+    assert step._cache_size() == 1
+
+
+def test_the_gradient_norm_has_its_square_root(start):
+    """The metric is the norm of the gradient before clipping."""
+    state, _, mesh = start(1, 1)
+    images = batch(0, mesh)
+    key = jax.random.fold_in(KEY, 0)
+    keys = jax.random.split(key, len(images["label"]))
+    grads = jax.jit(jax.grad(lambda m: FlowMatching()(m, images, keys).mean()))(state.model)
+    expected = np.sqrt(sum(np.square(g, dtype=np.float64).sum() for g in jax.tree.leaves(grads)))
+    _, step, _ = start(1, 1)
+    _, metrics = step(state, images, KEY)
+    assert metrics["grad_norm"] == pytest.approx(expected, rel=1e-5)

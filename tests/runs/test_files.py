@@ -1,0 +1,127 @@
+"""Paths on a disk and in a bucket, and files written whole."""
+
+import os
+import sys
+
+import pytest
+from etils import epath
+from fsspec.registry import _registry as file_systems
+
+from sg_jax.modes import bench, data
+from sg_jax.weights import checkpoints
+from sg_jax.config import parsing
+from sg_jax.runs import files
+from sg_jax.errors import UserError
+
+
+@pytest.fixture
+def no_gcsfs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # so that importing it fails
+    for name in ("gs", "gcs"):
+        monkeypatch.delitem(file_systems, name, raising=False)
+
+
+@pytest.mark.parametrize("name", ["runs/a", "/runs/a", "../a", "gs://bucket/runs/a"])
+def test_a_path_is_written_as_it_was_given(bucket, name):
+    assert str(files.path(name)) == name
+
+
+def test_a_path_in_a_bucket(bucket):
+    path = files.path("gs://bucket/runs/a") / "x.txt"
+    assert isinstance(path, epath.Path)
+    assert os.fspath(path) == str(files.path(path)) == "gs://bucket/runs/a/x.txt"
+    assert path.name == "x.txt" and str(path.parent.parent) == "gs://bucket/runs"
+    assert files.is_remote(path) and not files.is_remote("runs/a") and not files.is_remote("/a")
+
+
+def test_absolute_paths(bucket, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert files.absolute("runs/a") == tmp_path / "runs" / "a"
+    assert str(files.absolute("gs://bucket/runs/a")) == "gs://bucket/runs/a"
+
+
+@pytest.mark.parametrize("workdir", ["gs://bucket/run", "gs://bucket/run/"])
+def test_orbax_is_given_the_address_of_the_bucket(bucket, workdir):
+    assert str(checkpoints.checkpoint_dir(workdir)) == "gs://bucket/run/checkpoints"
+    with checkpoints.open_checkpoints(workdir, every=1, keep=1) as saver:
+        assert str(saver.directory) == "gs://bucket/run/checkpoints"
+
+
+def test_orbax_and_tensorstore_write_to_gs_themselves():
+    """What the stand-in for a bucket in these tests replaces."""
+    import tensorstore as ts
+    from orbax.checkpoint._src.path import gcs_utils
+
+    spec = gcs_utils.get_kvstore_for_gcs("gs://bucket/run/checkpoints/4/model")
+    assert spec == {"driver": "gcs", "bucket": "bucket", "path": "run/checkpoints/4/model"}
+    assert ts.KvStore.Spec(spec).url == "gs://bucket/run/checkpoints/4/model"
+
+
+def test_listings_of_a_bucket_are_not_kept(bucket):
+    """Else a host would not see what another one has written."""
+    path = files.path("gs://bucket/run")
+    assert path._backend.fs(path).storage_options["use_listings_cache"] is False
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        files.path,
+        checkpoints.load,
+        lambda workdir: checkpoints.prepare_workdir(workdir, None, ()),
+        lambda workdir: checkpoints.check_same(None, workdir, *checkpoints.SAMPLING),
+        lambda workdir: bench.run(None, workdir),
+        lambda workdir: data.run(None, None, workdir),
+    ],
+)
+def test_a_bucket_without_gcsfs_is_one_clear_error(no_gcsfs, use):
+    with pytest.raises(UserError, match=r"'gs://bucket/run' .* not installed: `pip install gcsfs`"):
+        use("gs://bucket/run")
+
+
+@pytest.mark.parametrize("name", ["gs://", "gs:///", "ftps://a/b", "file:///tmp/run"])
+def test_other_addresses_are_refused(bucket, name):
+    with pytest.raises(UserError, match="must be a local folder or gs://BUCKET/FOLDER"):
+        files.path(name)
+
+
+@pytest.mark.parametrize("where", ["local", "gs://bucket/run"])
+def test_a_file_is_written_whole_and_replaced(bucket, tmp_path, monkeypatch, where):
+    monkeypatch.chdir(tmp_path)
+    for content in (b"one", b"two"):
+        path = files.write_atomically(f"{where}/new/folder/x.bin", content)
+        assert str(path) == f"{where}/new/folder/x.bin"
+        assert path.read_bytes() == content
+    folder = tmp_path / "local" if where == "local" else bucket / "bucket" / "run"
+    assert [p.name for p in folder.rglob("*") if p.is_file()] == ["x.bin"]
+
+
+def test_an_interrupted_local_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = files.write_atomically(tmp_path / "x.bin", b"old")
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
+
+
+def test_a_folder_made_by_hand_in_a_bucket_is_a_new_folder(bucket, monkeypatch):
+    """It is an object "run/" of no bytes, and gcsfs lists it in itself as "run"."""
+    backend = files.path("gs://b/run")._backend
+    for ask in ("exists", "isdir"):
+        monkeypatch.setattr(backend, ask, lambda path: path == "gs://b/run")
+    monkeypatch.setattr(backend, "listdir", lambda path: ["run"])
+    checkpoints.prepare_workdir("gs://b/run", parsing.merge({}), ("a",))
+    assert (bucket / "b" / "run" / "config.json").is_file()
+
+
+def test_a_folder_in_a_bucket_with_other_files_is_refused(bucket):
+    files.write_atomically("gs://b/run/notes.txt", b"mine")
+    with pytest.raises(UserError, match="--workdir=gs://b/run is not empty"):
+        checkpoints.prepare_workdir("gs://b/run", parsing.merge({}), ("a",))
+    with pytest.raises(UserError, match=r"--workdir=gs://b/run/notes\.txt is a file"):
+        checkpoints.prepare_workdir("gs://b/run/notes.txt", parsing.merge({}), ("a",))

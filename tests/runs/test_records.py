@@ -1,0 +1,226 @@
+"""The record of a run survives crashes and resumes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sg_jax.runs import files
+from sg_jax.runs.records import Progress, Spent, Writer, clock, read_metrics, training_seconds
+
+
+def write(folder, steps, start):
+    writer = Writer(str(folder), start)
+    for step in steps:
+        writer.scalars(step, {"loss": step / 2})
+    writer.close()
+
+
+def steps(folder):
+    return [record["step"] for record in read_metrics(str(folder))]
+
+
+def test_records_come_back(tmp_path):
+    write(tmp_path, [10, 20], start=0)
+    assert read_metrics(str(tmp_path)) == [{"step": 10, "loss": 5.0}, {"step": 20, "loss": 10.0}]
+
+
+def test_a_record_is_on_disk_at_once(tmp_path):
+    writer = Writer(str(tmp_path), 0)
+    writer.scalars(1, {"loss": 1.0})
+    assert steps(tmp_path) == [1]
+    writer.close()
+
+
+def test_a_run_without_records(tmp_path):
+    assert read_metrics(str(tmp_path)) == []
+
+
+def test_a_last_line_cut_short_is_left_out(tmp_path):
+    write(tmp_path, [10, 20], start=0)
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_text()
+    for cut in range(1, len('{"step": 20, "loss": 10.0}')):
+        path.write_text(whole[: -cut - 1])
+        assert steps(tmp_path) == [10]
+
+
+def test_a_run_goes_on_after_a_line_cut_short(tmp_path):
+    write(tmp_path, [10, 20], start=0)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text()[:-5])
+    write(tmp_path, [20, 30], start=10)
+    assert steps(tmp_path) == [10, 20, 30]
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_records_after_the_step_a_run_resumes_from_are_dropped(tmp_path):
+    write(tmp_path, [10, 20, 30, 40], start=0)
+    write(tmp_path, [30], start=20)
+    assert steps(tmp_path) == [10, 20, 30]
+
+
+def test_a_run_from_the_start_drops_all_records(tmp_path):
+    write(tmp_path, [10, 20], start=0)
+    write(tmp_path, [], start=0)
+    assert steps(tmp_path) == []
+
+
+def test_a_local_record_costs_one_line(tmp_path, monkeypatch):
+    """Not the file again: a long run must not become quadratic."""
+    writer = Writer(str(tmp_path), 0)
+    monkeypatch.setattr("sg_jax.runs.files.write_atomically", None)
+    with (tmp_path / "metrics.jsonl").open() as reader:
+        for step in (1, 2):
+            writer.scalars(step, {"loss": 1.0})
+            assert json.loads(reader.read()) == {"step": step, "loss": 1.0}
+    writer.close()
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """A list whose last number is the time in seconds that a writer goes by."""
+    seconds = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: seconds[-1])
+    return seconds
+
+
+def test_in_a_bucket_records_are_written_every_half_minute_and_when_flushed(bucket, now):
+    writer = Writer("gs://b/run", 0)
+    for seconds, written in ((0, []), (29, []), (30, [1, 2, 3]), (59, [1, 2, 3]), (60, None)):
+        now.append(1000.0 + seconds)
+        writer.scalars(len(now) - 1, {"loss": 0.5})
+        assert steps("gs://b/run") == (written if written is not None else [1, 2, 3, 4, 5])
+    writer.scalars(6, {"loss": 0.5})
+    assert steps("gs://b/run") == [1, 2, 3, 4, 5]
+    writer.flush()
+    assert steps("gs://b/run") == [1, 2, 3, 4, 5, 6]
+    writer.scalars(7, {"loss": 0.5})
+    writer.close()
+    assert steps("gs://b/run") == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_in_a_bucket_slow_writing_waits_longer(bucket, now, monkeypatch):
+    """Writing for 10 s is due again after 200 s."""
+    writer = Writer("gs://b/run", 0)
+    write = files.write_atomically
+
+    def slowly(*arguments):
+        now.append(now[-1] + 10)
+        write(*arguments)
+
+    monkeypatch.setattr(files, "write_atomically", slowly)
+    now.append(1030.0)
+    writer.scalars(1, {"loss": 0.5})  # written until 1040
+    for seconds, written in ((1239.0, [1]), (1240.0, [1, 2, 3])):
+        now.append(seconds)
+        writer.scalars(2 if seconds < 1240 else 3, {"loss": 0.5})
+        assert steps("gs://b/run") == written
+
+
+def test_in_a_bucket_a_resumed_run_keeps_what_lies_before_it(bucket):
+    write("gs://b/run", [10, 20, 30], start=0)
+    write("gs://b/run", [30], start=20)
+    assert steps("gs://b/run") == [10, 20, 30]
+    assert [p.name for p in (bucket / "b" / "run").iterdir()] == ["metrics.jsonl"]
+
+
+def test_in_a_bucket_one_line_says_that_there_are_no_events(bucket, capsys):
+    writer = Writer("gs://b/run", 0)
+    writer.image(1, "samples", np.zeros((4, 6, 3), np.uint8))
+    writer.close()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "No TensorBoard events" in line and "gs://b/run/metrics.jsonl" in line
+
+
+def test_numbers_and_pictures_go_to_tensorboard(tmp_path):
+    writer = Writer(str(tmp_path), 0)
+    writer.scalars(1, {"loss": 0.25})
+    writer.image(1, "samples", np.zeros((4, 6, 3), np.uint8))
+    writer.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    content = events.read_bytes()
+    assert b"loss" in content and b"samples" in content and b"PNG" in content
+
+
+@pytest.mark.parametrize(
+    "seconds, expected",
+    [(0, "0:00"), (59.6, "1:00"), (123, "2:03"), (3723, "1:02:03"), (90_000, "25:00:00")],
+)
+def test_a_clock(seconds, expected):
+    assert clock(seconds) == expected
+
+
+@pytest.fixture
+def clock_hands(monkeypatch):
+    """A list whose last number is the time."""
+    hands = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: hands[-1])
+    return hands
+
+
+def test_a_progress_line(capsys, clock_hands):
+    progress = Progress(start=0, total=100, images_per_step=8)
+    clock_hands.append(110.0)
+    rates = progress.update(20, loss=0.5)  # 20 steps in 10 seconds, 80 to go
+    assert rates == {"steps_per_second": 2.0, "images_per_second": 16.0}
+    line = capsys.readouterr().out
+    for part in ("20/100", "loss 0.5", "2.00 steps/s", "16 images/s", "ETA 0:40"):
+        assert part in line
+    clock_hands.append(112.0)
+    assert progress.update(22)["steps_per_second"] == 1.0  # since the last line
+
+
+def test_time_spent_otherwise_is_left_out(clock_hands):
+    progress = Progress(start=0, total=100, images_per_step=8)
+    clock_hands.append(500.0)
+    progress.restart(0)
+    clock_hands.append(501.0)
+    assert progress.update(4)["steps_per_second"] == 4.0
+
+
+def test_no_rate_is_made_of_no_steps(capsys, clock_hands):
+    """As after the first step of a run, which is its compile."""
+    assert Progress(start=1, total=100, images_per_step=8).update(1, loss=0.5) == {}
+    assert "loss 0.5" in capsys.readouterr().out
+
+
+def test_training_seconds_are_summed_over_resumed_runs():
+    records = [
+        {"step": 1, "loss": 1.0},  # the first step alone: compiled, no rate
+        {"step": 10, "loss": 1.0, "steps_per_second": 2.0},
+        {"step": 12, "samples": 3},
+        {"step": 20, "loss": 1.0, "steps_per_second": 5.0},
+    ]
+    assert training_seconds(records) == {1: 0.0, 10: 5.0, 20: 7.0}
+    assert training_seconds([]) == {}
+
+
+def test_the_time_spent_adds_up(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("sg_jax.runs.records.time.perf_counter", lambda: now)
+    spent = Spent()
+    for seconds in (1.0, 2.0):
+        with spent.on("compile"):
+            now += seconds
+        now += 41.5
+    with pytest.raises(OSError), spent.on("writing"):
+        now += 4.0
+        raise OSError
+    assert spent.report("steps") == (
+        "Time: 1:30: steps 1:23 (92.2%), compile 3.0 s (3.3%), writing 4.0 s (4.4%)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "digits", "text"),
+    [
+        (0.04, 1, "0.0 s"),
+        (59.94, 1, "59.9 s"),
+        (59.96, 1, "1:00"),
+        (3725.0, 1, "1:02:05"),
+        (7, 0, "0:07"),
+    ],
+)
+def test_short_times_have_digits(seconds, digits, text):
+    assert clock(seconds, digits) == text

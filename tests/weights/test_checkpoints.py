@@ -1,0 +1,310 @@
+"""Checkpoints and the folder of a run: bit for bit, on other meshes, and what does not fit."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sg_jax.config import geometry, parsing
+from sg_jax.errors import UserError
+from sg_jax.programs import optimizer
+from sg_jax.programs.training import abstract_state
+from sg_jax.weights import checkpoints
+
+TX = optimizer.make_optimizer(
+    learning_rate=1e-2, schedule="cosine", warmup=2, b1=0.9, b2=0.99, weight_decay=0.0,
+    clip_norm=1.0, steps=10,
+)  # fmt: skip
+NAMES = tuple("abcde")
+
+
+def completed(**changes):
+    model = dict(depth=4, width=16, heads=2, patch=2, routes=((1, 2),))
+    changes["model"] = {**model, **changes.get("model", {})}
+    return geometry.complete(parsing.merge(changes), (8, 8, 3), 5)
+
+
+def make_model(key):
+    return geometry.make_model(completed(), key)
+
+
+def random_state(mesh, seed=0, make=make_model):
+    """A state on `mesh` in which every number is another one."""
+    abstract = abstract_state(make, TX, mesh)
+    rng = np.random.default_rng(seed)
+    leaves, tree = jax.tree.flatten(abstract)
+    values = [
+        np.asarray(rng.standard_normal(x.shape) * 100).astype(x.dtype) for x in leaves
+    ]  # integers too
+    return jax.tree.unflatten(tree, map(jax.device_put, values, [x.sharding for x in leaves]))
+
+
+def assert_equal(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
+
+
+def write(folder, mesh, step=6, position=11, **kwargs):
+    """Save one state and return it."""
+    state = dataclasses.replace(
+        random_state(mesh, **kwargs), step=jax.device_put(np.int32(step), mesh.devices.flat[0])
+    )
+    with checkpoints.open_checkpoints(folder, every=1, keep=9) as saver:
+        checkpoints.save(saver, state, step, position)
+    return state
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, mesh_of):
+    """A folder with config and one checkpoint, written on 8 devices, and the state in it."""
+    folder = str(tmp_path_factory.mktemp("runs") / "run")
+    checkpoints.prepare_workdir(folder, completed(), NAMES)
+    return folder, write(folder, mesh_of(1, 8))
+
+
+@pytest.mark.parametrize("mesh", [(1, 8), (2, 4), (1, 1)], ids=["fsdp 8", "2 x 4", "1 device"])
+def test_a_state_comes_back_bit_for_bit_on_any_mesh(run, mesh_of, mesh):
+    folder, state = run
+    abstract = abstract_state(make_model, TX, mesh_of(*mesh))
+    with checkpoints.open_checkpoints(folder, every=1, keep=9) as saver:
+        restored, position = checkpoints.restore(saver, abstract)
+    assert position == 11 and restored.step == 6
+    assert jax.tree.structure(restored) == jax.tree.structure(abstract)
+    assert_equal(restored, state)
+    for leaf, like in zip(jax.tree.leaves(restored), jax.tree.leaves(abstract), strict=True):
+        assert leaf.sharding.is_equivalent_to(like.sharding, leaf.ndim)
+
+
+def test_every_array_has_a_readable_name_of_its_own():
+    model = jax.eval_shape(make_model, jax.random.key(0))
+    names = checkpoints.named(model)
+    assert len(names) == len(jax.tree.leaves(model))
+    for part in ("query", "key", "value"):
+        assert names[f"blocks/stacks/1/attention/{part}/kernel"].shape == (2, 16, 16)
+    assert names["blocks/stacks/1/attention/out/kernel"].shape == (2, 16, 16)
+    assert names["blocks/stacks/0/mlp/hidden/kernel"].shape == (1, 16, 64)
+    assert names["label_embedding"].shape == (6, 16)
+    assert jax.tree.structure(checkpoints.unnamed(names, model)) == jax.tree.structure(model)
+
+
+def test_names_hold_their_own_arrays():
+    tree = {"a": {"value": {"kernel": 1}, "kernel": 2}, "b": [3, 4]}
+    assert checkpoints.unnamed(checkpoints.named(tree), tree) == tree
+
+
+def test_loading_gives_the_moving_average(run):
+    folder, state = run
+    model = checkpoints.load(folder)
+    assert_equal(model, state.ema)
+    assert jax.tree.structure(model) == jax.tree.structure(state.ema)
+    assert (model.depth, model.num_classes, model.routes) == (4, 5, ((1, 2),))
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(model)} == {1}
+
+
+def test_loading_the_raw_weights(run):
+    folder, state = run
+    assert_equal(checkpoints.load(folder, weights="model"), state.model)
+
+
+def test_loading_onto_a_mesh(run, mesh_of):
+    folder, state = run
+    model = checkpoints.load(folder, mesh=mesh_of(2, 4))
+    assert_equal(model, state.ema)
+    assert "fsdp" in model.label_embedding[...].sharding.spec
+
+
+def test_a_loaded_network_runs(run, forward):
+    x, y = jnp.ones((1, 8, 8, 3)), jnp.zeros(1, jnp.int32)
+    model = jax.tree.map(lambda w: w / 1000, checkpoints.load(run[0]))
+    assert forward(model, x, jnp.ones(1), y, None).shape == x.shape
+
+
+def test_a_step_is_chosen_by_number(tmp_path, mesh_of):
+    folder = str(tmp_path / "run")
+    checkpoints.prepare_workdir(folder, completed(), NAMES)
+    states = {s: write(folder, mesh_of(1, 1), step=s, seed=s) for s in (9, 10)}
+    assert_equal(checkpoints.load(folder), states[10].ema)  # the latest: by number, not by name
+    assert_equal(checkpoints.load(folder, step=9), states[9].ema)
+    with pytest.raises(UserError, match=r"step=8 is not a checkpoint.*\[9, 10\]"):
+        checkpoints.load(folder, step=8)
+
+
+@pytest.mark.parametrize(
+    "keep, keep_period, left", [(2, 0, [10, 12]), (1, 0, [12]), (1, 4, [4, 8, 12])]
+)
+def test_the_latest_and_every_nth_checkpoint_are_kept(tmp_path, mesh_of, keep, keep_period, left):
+    state = random_state(mesh_of(1, 1))
+    folder = str(tmp_path)
+    with checkpoints.open_checkpoints(folder, 2, keep, keep_period) as saver:
+        for step in range(1, 13):
+            if saver.should_save(step):
+                checkpoints.save(saver, state, step, step)
+    assert sorted(int(p.name) for p in checkpoints.checkpoint_dir(folder).iterdir()) == left
+
+
+def test_saving_a_step_twice_is_no_error(tmp_path, mesh_of):
+    state = random_state(mesh_of(1, 1))
+    with checkpoints.open_checkpoints(str(tmp_path), 1, 2) as saver:
+        for _ in range(2):
+            checkpoints.save(saver, state, 3, 3)
+
+
+def test_a_new_run_has_nothing_to_restore(tmp_path, mesh_of):
+    abstract = abstract_state(make_model, TX, mesh_of(1, 1))
+    with checkpoints.open_checkpoints(str(tmp_path), 1, 2) as saver:
+        assert checkpoints.restore(saver, abstract) is None
+
+
+@pytest.mark.parametrize(
+    "model, array",
+    [(dict(width=32), "bias"), (dict(routes=()), "stacks"), (dict(depth=6), "stacks")],
+)
+def test_a_checkpoint_of_another_network_is_named(run, mesh_of, model, array):
+    folder, _ = run
+
+    def other(key):
+        return geometry.make_model(completed(model=model), key)
+
+    abstract = abstract_state(other, TX, mesh_of(1, 1))
+    with (
+        checkpoints.open_checkpoints(folder, every=1, keep=9) as saver,
+        pytest.raises(UserError, match=rf"does not fit this network: model/\S*{array}.* there"),
+    ):
+        checkpoints.restore(saver, abstract)
+
+
+def test_a_config_comes_back(run):
+    folder, _ = run
+    saved, names = checkpoints.read_config(folder)
+    assert saved == completed() and names == NAMES
+    assert saved.model.routes == ((1, 2),)
+
+
+def test_a_run_is_continued_with_its_own_config(run):
+    folder, _ = run
+    checkpoints.prepare_workdir(folder, completed(), NAMES)
+    longer = completed(train=dict(steps=10_000, log_every=7), sample=dict(guidance="cfg"))
+    checkpoints.prepare_workdir(folder, longer, NAMES)
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        (dict(objective=dict(gamma=0.25)), ["config.objective.gamma=0.25", "0.5"]),
+        (dict(optimizer=dict(learning_rate=1.0)), ["config.optimizer.learning_rate=1.0", "0.0001"]),
+        (dict(train=dict(batch_size=8)), ["config.train.batch_size=8", "256"]),
+        (dict(train=dict(ema_decay=0.5)), ["config.train.ema_decay=0.5", "0.9999"]),
+        (dict(seed=3), ["config.seed=3", "0"]),
+        (dict(data=dict(flip=True)), ["config.data.flip=True", "False"]),
+        (dict(model=dict(routes=((1, 3),))), ["config.model.routes=((1, 3),)", "((1, 2),)"]),
+    ],
+)
+def test_a_run_is_not_continued_with_another_config(run, changes, named):
+    folder, _ = run
+    with pytest.raises(UserError) as error:
+        checkpoints.prepare_workdir(folder, completed(**changes), NAMES)
+    for part in [*named, folder]:
+        assert part in str(error.value)
+
+
+def test_sampling_may_change_what_training_used(run):
+    folder, _ = run
+    other = completed(objective=dict(gamma=0.1), model=dict(dtype="bfloat16", remat="full"))
+    checkpoints.check_same(other, folder, *checkpoints.SAMPLING)
+    with pytest.raises(UserError, match=r"config\.model\.dtype='bfloat16' differs"):
+        checkpoints.check_same(other, folder, *checkpoints.SCORING)  # scores would be mixed
+    with pytest.raises(UserError, match=r"config\.model\.heads=4 differs from the 2"):
+        checkpoints.check_same(completed(model=dict(heads=4)), folder, *checkpoints.SAMPLING)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"workdir='\S*none' does not exist"):
+        checkpoints.load(tmp_path / "none")
+
+
+def test_a_foreign_folder_is_named_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match=r"holds no config\.json"):
+        checkpoints.load(tmp_path)
+    with pytest.raises(UserError, match=r"not empty and holds no config\.json"):
+        checkpoints.prepare_workdir(str(tmp_path), completed(), NAMES)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        checkpoints.prepare_workdir(str(tmp_path / "run"), completed(), NAMES)
+
+
+def test_a_run_without_checkpoints_is_named(tmp_path):
+    checkpoints.prepare_workdir(str(tmp_path), completed(), NAMES)
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        checkpoints.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", json.dumps({"config": {"trian": {}}})])
+def test_a_broken_config_is_named(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json cannot be read"):
+        checkpoints.read_config(tmp_path)
+
+
+def test_wrong_weights_are_named(run):
+    with pytest.raises(UserError, match=r"weights='raw' must be one of"):
+        checkpoints.load(run[0], weights="raw")
+
+
+@pytest.mark.parametrize("damage", ["empty", "data", "manifest"])
+def test_a_damaged_checkpoint_is_named(tmp_path, mesh_of, damage):
+    folder = str(tmp_path / "run")
+    checkpoints.prepare_workdir(folder, completed(), NAMES)
+    write(folder, mesh_of(1, 1), step=4)
+    step = pathlib.Path(checkpoints.checkpoint_dir(folder) / "4")
+    if damage == "empty":
+        shutil.rmtree(step)
+        step.mkdir()
+    for path in step.rglob("d/*" if damage == "data" else "manifest*"):
+        path.write_bytes(path.read_bytes()[:10])
+    message = r"The checkpoint \S*/4 cannot be read .* delete that folder"
+    with pytest.raises(UserError, match=message):
+        checkpoints.load(folder)
+    abstract = abstract_state(make_model, TX, mesh_of(1, 1))
+    with checkpoints.open_checkpoints(folder, every=1, keep=9) as saver:
+        with pytest.raises(UserError, match=message):
+            checkpoints.restore(saver, abstract)
+
+
+def test_a_folder_without_checkpoints_takes_another_config(tmp_path):
+    folder = str(tmp_path / "run")
+    checkpoints.prepare_workdir(folder, completed(), NAMES)
+    other = completed(optimizer=dict(learning_rate=1.0))
+    checkpoints.prepare_workdir(folder, other, NAMES)
+    assert checkpoints.read_config(folder)[0].optimizer.learning_rate == 1.0
+
+
+def test_the_kind_of_network_is_compared_first(run):
+    other = completed(model=dict(kind="maskdit", routes=(), decoder_depth=2))
+    with pytest.raises(UserError, match=r"config\.model\.kind='maskdit' differs from the 'dit'"):
+        checkpoints.check_same(other, run[0], *checkpoints.SAMPLING)
+
+
+def test_a_half_written_checkpoint_is_not_taken_for_one(tmp_path, mesh_of):
+    """As a run killed while it saves leaves it."""
+    folder = str(tmp_path / "run")
+    checkpoints.prepare_workdir(folder, completed(), NAMES)
+    state = write(folder, mesh_of(1, 1), step=4)
+    partial = checkpoints.checkpoint_dir(folder) / "5.orbax-checkpoint-tmp"
+    partial.mkdir()
+    (partial / "model").mkdir()
+    assert_equal(checkpoints.load(folder), state.ema)
+    abstract = abstract_state(make_model, TX, mesh_of(1, 1))
+    with checkpoints.open_checkpoints(folder, every=1, keep=9) as saver:
+        restored, _ = checkpoints.restore(saver, abstract)
+    assert restored.step == 4
