@@ -1,12 +1,49 @@
-"""The one error a user is meant to read, and the nearest right name."""
+"""The one error that a user is meant to read, and settings that raise it themselves.
 
+A section of settings is a frozen dataclass derived from `Settings`. Each field is declared once, by
+`setting`: its default, what it means, which values it takes, and whether a run may change it. The
+check, the help text, the config's defaults and the rule for continuing a run all come from there.
+
+To add a setting: give its section one more field.
+"""
+
+import contextlib
+import dataclasses
 import difflib
+import math
+import numbers
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 
 class UserError(ValueError):
     """Report bad input: one paragraph with the key, its value and what is allowed."""
+
+
+class SettingError(UserError):
+    """Report a setting with a wrong value: its section and name, the value, and the rule."""
+
+    def __init__(self, section: str, name: str, value: Any, rule: str):
+        super().__init__(f"{section}.{name}={value!r} {rule}")
+        self.name, self.value, self.rule = name, value, rule
+
+
+@contextlib.contextmanager
+def section(name: str) -> Iterator[None]:
+    """Name the section of settings that are made inside, such as "config.guidance.sg"."""
+    try:
+        yield
+    except SettingError as error:
+        raise SettingError(name, error.name, error.value, error.rule) from None
+
+
+def nearest(name: object, options: Iterable[object]) -> str:
+    """Return " Did you mean 'x'?" for the option closest to `name`, or an empty string."""
+    close = difflib.get_close_matches(str(name), [str(o) for o in options], n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
@@ -18,7 +55,142 @@ def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> N
         sys.exit(2)
 
 
-def nearest(name: str, options: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the option closest to `name`, or an empty string."""
-    close = difflib.get_close_matches(str(name), [str(o) for o in options], n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """What is declared of one setting; see `setting`."""
+
+    text: str
+    low: float | None
+    high: float | None
+    above: float | None
+    below: float | None
+    options: Iterable[str] | None
+    rule: Callable[[Any], str] | None
+    fixed: tuple[str, ...]
+    note: str
+
+    def broken(self, value: Any, default: Any) -> str:
+        """Return the rule that a value breaks, as the rest of a sentence, or ""."""
+        if self.rule is not None:
+            return self.rule(value)
+        if self.options is not None:
+            if isinstance(value, str) and value in self.options:
+                return ""
+            listed = ", ".join(map(repr, self.options))
+            return f"must be one of {listed}.{nearest(value, self.options)}"
+        kind = type(default)
+        fits = {bool: bool, int: int, float: int | float}.get(kind, kind)
+        if not isinstance(value, fits) or (kind in (int, float) and isinstance(value, bool)):
+            words = {bool: "True or False", int: "an int", float: "a number", str: "a text"}
+            return f"must be {words.get(kind, 'a ' + kind.__name__)}."
+        if kind in (int, float) and not self._inside(value):
+            return f"must {self._bounds()}{self.note}."
+        return ""
+
+    def _inside(self, value: float) -> bool:
+        return (
+            not math.isnan(value)
+            and (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def _bounds(self) -> str:
+        least, most = (
+            next((b for b in pair if b is not None), None)
+            for pair in ((self.low, self.above), (self.high, self.below))
+        )
+        if least is not None and most is not None:
+            left, right = "(" if self.low is None else "[", ")" if self.high is None else "]"
+            return f"lie in {left}{least:g}, {most:g}{right}"
+        if self.above is not None:
+            return f"be above {self.above:g}"
+        if self.low is not None:
+            return f"be at least {self.low:g}"
+        return "be a number" if most is None else f"be at most {most:g}"
+
+    @property
+    def allowed(self) -> str:
+        """What the setting takes, for its help text; "" where the default says it all."""
+        if self.options is not None:
+            return "one of " + ", ".join(map(repr, self.options))
+        bounds = (self.low, self.high, self.above, self.below)
+        return self._bounds() if any(b is not None for b in bounds) else ""
+
+
+def setting(
+    default: Any,
+    text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    options: Iterable[str] | None = None,
+    rule: Callable[[Any], str] | None = None,
+    fixed: tuple[str, ...] = (),
+    note: str = "",
+) -> Any:
+    """Declare a field of a section.
+
+    Args:
+      default: its default; a value must be of this type, unless there is a `rule`.
+      text: what it means, for `--help`.
+      low, high: bounds that it may reach.
+      above, below: bounds that it must not reach.
+      options: the texts that it may be.
+      rule: returns what is wrong with a value, as "must be ...", or "".
+      fixed: when it must be what a run was trained with: "continued", "scored", "sampled".
+      note: added to the message about the bounds.
+    """
+    declared = Declared(text, low, high, above, below, options, rule, fixed, note)
+    return dataclasses.field(default=default, metadata={"setting": declared})
+
+
+class Settings:
+    """A section of settings that checks itself; derive a frozen dataclass from it.
+
+    NumPy and JAX scalars become Python numbers, and lists become tuples. What the chosen options do
+    not read must stay at its default: it would be ignored.
+    """
+
+    SECTION = "settings"  # how messages call it, unless `section` names it
+
+    def __post_init__(self) -> None:
+        for name, declared in declared_in(self).items():
+            value = plain(getattr(self, name))
+            object.__setattr__(self, name, value)
+            if broken := declared.broken(value, default_of(type(self), name)):
+                raise SettingError(self.SECTION, name, value, broken)
+        for name, reason in self.unread().items():
+            value, default = getattr(self, name), default_of(type(self), name)
+            if value != default:
+                raise SettingError(
+                    self.SECTION, name, value, f"has no effect: {reason}. Leave it at {default!r}."
+                )
+
+    def unread(self) -> Mapping[str, str]:
+        """Return the settings that nothing reads as things stand, and why."""
+        return {}
+
+
+def declared_in(settings: Settings | type[Settings]) -> dict[str, Declared]:
+    """Return what is declared of each setting of a section, by name."""
+    fields = dataclasses.fields(settings)  # type: ignore[arg-type]
+    return {f.name: f.metadata["setting"] for f in fields if "setting" in f.metadata}
+
+
+def default_of(settings: type[Settings], name: str) -> Any:
+    """Return the default of a setting."""
+    return next(f.default for f in dataclasses.fields(settings) if f.name == name)  # type: ignore[arg-type]
+
+
+def plain(value: Any) -> Any:
+    """Return NumPy and JAX scalars as Python numbers, and lists as tuples, nested ones too."""
+    if isinstance(value, list | tuple):
+        return tuple(plain(v) for v in value)
+    if isinstance(value, bool | int | float | str) or value is None:
+        return value
+    scalar = isinstance(value, np.generic | numbers.Number) or getattr(value, "ndim", None) == 0
+    return value.item() if scalar and hasattr(value, "item") else value
