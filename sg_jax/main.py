@@ -20,7 +20,7 @@ from sg_jax.errors import UserError
 from sg_jax.modes import dry_run, flops
 from sg_jax.parallel import processes
 from sg_jax.runs import files
-from sg_jax.runs.records import log
+from sg_jax.runs.progress import log
 from sg_jax.weights import checkpoints
 
 MODES = {

@@ -13,7 +13,7 @@ from sg_jax.evaluation import table
 from sg_jax.evaluation.table import Key, Measured
 from sg_jax.method.guidance import Guidance
 from sg_jax.runs import files
-from sg_jax.runs.records import log
+from sg_jax.runs.progress import log
 
 
 @dataclasses.dataclass(frozen=True)

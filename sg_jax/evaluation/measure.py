@@ -24,7 +24,7 @@ from sg_jax.method.guidance import Guidance
 from sg_jax.parallel import processes
 from sg_jax.programs.sampling import sample
 from sg_jax.runs import files
-from sg_jax.runs.records import Progress, log
+from sg_jax.runs.progress import Progress, log
 from sg_jax.weights import checkpoints
 
 

@@ -15,7 +15,7 @@ from sg_jax.encoders.classifier import Recipe
 from sg_jax.errors import UserError
 from sg_jax.evaluation import distances, features
 from sg_jax.runs import files
-from sg_jax.runs.records import log
+from sg_jax.runs.progress import log
 
 
 @dataclasses.dataclass(frozen=True)

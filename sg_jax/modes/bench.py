@@ -19,7 +19,7 @@ from sg_jax.parallel.sharding import batch_sharding, check_batch
 from sg_jax.programs.sampling import image_keys, integrate, spread
 from sg_jax.programs.training import init_state
 from sg_jax.runs import files
-from sg_jax.runs.records import log
+from sg_jax.runs.progress import log
 
 STEPS = 4  # sampling steps of one timed call
 

@@ -16,7 +16,7 @@ from sg_jax.data.sources import Source
 from sg_jax.modes.bench import training
 from sg_jax.parallel import processes, sharding
 from sg_jax.runs import files
-from sg_jax.runs.records import log
+from sg_jax.runs.progress import log
 
 WINDOW = 0.25  # seconds, at least, over which one rate is taken
 WARM_UP = 1.0  # seconds, at least, that are not counted

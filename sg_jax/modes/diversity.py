@@ -20,7 +20,7 @@ from sg_jax.method.guidance import Guidance
 from sg_jax.parallel import processes
 from sg_jax.programs.sampling import sample
 from sg_jax.runs import files
-from sg_jax.runs.records import log
+from sg_jax.runs.progress import log
 from sg_jax.weights import checkpoints
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

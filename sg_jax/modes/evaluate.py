@@ -12,7 +12,8 @@ from sg_jax.errors import UserError
 from sg_jax.evaluation import measure, pictures, report, scoring, table
 from sg_jax.parallel import processes
 from sg_jax.runs import files
-from sg_jax.runs.records import log, read_metrics
+from sg_jax.runs.progress import log
+from sg_jax.runs.records import read_metrics
 from sg_jax.weights import checkpoints
 
 

@@ -14,7 +14,7 @@ from sg_jax.evaluation import pictures
 from sg_jax.parallel import processes
 from sg_jax.programs.sampling import sample
 from sg_jax.runs import files
-from sg_jax.runs.records import Progress, Spent, log
+from sg_jax.runs.progress import Progress, Spent, log
 from sg_jax.weights import checkpoints
 
 

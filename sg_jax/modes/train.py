@@ -19,7 +19,8 @@ from sg_jax.programs.sampling import sample
 from sg_jax.programs.training import TrainState, abstract_state, init_state, start_state
 from sg_jax.runs import files
 from sg_jax.runs.profiler import Profiler
-from sg_jax.runs.records import Progress, Spent, Writer, log
+from sg_jax.runs.progress import Progress, Spent, log
+from sg_jax.runs.records import Writer
 from sg_jax.weights import checkpoints
 
 AHEAD = 4  # steps that may wait on the devices: what a stop signal, and memory, have to wait for

@@ -5,9 +5,9 @@ import tempfile
 
 import jax
 
-from sg_jax.runs import files
 from sg_jax.errors import UserError
-from sg_jax.runs.records import log
+from sg_jax.runs import files
+from sg_jax.runs.progress import log
 
 
 class Profiler:

@@ -1,20 +1,18 @@
-"""Where numbers go: a progress line, metrics.jsonl, TensorBoard events; all without tensorflow.
+"""The numbers of a run: metrics.jsonl and TensorBoard events, both without tensorflow.
 
 In a bucket nothing can be appended to a file: there metrics.jsonl is written anew every half minute
 and before each checkpoint, and there are no TensorBoard events.
 """
 
-import contextlib
 import json
-import sys
 import time
-from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
 
 from sg_jax.parallel import processes
 from sg_jax.runs import files
+from sg_jax.runs.progress import log
 
 PAUSE = 30.0  # seconds, at least, between two writes of a file in a bucket
 
@@ -124,70 +122,3 @@ def training_seconds(records: list[dict]) -> dict[int, float]:
                 before = record["step"]
             found[record["step"]] = total
     return found
-
-
-class Progress:
-    """Print steps/s, images/s and the time left, since the last print."""
-
-    def __init__(self, start: int, total: int, images_per_step: int, unit: str = "step"):
-        self.total, self.images_per_step, self.unit = total, images_per_step, unit
-        self.restart(start)
-
-    def restart(self, step: int) -> None:
-        """Leave what happened since the last print out of the next rate."""
-        self.step, self.time = step, time.perf_counter()
-
-    def update(self, step: int, **values: float) -> dict[str, float]:
-        """Print one line for `step` and return the rates."""
-        now, done = time.perf_counter(), step - self.step
-        parts = [f"{self.unit} {step:>{len(str(self.total))}}/{self.total}"]
-        parts += [f"{k} {v:.4g}" for k, v in values.items()]
-        rates = {}
-        if done:  # else this is the first step, which is not timed because it compiles
-            rate = done / max(now - self.time, 1e-9)
-            rates = {"steps_per_second": rate, "images_per_second": rate * self.images_per_step}
-            parts += [f"{rate:.2f} {self.unit}s/s"]
-            if self.images_per_step > 1:
-                parts += [f"{rates['images_per_second']:.0f} images/s"]
-            parts += [f"ETA {clock((self.total - step) / rate)}"]
-        log("  ".join(parts))
-        self.step, self.time = step, now
-        return rates
-
-
-class Spent:
-    """Wall time by what it went into, from the moment this is made."""
-
-    def __init__(self):
-        self.began, self.seconds = time.perf_counter(), {}
-
-    @contextlib.contextmanager
-    def on(self, what: str) -> Iterator[None]:
-        """Add the time of a block to `what`."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - began
-
-    def report(self, rest: str) -> str:
-        """Return one line with all times and their shares; `rest` names what was in no block."""
-        whole = time.perf_counter() - self.began
-        parts = {rest: whole - sum(self.seconds.values()), **self.seconds}
-        listed = (f"{k} {clock(v, 1)} ({v / max(whole, 1e-9):.1%})" for k, v in parts.items())
-        return f"Time: {clock(whole, 1)}: {', '.join(listed)}."
-
-
-def clock(seconds: float, digits: int = 0) -> str:
-    """Return seconds as "1:02:03" or "2:03"; below a minute with `digits`, if any, as "2.3 s"."""
-    if digits and round(seconds, digits) < 60:
-        return f"{seconds:.{digits}f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
-def log(message: str) -> None:
-    """Print a line from process 0, at once."""
-    if processes.is_writer():
-        print(message, file=sys.stdout, flush=True)

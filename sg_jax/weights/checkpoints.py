@@ -28,7 +28,7 @@ from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs.training import TrainState
 from sg_jax.runs import files
-from sg_jax.runs.records import log
+from sg_jax.runs.progress import log
 
 # What must not change when a run is continued, when it is sampled, and when samples are scored:
 # keys, and what of them is free. One table of scores holds no other compute type than training's.
