@@ -8,6 +8,7 @@ setup(
     description="Token-sparse diffusion transformers with Sparse Guidance, in JAX",
     license="Apache-2.0",
     packages=find_packages(include=["sg_jax", "sg_jax.*"]),
+    package_data={"sg_jax": ["README.md", "py.typed"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py",
@@ -38,6 +39,7 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
+            "setuptools>=70.1",  # which builds wheels by itself
             "libtpu; platform_system == 'Linux' and platform_machine == 'x86_64'",  # the compiler
         ],
     },
