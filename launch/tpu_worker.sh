@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
 # On a TPU's host, run by tpu_vm.sh and tpu_pod.sh: install sg_jax, and make systemd run the command, now and after
-# every boot. Usage: bash launch/tpu_worker.sh [flags of python -m sg_jax.main]
+# every boot.
+#
+# Usage: bash launch/tpu_worker.sh [flags of python -m sg_jax.main]
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. launch/env.sh
+usage "$@"
 
 if [ ! -x .venv/bin/python ]; then
   if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
@@ -13,7 +17,6 @@ if [ ! -x .venv/bin/python ]; then
     python3 -m uv venv --quiet --seed --python 3.12 .venv
   fi
 fi
-. launch/env.sh
 prepare_environment tpu
 
 echo "exec bash launch/keep_running.sh .venv/bin/python -m sg_jax.main $(quoted "$@")" >.command.sh

@@ -69,7 +69,7 @@ class Place:
         self.bin = folder / "bin"
         self.bin.mkdir()
         self.home.mkdir()
-        for extra in ("base", "cuda", "tpu"):  # as if installed
+        for extra in ("base", "cuda", "test", "tpu"):  # as if installed
             shutil.copy(ROOT / "setup.py", self.home / f"sg_jax-installed-{extra}")
         for name in "gcloud kubectl docker sbatch scancel scontrol squeue sudo".split():
             self.command(self.bin / name, FAKE)
