@@ -1,8 +1,9 @@
-"""The network of cifar10_dit_s2_routing.py computing every token in training: its baseline.
+"""The dense baseline of cifar10_dit_s2_routing.py: it computes every token in training.
 
     python -m sg_jax.main --config configs/cifar10_dit_s2_dense.py --workdir runs/cifar10_dense
 
-Everything else as there. Of the guidance settings, those that a dense network is known for, and SG.
+Everything else is the same. It is scored with SG and with the settings that suit
+a dense network.
 """
 
 from cifar10_dit_s2_routing import get_config as routing

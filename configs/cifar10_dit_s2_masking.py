@@ -1,9 +1,10 @@
-"""Masking (MaskDiT's encoder and decoder) on CIFAR-10, else as cifar10_dit_s2_routing.py.
+"""Masking (MaskDiT's encoder and decoder) on CIFAR-10, instead of routing.
 
     python -m sg_jax.main --config configs/cifar10_dit_s2_masking.py --workdir runs/cifar10_masking
 
-Half the tokens encoded; decoder of 4 blocks, width 192, 3 heads: in proportion to the encoder about
-what the paper's is to XL/2.
+The encoder sees half of the tokens. The decoder has 4 blocks, width 192 and 3 heads: its
+size relative to the encoder is about that of the paper's decoder relative to XL/2. Everything else
+is as in cifar10_dit_s2_routing.py.
 """
 
 from cifar10_dit_s2_routing import get_config as routing

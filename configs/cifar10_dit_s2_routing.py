@@ -1,12 +1,12 @@
-"""DiT-S/2 with routing on CIFAR-10: 32x32x3 pixels, 256 tokens, as many as ImageNet latents have.
+"""DiT-S/2 with routing on CIFAR-10: 32x32x3 pixels, 256 tokens like ImageNet latents.
 
     python -m sg_jax.main --config configs/cifar10_dit_s2_routing.py --workdir runs/cifar10_routing
 
-Blocks 2 to 9 of 12 routed at rate 0.5. The paper's settings (arXiv 2601.01608) scaled down: a
-higher learning rate and a shorter average for a shorter run. A checkpoint is kept every 5,000
-steps, for autoguidance. Elsewhere than TFDS's own folder: --config.data.data_dir=DIR.
-`bash launch/cifar10.sh` trains and compares this network, the dense and the masking one.
-Not run at this size yet: expect what RESULTS.md will say.
+Blocks 2 to 9 of 12 are routed at rate 0.5. These are the paper's settings (arXiv 2601.01608) scaled
+down, with a higher learning rate and a shorter moving average for a shorter run. Every 5,000 steps
+a checkpoint is kept for autoguidance. --config.data.data_dir=DIR reads the data from a folder other
+than TFDS's own. `bash launch/cifar10.sh` trains this network, the dense and the masking one, and
+compares them. It has not been run at this size yet; RESULTS.md will have its results.
 """
 
 from cifar10_settings import settings
@@ -26,7 +26,7 @@ def get_config():
             checkpoint=dict(every=1000, keep=2, keep_period=5000),
             guidance=guidance,
             sample=dict(guidance="sg", steps=40, batch_size=512, count=100),
-            # A residual network of 18 layers: meant to get 90% of the test images right.
+            # A residual network of 18 layers, which should get 90% of the test images right.
             features=dict(
                 width=64,
                 blocks=2,

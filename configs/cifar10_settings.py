@@ -1,7 +1,7 @@
 """The guidance settings that RESULTS.md compares, by name; the CIFAR-10 configs share them.
 
-A number behind a name is the scale in percent (sg_150 has omega 1.5) or, for ag, ag_sg and their
-like, the step of the checkpoint that makes the weak prediction.
+The number at the end of a name is the scale in percent (sg_150 has omega 1.5). For ag and ag_sg
+it is the step of the checkpoint that makes the weak prediction.
 """
 
 
@@ -10,8 +10,8 @@ def settings(scales, weak_steps, last):
 
     Args:
       scales: omegas, in percent.
-      weak_steps: checkpoints for the weak predictions of autoguidance.
-      last: the last step of the training.
+      weak_steps: steps of the checkpoints that make autoguidance's weak predictions.
+      last: the last training step.
     """
     of_scale = dict(
         cfg=dict(weak_label="null"),
@@ -20,7 +20,7 @@ def settings(scales, weak_steps, last):
         sg=dict(gamma_weak=0.75),
         sg_flops=dict(gamma_strong=0.5, gamma_weak=0.9),
         cfg_sg=dict(weak_label="null", gamma_strong=0.2, gamma_weak=0.7),
-        sg_fid=dict(  # the rates cross: the strong prediction begins dense, the weak one ends so
+        sg_fid=dict(  # the rates cross: strong starts dense, weak ends dense
             gamma_strong=("cosine", 0.0, 0.6),
             gamma_weak=("cosine", 0.6, 0.0),
             weak_step=weak_steps[0],
@@ -50,25 +50,26 @@ def settings(scales, weak_steps, last):
             for name in ("sg", "sg_flops")
             for ids in layouts
         },
-        # 0.9 keeps 26 of 256 tokens and 7 of 64; 0.875 keeps 32 and 8, which tiles of 8 fill.
+        # 0.9 keeps 26 of 256 tokens and 7 of 64. 0.875 keeps 32 and 8, which fill tiles of 8.
         "sg_sparse": dict(scale=1.5, gamma_weak=0.9),
         "sg_tiles": dict(scale=1.5, gamma_weak=0.875),
         "sg_flops_tiles": dict(scale=1.5, gamma_strong=0.5, gamma_weak=0.875),
-        # sg_150 by two networks of equal weights: what the branches have in common is not shared.
+        # sg_150 with two networks of equal weights, which share no computation.
         "sg_apart": dict(scale=1.5, gamma_weak=0.75, weak_step=last),
     }
 
 
 def for_dense(names):
-    """Return the names of the settings that a dense network is compared by."""
+    """Return the names of the settings to score a dense network with."""
     kinds = ("unguided", "cfg_", "icg_", "ag_", "sg_", "sg_flops_")
     return tuple(name for name in names if name.rstrip("0123456789") in kinds)
 
 
 def for_masking(names):
-    """Return the names for a masking network: no details, and no path-drop guidance.
+    """Return the names of the settings to score a masking network with.
 
-    Masking needs at least one token, and what path-drop does is to keep none.
+    They leave out the details of sampling, and path-drop guidance, which keeps no token: masking
+    needs at least one.
     """
     return tuple(
         name

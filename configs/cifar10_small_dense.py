@@ -1,4 +1,4 @@
-"""The network of cifar10_small_routing.py computing every token in training: its baseline.
+"""The dense baseline of cifar10_small_routing.py: it computes every token in training.
 
 python -m sg_jax.main --config configs/cifar10_small_dense.py --workdir runs/small_dense
 """

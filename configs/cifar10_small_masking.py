@@ -1,8 +1,8 @@
-"""Masking (MaskDiT's encoder and decoder) instead of routing, else as cifar10_small_routing.py.
+"""Masking (MaskDiT's encoder and decoder) instead of routing in cifar10_small_routing.py.
 
     python -m sg_jax.main --config configs/cifar10_small_masking.py --workdir runs/small_masking
 
-Six blocks in the encoder and two in the decoder, all of one width.
+The encoder has six blocks and the decoder two, all of the same width.
 """
 
 from cifar10_settings import for_masking

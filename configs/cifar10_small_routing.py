@@ -1,10 +1,10 @@
-"""A small routed DiT on CIFAR-10 shrunk to 16x16x3, for two CPU cores: 64 tokens, 2.4M parameters.
+"""A small routed DiT for two CPU cores, on CIFAR-10 at 16x16 pixels: 64 tokens, 2.4M parameters.
 
     python -m sg_jax.main --config configs/cifar10_small_routing.py --workdir runs/small_routing
 
-Blocks 1 to 6 of 8 routed at rate 0.5. On one of two cores: 1.5 steps a second in training, 7 to 14
-images a second by 20 unguided steps; the feature network took 9 minutes and gets 70.9% of the test
-images right.
+Blocks 1 to 6 of 8 are routed at rate 0.5. One of two cores trains 1.5 steps a second and draws 7 to
+14 images a second in 20 unguided steps. The feature network trained for 9 minutes and gets 70.9% of
+the test images right.
 """
 
 from cifar10_dit_s2_routing import get_config as cifar10

@@ -1,4 +1,4 @@
-"""A routed DiT on scikit-learn's handwritten digits: real 8x8 images, minutes on two CPU cores.
+"""The quick start: a routed DiT on scikit-learn's handwritten digits, real 8x8 images.
 
 python -m sg_jax.main --config configs/digits.py --workdir runs/digits
 """

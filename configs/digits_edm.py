@@ -1,4 +1,4 @@
-"""EDM preconditioning and noise levels (arXiv 2206.00364) on the digits, as TREAD was published.
+"""EDM preconditioning and noise levels (arXiv 2206.00364) on the digits, like the published TREAD.
 
 python -m sg_jax.main --config configs/digits_edm.py --workdir runs/digits_edm
 """

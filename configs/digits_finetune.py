@@ -1,10 +1,10 @@
-"""Dense finetune of a routed network: every token is computed.
+"""Dense finetuning of a routed network: it computes every token.
 
-Krause et al. (arXiv 2601.01608) finetune at gamma 0 and learning rate 1e-5 as a baseline to SG.
+Krause et al. (arXiv 2601.01608) compare SG with this: gamma 0 and learning rate 1e-5.
 
     python -m sg_jax.main --config configs/digits_finetune.py --workdir runs/digits_finetune
 
-Needs runs/digits (the quick start), or another run as --config.train.init_from.
+It starts from runs/digits (the quick start); --config.train.init_from names another run.
 """
 
 from digits import get_config as digits

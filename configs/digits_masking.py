@@ -1,4 +1,4 @@
-"""Masking instead of routing (MaskDiT, arXiv 2306.09305) on the digits: half the tokens encoded.
+"""Masking (MaskDiT, arXiv 2306.09305) instead of routing: the encoder sees half of the tokens.
 
 python -m sg_jax.main --config configs/digits_masking.py --workdir runs/digits_masking
 """

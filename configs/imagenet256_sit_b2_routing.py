@@ -3,10 +3,10 @@
     python -m sg_jax.main --config configs/imagenet256_sit_b2_routing.py --workdir RUN \\
       --config.data.data_dir=DATA_DIR
 
-Blocks 2 to 8 of 12 routed at rate 0.5, the rest as for XL/2.
-Data: as for imagenet256_sit_xl2_routing.py.
-On v5e:4x4 (16 chips), by `--mode aot`: 0.9 of 15.75 GiB per chip, 15 ms a step,
-MFU 53%; the compiler's estimate, without what the wires take.
+Blocks 2 to 8 of 12 are routed at rate 0.5. Everything else, and the data, are as for XL/2, in
+imagenet256_sit_xl2_routing.py.
+On v5e:4x4 (16 chips) the TPU compiler estimates 0.9 of 15.75 GiB per chip, 15 ms a step and MFU
+53%, without the time on the wires (`--mode aot`).
 The paper (arXiv 2601.01608) gives no FID for this size.
 """
 
