@@ -10,26 +10,23 @@ computed once and stored, as a TFDS data set in ArrayRecord that needs no tensor
 "Scaled" means multiplied, once and here, by the autoencoder's factor (0.18215 for Stable
 Diffusion's) that makes their standard deviation about 1. Training takes them as they are.
 
-    python -m sg_jax.data.latents --from DIR --to DATA_DIR --name imagenet256_latents --scale 1
+    python -m sg_jax.main --mode latents --from DIR --to DATA_DIR --name NAME --scale 1
 
 reads the widely used folders of .npy files: DIR/*_features/0.npy, 1.npy, ... with one array
 [C, S, S] or [1, C, S, S] each, and DIR/*_labels/0.npy, ... with one integer each.
 """
 
-import argparse
 import itertools
 import os
 import pathlib
+import runpy
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from sg_jax.data.sources import open_source
-from sg_jax.errors import UserError, run_command
-from sg_jax.runs import files
+from sg_jax.errors import UserError
 
 VERSION = "1.0.0"
 SHARD = 4096  # examples in a file; ArrayRecord reads one in time that grows with their number
@@ -197,43 +194,5 @@ def _numbered(folder: pathlib.Path, kind: str) -> dict[int, pathlib.Path]:
     return files
 
 
-def main(argv: Sequence[str]) -> None:
-    """Convert folders of .npy files."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sg_jax.data.latents",
-        description="Write folders of .npy latents as a TFDS data set in ArrayRecord.",
-    )
-    parser.add_argument(
-        "--from", dest="folders", nargs="+", required=True, metavar="DIR",
-        help="folders that hold *_features/0.npy ... and *_labels/0.npy ...; several are joined",
-    )  # fmt: skip
-    parser.add_argument("--to", required=True, help="folder of prepared data sets")
-    parser.add_argument("--name", required=True, help="of the data set: config.data.name")
-    parser.add_argument(
-        "--scale", type=float, required=True,
-        help="factor to apply: 0.18215 to latents as Stable Diffusion's autoencoder gives them, 1 "
-        "to files that are scaled already",
-    )  # fmt: skip
-    parser.add_argument(
-        "--posterior", choices=("std", "logvar"),
-        help="the files hold means, then these, along the channels: latents are drawn from them",
-    )  # fmt: skip
-    parser.add_argument("--classes", type=int, default=1000, help="number of classes")
-    given = parser.parse_args(argv[1:])
-    if files.is_remote(given.to):
-        raise UserError(
-            f"--to={given.to} must be a folder on disk: copy the data set to the bucket then, and "
-            f"mount that where it is read."
-        )
-    examples = itertools.chain.from_iterable(
-        read_npy(folder, given.scale, given.posterior) for folder in given.folders
-    )
-    print(f"Written: {write(examples, given.to, given.name, given.classes)}")
-    source = open_source(given.name, "train", given.to)
-    shape = "x".join(map(str, source.image_shape))
-    print(f"{len(source)} latents of {shape}, {given.classes} classes. Train on them with")
-    print(f"  --config.data.name={given.name} --config.data.data_dir={given.to}")
-
-
-if __name__ == "__main__":
-    run_command(main, sys.argv)
+if __name__ == "__main__":  # the command itself is above this folder
+    runpy.run_module("sg_jax.modes.latents", run_name="__main__", alter_sys=True)

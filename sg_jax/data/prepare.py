@@ -8,6 +8,10 @@ from typing import Any
 from sg_jax.errors import UserError, nearest
 
 
+class UnknownName(UserError):
+    """Report a name that is neither prepared nor known to TFDS."""
+
+
 def prepared_builder(name: str, data_dir: str | None = None) -> Any:
     """Return the read-only TFDS builder of a data set, after preparing it in ArrayRecord if needed.
 
@@ -32,10 +36,10 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
         builder = _digits(root) if name == "digits" else tfds.builder(name, data_dir=root)
     except ValueError:
         known = {*_prepared(root), "digits", *tfds.list_builders(with_community_datasets=False)}
-        raise UserError(
+        raise UnknownName(
             f"config.data.name={name!r} is neither a data set of TFDS nor prepared in "
             f"{_describe(root)}.{nearest(name, sorted(known))} Latents are written there by "
-            f"`python -m sg_jax.data.latents`."
+            f"`python -m sg_jax.main --mode latents`."
         ) from None
     except Exception as cause:
         raise _unprepared(name, root, cause) from cause
@@ -51,8 +55,8 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
     if found := _find(name, root):
         return found
     # TFDS takes any existing folder of that version for a finished data set.
-    cause = FileExistsError(f"{builder.data_dir} exists but is incomplete; delete it")
-    raise _unprepared(name, root, cause)
+    incomplete = FileExistsError(f"{builder.data_dir} exists but is incomplete; delete it")
+    raise _unprepared(name, root, incomplete)
 
 
 def one_line(cause: Exception) -> str:

@@ -12,6 +12,7 @@ from sg_jax.data.pipeline import seek, train_iterator
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.main import main
+from sg_jax.modes.latents import main as write_command
 
 RNG = np.random.default_rng(0)
 FIXED = RNG.standard_normal((30, 4, 4, 2)).astype(np.float16)
@@ -260,7 +261,7 @@ def _convert(tmp_path, *arguments, name="made", folders=("npy",)):
     folders = [str(tmp_path / folder) for folder in folders]
     to = str(tmp_path / "tfds")
     given = ["latents", "--from", *folders, "--to", to, "--name", name, "--classes", "5"]
-    latents.main([*given, *arguments])
+    write_command([*given, *arguments])
     return open_source(name, "train", to)
 
 

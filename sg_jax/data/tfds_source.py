@@ -1,0 +1,206 @@
+"""Data sets of TFDS, prepared on disk: images with labels, or latents with labels."""
+
+import bisect
+import dataclasses
+import itertools
+import operator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from sg_jax.data.images import decode
+from sg_jax.data.prepare import one_line, prepared_builder
+from sg_jax.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TfdsSource:
+    """A split of a prepared data set, as `data.sources.Source` describes it."""
+
+    name: str
+    split: str
+    num_classes: int
+    image_shape: tuple[int, int, int]  # H, W, C
+    class_names: tuple[str, ...]
+    latents: bool  # as `latents.write` stores them
+    posterior: bool
+    image_size: int | None = dataclasses.field(repr=False)  # None: as stored
+    keys: dict[str, str] = dataclasses.field(repr=False)  # in a record, of what an example holds
+    records: Any = dataclasses.field(repr=False)  # TFDS data source of records, images encoded
+    files: tuple[str, ...] = dataclasses.field(repr=False)
+    ends: tuple[int, ...] = dataclasses.field(repr=False)  # index after the last record of a file
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        i = operator.index(i)
+        if not 0 <= i < len(self):
+            raise IndexError(f"index {i} of {len(self)} examples")
+        record = self._read(i)
+        example = {name: record[key] for name, key in self.keys.items()}
+        if not self.latents:
+            try:
+                image = decode(example["image"], self.image_shape[2], self.image_size)
+            except Exception as cause:
+                raise self._unreadable(i, cause) from cause
+            if image.shape != self.image_shape:
+                wrong = ValueError(f"image of shape {image.shape}, not {self.image_shape}")
+                raise self._unreadable(i, wrong)
+            example["image"] = image
+        return {**example, "label": int(example["label"])}
+
+    def _read(self, i: int) -> dict[str, Any]:
+        """Return record `i` with its image still encoded."""
+        try:
+            record = self.records[i]
+        except Exception as cause:
+            raise self._unreadable(i, cause) from cause
+        label = int(record[self.keys["label"]])
+        if not 0 <= label < self.num_classes:
+            raise UserError(
+                f"config.data.split={self.split!r} of {self.name!r} has label {label} at example "
+                f"{i}; labels must be 0 to {self.num_classes - 1}. Choose a labelled split."
+            )
+        return record
+
+    def _unreadable(self, i: int, cause: Exception) -> UserError:
+        file = self.files[bisect.bisect_right(self.ends, i)]
+        return UserError(
+            f"config.data.name={self.name!r}: example {i} of split {self.split!r} cannot be read "
+            f"from {file} ({one_line(cause)}). If the file is damaged or cut short, delete its "
+            f"folder and prepare or copy the data set again."
+        )
+
+
+def open_tfds(
+    name: str, split: str, data_dir: str | None = None, image_size: int | None = None
+) -> TfdsSource:
+    """Open one split; see `data.sources.open_source`.
+
+    A data set with a feature `latents` is opened as latents, see `sg_jax.data.latents`; any other
+    as images.
+    """
+    builder = prepared_builder(name, data_dir)
+    features = builder.info.features
+    latents = "latents" in features
+    keys, (*stored, channels) = (_latents if latents else _image)(name, features)
+    keys["label"], class_names = _label(name, features)
+    if latents and image_size not in (None, stored[0]):
+        raise UserError(
+            f"config.data.image_size={image_size} must be 0 for {name!r}: latents, of "
+            f"{stored[0]}x{stored[1]} here, cannot be resized."
+        )
+    if not image_size and None in stored:
+        raise UserError(
+            f"config.data.image_size=0 takes images as stored, but those of {name!r} differ in "
+            f"size: set it to the side, in pixels, to which they are resized and centre-cropped."
+        )
+    height, width = (image_size, image_size) if image_size else stored
+    records, files = _records(name, builder, split, None if latents else keys["image"])
+    source = TfdsSource(
+        name=name,
+        split=split,
+        num_classes=len(class_names),
+        image_shape=(height, width, channels),
+        class_names=class_names,
+        latents=latents,
+        posterior="std" in keys,
+        image_size=None if [height, width] == stored else image_size,
+        keys=keys,
+        records=records,
+        files=tuple(str(file.filename) for file in files),
+        ends=tuple(itertools.accumulate(file.take for file in files)),
+    )
+    # A file cut short has lost its index, so one record of each file finds it before training.
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(source._read, [end - 1 for end in source.ends]))
+    return source
+
+
+def _image(name: str, features: Any) -> tuple[dict[str, str], tuple[int | None, ...]]:
+    """Return the key of the image feature and its (H, W, C), H and W None where they differ."""
+    import tensorflow_datasets as tfds
+
+    key = _one(features, "image", tfds.features.Image)
+    if key is None or np.dtype(features[key].np_dtype) != np.uint8 or len(features[key].shape) != 3:
+        raise _lacking(name, features, "still image in uint8")
+    height, width, channels = features[key].shape
+    return {"image": key}, (height, width, channels or 3)
+
+
+def _latents(name: str, features: Any) -> tuple[dict[str, str], tuple[int, ...]]:
+    """Return the keys of the latents (and of their standard deviation), and their (H, W, C)."""
+    keys = {"image": "latents"} | ({"std": "latents_std"} if "latents_std" in features else {})
+    shape = features["latents"].shape
+    for key in keys.values():
+        found, dtype = features[key].shape, np.dtype(features[key].np_dtype).name
+        square = len(found) == 3 and found[0] == found[1] and None not in found
+        if not square or found != shape or dtype not in ("float16", "float32"):
+            raise UserError(
+                f"config.data.name={name!r} has a feature {key!r} of shape {found} and type "
+                f"{dtype}; latents must be [S, S, C] in float16 or float32, and their standard "
+                f"deviation, latents_std, of the same shape. `python -m sg_jax.data.latents` "
+                f"writes such a data set."
+            )
+    return keys, shape
+
+
+def _label(name: str, features: Any) -> tuple[str, tuple[str, ...]]:
+    """Return the key of the label feature and the names of its classes."""
+    import tensorflow_datasets as tfds
+
+    key = _one(features, "label", tfds.features.ClassLabel)
+    if key is None or not features[key].num_classes:
+        raise _lacking(name, features, "class label")
+    return key, tuple(features[key].names)
+
+
+def _one(features: Any, preferred: str, kind: type) -> str | None:
+    keys = [key for key, feature in features.items() if type(feature) is kind]
+    if preferred in keys:
+        return preferred
+    return keys[0] if len(keys) == 1 else None
+
+
+def _lacking(name: str, features: Any, what: str) -> UserError:
+    found = ", ".join(
+        f"{key} ({type(feature).__name__})" for key, feature in sorted(features.items())
+    )
+    return UserError(
+        f"config.data.name={name!r} has no feature that is its one {what}; its features are "
+        f"{found}. Choose a data set of labelled images."
+    )
+
+
+def _records(name: str, builder: Any, split: str, image_key: str | None) -> tuple[Any, list[Any]]:
+    """Return TFDS's data source of a split and the instructions of which files it reads."""
+    import tensorflow_datasets as tfds
+
+    splits = builder.info.splits
+    there = ", ".join(f"{key} ({info.num_examples})" for key, info in splits.items())
+    try:
+        count = splits[split].num_examples
+    except Exception as cause:
+        whole = split.partition("[")[0]
+        hint = "" if whole in splits else nearest(whole, splits)
+        raise UserError(
+            f"config.data.split={split!r} is not a split of {name!r} ({one_line(cause)}). There "
+            f"are: {there}, and slices such as 'train[:100]'.{hint}"
+        ) from cause
+    if not count:
+        raise UserError(f"config.data.split={split!r} of {name!r} is empty. There are: {there}.")
+    try:
+        decoders = {image_key: tfds.decode.SkipDecoding()} if image_key else None
+        records = builder.as_data_source(split, decoders=decoders)
+    except NotImplementedError as cause:
+        raise UserError(
+            f"config.data.name={name!r} is prepared in {builder.data_dir} as "
+            f"{builder.info.file_format.value}, which has no random access. Convert it (needs "
+            f"tensorflow) with `tfds convert_format --dataset_version_dir={builder.data_dir} "
+            f"--out_file_format=array_record`, or set another config.data.data_dir to prepare it "
+            f"there as array_record."
+        ) from cause
+    # Only now: of several file formats, as_data_source has chosen one.
+    return records, builder.info.splits[split].file_instructions
