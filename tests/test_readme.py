@@ -27,6 +27,7 @@ MANUALS = [
 FILE = re.compile(
     r"[\w.*{},/-]+/[\w.*{},-]+\.(?:py|sh|md|png|ipynb|yaml)\b|(?<![\w.])[\w-]+\.(?:py|sh|ipynb)\b"
 )
+FENCED = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NOT_OURS = ("runs/", "matplotlib.")  # written by a run, or a module that is imported
 READ_ALONE = ("conditioning", "layers", "attention", "stack", "backbone", "dit")  # of models/
 
@@ -45,7 +46,8 @@ def table(path, header):
 
 
 def in_code(text):
-    return re.findall(r"`([^`]+)`", text)
+    """Return the spans of code within lines of prose or tables."""
+    return re.findall(r"`([^`]+)`", FENCED.sub("", text))
 
 
 def commands(path):
@@ -72,7 +74,7 @@ def test_the_first_page_is_short():
 
 
 def test_lines_are_no_longer_than_a_page_is_wide(manual):
-    prose = re.sub(r"```.*?```", "", manual.read_text(), flags=re.DOTALL)
+    prose = FENCED.sub("", manual.read_text())
     long = [
         line
         for line in prose.splitlines()
@@ -90,7 +92,7 @@ def test_links_lead_somewhere(manual):
 def test_files_exist(manual):
     """A file may be named from the root, from the manual's folder, from sg_jax/ or by its name."""
     text = manual.read_text()
-    spans = [*in_code(text), *re.findall(r"^```.*?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+    spans = [*in_code(text), *FENCED.findall(text)]
     missing = []
     for path in (path for span in spans for path in FILE.findall(span)):
         if path.startswith(NOT_OURS):
