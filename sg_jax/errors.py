@@ -18,6 +18,10 @@ from typing import Any
 
 import numpy as np
 
+# When a setting must be what the run was trained with; see `setting`.
+CONTINUED = ("continued",)
+ALWAYS = ("continued", "scored", "sampled")
+
 
 class UserError(ValueError):
     """Report bad input: one paragraph with the key, its value and what is allowed."""
@@ -101,6 +105,7 @@ class Declared:
             next((b for b in pair if b is not None), None)
             for pair in ((self.low, self.above), (self.high, self.below))
         )
+        most = None if most == math.inf else most
         if least is not None and most is not None:
             left, right = "(" if self.low is None else "[", ")" if self.high is None else "]"
             return f"lie in {left}{least:g}, {most:g}{right}"
@@ -141,7 +146,7 @@ def setting(
       above, below: bounds that it must not reach.
       options: the texts that it may be.
       rule: returns what is wrong with a value, as "must be ...", or "".
-      fixed: when it must be what a run was trained with: "continued", "scored", "sampled".
+      fixed: when it must be what a run was trained with: where that is `CONTINUED`, `ALWAYS`, ...
       note: added to the message about the bounds.
     """
     declared = Declared(text, low, high, above, below, options, rule, fixed, note)

@@ -26,7 +26,6 @@ from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs import optimizer
-from sg_jax.programs.sampling import check_labels
 from sg_jax.programs.training import TrainState, compile_train_step, make_train_step
 
 
@@ -228,7 +227,7 @@ def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Ex
                 f"config.train.then={config.train.then!r} may hold 'sample' and 'evaluate', "
                 f"not {mode!r}." + nearest(mode, ("sample", "evaluate"))
             )
-    check_labels(config.sample.labels, config.model.num_classes, "config.sample.labels")
+    model.conditioning.check(config.sample.labels, "config.sample.labels")
     if not config.evaluate.guidance:
         raise UserError(
             f"config.evaluate.guidance=() must name at least one of {', '.join(config.guidance)}."

@@ -5,8 +5,6 @@ The paper counts multiply-adds of linear layers and leaves out what goes on betw
 the like count in neither.
 """
 
-import numpy as np
-
 from sg_jax.method import guidance as guidance_lib
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
@@ -53,7 +51,7 @@ def sampling_step(
       weak_model: of the weak prediction, if it is one of another shape.
     """
     sampler = sampler or Sampler()
-    plan = guidance_lib.plan(guidance, np.asarray(sampler.times(steps)))
+    plan, _ = guidance_lib.plan(guidance, sampler, steps)
     models = (model, weak_model or model)
     total = 0.0
     for stretch in plan.stretches:

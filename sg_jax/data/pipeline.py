@@ -28,7 +28,7 @@ def train_iterator(
     threads: int = 4,
     workers: int = 0,
 ) -> grain.DatasetIterator:
-    """Return an endless iterator over {"image": float32 [b, H, W, C], "label": int32 [b]}.
+    """Return an endless iterator over {"image": float32 [b, H, W, C], "condition": int32 [b]}.
 
     Images are in [-1, 1]; latents are as stored, or drawn anew in every epoch from the normal
     distributions stored. Every epoch is a new permutation of all examples; a batch may span two.
@@ -74,7 +74,7 @@ def check_flip(flip: bool, latents: bool) -> None:
         raise UserError(
             "config.data.flip=True mirrors pixels, and the latents of a mirrored image are not the "
             "mirrored latents: set it to False, and store the latents of the mirrored images as "
-            "further examples (`python -m sg_jax.data.latents --from A B` joins two folders)."
+            "further examples (`--mode latents --from A B` joins two folders)."
         )
 
 
@@ -113,7 +113,7 @@ def _draw(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
 def _finish(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     images = batch["image"]
     floats = to_float(images) if images.dtype == np.uint8 else np.array(images, np.float32)
-    return {"image": floats, "label": np.array(batch["label"], np.int32)}
+    return {"image": floats, "condition": np.array(batch["label"], np.int32)}
 
 
 class _StepIterator(grain.DatasetIterator):

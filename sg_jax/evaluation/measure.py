@@ -109,8 +109,7 @@ def _draw_all(experiment, judge, workdir, left, rows: table.Table, shown: int) -
     step, samples = left[0][0].checkpoint, left[0][0].samples
     how = dict(mesh=experiment.mesh, like=experiment.model)
     model = checkpoints.load(workdir, step, **how)
-    labels = np.resize(np.arange(model.num_classes), samples)
-    times = np.asarray(experiment.sampler.times(config.steps))
+    labels = model.conditioning.in_turn(samples)
     progress = Progress(0, len(left), samples, unit="drawing")
     for done, (key, score) in enumerate(left, start=1):
         guidance = key.guidance
@@ -125,7 +124,7 @@ def _draw_all(experiment, judge, workdir, left, rows: table.Table, shown: int) -
             weak_model=weak_model,
             **{**experiment.sampling, "seed": key.seed},
         )
-        program = (guidance_lib.plan(guidance, times), guidance.weak_workdir)
+        program = (guidance_lib.plan(guidance, experiment.sampler, config.steps)[0], guidance.weak_workdir)
         if program not in programs or not score:  # compiles; the first images are always the same
             images = draw(labels[: max(config.batch_size, shown)])
             programs.add(program)

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from sg_jax.errors import UserError
 from sg_jax.method import schedule, tokens
-from sg_jax.method.guidance import Guidance
-from sg_jax.models.backbone import Backbone
+from sg_jax.method.guidance import WEAK_LABELS, Guidance
+from sg_jax.method.network import Network
 
 
-def check_rate(model: Backbone, gamma: float, key: str) -> None:
+def check_rate(model: Network, gamma: float, key: str) -> None:
     """Raise where a network cannot run at sparsity rate `gamma`, the value of `key`."""
     if not gamma or not 0 <= gamma <= 1:
         return
@@ -23,7 +23,7 @@ def check_rate(model: Backbone, gamma: float, key: str) -> None:
 
 
 def check_setting(
-    model: Backbone, guidance: Guidance, weak_model: Backbone | None = None, key: str = "guidance"
+    model: Network, guidance: Guidance, weak_model: Network | None = None, key: str = "guidance"
 ) -> None:
     """Raise where networks cannot make the predictions of a guidance setting.
 
@@ -39,23 +39,30 @@ def check_setting(
     weak = model if weak_model is None else weak_model
     gamma = schedule.highest(guidance.gamma_weak)
     check_rate(weak, gamma, f"{key}.gamma_weak")
-    if guidance.weak_label == "random" and model.num_classes < 2:
+    kinds, least = model.conditioning, WEAK_LABELS[guidance.weak_label].least
+    if kinds.count is not None and kinds.count < least:
         raise UserError(
-            f"{key}.weak_label='random' needs another class to draw, but the model knows "
-            f"{model.num_classes}."
+            f"{key}.weak_label={guidance.weak_label!r} needs another class to draw, but the model "
+            f"knows {kinds.count}."
         )
-    alike = ("image_size", "channels", "num_classes", *(("tokens", "choices") if gamma else ()))
-    for name in alike:  # kept tokens are drawn once for both networks
-        if getattr(weak, name) != getattr(model, name):
-            words = {"choices": "number of routes"}.get(name, name)
-            raise UserError(
-                f"The network of the weak prediction ({guidance.describe()}) does not fit the "
-                f"strong one: its {words} is {getattr(weak, name)}, not {getattr(model, name)}."
-            )
+    alike = {"image_size": "image_size", "channels": "channels"}
+    alike |= {"tokens": "tokens", "choices": "number of routes"} if gamma else {}
+    differing = [
+        (words, getattr(weak, name), getattr(model, name))
+        for name, words in alike.items()  # kept tokens are drawn once for both networks
+        if getattr(weak, name) != getattr(model, name)
+    ]
+    if weak.conditioning.kind != kinds.kind:
+        differing.append(("condition", weak.conditioning.kind, kinds.kind))
+    for words, theirs, ours in differing:
+        raise UserError(
+            f"The network of the weak prediction ({guidance.describe()}) does not fit the strong "
+            f"one: its {words} is {theirs}, not {ours}."
+        )
 
 
 def possible(
-    model: Backbone, settings: Mapping[str, Guidance]
+    model: Network, settings: Mapping[str, Guidance]
 ) -> tuple[dict[str, Guidance], list[str]]:
     """Return the settings that a network can run, and a sentence on each that it can't."""
     able, notes = {}, []

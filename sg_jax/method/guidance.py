@@ -17,25 +17,62 @@ Some code counts the scale from 0 (its scale is our omega - 1); here omega = 1 t
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sg_jax.errors import UserError, nearest
+from sg_jax.errors import Settings, UserError, nearest, setting
 from sg_jax.method import prediction, schedule, tokens
-from sg_jax.method.sampler import Velocity
+from sg_jax.method.network import Condition, KeepIds, Network
+from sg_jax.method.routing import draw_ids
+from sg_jax.method.sampler import Sampler, Velocity
 from sg_jax.method.schedule import Schedule
-from sg_jax.models.backbone import Backbone
-from sg_jax.models.stack import KeepIds
-
-WEAK_LABELS = ("same", "null", "random")
-IDS = ("uniform", "stratified", "nested")
 
 
 @dataclasses.dataclass(frozen=True)
-class Guidance:
+class WeakCondition:
+    """How the weak prediction's condition follows from the strong one's: a row of `WEAK_LABELS`.
+
+    To add one: give `WEAK_LABELS` one more row; its name is then a value of `weak_label`.
+
+    Attributes:
+      derive: (model, condition, keys [B]) -> condition; None leaves it as it is.
+      words: in descriptions of a setting.
+      method: what the method is called, such as "CFG".
+      least: how many different conditions the network must know.
+    """
+
+    derive: Callable[[Network, Condition, jax.Array], Condition] | None
+    words: str = ""
+    method: str = ""
+    least: int = 1
+
+
+WEAK_LABELS = {
+    "same": WeakCondition(None),
+    "null": WeakCondition(lambda model, c, keys: model.conditioning.null(c), "null", "CFG"),
+    "random": WeakCondition(
+        lambda model, c, keys: model.conditioning.another(c, keys), "other label", "ICG", least=2
+    ),
+}
+IDS = ("uniform", "stratified", "nested")
+
+
+def _rate(value) -> str:
+    return schedule.broken(value, 0.0, 1.0)
+
+
+def _interval(pair) -> str:
+    numbers = isinstance(pair, tuple) and all(isinstance(t, int | float) for t in pair)
+    if numbers and len(pair) == 2 and 0 <= pair[0] <= pair[1] <= 1:
+        return ""
+    return "must be two times 0 <= low <= high <= 1."
+
+
+@dataclasses.dataclass(frozen=True)
+class Guidance(Settings):
     """Which two predictions are made at each step.
 
     Scale and gammas are numbers, or schedules over the steps (see `schedule`).
@@ -44,10 +81,10 @@ class Guidance:
       scale: omega; 1 is off, and only the strong prediction is computed.
       gamma_strong: sparsity rate of the strong prediction, in [0, 1].
       gamma_weak: sparsity rate of the weak one; 1 skips the routed blocks altogether.
-      weak_label: "same" gives both predictions the label (SG); "null" gives the weak one none
-        (CFG); "random" gives it another label at random, anew at each evaluation (ICG).
+      weak_label: "same" gives both predictions the condition (SG); "null" gives the weak one none
+        (CFG); "random" gives it another one at random, anew at each evaluation (ICG).
       weak_step: checkpoint that makes the weak prediction (AG); 0 is the same network.
-      weak_workdir: the run it is from; empty for the same.
+      weak_workdir: the run that checkpoint is from; empty for the same run.
       interval: times (low, high) within which guidance acts; outside, the strong prediction alone
         moves the sample.
       ids: how kept tokens are drawn, fresh at each evaluation: "uniform", "stratified" over the
@@ -55,35 +92,19 @@ class Guidance:
       segments: into how many stretches of constant rate a schedule of gammas is rounded.
     """
 
-    scale: Schedule = 1.0
-    gamma_strong: Schedule = 0.0
-    gamma_weak: Schedule = 0.0
-    weak_label: str = "same"
-    weak_step: int = 0
-    weak_workdir: str = ""
-    interval: tuple[float, float] = (0.0, 1.0)
-    ids: str = "uniform"
-    segments: int = 8
+    SECTION = "guidance"
 
-    def __post_init__(self):
-        for name in ("gamma_strong", "gamma_weak"):
-            schedule.check(f"guidance.{name}", getattr(self, name), 0.0, 1.0)
-        schedule.check("guidance.scale", self.scale, 0.0, float("inf"))
-        for name, options in (("weak_label", WEAK_LABELS), ("ids", IDS)):
-            if (value := getattr(self, name)) not in options:
-                raise UserError(
-                    f"guidance.{name}={value!r} must be one of {options}." + nearest(value, options)
-                )
-        for name, low in (("weak_step", 0), ("segments", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < low:
-                raise UserError(f"guidance.{name}={value!r} must be an int of at least {low}.")
-        pair = self.interval
-        numbers = isinstance(pair, tuple) and all(isinstance(t, int | float) for t in pair)
-        if not numbers or len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= 1:
-            raise UserError(
-                f"guidance.interval={pair!r} must be a tuple of two times 0 <= low <= high <= 1."
-            )
+    scale: Schedule = setting(
+        1.0, "omega; 1 is off", rule=lambda v: schedule.broken(v, 0.0, float("inf"))
+    )
+    gamma_strong: Schedule = setting(0.0, "rate of the strong prediction", rule=_rate)
+    gamma_weak: Schedule = setting(0.0, "rate of the weak one; 1 skips the routes", rule=_rate)
+    weak_label: str = setting("same", "condition of the weak prediction", options=WEAK_LABELS)
+    weak_step: int = setting(0, "checkpoint of the weak prediction; 0: the same network", low=0)
+    weak_workdir: str = setting("", "run of that checkpoint; empty: the same run")
+    interval: tuple[float, float] = setting((0.0, 1.0), "times of guidance", rule=_interval)
+    ids: str = setting("uniform", "how kept tokens are drawn", options=IDS)
+    segments: int = setting(8, "stretches that a schedule of rates is rounded to", low=1)
 
     @property
     def two_networks(self) -> bool:
@@ -106,7 +127,7 @@ class Guidance:
         if not self.guided:
             return f"no guidance, γ {strong}"
         words = [f"ω {schedule.text(self.scale)}, γ {strong} / {weak}"]
-        words += {"same": [], "null": ["null"], "random": ["other label"]}[self.weak_label]
+        words += [w] if (w := WEAK_LABELS[self.weak_label].words) else []
         words += [f"step {self.weak_step}"] if self.weak_step else []
         words += [self.weak_workdir] if self.weak_workdir else []
         words += [self.ids] if self.ids != "uniform" else []
@@ -164,31 +185,31 @@ class Plan:
     ids: str
 
 
-def plan(guidance: Guidance, times: Sequence[float]) -> Plan:
+def plan(guidance: Guidance, sampler: Sampler, steps: int) -> tuple[Plan, np.ndarray]:
     """Cut a run of steps into stretches of constant rates, so that each has static shapes.
 
     Scheduled rates are averaged over `guidance.segments` equal stretches; `rounding` tells by how
     much that moves them.
 
-    Args:
-      guidance: the setting.
-      times: of the steps' starts and the end, ascending [steps + 1].
+    Returns:
+      The plan, and omega at each step, float32 [steps], which needs no compile when it changes.
     """
-    starts = np.asarray(times, np.float64)[:-1]
-    strong, weak = rates(guidance, len(starts))
+    scales = schedule.values(guidance.scale, steps).astype(np.float32)
+    starts = np.asarray(sampler.times(steps), np.float64)[:-1]
     low, high = guidance.interval
     near = 1e-6  # times are float32, limits are not
     acts = (starts >= low - near) & (starts <= high + near) & (guidance.scale != 1.0)
-    stretches = []
-    for n, (s, w, on) in enumerate(zip(strong, weak, acts, strict=True)):
+    stretches: list[Stretch] = []
+    for n, (s, w, on) in enumerate(zip(*rates(guidance, steps), acts, strict=True)):
         gammas = (s, w) if on and guidance.differs(s, w) else (s,)
         if stretches and stretches[-1].gammas == gammas:
             stretches[-1] = dataclasses.replace(stretches[-1], stop=n + 1)
         else:
             stretches.append(Stretch(n, n + 1, gammas))
     if all(len(s.gammas) == 1 for s in stretches):  # then nothing else about it matters
-        return Plan(tuple(stretches), "same", False, guidance.ids)
-    return Plan(tuple(stretches), guidance.weak_label, guidance.two_networks, guidance.ids)
+        return Plan(tuple(stretches), "same", False, guidance.ids), scales
+    found = Plan(tuple(stretches), guidance.weak_label, guidance.two_networks, guidance.ids)
+    return found, scales
 
 
 def rates(guidance: Guidance, steps: int) -> tuple[list[float], list[float]]:
@@ -215,11 +236,11 @@ def combine(strong: jax.Array, weak: jax.Array, scale: jax.Array | float) -> jax
 
 
 def guided_velocity(
-    model: Backbone,
-    weak_model: Backbone | None,
+    model: Network,
+    weak_model: Network | None,
     stretch: Stretch,
     plan: Plan,
-    labels: jax.Array,
+    condition: Condition,
     keys: jax.Array,
     scales: jax.Array,
     evaluations: int = 1,
@@ -233,51 +254,43 @@ def guided_velocity(
       model: the network of the strong prediction, and of the weak one unless there is another.
       weak_model: the other one, or None.
       stretch, plan: static; see `plan`.
-      labels: [B].
+      condition: of each image.
       keys: one per image [B].
       scales: omega at each step [steps], traced, so that other values need no compile.
       evaluations: per step.
     """
-    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+    derive = WEAK_LABELS[plan.weak_label].derive
 
     def velocity(x, t, n):
-        now = fold(keys, n)
-        ids = draw_ids(model, now, stretch.gammas, plan.ids)
-        t = jnp.broadcast_to(t, labels.shape)
+        now = _fold(keys, n)
+        ids = draw_pair(model, now, stretch.gammas, plan.ids)
+        t = jnp.broadcast_to(t, keys.shape)
         if len(stretch.gammas) == 1:
-            return prediction.velocities(model, x, t, [labels], ids)[0]
-        other = weak_labels(model, labels, fold(now, 2), plan.weak_label)
+            return prediction.velocity(model, x, t, condition, ids[0])
+        other = derive(model, condition, _fold(now, 2)) if derive else condition
         if plan.two_networks:
-            strong = prediction.velocity(model, x, t, labels, ids[0])
+            strong = prediction.velocity(model, x, t, condition, ids[0])
             weak = prediction.velocity(weak_model, x, t, other, ids[1])
         else:
-            ys = [labels] if plan.weak_label == "same" else [labels, other]
-            strong, weak = prediction.velocities(model, x, t, ys, ids)
+            both = [condition, other] if derive else [condition]
+            strong, weak = prediction.velocities(model, x, t, both, ids)
         return combine(strong, weak, scales[n // evaluations])
 
     return velocity
 
 
-def weak_labels(model: Backbone, labels: jax.Array, keys: jax.Array, kind: str) -> jax.Array:
-    """Return the labels [B] of the weak prediction."""
-    if kind == "null":
-        return jnp.full_like(labels, model.null_label)
-    if kind == "random":
-        step = jax.vmap(lambda k: jax.random.randint(k, (), 1, max(model.num_classes, 2)))(keys)
-        return (labels + step) % model.num_classes
-    return labels
-
-
-def draw_ids(model: Backbone, keys: jax.Array, gammas: Sequence[float], kind: str) -> list[KeepIds]:
-    """Draw the kept ids of each prediction from the images' keys [B]."""
-    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+def draw_pair(model: Network, keys: jax.Array, gammas: Sequence[float], kind: str) -> list[KeepIds]:
+    """Draw the kept ids of each prediction from the images' keys [B]; `kind` is one of `IDS`."""
     layout = "uniform" if kind == "nested" else kind
-    ids = [model.draw_ids(fold(keys, i), gamma, layout) for i, gamma in enumerate(gammas)]
+    ids = [draw_ids(model, _fold(keys, i), gamma, layout) for i, gamma in enumerate(gammas)]
     if kind != "nested" or len(ids) == 1 or None in (ids[0], ids[1]):
         return ids
     large, small = sorted((0, 1), key=lambda i: gammas[i])
     ids[small] = [
-        tokens.subset_ids(fold(fold(keys, small), r), whole, part.shape[1])
+        tokens.subset_ids(_fold(_fold(keys, small), r), whole, part.shape[1])
         for r, (whole, part) in enumerate(zip(ids[large], ids[small], strict=True))
     ]
     return ids
+
+
+_fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))

@@ -1,17 +1,20 @@
 """The training objective: (model, batch, keys) -> loss per image [B], not averaged."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from sg_jax.errors import UserError, nearest
+from sg_jax.errors import CONTINUED, Settings, setting
 from sg_jax.method import flow, prediction
-from sg_jax.models.backbone import Backbone, patchify
+from sg_jax.method.network import Condition, Network
+from sg_jax.method.routing import draw_ids
+from sg_jax.method.tokens import patchify
 
 
 @dataclasses.dataclass(frozen=True)
-class FlowMatching:
+class FlowMatching(Settings):
     """Flow matching on a sparse network.
 
     Routing:  E w(t) || v(x_t, t, c; gamma) - v* ||^2,  v* = x - z   (arXiv 2601.01608, Eq. 2, 5)
@@ -19,61 +22,49 @@ class FlowMatching:
               which is lambda || D - x ||^2 with D = x_t + (1 - t) v             (Eq. A1 to A4)
 
     w is 1, or what EDM's preconditioning asks for (`prediction.loss_weight`).
-
-    Args:
-      gamma: sparsity rate of training, the share of tokens that bypasses the routed blocks or is
-        masked.
-      label_dropout: share of labels replaced by the null label (classifier-free guidance needs it).
-      time: distribution of t, "logit_normal" or "uniform".
-      time_mean, time_std: of logit(t) where it is normal; EDM's P_mean -1.2 and P_std 1.2, of
-        ln(sigma), are 1.2 and 1.2 here.
-      shift: above 1 draws more times near noise, as `sampler.time_grid` does.
-      reconstruction: lambda of the masked tokens; MaskDiT's is 0.1.
     """
 
-    gamma: float = 0.5
-    label_dropout: float = 0.1
-    time: str = "logit_normal"
-    time_mean: float = 0.0
-    time_std: float = 1.0
-    shift: float = 1.0
-    reconstruction: float = 0.1
+    SECTION = "objective"
 
-    def __post_init__(self):
-        for name in ("gamma", "label_dropout"):
-            if not 0.0 <= (value := getattr(self, name)) <= 1.0:
-                raise UserError(f"config.objective.{name}={value} must lie in [0, 1].")
-        for name in ("time_std", "shift"):
-            if not (value := getattr(self, name)) > 0:
-                raise UserError(f"config.objective.{name}={value} must be above 0.")
-        if not self.reconstruction >= 0:
-            raise UserError(
-                f"config.objective.reconstruction={self.reconstruction} must be at least 0."
-            )
-        if self.time not in flow.TIME_DISTRIBUTIONS:
-            options = flow.TIME_DISTRIBUTIONS
-            raise UserError(
-                f"config.objective.time={self.time!r} must be one of {options}."
-                + nearest(self.time, options)
-            )
+    gamma: float = setting(0.5, "share of tokens left out", low=0, high=1, fixed=CONTINUED)
+    label_dropout: float = setting(
+        0.1, "share of null conditions, which CFG needs", low=0, high=1, fixed=CONTINUED
+    )
+    time: str = setting(
+        "logit_normal", "distribution of t", options=flow.TIME_DISTRIBUTIONS, fixed=CONTINUED
+    )
+    time_mean: float = setting(
+        0.0, "of logit(t); EDM's P_mean -1.2, of ln(sigma), is 1.2 here", fixed=CONTINUED
+    )
+    time_std: float = setting(1.0, "of logit(t); EDM's P_std is 1.2", above=0, fixed=CONTINUED)
+    shift: float = setting(1.0, "above 1 draws more t near noise", above=0, fixed=CONTINUED)
+    reconstruction: float = setting(
+        0.1, "lambda of the masked tokens, of networks that mask", low=0, fixed=CONTINUED
+    )
 
-    def __call__(self, model: Backbone, batch: dict[str, jax.Array], keys: jax.Array) -> jax.Array:
+    def unread(self) -> dict[str, str]:
+        if self.time == "logit_normal":
+            return {}
+        reason = f"time={self.time!r} has no such parameter"
+        return {"time_mean": reason, "time_std": reason}
+
+    def __call__(self, model: Network, batch: dict[str, Any], keys: jax.Array) -> jax.Array:
         """Return the loss of each image [B], the mean square over its pixels.
 
         Args:
           model: the network.
-          batch: "image" [B, H, W, C] in [-1, 1] and "label" [B].
+          batch: "image" [B, H, W, C] in [-1, 1] and "condition", see `network.Condition`.
           keys: one per image [B], for its time, noise, dropout and token ids, so that the loss does
             not depend on how the batch is spread over devices.
         """
-        x, y = batch["image"], batch["label"]
+        x = batch["image"]
         keys = jax.vmap(lambda k: jax.random.split(k, 4))(keys)  # [B, 4]
         t = jax.vmap(self.draw_time)(keys[:, 0])  # [B]
         z = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys[:, 1])  # [B, H, W, C]
         drop = jax.vmap(lambda k: jax.random.bernoulli(k, self.label_dropout))(keys[:, 2])  # [B]
-        y = jnp.where(drop, model.null_label, y)
-        ids = model.draw_ids(keys[:, 3], self.gamma)
-        v = prediction.velocity(model, flow.interpolate(x, z, t), t, y, ids)
+        condition = dropped(model, batch["condition"], drop)
+        ids = draw_ids(model, keys[:, 3], self.gamma)
+        v = prediction.velocity(model, flow.interpolate(x, z, t), t, condition, ids)
         error = jnp.square(v - flow.velocity_target(x, z))  # [B, H, W, C]
         weight = prediction.loss_weight(model, t)
         if not model.masks or ids is None:
@@ -89,3 +80,12 @@ class FlowMatching:
         """Draw a training time in (0, 1), float32 []."""
         t = flow.sample_time(key, (), self.time, self.time_mean, self.time_std)
         return flow.shift_time(t, self.shift)
+
+
+def dropped(model: Network, condition: Condition, drop: jax.Array) -> Condition:
+    """Return the condition with the null one in its place where `drop` [B] is true."""
+
+    def one(null, c):
+        return jnp.where(jnp.reshape(drop, drop.shape + (1,) * (c.ndim - 1)), null, c)
+
+    return jax.tree.map(one, model.conditioning.null(condition), condition)

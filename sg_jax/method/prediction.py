@@ -15,47 +15,44 @@ import jax.numpy as jnp
 
 from sg_jax.errors import UserError
 from sg_jax.method import flow
-from sg_jax.models.backbone import Backbone
-from sg_jax.models.stack import KeepIds
-from sg_jax.parallel import sharding
+from sg_jax.method.network import Condition, KeepIds, Network
 
-PREDICTIONS = ("velocity", "edm")  # of networks that become a velocity here
+PREDICTIONS = ("velocity", "edm")  # what networks may return; both become a velocity here
 SIGMA_DATA = 0.5
 SIGMA_RANGE = (0.002, 80.0)  # c_noise is clipped to EDM's noise levels
 
 
 def velocities(
-    model: Backbone,
+    model: Network,
     x: jax.Array,
     t: jax.Array,
-    ys: Sequence[jax.Array],
+    conditions: Sequence[Condition],
     ids: Sequence[KeepIds] = (None,),
 ) -> list[jax.Array]:
-    """Return the velocity [B, H, W, C] of each branch at the same x_t; see `Backbone.branches`."""
+    """Return the velocity [B, H, W, C] of each branch at the same x_t; see `Network.branches`."""
     if model.prediction not in PREDICTIONS:
         raise UserError(
             f"This network predicts {model.prediction!r}, and only those that predict "
             f"{' or '.join(map(repr, PREDICTIONS))} can be sampled and trained."
         )
-    model = sharding.gathered(model)
     if model.prediction == "velocity":
-        return model.branches(x, t, ys, ids)
+        return model.branches(x, t, conditions, ids)
     s = edm_scale(t)
     sigma = jnp.clip((1 - t) / jnp.maximum(t, 1e-6), *SIGMA_RANGE)
-    outputs = model.branches(x / flow.per_image(s, x), jnp.log(sigma) / 4, ys, ids)
+    outputs = model.branches(x / flow.per_image(s, x), jnp.log(sigma) / 4, conditions, ids)
     skip = flow.per_image((SIGMA_DATA**2 * t - (1 - t)) / s**2, x)
     out = flow.per_image(SIGMA_DATA / s, x)
     return [skip * x + out * f for f in outputs]
 
 
 def velocity(
-    model: Backbone, x: jax.Array, t: jax.Array, y: jax.Array, keep_ids: KeepIds = None
+    model: Network, x: jax.Array, t: jax.Array, condition: Condition, keep_ids: KeepIds = None
 ) -> jax.Array:
-    """Return the velocity [B, H, W, C] at images x_t, times t [B] and labels y [B]."""
-    return velocities(model, x, t, [y], [keep_ids])[0]
+    """Return the velocity [B, H, W, C] at images x_t, times t [B] and a condition."""
+    return velocities(model, x, t, [condition], [keep_ids])[0]
 
 
-def loss_weight(model: Backbone, t: jax.Array) -> jax.Array:
+def loss_weight(model: Network, t: jax.Array) -> jax.Array:
     """Return the weight [B] of the velocity's squared error under which F's error counts as 1.
 
     EDM's lambda(sigma) ||D - x||^2 = ||F - F*||^2 = s^2 / s_d^2 ||v - v*||^2.

@@ -4,12 +4,8 @@ They know neither networks nor guidance. `velocity(x [B, ...], t [], n []) -> [B
 `noise(n []) -> [B, ...]` (standard normal) are given; n counts the evaluations from `first`, for
 those who draw something fresh at each. Every loop is one scan: one compiled body.
 
-| name             | order | evaluations per step | source                                   |
-|------------------|-------|----------------------|------------------------------------------|
-| `euler`          | 1     | 1                    |                                          |
-| `heun`           | 2     | 2                    |                                          |
-| `euler_maruyama` |       | 1                    | SiT's SDE, arXiv 2401.08740              |
-| `edm_heun`       | 2     | 2                    | EDM's Algorithm 2, arXiv 2206.00364      |
+To add one: 1. write its function below, 2. give it a row in `SAMPLERS`, with the settings that it
+reads, 3. declare in `Sampler` those that are new. Tests read the order from the row.
 """
 
 import dataclasses
@@ -19,13 +15,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from sg_jax.errors import UserError, nearest
+from sg_jax.errors import SettingError, Settings, setting
 from sg_jax.method import flow
 
 Velocity = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Noise = Callable[[jax.Array], jax.Array]
-
-EVALUATIONS = {"euler": 1, "heun": 2, "euler_maruyama": 1, "edm_heun": 2}  # per step
 
 # D(t) >= 0 of SiT's SDE. On the linear path SiT's "sigma" and "linear" are both 1 - t; "sbdm" is
 # the diffusion of the score-based model with the same marginals, (1 - t) / t, infinite at t = 0.
@@ -39,64 +33,68 @@ DIFFUSIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampler:
-    """An integrator with its settings.
+class Integrator:
+    """A row of `SAMPLERS`.
 
-    Args:
-      name: one of `EVALUATIONS`.
-      shift: above 1 spends more steps near noise; see `time_grid`. Not for `edm_heun`.
-      diffusion: D(t) of `euler_maruyama`, one of `DIFFUSIONS`.
-      diffusion_scale: multiplies D.
-      churn, churn_min, churn_max, churn_noise: S_churn, S_min, S_max, S_noise of `edm_heun`.
-      sigma_min, sigma_max, rho: noise levels of `edm_heun`.
+    Attributes:
+      run: (sampler, velocity, noise, x, times, first, steps) -> x; see `Sampler.integrate`.
+      evaluations: of the velocity, per step.
+      order: of convergence; None for one that adds noise.
+      reads: the settings of `Sampler` that it reads.
+      times: (sampler, steps) -> the times of a run [steps + 1].
     """
 
-    name: str = "euler"
-    shift: float = 1.0
-    diffusion: str = "sigma"
-    diffusion_scale: float = 1.0
-    churn: float = 0.0
-    churn_min: float = 0.0
-    churn_max: float = math.inf
-    churn_noise: float = 1.0
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
+    run: Callable[..., jax.Array]
+    evaluations: int
+    order: int | None
+    reads: tuple[str, ...] = ("shift",)
+    times: Callable[..., jax.Array] = lambda sampler, steps: time_grid(steps, sampler.shift)
 
-    def __post_init__(self):
-        for key, value, options in (
-            ("name", self.name, EVALUATIONS),
-            ("diffusion", self.diffusion, DIFFUSIONS),
-        ):
-            if value not in options:
-                raise UserError(
-                    f"sampler.{key}={value!r} must be one of {', '.join(options)}."
-                    + nearest(value, options)
-                )
-        for key in ("shift", "churn_noise", "sigma_min", "sigma_max", "rho"):
-            value = getattr(self, key)
-            if not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise UserError(f"sampler.{key}={value!r} must be a number above 0.")
-        for key in ("diffusion_scale", "churn", "churn_min", "churn_max"):
-            value = getattr(self, key)
-            if not isinstance(value, int | float) or not value >= 0:
-                raise UserError(f"sampler.{key}={value!r} must be a number of at least 0.")
+
+SAMPLERS: dict[str, Integrator] = {}  # by name; filled at the end of this file
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler(Settings):
+    """An integrator with its settings; what the chosen one does not read must stay as it is."""
+
+    SECTION = "sampler"
+
+    name: str = setting("euler", "the integrator", options=SAMPLERS)
+    shift: float = setting(1.0, "above 1 spends more steps near noise", above=0, below=math.inf)
+    diffusion: str = setting("sigma", "D(t) of euler_maruyama", options=DIFFUSIONS)
+    diffusion_scale: float = setting(1.0, "multiplies D(t)", low=0)
+    churn: float = setting(0.0, "S_churn of edm_heun", low=0)
+    churn_min: float = setting(0.0, "S_min: no churn at lower noise levels", low=0)
+    churn_max: float = setting(math.inf, "S_max: no churn at higher noise levels", low=0)
+    churn_noise: float = setting(1.0, "S_noise", above=0, below=math.inf)
+    sigma_min: float = setting(0.002, "last noise level of edm_heun", above=0, below=math.inf)
+    sigma_max: float = setting(80.0, "first noise level of edm_heun", above=0, below=math.inf)
+    rho: float = setting(7.0, "how edm_heun spaces its noise levels", above=0, below=math.inf)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.sigma_min < self.sigma_max:
-            raise UserError(
-                f"sampler.sigma_min={self.sigma_min} must be below sampler.sigma_max="
-                f"{self.sigma_max}."
-            )
+            rule = f"must be below sigma_max={self.sigma_max}."
+            raise SettingError(self.SECTION, "sigma_min", self.sigma_min, rule)
+
+    def unread(self) -> dict[str, str]:
+        names = [field.name for field in dataclasses.fields(self)[1:]]
+        reason = f"sampler {self.name!r} does not read it"
+        return {name: reason for name in names if name not in self._row.reads}
+
+    @property
+    def _row(self) -> Integrator:
+        return SAMPLERS[self.name]
 
     @property
     def evaluations(self) -> int:
         """Evaluations of the velocity per step."""
-        return EVALUATIONS[self.name]
+        return self._row.evaluations
 
     def times(self, steps: int) -> jax.Array:
         """Return the times of a run, ascending, float32 [steps + 1]; the last is 1."""
-        if self.name == "edm_heun":
-            return edm_grid(steps, self.sigma_min, self.sigma_max, self.rho)
-        return time_grid(steps, self.shift)
+        return self._row.times(self, steps)
 
     def start(self, z: jax.Array, times: jax.Array) -> jax.Array:
         """Return the state at the first time from noise z; there is no data in it yet."""
@@ -109,7 +107,7 @@ class Sampler:
         x: jax.Array,
         times: jax.Array,
         first: int = 0,
-        churn: float | None = None,
+        steps: int = 0,
     ) -> jax.Array:
         """Move x [B, ...] from the first of `times` to the last.
 
@@ -118,21 +116,9 @@ class Sampler:
           x: the state at times[0].
           times: a stretch of `self.times(steps)`.
           first: evaluations made before.
-          churn: gamma of one step, S_churn / steps of the whole run, for `edm_heun`.
+          steps: of the whole run; 0 where `times` is all of it.
         """
-        if self.name == "euler":
-            return euler(velocity, x, times, first)
-        if self.name == "heun":
-            return heun(velocity, x, times, first)
-        if self.name == "euler_maruyama":
-
-            def diffusion(t):
-                return self.diffusion_scale * DIFFUSIONS[self.diffusion](t)
-
-            return euler_maruyama(velocity, noise, diffusion, x, times, first)
-        churn = self.churn / (len(times) - 1) if churn is None else churn
-        limits = (self.churn_min, self.churn_max)
-        return edm_heun(velocity, noise, x, times, first, churn, limits, self.churn_noise)
+        return self._row.run(self, velocity, noise, x, times, first, steps or len(times) - 1)
 
 
 def time_grid(steps: int, shift: float = 1.0) -> jax.Array:
@@ -267,3 +253,36 @@ def edm_heun(
 def _scan(step, x: jax.Array, times: jax.Array, first: int, evaluations: int) -> jax.Array:
     counts = first + evaluations * jnp.arange(len(times) - 1)
     return jax.lax.scan(step, x, (times[:-1], jnp.diff(times), counts))[0]
+
+
+def _plain(run: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Return the row's function of an integrator that adds no noise and has no settings."""
+    return lambda sampler, velocity, noise, x, times, first, steps: run(velocity, x, times, first)
+
+
+def _euler_maruyama(sampler: Sampler, velocity, noise, x, times, first, steps):
+    def diffusion(t):
+        return sampler.diffusion_scale * DIFFUSIONS[sampler.diffusion](t)
+
+    return euler_maruyama(velocity, noise, diffusion, x, times, first)
+
+
+def _edm_heun(s: Sampler, velocity, noise, x, times, first, steps):
+    churn, limits = s.churn / steps, (s.churn_min, s.churn_max)
+    return edm_heun(velocity, noise, x, times, first, churn, limits, s.churn_noise)
+
+
+SAMPLERS |= {
+    "euler": Integrator(_plain(euler), evaluations=1, order=1),
+    "heun": Integrator(_plain(heun), evaluations=2, order=2),
+    "euler_maruyama": Integrator(
+        _euler_maruyama, 1, order=None, reads=("shift", "diffusion", "diffusion_scale")
+    ),
+    "edm_heun": Integrator(
+        _edm_heun,
+        evaluations=2,
+        order=2,
+        reads=("churn", "churn_min", "churn_max", "churn_noise", "sigma_min", "sigma_max", "rho"),
+        times=lambda s, steps: edm_grid(steps, s.sigma_min, s.sigma_max, s.rho),
+    ),
+}

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from sg_jax.errors import UserError, nearest
+from sg_jax.errors import nearest
 
 Schedule = float | tuple
 KINDS = ("linear", "cosine", "piecewise")
@@ -32,38 +32,36 @@ def values(schedule: Schedule, steps: int) -> np.ndarray:
     return b + (a - b) * (1 + np.cos(np.pi * p)) / 2
 
 
-def check(name: str, schedule: Schedule, low: float, high: float) -> None:
-    """Raise unless `schedule` is well formed and stays in [low, high]."""
-    wrong = f"{name}={schedule!r}"
+def broken(schedule: Schedule, low: float, high: float) -> str:
+    """Return which rule a schedule in [low, high] breaks, as "must be ...", or ""."""
     if isinstance(schedule, bool) or not isinstance(schedule, int | float | tuple):
-        raise UserError(f"{wrong} must be a number or a schedule, such as ('cosine', 0.6, 0.0).")
+        return "must be a number or a schedule, such as ('cosine', 0.6, 0.0)."
     heights = [schedule]
     if isinstance(schedule, tuple):
         kind, *rest = schedule or ("",)
         if kind not in KINDS:
-            raise UserError(f"{wrong} must begin with one of {KINDS}." + nearest(kind, KINDS))
+            return f"must begin with one of {KINDS}." + nearest(kind, KINDS)
         if kind == "piecewise":
             pairs = all(isinstance(r, tuple) and len(r) == 2 for r in rest) and bool(rest)
             points = [r[0] for r in rest] if pairs else []
             inside = all(isinstance(p, int | float) and 0 <= p <= 1 for p in points)
             if not pairs or not inside or sorted(points) != points:
-                raise UserError(
-                    f"{wrong} must list points (progress, value), progress ascending from 0, the "
-                    f"first step, to 1, the last."
+                return (
+                    "must list points (progress, value), progress ascending from 0, the first "
+                    "step, to 1, the last."
                 )
             heights = [value for _, value in rest]
         elif len(rest) != 2:
-            raise UserError(f"{wrong} must be ({kind!r}, first value, last value).")
+            return f"must be ({kind!r}, first value, last value)."
         else:
             heights = rest
     for value in heights:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not low <= value <= high or math.isinf(value):
-            if high == float("inf"):
-                raise UserError(f"{wrong} must be at least {low:g} (1 is off).")
-            raise UserError(
-                f"{wrong} must lie in [{low:g}, {high:g}]: 0 computes every token, 1 none of them."
-            )
+            if high == math.inf:
+                return f"must be at least {low:g} (1 is off)."
+            return f"must lie in [{low:g}, {high:g}]: 0 computes every token, 1 none of them."
+    return ""
 
 
 def highest(schedule: Schedule) -> float:

@@ -1,4 +1,4 @@
-"""Which tokens are computed: keep counts, ids, gather and scatter.
+"""Tokens: images cut into patches, and which of them are computed.
 
 Keep counts are Python ints, so every shape is known when a program is compiled; ids are traced
 arrays, so that a new draw costs no compile. Shared by routing and masking.
@@ -110,3 +110,18 @@ def scatter(x: jax.Array, kept: jax.Array, ids: jax.Array) -> jax.Array:
         return row.at[i].set(new, mode="promise_in_bounds", unique_indices=True)
 
     return jax.vmap(one)(x, kept, ids)
+
+
+def patchify(x: jax.Array, patch: int) -> jax.Array:
+    """Cut images [B, H, W, C] into patches [B, N, patch * patch * C], in raster order."""
+    b, height, width, c = x.shape
+    x = x.reshape(b, height // patch, patch, width // patch, patch, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
+
+
+def unpatchify(x: jax.Array, patch: int) -> jax.Array:
+    """Put patches [B, N, patch * patch * C] of a square image together again: [B, H, W, C]."""
+    b, n, pixels = x.shape
+    side, channels = round(n**0.5), pixels // patch**2
+    x = x.reshape(b, side, side, patch, patch, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, side * patch, side * patch, channels)

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from sg_jax.errors import UserError
+from sg_jax.models import gradients
 from sg_jax.models.remat import Kept
 
 Saved = jax.Array | Kept  # [B, N, D], or a part of [L, B, N, D]
@@ -34,6 +36,32 @@ PLAIN = (((1,), (0,)), ((), ()))  # x [I, K], y [K, J] -> [I, J]
 def supports(tokens: int) -> bool:
     """Return whether the kernels take images of so many tokens: whole tiles that fit."""
     return tokens <= KEYS and tokens % (16 if tokens <= QUERIES else QUERIES) == 0
+
+
+def takes(implementation: str, x: jax.Array) -> bool:
+    """Return whether the kernels compute the attention of tokens x [B, N, D].
+
+    "auto" takes them on TPU, in bfloat16, for the numbers of tokens that they support and the chip
+    has room for, in a program traced `on` a mesh whose devices do not share the heads. Without
+    gradients XLA is as fast up to 256 tokens, and computes those.
+
+    Raises:
+      UserError: "pallas" where the kernels cannot be used.
+    """
+    supported = supports(x.shape[1])
+    mesh = jax.sharding.get_abstract_mesh()
+    shared = not mesh.empty and mesh.shape["tensor"] > 1
+    if implementation == "pallas":
+        if shared or not supported:
+            raise UserError(
+                f"config.model.attention='pallas' needs config.mesh.tensor=1 and {SUPPORTED}, not "
+                f"{x.shape[1]} tokens on {dict(mesh.shape)}; 'auto' or 'xla' take all."
+            )
+        return True
+    kind = "" if mesh.empty else mesh.abstract_device.device_kind
+    fitting = x.shape[1] <= FITTING.get(kind, 0)
+    wanted = implementation == "auto" and x.dtype == jnp.bfloat16
+    return wanted and fitting and supported and not shared
 
 
 def programs(tokens: int) -> int:
@@ -65,6 +93,32 @@ def backward(
     kinds = ["query", "query", "key", "key", "sum"]
     dq, o, dk, dv, totals = _call(_backward, [q, do], [k, v], kinds, heads, products=6)
     return dq, dk, dv, o, totals.sum((0, 1))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def attend_and_project(q, k, v, bias, kernel, places, heads, attend, product):
+    """Return product(attend(q, k, v, heads), kernel) [B, N, D].
+
+    Its gradients are those of a kernel that sums that of the query's bias [D] beside the others. It
+    reads q, k and v at their `places`, if they are `saved`. Up to `QUERIES` tokens it is `attend`
+    that computes the value where no gradient is asked for.
+    """
+    return product((forward if q.shape[1] > QUERIES else attend)(q, k, v, heads), kernel)
+
+
+def _with_residuals(q, k, v, bias, kernel, places, heads, attend, product):
+    y = product(forward(q, k, v, heads), kernel)
+    return y, (places if None not in places else (q, k, v), kernel)
+
+
+def _gradients(heads, attend, product, residuals, dy):
+    qkv, kernel = residuals
+    do = dy @ kernel.astype(dy.dtype).T
+    dq, dk, dv, o, d_bias = backward(*qkv, do, heads)
+    return dq, dk, dv, d_bias, gradients.kernel_gradient(o, dy, kernel.dtype), None
+
+
+attend_and_project.defvjp(_with_residuals, _gradients)
 
 
 def _call(

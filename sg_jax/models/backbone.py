@@ -11,17 +11,22 @@ from flax import nnx
 
 from sg_jax.errors import UserError
 from sg_jax.method import tokens
+from sg_jax.method.network import Condition, KeepIds
+from sg_jax.method.routing import Route, interleave, split
+from sg_jax.method.tokens import patchify, unpatchify
 from sg_jax.models import layers
-from sg_jax.models.stack import KeepIds, Route, RoutedStack, interleave, split
+from sg_jax.models.conditioning import Classes
+from sg_jax.models.stack import RoutedStack
+from sg_jax.parallel import blocks
 
 
 class Backbone(nnx.Module):
-    """Predict the velocity [B, H, W, C] of images at time t with labels y.
+    """Predict the velocity [B, H, W, C] of images at time t under a condition; see `Network`.
 
     Args:
       image_size: side of the square input, in pixels (or latents).
       channels: C.
-      num_classes: labels run from 0 to num_classes - 1; num_classes itself is the null label.
+      num_classes: labels run from 0 to num_classes - 1; see `conditioning.Classes`.
       patch: side of a patch, one token.
       width: D.
       depth: number of blocks.
@@ -69,27 +74,27 @@ class Backbone(nnx.Module):
         if prediction not in ("velocity", "edm", "noise"):
             raise UserError(f"prediction={prediction!r} must be 'velocity', 'edm' or 'noise'.")
         dtype = jnp.dtype(dtype)
-        self.image_size, self.channels, self.num_classes = image_size, channels, num_classes
+        self.image_size, self.channels = image_size, channels
         self.patch, self.width, self.depth = patch, width, depth
         self.dtype, self.learn_sigma, self.prediction = dtype, learn_sigma, prediction
         pixels = patch * patch * channels
         self.patch_embedding = layers.Linear(pixels, width, dtype, rngs)
         self.time_embedding = layers.TimestepEmbedding(width, dtype, rngs)
-        self.label_embedding = nnx.Param(layers.NORMAL(rngs.params(), (num_classes + 1, width)))
+        self.label_embedding = Classes(num_classes, width, rngs)
         self.blocks = RoutedStack(block, depth, routes, remat, rngs)
         self.routes = tuple(tuple(route) for route in routes)
         self.final_modulation = layers.Linear(width, 2 * width, dtype, rngs, layers.ZEROS)
         self.final = layers.Linear(width, pixels * (1 + learn_sigma), dtype, rngs, layers.ZEROS)
 
     @property
+    def conditioning(self) -> Classes:
+        """What images may be asked for."""
+        return self.label_embedding
+
+    @property
     def tokens(self) -> int:
         """N, the number of patches of an image."""
         return (self.image_size // self.patch) ** 2
-
-    @property
-    def null_label(self) -> int:
-        """The label that stands for "no label"."""
-        return self.num_classes
 
     def in_chunks(self, tokens: int) -> "Backbone":
         """Return this network, running at most so many tokens of a device at once.
@@ -101,47 +106,50 @@ class Backbone(nnx.Module):
           tokens: how many; 0 for all, -1 for what suits the device that the program is for.
         """
         other = jax.tree.map(lambda x: x, self)
-        for stack in (getattr(other, name, None) for name in ("blocks", "decoder")):
-            if stack is not None:
-                stack.chunk = tokens
+        for part in vars(other).values():
+            if isinstance(part, RoutedStack):
+                part.chunk = tokens
         return other
 
     def __call__(
-        self, x: jax.Array, t: jax.Array, y: jax.Array, keep_ids: KeepIds = None
+        self, x: jax.Array, t: jax.Array, condition: Condition, keep_ids: KeepIds = None
     ) -> jax.Array:
         """Return the velocity [B, H, W, C], float32.
 
         Args:
           x: images x_t [B, H, W, C].
           t: times [B], fed to the timestep embedding as they are.
-          y: labels [B], int.
+          condition: as the conditioning takes it; of class labels, int32 [B].
           keep_ids: one [B, K] per route, or None to compute every token.
         """
-        return self.branches(x, t, [y], [keep_ids])[0]
+        return self.branches(x, t, [condition], [keep_ids])[0]
 
     def branches(
-        self, x: jax.Array, t: jax.Array, ys: Sequence[jax.Array], ids: Sequence[KeepIds]
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        conditions: Sequence[Condition],
+        ids: Sequence[KeepIds],
     ) -> list[jax.Array]:
         """Return several predictions at the same x_t, computing what they share only once.
 
-        With one label for all, the branches are equal until the first route, so the embeddings and
-        the blocks before it run once; after the route they run as one batch.
+        With one condition for all, the branches are equal until the first route, so the embeddings
+        and the blocks before it run once; after the route they run as one batch.
 
         Args:
           x, t: as in `__call__`.
-          ys: one [B] of labels for all branches, or one for each.
+          conditions: one for all branches, or one for each.
           ids: each branch's `keep_ids`.
 
         Returns:
           For each branch a velocity [B, H, W, C], float32.
         """
-        count = len(ids)
+        self, count = blocks.gathered(self), len(ids)
         patches = self.patch_embedding(patchify(x, self.patch))  # [B, N, D]
         side = self.image_size // self.patch
         h = patches + layers.position_table(side, side, self.width)[None].astype(self.dtype)
         time = self.time_embedding(t)  # [B, D]
-        table = self.label_embedding[...].astype(self.dtype)
-        cs = [time + table[y] for y in ys]
+        cs = [time + self.label_embedding(condition, self.dtype) for condition in conditions]
         shared = len(cs) == 1
         h = h if shared else jnp.repeat(h, count, 0)
         h = self.blocks(h, interleave(cs), ids, shared=shared)  # [G B, N, D]
@@ -156,20 +164,6 @@ class Backbone(nnx.Module):
     def choices(self) -> int:
         """How many independent choices of tokens a forward pass takes: one per route."""
         return len(self.routes)
-
-    def draw_ids(self, keys: jax.Array, gamma: float, layout: str = "uniform") -> KeepIds:
-        """Draw the kept ids of every route at sparsity rate gamma; None where that is all of them.
-
-        Args:
-          keys: one key per image [B].
-          gamma: share of the tokens that bypasses the routed blocks; 1 skips those blocks.
-          layout: "uniform", or "stratified" over the token grid.
-        """
-        keep = tokens.keep_count(self.tokens, gamma)
-        if keep == self.tokens or not self.choices:
-            return None
-        fold, draw = jax.vmap(jax.random.fold_in, in_axes=(0, None)), tokens.LAYOUTS[layout]
-        return [draw(fold(keys, r), self.tokens, keep) for r in range(self.choices)]
 
     def macs(self, gammas: Sequence[float], shared: bool, mixing: bool) -> float:
         """Return multiply-adds per image of one call with a branch for each of `gammas`.
@@ -195,18 +189,3 @@ class Backbone(nnx.Module):
         embeddings = 256 * d + d * d + n * pixels * d
         head = self.final_modulation.in_features * self.final_modulation.out_features
         return embeddings + branches * (head + n * self.final.in_features * self.final.out_features)
-
-
-def patchify(x: jax.Array, patch: int) -> jax.Array:
-    """Cut images [B, H, W, C] into patches [B, N, patch * patch * C], in raster order."""
-    b, height, width, c = x.shape
-    x = x.reshape(b, height // patch, patch, width // patch, patch, c)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * c)
-
-
-def unpatchify(x: jax.Array, patch: int) -> jax.Array:
-    """Put patches [B, N, patch * patch * C] of a square image together again: [B, H, W, C]."""
-    b, n, pixels = x.shape
-    side, channels = round(n**0.5), pixels // patch**2
-    x = x.reshape(b, side, side, patch, patch, channels).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, side * patch, side * patch, channels)

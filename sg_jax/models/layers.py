@@ -1,4 +1,4 @@
-"""Layers shared by the backbones: linear, embeddings, MLP, adaLN. `attention` has its own file.
+"""Layers that the backbones share: linear, embeddings, MLP, adaLN. `attention` has its own file.
 
 Initializers are module constants: a fresh closure per instance would change the tree structure of
 a module and so compile every program again. Parameters are float32; `dtype` is the compute type.
@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from sg_jax.models import gradients
+from sg_jax.models.gradients import written_out
 from sg_jax.models.remat import save
-from sg_jax.parallel import sharding
 
 XAVIER = nnx.initializers.xavier_uniform()
 NORMAL = nnx.initializers.normal(0.02)
@@ -21,7 +22,7 @@ ZEROS = nnx.initializers.zeros_init()
 EPSILON = 1e-6
 
 
-@jax.custom_vjp
+@written_out(lambda x, kernel: (x, kernel), gradients.product_backward)
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Return x @ kernel [..., dout] in x's type, of x [..., din] and a float32 kernel [din, dout].
 
@@ -31,52 +32,33 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return x @ kernel.astype(x.dtype)
 
 
-def kernel_gradient(x: jax.Array, dy: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Return the gradient [din, dout], of `dtype`, of the kernel that made [..., dout] of x."""
-    axes = tuple(range(x.ndim - 1))
-
-    def gradient(x, dy):
-        return jax.lax.dot_general(x, dy, ((axes, axes), ((), ())), preferred_element_type=dtype)
-
-    if sharding.platform() == "cpu" and x.shape[-1] > dy.shape[-1]:
-        # The first factor is transposed in memory there: 4% of a step for the larger one. Without
-        # the barrier XLA takes the transpose into a product that is slower.
-        return jax.lax.optimization_barrier(gradient(dy, x)).T
-    return gradient(x, dy)
-
-
-def input_gradient(dy: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Return the gradient [..., din], of dy's type, of what a kernel [din, dout] took to dy."""
-    kernel = kernel.astype(dy.dtype)
-    rows = dy.reshape(-1, dy.shape[-1])
-    if sharding.platform() == "cpu" and 8 * len(rows) <= len(kernel):
-        # Few rows, as of adaLN, are transposed in memory there and not the kernel, behind a barrier
-        # as above: 8 rows by [768, 4608] took a fifth of the time.
-        found = jax.lax.dot_general(kernel, rows, (((1,), (1,)), ((), ())))
-        return jax.lax.optimization_barrier(found).T.reshape(*dy.shape[:-1], -1)
-    return dy @ kernel.T
-
-
-def _product_backward(residuals, dy):
-    x, kernel = residuals
-    return input_gradient(dy, kernel), kernel_gradient(x, dy, kernel.dtype)
-
-
-product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _product_backward)
-
-
 class Linear(nnx.Module):
     """A linear layer [..., din] -> [..., dout], computed in `dtype`.
 
     Gradients are float32, the bias's too: it is added in float32, because its gradient is a sum
     over all tokens.
+
+    Args:
+      din, dout: channels.
+      dtype: compute type.
+      rngs: initial weights.
+      init: of the kernel.
+      bias: whether there is one.
+      closes: whether it takes channels that the layer before it has split over devices.
     """
 
     def __init__(
-        self, din: int, dout: int, dtype: jnp.dtype, rngs: nnx.Rngs, init=XAVIER, bias: bool = True
+        self,
+        din: int,
+        dout: int,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+        init=XAVIER,
+        bias: bool = True,
+        closes: bool = False,
     ):
         self.in_features, self.out_features, self.dtype = din, dout, dtype
-        self.kernel = nnx.Param(init(rngs.params(), (din, dout)))
+        self.kernel = nnx.Param(init(rngs.params(), (din, dout)), tensor_axis=-2 if closes else -1)
         self.bias = nnx.Param(jnp.zeros((dout,))) if bias else None
 
     def __call__(self, x: jax.Array, bias_gradient: bool = True) -> jax.Array:
@@ -108,13 +90,11 @@ def moments(x: jax.Array) -> Moments:
     return save(mean), save(jax.lax.rsqrt(jnp.maximum(variance, 0.0) + EPSILON))
 
 
-@jax.custom_vjp
+@written_out(lambda x, found, shift, scale: (x, found, scale), gradients.norm_backward)
 def adaptive_norm(x: jax.Array, found: Moments, shift: jax.Array, scale: jax.Array) -> jax.Array:
     """Normalise tokens, then scale and shift them: (x - mean) / std (1 + scale) + shift.
 
-    All in float32, but for what comes in and goes out. The gradient is written out, because what
-    is derived from the forward pass goes over the tokens more often; that of `found` is part of
-    that of x.
+    All in float32, except what comes in and goes out.
 
     Args:
       x: tokens [B, N, D].
@@ -129,22 +109,6 @@ def adaptive_norm(x: jax.Array, found: Moments, shift: jax.Array, scale: jax.Arr
     return y.astype(x.dtype)
 
 
-def _norm_backward(residuals, dy):
-    x, (mean, rate), scale = residuals
-    wide = dy.astype(jnp.float32)
-    unit = (x.astype(jnp.float32) - mean) * rate  # [B, N, D], the normalised tokens
-    d_scale = (wide * unit).sum(1)  # [B, D]
-    # A sum of products, because XLA takes a plain sum out of the fusion with the matrix product
-    # that makes dy, and goes over the tokens once more: 3 points of peak on TPU v5e.
-    d_shift = (wide * (unit + 1)).sum(1) - d_scale
-    d = wide * (1 + scale[:, None])
-    dx = rate * (d - d.mean(-1, keepdims=True) - unit * (d * unit).mean(-1, keepdims=True))
-    return dx.astype(x.dtype), (jnp.zeros_like(mean), jnp.zeros_like(rate)), d_shift, d_scale
-
-
-adaptive_norm.defvjp(lambda *a: (adaptive_norm(*a), (a[0], a[1], a[3])), _norm_backward)
-
-
 def gated(x: jax.Array, gate: jax.Array, y: jax.Array, bias: jax.Array) -> jax.Array:
     """Return x + gate (y + bias) [B, N, D] in x's type.
 
@@ -154,39 +118,14 @@ def gated(x: jax.Array, gate: jax.Array, y: jax.Array, bias: jax.Array) -> jax.A
       y: a layer's product [B, N, D], without its bias.
       bias: [D], float32.
     """
-    return _gated(x, gate, save(y), bias)
+    return add_gated(x, gate, save(y), bias)
 
 
-@jax.custom_vjp
-def _gated(x, gate, y, bias):
+@written_out(lambda x, gate, y, bias: (gate, y, bias), gradients.gated_backward)
+def add_gated(x, gate, y, bias):
+    """Return what `gated` does."""
     gate, bias = gate[:, None], bias[None, None]
     return (x.astype(jnp.float32) + gate * (y.astype(jnp.float32) + bias)).astype(x.dtype)
-
-
-def _gated_backward(residuals, dx):
-    gate, y, bias = residuals
-    wide = dx.astype(jnp.float32)
-    total = wide.sum(1)  # [B, D], from which the bias's gradient follows without another pass
-    d_gate = (wide * y.astype(jnp.float32)).sum(1) + bias[None] * total
-    return dx, d_gate, (gate[:, None] * wide).astype(y.dtype), (gate * total).sum(0)
-
-
-_gated.defvjp(lambda *a: (_gated(*a), a[1:]), _gated_backward)
-
-
-@jax.custom_vjp
-def gelu(x: jax.Array) -> jax.Array:
-    """Return the tanh approximation of GELU, of x's type."""
-    # Without a barrier the TPU compiler fuses both products of an MLP into one, and samples with
-    # 73% of the peak of v5e where it could with 79% (XL/2, 32 images of 128 tokens, its estimate).
-    return jax.lax.optimization_barrier(_gelu(x))
-
-
-def _gelu(x):
-    return jax.nn.gelu(x, approximate=True)
-
-
-gelu.defvjp(lambda x: (_gelu(x), x), lambda x, dy: jax.vjp(_gelu, x)[1](dy))
 
 
 @functools.cache
@@ -216,7 +155,7 @@ class TimestepEmbedding(nnx.Module):
 
     def __init__(self, dim: int, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.hidden = Linear(256, dim, dtype, rngs, NORMAL)
-        self.out = Linear(dim, dim, dtype, rngs, NORMAL)
+        self.out = Linear(dim, dim, dtype, rngs, NORMAL, closes=True)
 
     def __call__(self, t: jax.Array) -> jax.Array:
         return self.out(jax.nn.silu(self.hidden(timestep_features(t))))
@@ -227,7 +166,7 @@ class Mlp(nnx.Module):
 
     def __init__(self, dim: int, hidden: int, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.hidden = Linear(dim, hidden, dtype, rngs)
-        self.out = Linear(hidden, dim, dtype, rngs)
+        self.out = Linear(hidden, dim, dtype, rngs, closes=True)
 
     @property
     def bias(self) -> jax.Array:
@@ -236,4 +175,4 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return the last layer's product [B, N, D] of tokens x [B, N, D]."""
-        return product(gelu(save(self.hidden(x))), self.out.kernel[...])
+        return product(gradients.gelu(save(self.hidden(x))), self.out.kernel[...])

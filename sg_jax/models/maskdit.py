@@ -13,10 +13,14 @@ from flax import nnx
 
 from sg_jax.errors import UserError
 from sg_jax.method import tokens
+from sg_jax.method.network import Condition, KeepIds
+from sg_jax.method.routing import interleave, split
+from sg_jax.method.tokens import patchify, unpatchify
 from sg_jax.models import layers
-from sg_jax.models.backbone import patchify, unpatchify
+from sg_jax.models.conditioning import Classes
 from sg_jax.models.dit import Block, DiT
-from sg_jax.models.stack import KeepIds, RoutedStack, interleave, split
+from sg_jax.models.stack import RoutedStack
+from sg_jax.parallel import blocks
 
 
 class MaskDiT(DiT):
@@ -27,8 +31,8 @@ class MaskDiT(DiT):
     the published network samples. The output is the network's own: the preconditioning that it was
     published with (EDM, arXiv 2206.00364) is not part of it, and t is embedded as it is.
 
-    Unlike a DiT's, the null label is no row of the table: its embedding is zero, as the published
-    network sees labels as one-hot vectors and their absence as zeros.
+    Unlike a DiT's, the null condition is no row of the table: its embedding is zero, as the
+    published network sees labels as one-hot vectors and their absence as zeros.
 
     Args:
       decoder_width: E; 512 in the paper, as the next two, beside an encoder of size XL/2.
@@ -73,7 +77,7 @@ class MaskDiT(DiT):
             )
 
         # These three take the place of what an encoder alone would have.
-        self.label_embedding = nnx.Param(layers.NORMAL(rngs.params(), (self.num_classes, d)))
+        self.label_embedding = Classes(self.conditioning.num_classes, d, rngs, null_row=False)
         self.final_modulation = layers.Linear(d, 2 * e, dtype, rngs, layers.ZEROS)
         self.final = layers.Linear(e, self.final.out_features, dtype, rngs, layers.ZEROS)
         self.decoder_modulation = layers.Linear(d, 2 * d, dtype, rngs, layers.ZEROS)
@@ -85,7 +89,7 @@ class MaskDiT(DiT):
         self,
         x: jax.Array,
         t: jax.Array,
-        ys: Sequence[jax.Array],
+        conditions: Sequence[Condition],
         ids: Sequence[KeepIds | jax.Array],
     ) -> list[jax.Array]:
         """Return several predictions at the same x_t.
@@ -96,7 +100,7 @@ class MaskDiT(DiT):
         Args:
           x: images x_t [B, H, W, C].
           t: times [B], fed to the timestep embedding as they are.
-          ys: one [B] of labels for all branches, or one for each.
+          conditions: one for all branches, or one for each.
           ids: for each branch its kept ids [B, K], alone or as the only item of a list; or None to
             encode every token.
 
@@ -106,11 +110,10 @@ class MaskDiT(DiT):
         Raises:
           UserError: no token is kept, or ids are given for more than one route.
         """
-        count, ids = len(ids), [_single(i) for i in ids]
+        self, count, ids = blocks.gathered(self), len(ids), [_single(i) for i in ids]
         h = self.patch_embedding(patchify(x, self.patch)) + self._positions(self.width)  # [B, N, D]
-        table = self.label_embedding[...].astype(self.dtype)
         time = self.time_embedding(t)  # [B, D]
-        cs = [time + table.at[y].get(mode="fill", fill_value=0) for y in ys]
+        cs = [time + self.label_embedding(condition, self.dtype) for condition in conditions]
         cs = cs * count if len(cs) == 1 else cs
         c = interleave(cs)  # [G B, D]
         if len({None if i is None else i.shape for i in ids}) == 1:
@@ -142,21 +145,6 @@ class MaskDiT(DiT):
     def choices(self) -> int:
         """How many independent choices of tokens a forward pass takes: the masked ones."""
         return 1
-
-    def draw_ids(self, keys: jax.Array, gamma: float, layout: str = "uniform") -> KeepIds:
-        """Draw the ids [B, K] of the tokens kept, one array in a list; None where that is all.
-
-        Args:
-          keys: one key per image [B].
-          gamma: share of the tokens that is masked.
-          layout: "uniform", or "stratified" over the token grid.
-
-        Raises:
-          UserError: nothing would be kept.
-        """
-        keep = tokens.keep_count(self.tokens, gamma)
-        _check_keep(keep, f" gamma={gamma} would mask all {self.tokens} of them.")
-        return super().draw_ids(keys, gamma, layout)
 
     def macs(self, gammas: Sequence[float], shared: bool, mixing: bool) -> float:
         """Return multiply-adds per image; see `Backbone.macs`. Branches share no blocks."""

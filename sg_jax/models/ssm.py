@@ -143,7 +143,7 @@ class Block(nnx.Module):
         self.inward = layers.Linear(width, 2 * inner, dtype, rngs)
         self.forward = Selective(inner, rank, state, scan, dtype, rngs)
         self.backward = Selective(inner, rank, state, scan, dtype, rngs)
-        self.outward = layers.Linear(inner, width, dtype, rngs)
+        self.outward = layers.Linear(inner, width, dtype, rngs, closes=True)
         self.modulation = layers.Linear(width, 3 * width, dtype, rngs, layers.ZEROS)
 
     def __call__(

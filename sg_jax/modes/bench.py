@@ -2,15 +2,14 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sg_jax.config.experiment import Experiment
 from sg_jax.costs import flops
-from sg_jax.method import checks, schedule
+from sg_jax.method import checks
 from sg_jax.method import guidance as guidance_lib
 from sg_jax.method.guidance import Guidance
 from sg_jax.models.backbone import Backbone
@@ -19,27 +18,29 @@ from sg_jax.parallel.sharding import batch_sharding, check_batch
 from sg_jax.programs.sampling import image_keys, integrate, spread
 from sg_jax.programs.training import init_state
 from sg_jax.runs import files
-from sg_jax.runs.progress import log
+from sg_jax.runs.progress import Progress, clock, log
 
 STEPS = 4  # sampling steps of one timed call
+PAUSE = 5.0  # seconds, at least, between two lines of progress
 
 
 def run(experiment: Experiment, workdir: str) -> list[dict]:
-    """Measure a training step (routed and dense) and a sampling step of each guidance setting.
+    """Measure a dense training step, one at each sparsity rate of training, and sampling steps.
+
+    There is a sampling step for each guidance setting of config.evaluate, and for CFG and SG_FLOPS.
 
     The programs take turns, so that a slow moment of the machine meets them all; a ratio is the
     median over rounds. Weights are fresh: the cost of a step does not depend on them.
     """
     path = files.path(workdir) / "bench.json" if workdir else None
-    config, gamma = experiment.config, experiment.config.objective.gamma
+    config = experiment.config
     check_batch("config.sample.batch_size", config.sample.batch_size, experiment.mesh)
     results = []
-    programs = {f"train, γ {g:g}": training(experiment, g) for g in dict.fromkeys((0.0, gamma))}
+    rates = {f"train, γ {g:g}": g for g in dict.fromkeys((0.0, *experiment.training_rates))}
+    programs = dict(zip(rates, training(experiment, list(rates.values())), strict=True))
     costs = {
-        f"train, γ {g:g}": flops.training_step(
-            experiment.model, g, config.train.batch_size, full=True
-        )
-        for g in (0.0, gamma)
+        label: flops.training_step(experiment.model, g, config.train.batch_size, full=True)
+        for label, g in rates.items()
     }
     results += _race(programs, costs, config.bench.repeats, 1)
     names = dict.fromkeys(("cfg", *config.evaluate.guidance, "sg_flops"))
@@ -62,21 +63,28 @@ def run(experiment: Experiment, workdir: str) -> list[dict]:
     return results
 
 
-def training(experiment: Experiment, gamma: float) -> Callable[[], None]:
-    """Return a function that runs one training step at sparsity rate gamma and waits for it."""
+def training(experiment: Experiment, rates: Sequence[float]) -> list[Callable[[], None]]:
+    """Return, for each sparsity rate, a function that runs one training step and waits for it.
+
+    They step one state on in turns, so that several need no more memory than one.
+    """
     config, model = experiment.config, experiment.model
     state = init_state(experiment.make_model, experiment.tx, experiment.mesh, jax.random.key(0))
-    step = experiment.compile_train_step(gamma, state)
     shape = (config.train.batch_size, model.image_size, model.image_size, model.channels)
-    batch = {"image": np.zeros(shape, np.float32), "label": np.zeros(shape[:1], np.int32)}
+    batch = {"image": np.zeros(shape, np.float32), "condition": np.zeros(shape[:1], np.int32)}
     batch = jax.device_put(batch, batch_sharding(experiment.mesh))
 
-    def call():
-        nonlocal state
-        state, metrics = step(state, batch, jax.random.key(0))
-        jax.block_until_ready((state, metrics))
+    def step_at(gamma: float) -> Callable[[], None]:
+        step = experiment.compile_train_step(gamma, state)
 
-    return call
+        def call() -> None:
+            nonlocal state
+            state, metrics = step(state, batch, jax.random.key(0))
+            jax.block_until_ready((state, metrics))
+
+        return call
+
+    return [step_at(gamma) for gamma in rates]
 
 
 def _sampling(experiment: Experiment, model: Backbone, guidance: Guidance) -> Callable[[], None]:
@@ -84,33 +92,45 @@ def _sampling(experiment: Experiment, model: Backbone, guidance: Guidance) -> Ca
     config, mesh, sampler = experiment.config, experiment.mesh, experiment.sampler
     keys = image_keys(0, 0, config.sample.batch_size)
     labels, keys = spread(np.zeros(config.sample.batch_size, np.int32), keys, mesh)
-    plan = guidance_lib.plan(guidance, np.asarray(sampler.times(STEPS)))
+    plan, scales = guidance_lib.plan(guidance, sampler, STEPS)
     weak_model = model if plan.two_networks else None
-    scales = jnp.asarray(schedule.values(guidance.scale, STEPS), jnp.float32)
     arguments = dict(plan=plan, sampler=sampler, steps=STEPS, mesh=mesh, chunk=config.sample.chunk)
 
-    def call():
+    def call() -> None:
         x = integrate(model, weak_model, labels, keys, scales, **arguments)
         jax.block_until_ready(x)
 
     return call
 
 
-def _race(
-    programs: dict[str, Callable], costs: dict[str, float], repeats: int, steps: int
-) -> list[dict]:
-    """Time the programs in turns; the first is what the others are compared with."""
-    compiles = {}
-    for name, call in programs.items():
+def _first_calls(programs: dict[str, Callable[[], None]]) -> dict[str, float]:
+    """Return the seconds of the first call of each program, which compiles it."""
+    found: dict[str, float] = {}
+    for i, (name, call) in enumerate(programs.items()):
+        left = f", ETA {clock(sum(found.values()) / i * (len(programs) - i))}" if i else ""
+        log(f"Compiling {name} ({i + 1} of {len(programs)}{left}) ...")
         began = time.perf_counter()
         call()
-        compiles[name] = time.perf_counter() - began
-    seconds = {name: [] for name in programs}
-    for _ in range(repeats):
+        found[name] = time.perf_counter() - began
+    return found
+
+
+def _race(
+    programs: dict[str, Callable[[], None]], costs: dict[str, float], repeats: int, steps: int
+) -> list[dict]:
+    """Time the programs in turns; the first is what the others are compared with."""
+    compiles = _first_calls(programs)
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    log(f"Timing {len(programs)} programs in {repeats} rounds ...")
+    progress, told = Progress(0, repeats, 1, unit="round"), time.perf_counter()
+    for done in range(1, repeats + 1):
         for name, call in programs.items():
             began = time.perf_counter()
             call()
             seconds[name].append((time.perf_counter() - began) / steps)
+        if time.perf_counter() - told > PAUSE and done < repeats:
+            progress.update(done)
+            told = time.perf_counter()
     first = next(iter(programs))
     width, results = max(map(len, programs)), []
     log(f"\n{'':{width}}  ms/step  time ratio (quartiles)  FLOPs ratio  GFLOP/s  first call")

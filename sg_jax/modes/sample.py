@@ -30,7 +30,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
     """
     config, settings = experiment.config.sample, experiment.settings
     guidance = settings[config.guidance]
-    cycle = config.labels or range(experiment.model.num_classes)
+    cycle = config.labels or range(experiment.model.conditioning.num_classes)
     labels = np.resize(cycle, config.count)
     how = dict(mesh=experiment.mesh, like=experiment.model)
     spent = Spent()

@@ -167,7 +167,7 @@ def _sample_grid(experiment: Experiment, state: TrainState, writer, workdir, ste
     guidance = experiment.settings[config.sample.guidance]
     if guidance.two_networks:  # the other one may not be trained yet
         guidance = Guidance(gamma_strong=guidance.gamma_strong)
-    columns = min(experiment.model.num_classes, 10)
+    columns = min(experiment.model.conditioning.num_classes, 10)
     rows = max(1, min(4, config.sample.batch_size // columns))
     images = sample(
         state.ema,

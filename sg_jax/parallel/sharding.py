@@ -7,15 +7,19 @@
 | `fsdp`    | the batch, and weights, averages and optimizer state (ZeRO-3)                       |
 | `tensor`  | heads and hidden channels: the blocks' weights, and what is computed with them      |
 
-XLA inserts the collectives, but where blocks gather their weights: see `scan_blocks`.
+XLA inserts the collectives, except where blocks gather their weights: see `blocks`.
+
+Layers say how `tensor` splits them: a parameter made with `tensor_axis=-2` is split along its input
+channels, others along their last axis. `stacked` marks weights that lie on a leading axis.
 """
 
 import contextlib
 import math
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -24,7 +28,6 @@ from sg_jax.errors import UserError
 
 AXES = ("replica", "data", "fsdp", "tensor")
 BATCH = ("replica", "data", "fsdp")  # the axes that split the batch
-CHUNKS = {"cpu": 1024}  # tokens to run at once; by tests/benchmarks/peer.md
 
 
 def make_mesh(
@@ -92,41 +95,59 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH))
 
 
-def infer(tree, mesh: Mesh):
+def stacked(tree: Any) -> Any:
+    """Mark parameters as those of blocks stacked on a leading axis, which nothing splits."""
+
+    def mark(x):
+        return type(x)(x.get_value(), **{**x.get_metadata(), "stacked": True})
+
+    return jax.tree.map(mark, tree, is_leaf=is_parameter)
+
+
+def is_parameter(x: Any) -> bool:
+    """Return whether x is a parameter, which knows how it is split, and not a bare array."""
+    return isinstance(x, nnx.Variable)
+
+
+def is_stacked(x: Any) -> bool:
+    """Return whether x is a parameter on whose leading axis blocks are stacked."""
+    return is_parameter(x) and x.get_metadata().get("stacked", False)
+
+
+def infer(tree: Any, mesh: Mesh) -> Any:
     """Return a sharding for each array of a state, from its shape.
 
-    The rule: `tensor` splits the output channels (the last axis) of a layer, or the input channels
-    of one called `out`, which takes what another has split. Then `fsdp` splits the first axis left
-    that it divides: gathering along that one copies no weights. Vectors stay whole, and so does the
-    leading axis of stacked blocks, which the scan walks along.
+    The rule: `tensor` splits the axis that a parameter names. Then `fsdp` splits the first axis
+    left that it divides: gathering along that one copies no weights. Vectors stay whole, and so
+    does the leading axis of stacked blocks, which the scan walks along.
 
     Args:
-      tree: arrays or ShapeDtypeStructs.
+      tree: parameters, arrays or ShapeDtypeStructs.
       mesh: from `make_mesh`.
     """
 
-    def rule(path, leaf):
-        names = _names(path)
-        if "stacks" not in names:
-            return NamedSharding(mesh, _spec(names, leaf.shape, mesh, ("tensor", "fsdp")))
-        inner = _spec(names, leaf.shape[1:], mesh, ("tensor", "fsdp"))
-        return NamedSharding(mesh, P(None, *inner) if any(inner) else P())
+    def rule(x):
+        inner = spec_of(x, mesh, ("tensor", "fsdp"))
+        whole = P(None, *inner) if is_stacked(x) and any(inner) else inner
+        return jax.tree.map(lambda _: NamedSharding(mesh, whole), x)
 
-    return jax.tree_util.tree_map_with_path(rule, tree)
+    return jax.tree.map(rule, tree, is_leaf=is_parameter)
 
 
-def _names(path) -> tuple[str, ...]:
-    return tuple(str(getattr(k, "name", getattr(k, "key", ""))) for k in path)
+def spec_of(x: Any, mesh: Any, axes: tuple[str, ...]) -> P:
+    """Return the rule's answer for one array, without the leading axis of a stack.
 
-
-def _spec(names: tuple[str, ...], shape: tuple[int, ...], mesh, axes: tuple[str, ...]) -> P:
-    """Return the rule's answer for one array, without the leading axis of a stack."""
+    Args:
+      x: a parameter or an array.
+      mesh: a mesh, or an abstract one.
+      axes: of the mesh, those that may split it, in this order.
+    """
+    shape = x.shape[1:] if is_stacked(x) else x.shape
+    named = x.get_metadata().get("tensor_axis", -1) if is_parameter(x) else -1
     found: dict[int, str] = {}
     for name in axes if len(shape) > 1 else ():
         size = mesh.shape[name]
-        wanted = range(len(shape))
-        if name == "tensor":
-            wanted = (0,) if "out" in names else (len(shape) - 1,)
+        wanted = (named % len(shape),) if name == "tensor" else range(len(shape))
         free = [a for a in wanted if a not in found and shape[a] % size == 0]
         if size > 1 and free:
             found[free[0]] = name
@@ -159,90 +180,3 @@ def platform() -> str:
     """Return "cpu", "gpu" or "tpu", of the devices a program is traced `on`; "" without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return "" if mesh.empty else mesh.abstract_device.platform
-
-
-def gathered(network):
-    """Gather a network's weights over `fsdp`, but for its stacks, in a program traced `on` a mesh.
-
-    Left to itself, XLA moves activations instead.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-
-    def gather(path, x):
-        if "stacks" in (names := _names(path)):
-            return x
-        return jax.lax.with_sharding_constraint(x, _spec(names, x.shape, mesh, ("tensor",)))
-
-    return network if mesh.empty else jax.tree_util.tree_map_with_path(gather, network)
-
-
-def scan_blocks(
-    run: Callable,
-    scan: Callable,
-    h: jax.Array,
-    c: jax.Array,
-    stack,
-    chunk: int = 0,
-) -> jax.Array:
-    """Return tokens [B, N, D] after all blocks of a stack.
-
-    In a program traced `on` a mesh, each device runs them on its own part of the batch: it gathers
-    a block's weights right before that block's turn, and gets back its own part of the sum of
-    their gradients (`jax.shard_map`: all-gather and reduce-scatter, as in ZeRO-3). What `tensor`
-    splits is left to XLA.
-
-    Args:
-      run: (block, carry, c) -> carry.
-      scan: (run, h, c, stack) -> h: runs all blocks. It is given a `run` that gathers a block's
-        weights first, so that they are kept by none.
-      h: tokens [B, N, D].
-      c: conditioning [B, D].
-      stack: weights of the blocks, on a leading axis.
-      chunk: tokens that a device runs at once, at most, by whole images; 0 for all, -1 for what
-        suits it. What fits into on-chip memory is computed faster, and needs less at a time.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    chunk = CHUNKS.get(platform(), 0) if chunk < 0 else chunk
-
-    def split(path, x):
-        spec = () if mesh.empty else _spec(_names(path), x.shape[1:], mesh, ("tensor", "fsdp"))
-        return P(None, *("fsdp" if axis == "fsdp" else None for axis in spec))
-
-    specs = jax.tree_util.tree_map_with_path(split, stack)
-
-    def gather(x, spec):
-        if "fsdp" not in spec:
-            return x
-        return jax.lax.all_gather(x, "fsdp", axis=spec.index("fsdp") - 1, tiled=True)
-
-    def blocks(h, c, stack):
-        def gathering(block, carry, c):
-            return run(jax.tree.map(gather, block, specs), carry, c)
-
-        return scan(gathering, h, c, stack)
-
-    def chunks(h, c, stack):
-        parts = _parts(len(h), h.shape[1], chunk)
-        if parts == 1:
-            return blocks(h, c, stack)
-        h, c = (x.reshape(parts, -1, *x.shape[1:]) for x in (h, c))
-        h = jax.lax.map(lambda part: blocks(*part, stack), (h, c))  # [parts, B / parts, N, D]
-        return h.reshape(-1, *h.shape[2:])
-
-    if mesh.empty:
-        return chunks(h, c, stack)
-    return jax.shard_map(
-        chunks,
-        in_specs=(P(BATCH), P(BATCH), specs),
-        out_specs=P(BATCH),
-        # XLA splits no kernels; where nothing is left to it, it is not asked to.
-        axis_names=set(AXES if mesh.shape["tensor"] == 1 else BATCH),
-        check_vma=False,
-    )(h, c, stack)
-
-
-def _parts(images: int, tokens: int, chunk: int) -> int:
-    """Return into how many equal parts to cut a batch, so that each has `chunk` tokens at most."""
-    parts = [n for n in range(1, images + 1) if images % n == 0]
-    fitting = [n for n in parts if images // n * tokens <= chunk] if chunk else parts
-    return fitting[0] if fitting else images

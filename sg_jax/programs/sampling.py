@@ -1,4 +1,4 @@
-"""Labels to images: noise, guidance and integrator bound into one compiled program."""
+"""Conditions to images: noise, guidance and integrator bound into one compiled program."""
 
 import dataclasses
 import functools
@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 
 from sg_jax.data.images import to_uint8
 from sg_jax.errors import UserError
-from sg_jax.method import checks, schedule
+from sg_jax.method import checks
 from sg_jax.method import guidance as guidance_lib
 from sg_jax.method.guidance import Guidance, Plan
+from sg_jax.method.network import Condition
 from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
@@ -29,7 +30,7 @@ def image_keys(seed: int, first: int, count: int) -> jax.Array:
 def integrate(
     model: Backbone,
     weak_model: Backbone | None,
-    labels: jax.Array,
+    condition: Condition,
     keys: jax.Array,
     scales: jax.Array,
     *,
@@ -44,7 +45,7 @@ def integrate(
     Args:
       model: the network.
       weak_model: the network of the weak prediction if it is another one.
-      labels: [B].
+      condition: of each image.
       keys: one per image [B]; all its randomness comes from it alone.
       scales: omega at each step [steps].
       plan: what is static of the guidance; see `guidance.plan`.
@@ -55,10 +56,10 @@ def integrate(
     """
     model, weak_model = (m and m.in_chunks(chunk) for m in (model, weak_model))
     with sharding.on(mesh):
-        return _integrate(model, weak_model, labels, keys, scales, plan, sampler, steps)
+        return _integrate(model, weak_model, condition, keys, scales, plan, sampler, steps)
 
 
-def _integrate(model, weak_model, labels, keys, scales, plan, sampler, steps):
+def _integrate(model, weak_model, condition, keys, scales, plan, sampler, steps):
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
     shape = (model.image_size, model.image_size, model.channels)
 
@@ -70,7 +71,7 @@ def _integrate(model, weak_model, labels, keys, scales, plan, sampler, steps):
     token_keys, noise_keys = fold(keys, 1), fold(keys, 2)
     for stretch in plan.stretches:
         velocity = guidance_lib.guided_velocity(
-            model, weak_model, stretch, plan, labels, token_keys, scales, sampler.evaluations
+            model, weak_model, stretch, plan, condition, token_keys, scales, sampler.evaluations
         )
         x = sampler.integrate(
             velocity,
@@ -78,7 +79,7 @@ def _integrate(model, weak_model, labels, keys, scales, plan, sampler, steps):
             x,
             times[stretch.first : stretch.stop + 1],
             first=stretch.first * sampler.evaluations,
-            churn=sampler.churn / steps,
+            steps=steps,
         )
     return x
 
@@ -136,31 +137,30 @@ def sample(
             f"have latents): sample(..., pixels=False) returns them as they are, to be decoded."
         )
     sampler = Sampler(sampler) if isinstance(sampler, str) else sampler
-    labels = check_labels(labels, model.num_classes)
+    conditions = model.conditioning.check(labels)
     if steps < 1:
         raise UserError(f"steps={steps} must be at least 1.")
     if batch_size is not None and batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be at least 1, or None for all at once.")
-    plan = guidance_lib.plan(guidance, np.asarray(sampler.times(steps)))
+    plan, scales = guidance_lib.plan(guidance, sampler, steps)
     if plan.two_networks and weak_model is None:
         raise UserError(
             f"guidance {guidance.describe()!r} takes its weak prediction from another network: "
             f"give it as weak_model, such as sg_jax.load(workdir, step={guidance.weak_step})."
         )
     weak_model = weak_model if plan.two_networks else None
-    scales = jnp.asarray(schedule.values(guidance.scale, steps), jnp.float32)
-    batch_size = max(1, min(batch_size or len(labels), len(labels)))
+    batch_size = max(1, min(batch_size or len(conditions), len(conditions)))
     if mesh is not None:
         parts = sharding.batch_devices(mesh)
         batch_size = -(-batch_size // parts) * parts
         model, weak_model = (  # nothing moves if it is there already
             jax.device_put(m, sharding.infer(m, mesh)) for m in (model, weak_model)
         )
-    shape = (len(labels), model.image_size, model.image_size, model.channels)
+    shape = (len(conditions), model.image_size, model.image_size, model.channels)
     images = np.zeros(shape, np.uint8 if pixels else np.float32)
-    for first in range(0, len(labels), batch_size):
-        part = labels[first : first + batch_size]
-        padded = np.zeros(batch_size, np.int32)
+    for first in range(0, len(conditions), batch_size):
+        part = conditions[first : first + batch_size]
+        padded = np.zeros((batch_size, *part.shape[1:]), part.dtype)
         padded[: len(part)] = part
         keys = image_keys(seed, first, batch_size)
         if mesh is not None:
@@ -190,24 +190,8 @@ def sample(
     return images
 
 
-def spread(labels: np.ndarray, keys: jax.Array, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
-    """Return labels [B] and keys [B], equal in all processes, on a mesh, split over the batch."""
-    data = labels, jax.random.key_data(keys)  # keys themselves stay in their process
-    labels, data = jax.device_put(data, sharding.batch_sharding(mesh))
-    return labels, jax.random.wrap_key_data(data)
-
-
-def check_labels(
-    labels: Sequence[int] | np.ndarray, num_classes: int, name: str = "labels"
-) -> np.ndarray:
-    """Return labels as int32 [B], or raise naming the first that is out of range."""
-    labels = np.atleast_1d(np.asarray(labels))
-    if labels.ndim != 1 or (labels.size and not np.issubdtype(labels.dtype, np.integer)):
-        raise UserError(f"{name} must be a list of ints, not {labels.dtype} {labels.shape}.")
-    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if wrong.size:
-        raise UserError(
-            f"{name}[{wrong[0]}]={labels[wrong[0]]} must lie in [0, {num_classes - 1}]: the model "
-            f"knows {num_classes} classes."
-        )
-    return labels.astype(np.int32)
+def spread(condition: Condition, keys: jax.Array, mesh: Mesh) -> tuple[Condition, jax.Array]:
+    """Split conditions and keys [B], equal in all processes, over the batch axes of a mesh."""
+    data = condition, jax.random.key_data(keys)  # keys themselves stay in their process
+    condition, data = jax.device_put(data, sharding.batch_sharding(mesh))
+    return condition, jax.random.wrap_key_data(data)

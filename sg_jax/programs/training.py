@@ -76,7 +76,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch, key):
-        keys = jax.random.split(jax.random.fold_in(key, state.step), len(batch["label"]))
+        keys = jax.random.split(jax.random.fold_in(key, state.step), len(batch["image"]))
 
         def mean_loss(model, batch, keys):
             return objective(model, batch, keys).mean()

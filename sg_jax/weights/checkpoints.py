@@ -42,6 +42,9 @@ SCORING = (("data.name", "data.image_size", "model"), ("model.size", *FREE_KEYS)
 SAMPLING = (SCORING[0], ("model.dtype", *SCORING[1]))
 
 
+STORED_AS = ("label_embedding/table", "label_embedding")  # in code, and in every checkpoint so far
+
+
 def read_config(workdir: str | os.PathLike) -> tuple[ConfigDict, tuple[str, ...]]:
     """Return the completed config of a run and the names of its classes."""
     path = files.path(workdir) / "config.json"
@@ -283,7 +286,8 @@ def unnamed(leaves: dict, like):
 
 def _name(path) -> str:
     # A parameter is itself a node with its array under "value", which the name leaves out.
-    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+    name = jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+    return name.replace(*STORED_AS)
 
 
 def check_start(workdir: str | os.PathLike, model: Backbone) -> None:

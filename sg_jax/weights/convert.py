@@ -201,7 +201,7 @@ def _sizes(network: DiT, known: Family) -> dict[str, int]:
         width=width, time=width, hidden=int(width * network.mlp_ratio), heads=network.heads,
         head=width // network.heads, channels=network.channels, row=patch, column=patch,
         out=network.channels * (1 + network.learn_sigma), tokens=network.tokens,
-        labels=network.num_classes + known.null_rows,
+        labels=network.conditioning.num_classes + known.null_rows,
     )  # fmt: skip
     if known.network is MaskDiT:
         e, heads = network.decoder_width, network.decoder_heads

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from sg_jax.method.routing import draw_ids
 from sg_jax.errors import UserError
 from sg_jax.method import checks, guidance
 from sg_jax.method.guidance import Guidance
@@ -81,5 +82,5 @@ def test_constant_rates_keep_what_training_keeps(make_dit):
     assert guidance.rounding(third, 3) == 0.0
     (stretch,) = guidance.plan(third, np.linspace(0, 1, 4)).stretches
     model = make_dit(image_size=12)
-    (ids,) = model.draw_ids(jax.random.split(jax.random.key(0), 2), stretch.gammas[0])
+    (ids,) = draw_ids(model, jax.random.split(jax.random.key(0), 2), stretch.gammas[0])
     assert ids.shape == (2, 24)

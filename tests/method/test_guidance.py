@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sg_jax.method.routing import draw_ids
 from sg_jax.errors import UserError
 from sg_jax.method import guidance as lib
 from sg_jax.method.guidance import PRESETS, Guidance

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sg_jax.method.routing import draw_ids
 from sg_jax.errors import UserError
 from sg_jax.method import guidance as lib
 from sg_jax.method import schedule
@@ -83,7 +84,7 @@ def by_hand(tiny, other, inputs, keys, forward):
     def run(guidance, n):
         plan = lib.plan(guidance, TIMES)
         gammas = stretch_of(plan, n).gammas
-        ids = lib.draw_ids(tiny, fold(keys, n), gammas, guidance.ids)
+        ids = draw_ids(lib, tiny, fold(keys, n), gammas, guidance.ids)
         strong = np.asarray(forward(tiny, x, t, y, ids[0]), np.float64)
         if len(gammas) == 1:
             return strong, strong
@@ -215,7 +216,7 @@ def test_more_segments_round_less():
 @pytest.mark.parametrize("gammas", [(0.25, 0.75), (0.75, 0.25), (0.5, 0.5), (0.25, 1.0)])
 def test_nested_ids_are_a_subset(tiny, gammas):
     keys = jax.random.split(jax.random.key(0), 64)
-    a, b = (np.asarray(i[0]) for i in lib.draw_ids(tiny, keys, gammas, "nested"))
+    a, b = (np.asarray(i[0]) for i in draw_ids(lib, tiny, keys, gammas, "nested"))
     assert a.shape[1] == 16 - 16 * gammas[0] and b.shape[1] == 16 - 16 * gammas[1]
     for one, two in zip(a, b, strict=True):
         assert set(one) <= set(two) or set(two) <= set(one)
@@ -227,7 +228,7 @@ def test_nested_ids_are_each_still_uniform(tiny):
     """The strong and the weak set keep 12 and 4 of 16; 4096 draws: standard error 0.0068."""
     keys = jax.random.split(jax.random.key(0), 4096)
     for ids, share in zip(
-        lib.draw_ids(tiny, keys, (0.25, 0.75), "nested"), (0.75, 0.25), strict=True
+        draw_ids(lib, tiny, keys, (0.25, 0.75), "nested"), (0.75, 0.25), strict=True
     ):
         frequency = np.bincount(np.asarray(ids[0]).ravel(), minlength=16) / 4096
         np.testing.assert_allclose(frequency, share, atol=0.03)
@@ -235,7 +236,7 @@ def test_nested_ids_are_each_still_uniform(tiny):
 
 @pytest.mark.parametrize("layout", lib.IDS)
 def test_ids_of_every_layout_depend_on_the_own_key_alone(tiny, keys, layout):
-    whole, alone = (lib.draw_ids(tiny, k, (0.5, 0.75), layout) for k in (keys, keys[1:2]))
+    whole, alone = (draw_ids(lib, tiny, k, (0.5, 0.75), layout) for k in (keys, keys[1:2]))
     for a, b in zip(whole, alone, strict=True):
         np.testing.assert_array_equal(a[0][1:2], b[0])
 

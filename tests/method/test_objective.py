@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sg_jax.method.routing import draw_ids
 from sg_jax.errors import UserError
 from sg_jax.method.objective import FlowMatching
 from sg_jax.models.maskdit import MaskDiT

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sg_jax.method.routing import draw_ids
 from sg_jax.method import prediction
 
 SD = 0.5
@@ -122,7 +123,7 @@ def test_every_branch_is_converted(make_dit, inputs, forward):
     """By Karras' formulas from the network's own outputs, one call for each branch."""
     model = make_dit(prediction="edm")
     x, t, y = inputs
-    ids = [None, model.draw_ids(jax.random.split(jax.random.key(0), 3), 0.5)]
+    ids = [None, draw_ids(model, jax.random.split(jax.random.key(0), 3), 0.5)]
     both = jax.jit(prediction.velocities)(model, x, t, [y], ids)
     skip, out, c_in, noise = (column(c) for c in karras(np.asarray(t, np.float64)))
     times, x = column(t), np.asarray(x, np.float64)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sg_jax.method.routing import draw_ids
 from sg_jax.errors import UserError
 from sg_jax.models import dit, layers
 from sg_jax.models.dit import DiT
@@ -37,7 +38,7 @@ def with_arrays(model, arrays):
 
 
 def draw(model, gamma, seed=0, batch=3):
-    return model.draw_ids(jax.random.split(jax.random.key(seed), batch), gamma)
+    return draw_ids(model, jax.random.split(jax.random.key(seed), batch), gamma)
 
 
 def reference(model, x, t, y, ids):

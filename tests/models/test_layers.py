@@ -56,7 +56,7 @@ def test_the_gradient_of_adaptive_norm_is_that_of_its_formula():
 def test_the_gradient_of_a_kernel_is_the_product_over_all_tokens(sizes, mesh):
     x, dy = (jax.random.normal(jax.random.key(i), (2, 5, n)) for i, n in enumerate(sizes))
     with sharding.on(mesh):
-        ours = jax.jit(lambda *a: layers.kernel_gradient(*a, jnp.float32))(x, dy)
+        ours = jax.jit(lambda *a: gradients.kernel_gradient(*a, jnp.float32))(x, dy)
     expected = np.einsum("bnd,bne->de", f64(x), f64(dy))
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
@@ -69,7 +69,7 @@ def test_the_gradient_of_an_input_is_the_product_with_the_kernel(shape, mesh):
         jax.random.normal(jax.random.key(1), (16, 3)),
     )
     with sharding.on(mesh):
-        ours = jax.jit(layers.input_gradient)(dy, kernel)
+        ours = jax.jit(gradients.input_gradient)(dy, kernel)
     expected = np.einsum("...e,de->...d", f64(dy), f64(kernel))
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
@@ -99,8 +99,8 @@ def test_the_gradient_of_gated_is_that_of_its_formula():
 
 def test_the_gradient_of_gelu_is_that_of_its_formula():
     x = jnp.linspace(-4, 4, 33)
-    np.testing.assert_array_equal(layers.gelu(x), jax.nn.gelu(x, approximate=True))
-    ours, expected = (jax.vmap(jax.grad(f))(x) for f in (layers.gelu, jax.nn.gelu))
+    np.testing.assert_array_equal(gradients.gelu(x), jax.nn.gelu(x, approximate=True))
+    ours, expected = (jax.vmap(jax.grad(f))(x) for f in (gradients.gelu, jax.nn.gelu))
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sg_jax.method.routing import draw_ids
 from sg_jax.errors import UserError
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.objective import FlowMatching
@@ -99,16 +100,16 @@ def test_branches_are_the_predictions_one_by_one(masked, inputs, forward, second
 
 @pytest.mark.parametrize(("gamma", "keep"), [(0.5, 8), (0.75, 4), (0.9, 2), (0.99, 1)])
 def test_drawn_ids_keep_the_share_that_gamma_leaves(masked, gamma, keep):
-    (ids,) = masked.draw_ids(jax.random.split(jax.random.key(0), 3), gamma)
+    (ids,) = draw_ids(masked, jax.random.split(jax.random.key(0), 3), gamma)
     assert ids.shape == (3, keep)
     assert all(len(set(row.tolist())) == keep for row in ids)
 
 
 def test_gamma_0_is_dense_and_gamma_1_impossible(masked, inputs):
     keys = jax.random.split(jax.random.key(0), 3)
-    assert masked.draw_ids(keys, 0.0) is None
+    assert draw_ids(masked, keys, 0.0) is None
     with pytest.raises(UserError, match=r"at least one token.*gamma=1.0"):
-        masked.draw_ids(keys, 1.0)
+        draw_ids(masked, keys, 1.0)
     with pytest.raises(UserError, match=r"at least one token.*\(3, 0\)"):
         masked(*inputs, [IDS[:, :0]])
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
+from sg_jax.method.routing import draw_ids
 from sg_jax.errors import UserError
 from sg_jax.method import tokens
 from sg_jax.method.guidance import Guidance
@@ -178,7 +179,7 @@ def test_steps_and_decays_start_as_in_mamba():
 
 
 def draw(model, gamma, seed=0, batch=3):
-    return model.draw_ids(jax.random.split(jax.random.key(seed), batch), gamma)
+    return draw_ids(model, jax.random.split(jax.random.key(seed), batch), gamma)
 
 
 def test_a_fresh_network_returns_zeros(fresh, inputs):

@@ -9,7 +9,8 @@ from numeric import loops_of
 
 from sg_jax.errors import UserError
 from sg_jax.method import tokens
-from sg_jax.models.stack import RoutedStack, Segment, interleave, segments, split
+from sg_jax.method.routing import Segment, interleave, segments, split
+from sg_jax.models.stack import RoutedStack
 from sg_jax.parallel import sharding
 
 

@@ -1,0 +1,160 @@
+"""Routing: some blocks see only the kept tokens, and the others bypass them.
+
+A route r_{i->j} (0-based, both ends included) lets blocks i..j see only the kept tokens; after
+block j they are written back at their places, and the bypassed tokens are what they were before
+block i (Krause et al., arXiv 2601.01608, Eq. 5; TREAD, arXiv 2501.04765). Nothing here knows what
+a block computes.
+
+Several predictions of the same images are branches, side by side in one batch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sg_jax.errors import UserError
+from sg_jax.method import tokens
+from sg_jax.method.network import KeepIds, Network
+
+Route = tuple[int, int]
+Blocks = Callable[[Any, jax.Array, jax.Array], jax.Array]  # (weights, h [B, N, D], c [B, D]) -> h
+
+
+class Segment(NamedTuple):
+    """Blocks start..stop-1; `route` is the number of their route, or None between routes."""
+
+    start: int
+    stop: int
+    route: int | None
+
+
+def segments(depth: int, routes: Sequence[Route]) -> tuple[Segment, ...]:
+    """Cut `depth` blocks into one segment per route and one per stretch between routes.
+
+    >>> segments(6, [(1, 4)])
+    (Segment(0, 1, None), Segment(1, 5, 0), Segment(5, 6, None))
+    """
+    cuts: list[Segment] = []
+    done = 0
+    for number, route in enumerate(routes):
+        pair = isinstance(route, tuple | list) and len(route) == 2
+        if not pair or not all(isinstance(block, int) for block in route):
+            raise UserError(f"config.model.routes: {route!r} must be a pair (start, end) of ints.")
+        start, end = route
+        if not 0 <= start <= end < depth:
+            raise UserError(
+                f"config.model.routes: route=({start}, {end}) must satisfy "
+                f"0 <= start <= end < depth={depth} (blocks start..end, both included)."
+            )
+        if start < done:
+            raise UserError(
+                f"config.model.routes: route=({start}, {end}) begins before block {done}, where "
+                f"the route before it ends. Routes must be in order and not overlap."
+            )
+        if start > done:
+            cuts.append(Segment(done, start, None))
+        cuts.append(Segment(start, end + 1, number))
+        done = end + 1
+    if done < depth:
+        cuts.append(Segment(done, depth, None))
+    return tuple(cuts)
+
+
+def draw_ids(model: Network, keys: jax.Array, gamma: float, layout: str = "uniform") -> KeepIds:
+    """Draw the kept ids of one prediction at sparsity rate gamma.
+
+    Args:
+      model: the network, which says how many choices of tokens it takes.
+      keys: one key per image [B].
+      gamma: share of the tokens that is not computed; at 1 the routed blocks are skipped.
+      layout: one of `tokens.LAYOUTS`.
+
+    Returns:
+      One [B, K] per choice, or None where that is every token.
+
+    Raises:
+      UserError: gamma is out of range, or masks every token of a network that masks.
+    """
+    keep = tokens.keep_count(model.tokens, gamma)
+    if model.masks and keep == 0:
+        raise UserError(
+            f"gamma={gamma} would mask all {model.tokens} tokens; masking needs at least one."
+        )
+    if keep == model.tokens or not model.choices:
+        return None
+    fold, draw = jax.vmap(jax.random.fold_in, in_axes=(0, None)), tokens.LAYOUTS[layout]
+    return [draw(fold(keys, r), model.tokens, keep) for r in range(model.choices)]
+
+
+def run_branches(
+    blocks: Blocks,
+    pieces: Sequence[tuple[Segment, Any]],
+    h: jax.Array,
+    c: jax.Array,
+    branches: Sequence[KeepIds],
+    shared: bool = False,
+) -> jax.Array:
+    """Run every branch through all segments of a network.
+
+    A branch is one prediction per image, given by the tokens it keeps. The batch interleaves them
+    (image 0's branches, then image 1's ...), so that a batch sharded over devices is never moved
+    between them.
+
+    Args:
+      blocks: runs the blocks of one segment on however many tokens it is given.
+      pieces: each segment with the weights of its blocks.
+      h: tokens [G B, N, D] for G branches, or [B, N, D] if `shared`.
+      c: conditioning [G B, D], or [B, D] if `shared`.
+      branches: for each of the G branches its kept ids.
+      shared: the branches are still equal; what comes before the first route at which they differ
+        is then computed once.
+
+    Returns:
+      Tokens [G B, N, D].
+    """
+    count = len(branches)
+    for segment, weights in pieces:
+        routed = segment.route is not None
+        ids = [b[segment.route] if routed and b is not None else None for b in branches]
+        if shared and any(i is not None for i in ids):
+            h, c, shared = jnp.repeat(h, count, 0), jnp.repeat(c, count, 0), False
+        h = _run_segment(blocks, weights, h, c, ids)
+    return jnp.repeat(h, count, 0) if shared else h
+
+
+def _run_segment(blocks, weights, h, c, ids: list[jax.Array | None]) -> jax.Array:
+    """Run one segment; branches that keep equally many tokens run as one batch.
+
+    Others run one after the other: packed into one sequence they were no faster on CPU and slower
+    by the TPU compiler's estimate (tests/benchmarks/packed.py).
+    """
+    if all(i is None for i in ids):
+        return blocks(weights, h, c)
+    if len({None if i is None else i.shape for i in ids}) == 1:
+        return run_kept(blocks, weights, h, c, interleave(ids))
+    parts = zip(split(h, len(ids)), split(c, len(ids)), ids, strict=True)
+    return interleave([run_kept(blocks, weights, *part) for part in parts])
+
+
+def run_kept(blocks: Blocks, weights, h: jax.Array, c: jax.Array, ids: jax.Array | None):
+    """Gather the kept tokens ids [B, K] of h [B, N, D], run blocks on them, scatter (Eq. 5)."""
+    if ids is None:
+        return blocks(weights, h, c)
+    if ids.shape[1] == 0:  # nothing is kept: the route is skipped altogether
+        return h
+    kept = blocks(weights, tokens.gather(h, ids), c)  # [B, K, D]
+    return tokens.scatter(h, kept, ids)  # [B, N, D]
+
+
+def interleave(parts: Sequence[jax.Array]) -> jax.Array:
+    """Merge G arrays [B, ...] into one [B G, ...] with an image's branches side by side."""
+    stacked = jnp.stack(parts, axis=1)  # [B, G, ...]
+    return stacked.reshape(stacked.shape[0] * stacked.shape[1], *stacked.shape[2:])
+
+
+def split(x: jax.Array, count: int) -> list[jax.Array]:
+    """Undo `interleave`: [B G, ...] into G arrays [B, ...]."""
+    x = x.reshape(x.shape[0] // count, count, *x.shape[1:])  # [B, G, ...]
+    return [x[:, g] for g in range(count)]

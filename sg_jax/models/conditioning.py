@@ -1,0 +1,71 @@
+"""What a network is told about the image to make: a condition, embedded into a vector.
+
+A backbone has one conditioning. It embeds conditions, and gives training and guidance the null
+condition and another one at random (`method.network.Conditioning`), so that these never see what a
+condition is made of.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from sg_jax.errors import UserError
+from sg_jax.models import layers
+
+
+class Classes(nnx.Module):
+    """Class labels 0 .. num_classes - 1 [B], int32; num_classes stands for "no class".
+
+    Args:
+      num_classes: how many there are.
+      width: D.
+      rngs: initial weights.
+      null_row: whether "no class" is a row of the table, as DiT has it; else it is zeros, as in
+        networks that see labels as one-hot vectors.
+    """
+
+    def __init__(self, num_classes: int, width: int, rngs: nnx.Rngs, null_row: bool = True):
+        self.num_classes, self.null_row = num_classes, null_row
+        self.table = nnx.Param(layers.NORMAL(rngs.params(), (num_classes + null_row, width)))
+
+    def __call__(self, condition: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """Return the embedding [B, D] of labels [B]."""
+        table = self.table[...].astype(dtype)
+        if self.null_row:
+            return table[condition]
+        return table.at[condition].get(mode="fill", fill_value=0)
+
+    @property
+    def kind(self) -> str:
+        return f"{self.num_classes} classes"
+
+    @property
+    def count(self) -> int:
+        return self.num_classes
+
+    def null(self, condition: jax.Array) -> jax.Array:
+        return jnp.full_like(condition, self.num_classes)
+
+    def another(self, condition: jax.Array, keys: jax.Array) -> jax.Array:
+        step = jax.vmap(lambda k: jax.random.randint(k, (), 1, max(self.num_classes, 2)))(keys)
+        return (condition + step) % self.num_classes
+
+    def in_turn(self, count: int) -> np.ndarray:
+        """Return `count` conditions, every class in turn, int32."""
+        return np.resize(np.arange(self.num_classes, dtype=np.int32), count)
+
+    def check(self, labels: Sequence[int] | np.ndarray, name: str = "labels") -> np.ndarray:
+        """Return labels as int32 [B], or raise a UserError naming the first that is no class."""
+        labels = np.atleast_1d(np.asarray(labels))
+        if labels.ndim != 1 or (labels.size and not np.issubdtype(labels.dtype, np.integer)):
+            raise UserError(f"{name} must be a list of ints, not {labels.dtype} {labels.shape}.")
+        wrong = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
+        if wrong.size:
+            raise UserError(
+                f"{name}[{wrong[0]}]={labels[wrong[0]]} must lie in [0, {self.num_classes - 1}]: "
+                f"the model knows {self.num_classes} classes."
+            )
+        return labels.astype(np.int32)
