@@ -14,7 +14,7 @@ import jax
 from absl import flags
 
 from sg_jax.config import experiment, geometry, parsing
-from sg_jax.costs import tpu
+from sg_jax.costs import chips
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.modes import dry_run, flops
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     if {"--help", "-help", "-h"} & set(argv[1:]):
         print(USAGE.format(modes="\n".join(f"    {m:10} {text}" for m, text in MODES.items())))
         return
-    tpu.set_flags()
+    chips.set_flags()
     processes.start()
     flag_values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "Folder of the run.", flag_values=flag_values)

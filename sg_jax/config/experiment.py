@@ -128,6 +128,13 @@ class Experiment:
         begun = [gamma for first, gamma in self.config.train.gammas if first < step]
         return begun[-1] if begun else self.objective.gamma
 
+    @property
+    def training_rates(self) -> tuple[float, ...]:
+        """The sparsity rates that training steps run at, each once, in the order of the steps."""
+        train = self.config.train
+        first_steps = (1, *(int(first) + 1 for first, _ in train.gammas))
+        return tuple(dict.fromkeys(self.gamma_at(s) for s in first_steps if s <= train.steps))
+
 
 def _check_training_draws(config: ConfigDict, model: Backbone, settings: dict) -> None:
     """Raise where training could not draw in the end, or on its way, what it is asked to."""

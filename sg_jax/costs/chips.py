@@ -1,4 +1,4 @@
-"""TPUs that need not be there: chips, and the devices of a topology to compile for."""
+"""TPUs, also where there are none: chips, devices to compile for, flags of their compiler."""
 
 import dataclasses
 import importlib.util
@@ -9,8 +9,11 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from sg_jax.costs import tpu
 from sg_jax.errors import UserError, nearest
+
+# On-chip memory that one fusion may use: 32 MiB, twice the default. By the compiler's estimate on
+# v5e, SiT-XL/2 samples 5% faster with it; v4 has no more, and is as fast as before.
+FLAGS = {"xla_tpu_scoped_vmem_limit_kib": "32768"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +35,19 @@ CHIPS = {
 }
 
 
+def set_flags() -> None:
+    """Add our flags to LIBTPU_INIT_ARGS, except those set there already.
+
+    The compiler reads them when jax first uses a TPU, so this comes before.
+    """
+    given = os.environ.get("LIBTPU_INIT_ARGS", "")
+    ours = [f"--{name}={value}" for name, value in FLAGS.items() if name not in given]
+    os.environ["LIBTPU_INIT_ARGS"] = " ".join([given, *ours]).strip()
+
+
 def chip_of(topology: str) -> Chip:
     """Return the chip of a topology that `devices_of` accepts."""
-    return CHIPS[re.search(r"v\d\w*", topology)[0]]
+    return next(chip for name, chip in CHIPS.items() if re.search(rf"\b{name}\b", topology))
 
 
 def devices_of(topology: str) -> tuple[Chip, list[Any]]:
@@ -57,7 +70,7 @@ def devices_of(topology: str) -> tuple[Chip, list[Any]]:
             "--mode=aot needs libtpu, the TPU compiler: pip install libtpu (no TPU is needed)."
         )
     jax.config.update("jax_platforms", "cpu")  # the TPUs to compile for are not those of this host
-    tpu.set_flags()
+    set_flags()
     # Otherwise libtpu looks for the TPU machine it is on.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # else one process at a time
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")

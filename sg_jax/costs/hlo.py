@@ -56,7 +56,7 @@ def cycles_by_kind(text: str, loops_only: bool = False) -> dict[str, int]:
     slices), elementwise, copy. What a collective takes on the wires is in no estimate.
     """
     computations, entry = parse(text)
-    found = collections.Counter()
+    found: collections.Counter[str] = collections.Counter()
     for operation in walk(computations, entry):
         if loops_only and operation.computation == entry:
             continue
@@ -68,11 +68,11 @@ def cycles_by_kind(text: str, loops_only: bool = False) -> dict[str, int]:
 def kernels(text: str) -> dict[tuple[str, tuple[int, ...]], int]:
     """Return how often each Pallas kernel is called, by its name and its first result's shape."""
     computations, entry = parse(text)
-    found = collections.Counter()
+    found: collections.Counter[tuple[str, tuple[int, ...]]] = collections.Counter()
     for operation in walk(computations, entry):
         if 'custom_call_target="tpu_custom_call"' in operation.line:
-            name = re.match(r"\s+(?:ROOT )?%?([\w\-]+)", operation.line)[1]
-            shape = _ARRAY.search(operation.shape)[2]
+            name = _found(r"^\s+(?:ROOT )?%?([\w\-]+)", operation.line)
+            shape = _found(r"\b[a-z]+\d*\[([\d,]*)\]", operation.shape)
             found[name, tuple(int(n) for n in shape.split(","))] += operation.times
     return dict(found)
 
@@ -84,7 +84,9 @@ def collectives(text: str) -> dict[str, Collectives]:
     counts once.
     """
     computations, entry = parse(text)
-    counts, sizes, seen = collections.Counter(), collections.Counter(), set()
+    counts: dict[str, int] = collections.Counter()
+    sizes: dict[str, float] = collections.defaultdict(float)
+    seen = set()
     for outer in walk(computations, entry):
         for operation in (outer, *_inside(outer, computations)):
             kind = operation.name.removesuffix("-start")
@@ -95,12 +97,14 @@ def collectives(text: str) -> dict[str, Collectives]:
                 seen.add(key)
             counts[kind] += operation.times
             sizes[kind] += operation.times * _result_bytes(operation)
-    return {kind: Collectives(counts[kind], size) for kind, size in sizes.most_common()}
+    most_first = sorted(sizes.items(), key=lambda item: -item[1])
+    return {kind: Collectives(counts[kind], size) for kind, size in most_first}
 
 
 def parse(text: str) -> tuple[dict[str, list[str]], str]:
     """Return the lines of each computation by its name, and the name of the entry."""
-    computations, entry, lines = {}, "", []
+    computations: dict[str, list[str]] = {}
+    entry, lines = "", list[str]()
     for line in text.splitlines():
         if not line.startswith(" "):
             if head := _HEAD.match(line):
@@ -119,18 +123,25 @@ def walk(computations: dict[str, list[str]], name: str, times: int = 1) -> Itera
         operation = Operation(name, line, found[1], found[2], times)
         yield operation
         if operation.name == "while":
-            body = re.search(r"\bbody=%?([\w.\-]+)", line)[1]
+            body = _found(r"\bbody=%?([\w.\-]+)", line)
             yield from walk(computations, body, times * _trips(line, computations))
         elif operation.name in ("call", "conditional"):
             for called in _CALLED.findall(line):
                 yield from walk(computations, called, times)
 
 
+def _found(pattern: str, text: str) -> str:
+    """Return what the group of a pattern matches; the compiler writes it in every such line."""
+    match = re.search(pattern, text)
+    assert match, f"{pattern} is not in {text}"
+    return match[1]
+
+
 def _trips(line: str, computations: dict[str, list[str]]) -> int:
     """Return how often a loop runs: as noted, or the bound its condition compares with."""
     if known := _TRIPS.search(line):
         return int(known[1])
-    condition = re.search(r"\bcondition=%?([\w.\-]+)", line)[1]
+    condition = _found(r"\bcondition=%?([\w.\-]+)", line)
     bounds = [int(n) for each in computations[condition] for n in _CONSTANT.findall(each)]
     return max(bounds, default=1)
 

@@ -15,21 +15,22 @@ import re
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 from sg_jax.errors import UserError
 
-Call = tuple[str, int, int, int]  # name with its heads, images, tokens, channels
+Call = tuple[str, tuple[int, ...]]  # name with its heads; images, tokens, channels
 
 
 def count(topology: str, calls: list[Call], bytes_per_cycle: float) -> list[float]:
     """Return the cycles of each call: what its instructions take, or its memory, if that is more.
 
     Args:
-      topology: see `topology.devices_of`.
+      topology: see `chips.devices_of`.
       calls: of `models.attention_tpu`.
       bytes_per_cycle: what a chip reads and writes of its HBM.
     """
-    words = [str(word) for call in calls for word in call]
+    words = [str(word) for name, shape in calls for word in (name, *shape)]
     command = [sys.executable, "-m", "sg_jax.costs.kernels", topology, *words]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -51,7 +52,7 @@ def _main(topology: str, *words: str) -> None:
     print(json.dumps(found))
 
 
-def _cycles(device, folder: pathlib.Path, name: str, *sizes: str) -> tuple[float, float]:
+def _cycles(device: Any, folder: pathlib.Path, name: str, *sizes: str) -> tuple[float, float]:
     """Return the cycles of a call by its instructions, and the bytes that it reads and writes."""
     import jax
     import jax.numpy as jnp
@@ -66,7 +67,7 @@ def _cycles(device, folder: pathlib.Path, name: str, *sizes: str) -> tuple[float
     )
     arrays = [x] * {"forward": 3, "backward": 4}[kernel]
 
-    def call(*arrays):
+    def call(*arrays: jax.Array) -> Any:
         return getattr(attention_tpu, kernel)(*arrays, int(heads))
 
     before = set(folder.iterdir()) if folder.exists() else set()
@@ -79,10 +80,10 @@ def _cycles(device, folder: pathlib.Path, name: str, *sizes: str) -> tuple[float
     ]
     if len(schedules) != 1:
         raise UserError(f"the compiler wrote {len(schedules)} schedules of {name}, not 1.")
-    bundles = int(re.search(r"total scheduled bundles:\s+(\d+)", schedules[0].read_text())[1])
+    found = re.findall(r"total scheduled bundles:\s+(\d+)", schedules[0].read_text())
     programs = images * attention_tpu.programs(tokens) / (device.num_cores or 1)
     size = sum(y.size * y.dtype.itemsize for y in (*arrays, *jax.tree.leaves(results)))
-    return bundles * programs, size
+    return int(found[0]) * programs, size
 
 
 if __name__ == "__main__":

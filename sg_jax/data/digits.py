@@ -62,7 +62,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, test: bool) -> Iterator[tuple[int, dict]]:
         digits = load_digits()
         images = np.round(digits.images * (255 / 16)).astype(np.uint8)  # [1797, 8, 8]
-        seen = Counter()
+        seen: Counter[int] = Counter()
         for i, (image, label) in enumerate(zip(images, digits.target.tolist(), strict=True)):
             seen[label] += 1
             if (seen[label] % 6 == 0) == test:

@@ -85,29 +85,28 @@ def open_tfds(
     builder = prepared_builder(name, data_dir)
     features = builder.info.features
     latents = "latents" in features
-    keys, (*stored, channels) = (_latents if latents else _image)(name, features)
+    keys, (height, width, channels) = (_latents if latents else _image)(name, features)
     keys["label"], class_names = _label(name, features)
-    if latents and image_size not in (None, stored[0]):
+    if latents and image_size not in (None, height):
         raise UserError(
             f"config.data.image_size={image_size} must be 0 for {name!r}: latents, of "
-            f"{stored[0]}x{stored[1]} here, cannot be resized."
+            f"{height}x{width} here, cannot be resized."
         )
-    if not image_size and None in stored:
+    if not image_size and None in (height, width):
         raise UserError(
             f"config.data.image_size=0 takes images as stored, but those of {name!r} differ in "
             f"size: set it to the side, in pixels, to which they are resized and centre-cropped."
         )
-    height, width = (image_size, image_size) if image_size else stored
     records, files = _records(name, builder, split, None if latents else keys["image"])
     source = TfdsSource(
         name=name,
         split=split,
         num_classes=len(class_names),
-        image_shape=(height, width, channels),
+        image_shape=(image_size or height, image_size or width, channels),
         class_names=class_names,
         latents=latents,
         posterior="std" in keys,
-        image_size=None if [height, width] == stored else image_size,
+        image_size=None if (height, width) == (image_size, image_size) else image_size,
         keys=keys,
         records=records,
         files=tuple(str(file.filename) for file in files),
@@ -119,7 +118,7 @@ def open_tfds(
     return source
 
 
-def _image(name: str, features: Any) -> tuple[dict[str, str], tuple[int | None, ...]]:
+def _image(name: str, features: Any) -> tuple[dict[str, str], tuple[Any, Any, int]]:
     """Return the key of the image feature and its (H, W, C), H and W None where they differ."""
     import tensorflow_datasets as tfds
 
@@ -130,7 +129,7 @@ def _image(name: str, features: Any) -> tuple[dict[str, str], tuple[int | None, 
     return {"image": key}, (height, width, channels or 3)
 
 
-def _latents(name: str, features: Any) -> tuple[dict[str, str], tuple[int, ...]]:
+def _latents(name: str, features: Any) -> tuple[dict[str, str], tuple[Any, Any, int]]:
     """Return the keys of the latents (and of their standard deviation), and their (H, W, C)."""
     keys = {"image": "latents"} | ({"std": "latents_std"} if "latents_std" in features else {})
     shape = features["latents"].shape

@@ -120,7 +120,7 @@ def _lower_training(experiment: Experiment, gamma: float) -> jax.stages.Lowered:
         "image": _spread((batch, *shape), jnp.float32, mesh),
         "condition": _spread((batch,), jnp.int32, mesh),
     }
-    step = experiment.compile_train_step(gamma, state)
+    step: Any = experiment.compile_train_step(gamma, state)
     return step.lower(state, images, _key(mesh))
 
 

@@ -51,9 +51,9 @@ def run(experiment: Experiment, workdir: str) -> list[dict]:
     key = jax.random.key(0)
     model = init_state(experiment.make_model, experiment.tx, experiment.mesh, key).model
     programs = {label: _sampling(experiment, model, g) for label, g in settings.items()}
-    timed = dict(full=True, steps=STEPS, sampler=experiment.sampler)
     costs = {
-        label: config.sample.batch_size * flops.sampling_step(model, g, **timed)
+        label: config.sample.batch_size
+        * flops.sampling_step(model, g, full=True, steps=STEPS, sampler=experiment.sampler)
         for label, g in settings.items()
     }
     results += _race(programs, costs, config.bench.repeats, STEPS)

@@ -86,8 +86,8 @@ def advice(rows: list[dict], latents: bool) -> str:
     remedy = "spread the batch over more hosts, or keep the data set on a local disk or in memory"
     if not latents:
         remedy = (
-            "store the images at config.data.image_size, train on latents (python -m "
-            f"sg_jax.data.latents), {remedy}"
+            "store the images at config.data.image_size, train on latents (python -m sg_jax.main "
+            f"--mode latents), {remedy}"
         )
     best_is = (
         "nothing tried is faster" if best is mine else f"the best tried ({change}) is too slow"
@@ -96,14 +96,19 @@ def advice(rows: list[dict], latents: bool) -> str:
 
 
 def _consumption(experiment: Experiment) -> dict:
-    """Return the images/s of this host that training consumes, given or measured here."""
+    """Return the images/s of this host that training consumes, given or measured here.
+
+    Where training runs at several sparsity rates, it consumes most at the highest.
+    """
     config = experiment.config
     share = config.train.batch_size // _share(experiment)[1]
     if given := config.bench.images_per_second:
         log(f"A step consumes {given:g} images/s per host (config.bench.images_per_second).")
         return dict(images_per_second=given, steps_per_second=given / share, measured_on=None)
-    call = training(experiment, config.objective.gamma)
-    call()  # compiles
+    gamma = max(experiment.training_rates)  # the fewest tokens: the fastest step
+    log(f"Compiling a training step at γ {gamma:g} ...")
+    (call,) = training(experiment, [gamma])
+    call()
     seconds = []
     for _ in range(config.bench.repeats):
         began = time.perf_counter()
@@ -113,7 +118,7 @@ def _consumption(experiment: Experiment) -> dict:
     device = jax.devices()[0].device_kind
     log(
         f"A step consumes {share * steps:.4g} images/s per host: {steps:.4g} steps/s of {share} "
-        f"images, measured on {jax.device_count()} x {device}."
+        f"images at γ {gamma:g}, measured on {jax.device_count()} x {device}."
     )
     return dict(images_per_second=share * steps, steps_per_second=steps, measured_on=device)
 

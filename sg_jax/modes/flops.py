@@ -12,12 +12,15 @@ paper counts; "shared": what equal predictions share is counted once, as our pro
 
 
 def run(experiment: Experiment) -> None:
-    """Print the table; a schedule of rates is averaged over `config.sample.steps`."""
+    """Print the table: training, dense and at each of its sparsity rates; then every setting.
+
+    A schedule of guidance is averaged over `config.sample.steps`.
+    """
     config, model = experiment.config, experiment.model
     print(EXPLANATION)
     rows = []
     run_of = dict(steps=config.sample.steps, sampler=experiment.sampler)
-    for gamma in dict.fromkeys((0.0, experiment.objective.gamma)):
+    for gamma in dict.fromkeys((0.0, *experiment.training_rates)):
         costs = [
             flops.training_step(model, gamma, config.train.batch_size, full=full)
             for full in (False, True)

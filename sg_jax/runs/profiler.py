@@ -2,6 +2,7 @@
 
 import pathlib
 import tempfile
+from typing import Any
 
 import jax
 
@@ -28,7 +29,8 @@ class Profiler:
     def __init__(self, start: int, steps: int, workdir: str, resumed: int):
         self.first, self.last = start, start + steps - 1
         self.folder = files.path(workdir) / "profile"
-        self._annotation = self._local = None
+        self._annotation: jax.profiler.StepTraceAnnotation | None = None
+        self._local: tempfile.TemporaryDirectory | None = None
         if 0 < start <= resumed:
             # Not an error where it was traced before: the same command continues a run.
             if not self.folder.exists():
@@ -44,15 +46,13 @@ class Profiler:
         if not 0 < self.first <= step <= self.last:
             return
         if step == self.first:
-            folder = self.folder
-            if files.is_remote(folder):  # jax writes to a disk alone
+            if files.is_remote(self.folder):  # jax writes only to a disk
                 self._local = tempfile.TemporaryDirectory()
-                folder = self._local.name
-            jax.profiler.start_trace(folder)
+            jax.profiler.start_trace(self._local.name if self._local else self.folder)
         self._annotation = jax.profiler.StepTraceAnnotation("train", step_num=step)
         self._annotation.__enter__()
 
-    def after(self, step: int, state) -> bool:
+    def after(self, step: int, state: Any) -> bool:
         """End a step whose result is `state`; return whether tracing has changed its time."""
         if step + 1 == self.first:
             jax.block_until_ready(state)  # so that the trace begins with the first step

@@ -40,8 +40,9 @@ class Progress:
 class Spent:
     """Wall time by what it went into, from the moment this is made."""
 
-    def __init__(self):
-        self.began, self.seconds = time.perf_counter(), {}
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
     def on(self, what: str) -> Iterator[None]:

@@ -12,11 +12,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
-from sg_jax.costs import flops
+from sg_jax.costs import compiled, flops
 from sg_jax.costs.chips import devices_of
 from sg_jax.models.dit import SIZES, Block
 from sg_jax.models.stack import RoutedStack
-from sg_jax.modes import aot
 
 DEPTH = 4
 
@@ -52,9 +51,9 @@ def main():
     macs = DEPTH * given.images * stack.stacks[0].macs(given.tokens, True)
     programs = {"forward": (forward, 2), "with gradients": (jax.grad(loss, (0, 1, 2)), 6)}
     for name, (program, factor) in programs.items():
-        compiled = jax.jit(program).lower(arrays, h, c).compile()
+        text = jax.jit(program).lower(arrays, h, c).compile().as_text()
         # Loops only: outside, weights are converted, of which many devices do a part each.
-        cycles = aot.cycles_by_kind(compiled.as_text(), given.topology, loops_only=True)
+        cycles = compiled.cycles_by_kind(text, given.topology, loops_only=True)
         total = sum(cycles.values())
         share = factor * macs / (total / chip.clock) / flops.peak(chip.kind)
         kinds = ", ".join(f"{kind} {n / total:.0%}" for kind, n in cycles.items())

@@ -59,7 +59,7 @@ def test_small_shards_hold_every_example_in_order(tmp_path, monkeypatch):
 def test_fixed_latents_come_as_they_are(folder):
     source = open_source("fixed", "train", str(folder))
     batches = _batches(source, 3)  # one epoch
-    images, labels = (np.concatenate([b[key] for b in batches]) for key in ("image", "label"))
+    images, labels = (np.concatenate([b[key] for b in batches]) for key in ("image", "condition"))
     assert (images.dtype, labels.dtype) == (np.float32, np.int32)
     order = [np.flatnonzero((FIXED == image).all((1, 2, 3))).item() for image in images]
     assert sorted(order) == list(range(30))
@@ -88,7 +88,7 @@ def test_draws_are_the_same_from_any_step(folder, arguments):
     parts = _batches(source, 3, first=5, **arguments)
     for a, b in zip(parts, whole[5:], strict=True):
         np.testing.assert_array_equal(a["image"], b["image"], strict=True)
-        np.testing.assert_array_equal(a["label"], b["label"], strict=True)
+        np.testing.assert_array_equal(a["condition"], b["condition"], strict=True)
 
 
 def test_the_experiment_takes_its_shape_from_them(folder):

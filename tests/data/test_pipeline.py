@@ -32,20 +32,20 @@ def _assert_equal(left, right):
     assert len(left) == len(right)
     for a, b in zip(left, right, strict=True):
         np.testing.assert_array_equal(a["image"], b["image"], strict=True)
-        np.testing.assert_array_equal(a["label"], b["label"], strict=True)
+        np.testing.assert_array_equal(a["condition"], b["condition"], strict=True)
 
 
 def test_a_batch_holds_floats_in_pm1_and_their_labels():
     (batch,) = _batches(1, flip=False)
     assert (batch["image"].shape, batch["image"].dtype) == ((4, 1, 2, 1), np.float32)
-    assert (batch["label"].shape, batch["label"].dtype) == ((4,), np.int32)
-    pixels = np.stack([batch["label"], 100 + batch["label"]], axis=1)  # [4, 2]
+    assert (batch["condition"].shape, batch["condition"].dtype) == ((4,), np.int32)
+    pixels = np.stack([batch["condition"], 100 + batch["condition"]], axis=1)  # [4, 2]
     expected = pixels.astype(np.float32) / 127.5 - 1
     np.testing.assert_allclose(batch["image"][:, 0, :, 0], expected, rtol=0, atol=1e-6)
 
 
 def test_an_epoch_has_every_example_once_in_a_new_order():
-    labels = np.concatenate([b["label"] for b in _batches(10)])  # 40 examples: four epochs
+    labels = np.concatenate([b["condition"] for b in _batches(10)])  # 40 examples: four epochs
     epochs = labels.reshape(4, 10)
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(10), (4, 1)))
     assert len({tuple(epoch) for epoch in epochs}) == 4
@@ -53,14 +53,14 @@ def test_an_epoch_has_every_example_once_in_a_new_order():
 
 def test_the_seed_decides():
     _assert_equal(_batches(5, seed=1), _batches(5, seed=1))
-    first, second = (np.concatenate([b["label"] for b in _batches(5, seed=s)]) for s in (0, 1))
+    first, second = (np.concatenate([b["condition"] for b in _batches(5, seed=s)]) for s in (0, 1))
     assert (first != second).any()
 
 
 def test_half_of_the_images_are_flipped_anew_each_epoch():
     batches = _batches(100)  # 400 examples: 40 epochs
     images = np.concatenate([b["image"] for b in batches])  # [400, 1, 2, 1]
-    labels = np.concatenate([b["label"] for b in batches])
+    labels = np.concatenate([b["condition"] for b in batches])
     flipped = images[:, 0, 0, 0] > images[:, 0, 1, 0]
     assert 160 < flipped.sum() < 240  # four standard deviations of 10 about 200
     assert all(0 < flipped[labels == i].sum() < 40 for i in range(10))
@@ -74,7 +74,7 @@ def test_processes_share_the_batch_of_one(process_count):
     shares = [
         _batches(6, process_index=p, process_count=process_count) for p in range(process_count)
     ]
-    assert all(len(b["label"]) == 4 // process_count for share in shares for b in share)
+    assert all(len(b["condition"]) == 4 // process_count for share in shares for b in share)
     joined = [
         {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         for parts in zip(*shares, strict=True)
@@ -87,7 +87,7 @@ def test_processes_together_see_every_example_once_in_an_epoch(process_count):
     shares = [
         _batches(10, process_index=p, process_count=process_count) for p in range(process_count)
     ]
-    labels = [[b["label"] for b in share] for share in shares]  # [process, step, b]
+    labels = [[b["condition"] for b in share] for share in shares]  # [process, step, b]
     epochs = np.swapaxes(labels, 0, 1).reshape(4, 10)  # 40 examples, step by step
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(10), (4, 1)))
 
@@ -98,8 +98,8 @@ def test_threads_do_not_matter():
 
 def test_a_batch_may_be_larger_than_the_data():
     (batch,) = _batches(1, batch_size=25)
-    assert np.bincount(batch["label"]).sum() == 25
-    assert np.bincount(batch["label"][:20]).tolist() == [2] * 10
+    assert np.bincount(batch["condition"]).sum() == 25
+    assert np.bincount(batch["condition"][:20]).tolist() == [2] * 10
 
 
 def test_the_position_is_the_step():

@@ -12,11 +12,10 @@ import sys
 
 import pytest
 
-from sg_jax.costs import tpu
+from sg_jax.costs import chips, compiled
 from sg_jax.costs.chips import CHIPS, chip_of, devices_of
 from sg_jax.errors import UserError
 from sg_jax.main import main
-from sg_jax.modes import aot
 
 needs_compiler = pytest.mark.skipif(
     not importlib.util.find_spec("libtpu"), reason="the TPU compiler is not installed"
@@ -118,15 +117,15 @@ def test_what_does_not_fit_is_said_with_a_remedy():
     message = (
         "RESOURCE_EXHAUSTED: the total memory required (20.50G) exceeds available HBM (15.75G)."
     )
-    assert aot._overflow(message) == {"peak_gib": 20.5}
+    assert compiled.overflow(message) == {"peak_gib": 20.5}
     report = dict(
         topology="v5e:2x2", devices=4, mesh=dict(data=4), program="A step", fits=False,
         peak_gib=20.5, hbm_gib=15.75,
     )  # fmt: skip
-    text = aot.render(report)
+    text = compiled.render(report)
     assert "4.75 GiB" in text and "config.model.remat" in text
     with pytest.raises(RuntimeError, match="something else"):
-        aot._overflow("something else")
+        compiled.overflow("something else")
 
 
 @pytest.mark.parametrize(
@@ -144,8 +143,8 @@ def test_flags_that_do_not_belong_together_are_named(flags, named):
 
 def test_compiler_flags_leave_those_of_the_user(monkeypatch):
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_scoped_vmem_limit_kib=1 --other=2")
-    tpu.set_flags()
-    assert tpu.os.environ["LIBTPU_INIT_ARGS"] == "--xla_tpu_scoped_vmem_limit_kib=1 --other=2"
+    chips.set_flags()
+    assert os.environ["LIBTPU_INIT_ARGS"] == "--xla_tpu_scoped_vmem_limit_kib=1 --other=2"
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "")
-    tpu.set_flags()
-    assert tpu.os.environ["LIBTPU_INIT_ARGS"] == "--xla_tpu_scoped_vmem_limit_kib=32768"
+    chips.set_flags()
+    assert os.environ["LIBTPU_INIT_ARGS"] == "--xla_tpu_scoped_vmem_limit_kib=32768"

@@ -96,7 +96,7 @@ def test_the_step_is_measured_otherwise(data_dir, quick, capsys):
     need = result["consumption"]
     assert need["measured_on"] == "cpu"
     assert need["images_per_second"] == 16 * need["steps_per_second"] > 0
-    assert "steps/s of 16 images, measured on" in capsys.readouterr().out
+    assert "steps/s of 16 images at γ 0, measured on" in capsys.readouterr().out
 
 
 def test_a_negative_consumption_is_an_error(data_dir):
