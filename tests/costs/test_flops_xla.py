@@ -2,12 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax import nnx
 
 from sg_jax.costs import flops
 from sg_jax.method.guidance import PRESETS, guided_velocity, plan
+from sg_jax.method.sampler import Sampler
 from sg_jax.models import layers
 from sg_jax.models.dit import DiT, geometry
 from sg_jax.models.stack import RoutedStack
@@ -37,7 +37,7 @@ def test_the_full_count_is_xlas(monkeypatch, size, bound, preset):
         )
     )
     setting = PRESETS[preset]
-    run = plan(setting, np.linspace(0, 1, 5))
+    run, _ = plan(setting, Sampler(), 4)
 
     def step(model, x, y, keys):
         velocity = guided_velocity(model, None, run.stretches[0], run, y, keys, jnp.ones(4))
