@@ -1,53 +1,42 @@
-"""The command line: flags and dispatch.
+"""The command line: find the mode, check what it needs, run it.
 
     python -m sg_jax.main --config configs/digits.py --workdir runs/digits --mode train
 
-`config` parses, `experiment` checks, and each mode has a module of its own.
+Each mode has a file in `modes`; `config` has every setting.
 """
 
-import importlib
 import shlex
 import sys
 from collections.abc import Sequence
 
 import jax
-from absl import flags
 
-from sg_jax.config import experiment, geometry, parsing
+from sg_jax.config import geometry, help, parsing, record, tree
 from sg_jax.costs import chips
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
-from sg_jax.modes import dry_run, flops
+from sg_jax.modes import MODES, dry_run
+from sg_jax.modes.base import Job, Mode, Option, Parser, explain_modes, mode_named
 from sg_jax.parallel import processes
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
-from sg_jax.weights import checkpoints
 
-MODES = {
-    "train": "train, or continue; then the modes in config.train.then",
-    "sample": "draw images into a picture and an .npz file",
-    "evaluate": "draw and score guidance settings: pictures, a table, a report",
-    "sweep": "score a grid of sparsity rates and scales: heatmaps",
-    "diversity": "measure how far guidance moves images from their unguided twins",
-    "bench": "time training and sampling steps in turns, beside their FLOPs",
-    "data": "time the input pipeline",
-    "flops": "count what each kind of step costs",
-    "aot": "compile for TPUs without having any: memory, cycles, step time",
-}
 USAGE = """Usage: python -m sg_jax.main --config FILE --workdir DIR [--mode MODE] [FLAGS]
 
   --config FILE        the experiment, such as configs/digits.py; may be left out where DIR is a run
   --workdir DIR        folder of the run, on disk or gs://BUCKET/FOLDER
-  --config.KEY=VALUE   set one value, such as --config.train.steps=500; keys: sg_jax/config
+  --config.KEY=VALUE   set one value, such as --config.train.steps=500
+  --help config        list the sections of keys; --help config.train lists those of one
   --dry-run            print the resolved config and the costs, and stop
-  --mode MODE          what to do:
+  --mode MODE          what to do, with the flags of its own:
 
 {modes}
-
-  --topology v5e:4x4 --for train|sample --json FILE    of --mode aot
 """
-NEED_NO_RUN = ("bench", "data", "flops", "aot")
-NEED_A_RUN = ("sample", "evaluate", "sweep", "diversity")
+FLAGS = (
+    Option("mode", "what to do", default="train"),
+    Option("config", "the experiment", default=None),
+    Option("workdir", "folder of the run"),
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -57,64 +46,74 @@ def main(argv: Sequence[str]) -> None:
       UserError: bad input, before anything is compiled or written.
     """
     if {"--help", "-help", "-h"} & set(argv[1:]):
-        print(USAGE.format(modes="\n".join(f"    {m:10} {text}" for m, text in MODES.items())))
+        topics = [a for a in argv[1:] if a.partition(".")[0] == "config"]
+        print(help.explain(topics[0]) if topics else USAGE.format(modes=explain_modes()))
         return
     chips.set_flags()
     processes.start()
-    flag_values = flags.FlagValues()
-    flags.DEFINE_string("workdir", "", "Folder of the run.", flag_values=flag_values)
-    flags.DEFINE_enum("mode", "train", tuple(MODES), "What to do.", flag_values=flag_values)
-    flags.DEFINE_boolean(
-        "dry-run",
-        False,
-        "Print the resolved config and the costs, and stop.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_string("topology", "", "TPUs to compile for: v5e:16x16.", flag_values=flag_values)
-    flags.DEFINE_enum(
-        "for", "train", ("train", "sample"), "What to compile.", flag_values=flag_values
-    )
-    flags.DEFINE_string("json", "", "File for the report.", flag_values=flag_values)
-    given = parsing.parse(argv, flag_values, lambda run: checkpoints.read_config(run)[0])
-    mode, workdir = flag_values["mode"].value, flag_values["workdir"].value
-    if mode != "train":
+    arguments = parsing.joined(argv[1:])
+    mode = mode_named(Parser(FLAGS[:1]).parse_known_args(arguments)[0].mode)
+    parser = Parser((*FLAGS, *mode.options))
+    parser.add_argument("--dry-run", action="store_true", dest="dry")
+    given, rest = parser.parse_known_args(arguments)
+    _check_flags(mode, rest)
+    if not mode.handles_stop:
         processes.end_by_sigterm()
-    dry = flag_values["dry-run"].value
-    _check_aot_flags(flag_values)
-    if not workdir and not dry and mode not in NEED_NO_RUN:
+    if mode.workdir and not given.workdir and not given.dry:
         raise UserError("--workdir is missing: give the folder of the run, such as runs/digits.")
-    known = all(given.model[k] for k in ("image_size", "channels", "num_classes"))
-    if known and (dry or mode in ("flops", "aot")):  # these need no data
-        _count("dry" if dry else mode, geometry.fill_geometry(given), flag_values)
-        return
-    if workdir:
-        files.path(workdir)  # a bucket that cannot be reached is said before any work
-    data = given.data
-    source = open_source(
-        data.name, data.split, data_dir=data.data_dir or None, image_size=data.image_size or None
-    )
-    completed = geometry.complete(
-        given, source.image_shape, source.num_classes, latents=source.latents
-    )
-    if source.latents and mode in NEED_A_RUN and mode != "sample":
-        raise UserError(
-            f"--mode={mode} needs images, but config.data.name={source.name!r} holds latents, and "
-            f"there is no decoder yet: --mode=sample writes latents, to be decoded elsewhere."
+    options = {option.name: getattr(given, option.name) for option in mode.options}
+    job = Job(given.workdir, shlex.join(argv[1:]), options)
+    if not mode.config:
+        parsing.refuse(rest, [o.name for o in (*FLAGS, *mode.options)])
+        paths = mode.run(job) if processes.is_writer() else []
+    else:
+        paths = _run_with_config(mode, job, given, rest)
+    for path in paths:
+        log(f"Written: {path}")
+
+
+def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequence:
+    """Complete and check the config of a command, then run its mode."""
+    workdir = job.workdir
+    of_run = (lambda: record.read(workdir)[0]) if record.is_run(workdir) else None
+    names = [option.name for option in (*FLAGS, *mode.options)]
+    config = parsing.parse(rest, given.config, of_run, names)
+    tree.check(config)
+    source = None
+    if geometry.is_known(config) and (given.dry or not mode.data):  # these need no data
+        config = geometry.fill_geometry(config)
+    else:
+        data = config.data
+        source = open_source(
+            data.name, data.split, data_dir=data.data_dir, image_size=data.image_size
         )
-    if dry or mode in ("flops", "aot"):
-        _count("dry" if dry else mode, completed, flag_values)
-        return
-    built = experiment.build(completed)
-    if mode == "train":
-        if completed.train.init_from:
-            checkpoints.check_start(completed.train.init_from, built.model)
-        checkpoints.prepare_workdir(workdir, completed, source.class_names)
-    elif mode in NEED_A_RUN:
-        same = checkpoints.SAMPLING if mode == "sample" else checkpoints.SCORING
-        checkpoints.check_same(completed, workdir, *same)
+        config = geometry.complete(
+            config, source.image_shape, source.num_classes, latents=source.latents
+        )
+    if source is not None and source.latents and mode.pixels:
+        raise UserError(
+            f"--mode={mode.name} needs images, but config.data.name={source.name!r} holds latents, "
+            f"and there is no decoder yet: --mode=sample writes latents, to be decoded elsewhere."
+        )
+    job = Job(workdir, job.command, job.options, config, source)
+    if (given.dry or mode.alone) and not processes.is_writer():
+        return []
+    if given.dry:
+        return dry_run.run(job)
+    if mode.same:
+        record.check_same(config, workdir, mode.same)
     _keep_programs(workdir)
-    for step in (mode, *(completed.train.then if mode == "train" else ())):
-        _dispatch(step, built, source, workdir, shlex.join(argv[1:]))
+    return mode.run(job)
+
+
+def _check_flags(mode: Mode, rest: Sequence[str]) -> None:
+    """Raise where a flag of another mode is given."""
+    for argument in rest:
+        name = argument.lstrip("-").partition("=")[0]
+        for other in MODES.values():
+            flags = [o.name for o in other.options if not o.positional]
+            if argument.startswith("-") and name in flags:
+                raise UserError(f"{argument} is a flag of --mode={other.name}.")
 
 
 def _keep_programs(workdir: str) -> None:
@@ -125,56 +124,6 @@ def _keep_programs(workdir: str) -> None:
     """
     if workdir and jax.default_backend() != "cpu" and not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(files.path(workdir) / "programs"))
-
-
-def _check_aot_flags(flag_values: flags.FlagValues) -> None:
-    """Raise where flags of --mode=aot are missing, or given to another mode."""
-    aot = flag_values["mode"].value == "aot"
-    for name in ("topology", "for", "json"):
-        if flag_values[name].present and not aot:
-            raise UserError(f"--{name}={flag_values[name].value} is a flag of --mode=aot.")
-    if aot and not flag_values["topology"].value:
-        raise UserError("--mode=aot needs --topology, the TPUs to compile for: v5e:16x16, say.")
-
-
-def _count(mode: str, completed, flag_values: flags.FlagValues) -> None:
-    """Run what computes nothing: print the config or the costs, or compile ahead."""
-    if not processes.is_writer():
-        return
-    if mode in ("dry", "flops"):
-        {"dry": dry_run, "flops": flops}[mode].run(experiment.build(completed))
-        return
-    from sg_jax.modes import aot
-
-    aot.run(completed, *(flag_values[name].value for name in ("topology", "for", "json")))
-
-
-def _dispatch(mode: str, built: experiment.Experiment, source, workdir: str, command: str) -> None:
-    if mode == "train":
-        from sg_jax.modes.train import run
-
-        run(built, source, workdir)
-    elif mode == "sample":
-        from sg_jax.modes.sample import run
-
-        log(f"{'Latents' if source.latents else 'Picture'}: {run(built, source, workdir)}")
-    elif mode == "evaluate":
-        from sg_jax.modes.evaluate import run
-
-        picture, report = run(built, source, workdir, command)
-        log(f"Picture: {picture}\nReport:  {report}")
-    elif mode in ("sweep", "diversity"):
-        run = importlib.import_module(f"sg_jax.modes.{mode}").run
-        for path in run(built, source, workdir):
-            log(f"Written: {path}")
-    elif mode == "data":
-        from sg_jax.modes.data import run
-
-        run(built, source, workdir)
-    else:
-        from sg_jax.modes.bench import run
-
-        run(built, workdir)
 
 
 if __name__ == "__main__":

@@ -4,25 +4,19 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
+from sg_jax.config.sections import Model
 from sg_jax.data.pipeline import check_flip
-from sg_jax.errors import UserError, nearest
-from sg_jax.method.prediction import PREDICTIONS
+from sg_jax.errors import UserError, section
 from sg_jax.models import dit
 from sg_jax.models.backbone import Backbone
-from sg_jax.models.dit import DiT
-from sg_jax.models.maskdit import MaskDiT
-from sg_jax.models.ssm import SSM
+from sg_jax.models.kinds import BACKBONES, reads
 
-SHARED = (
-    "image_size", "channels", "num_classes", "patch", "width", "depth", "routes", "dtype", "remat",
-    "learn_sigma", "prediction",
-)  # fmt: skip
-TRANSFORMER = ("heads", "mlp_ratio", "attention")
-KINDS = {  # constructor, and the keys of config.model that it takes besides SHARED
-    "dit": (DiT, TRANSFORMER),
-    "maskdit": (MaskDiT, (*TRANSFORMER, "decoder_width", "decoder_depth", "decoder_heads")),
-    "ssm": (SSM, ("state", "expand", "scan")),
-}
+FROM_DATA = ("image_size", "channels", "num_classes")
+
+
+def is_known(config: ConfigDict) -> bool:
+    """Return whether a config tells the network's whole geometry, without any data."""
+    return all(config.model[key] for key in FROM_DATA)
 
 
 def complete(
@@ -39,7 +33,6 @@ def complete(
       num_classes: of the data.
       latents: whether the data are latents: what needs pixels is then an error.
     """
-    config = config.copy_and_resolve_references()
     check_flip(config.data.flip, latents)
     if latents and (config.train.sample_every or config.train.then):
         raise UserError(
@@ -58,31 +51,24 @@ def complete(
             f"config.data.image_size=0 takes images as stored, {height}x{width}, but they must be "
             f"square: set config.data.image_size."
         )
-    model = config.model
-    found = dict(image_size=height, channels=channels, num_classes=num_classes)
+    found = dict(zip(FROM_DATA, (height, channels, num_classes), strict=True))
     for key, value in found.items():
-        if model[key] not in (0, value):
+        if config.model[key] not in (0, value):
             raise UserError(
-                f"config.model.{key}={model[key]} differs from the data's {value} "
+                f"config.model.{key}={config.model[key]} differs from the data's {value} "
                 f"(config.data.name={config.data.name!r}); 0 takes the data's."
             )
     return fill_geometry(config, **found)
 
 
 def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
-    """Return `config` with `config.model` filled from its size and `values`, then checked."""
+    """Return a copy with `config.model` filled from its size and `values`, then checked."""
+    config = config.copy_and_resolve_references()
     model = config.model
-    if model.kind not in KINDS:
-        raise UserError(
-            f"config.model.kind={model.kind!r} must be one of {', '.join(KINDS)}."
-            + nearest(model.kind, KINDS)
-        )
-    if model.prediction not in PREDICTIONS:
-        raise UserError(
-            f"config.model.prediction={model.prediction!r} must be one of {PREDICTIONS}."
-            + nearest(model.prediction, PREDICTIONS)
-        )
-    named = dit.geometry(model.size) if model.size else {}
+    with section("config.model"):
+        Model(**model)
+    read = reads(model.kind)
+    named = {k: v for k, v in (dit.geometry(model.size) if model.size else {}).items() if k in read}
     for key, value in named.items():
         if model[key] not in (0, value):
             raise UserError(
@@ -92,9 +78,8 @@ def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
     with config.unlocked():
         for key, value in {**named, **values}.items():
             model[key] = model[key] or value
-    needed = ("depth", "width", "heads", "patch", "image_size", "channels", "num_classes")
-    for key in needed:
-        if model[key] < 1 and key in keys_of(model.kind):
+    for key in ("depth", "width", "heads", "patch", *FROM_DATA):
+        if key in read and model[key] < 1:
             raise UserError(
                 f"config.model.{key}={model[key]} must be at least 1; or set config.model.size, "
                 f"such as 'XL/2'."
@@ -102,12 +87,14 @@ def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
     return config
 
 
-def keys_of(kind: str) -> tuple[str, ...]:
-    """Return the keys of config.model that a kind of network takes."""
-    return (*SHARED, *KINDS[kind][1])
-
-
-def make_model(config: ConfigDict, key: jax.Array) -> Backbone:
+def make_model(model: Model, key: jax.Array) -> Backbone:
     """Return the network of a completed config with fresh weights."""
-    network, keys = KINDS[config.model.kind][0], keys_of(config.model.kind)
-    return network(**{k: config.model[k] for k in keys}, rngs=nnx.Rngs(key))
+    arguments = {name: getattr(model, name) for name in reads(model.kind)}
+    return BACKBONES[model.kind](**arguments, rngs=nnx.Rngs(key))
+
+
+def abstract_model(config: ConfigDict) -> Backbone:
+    """Return the network of a completed config as shapes."""
+    with section("config.model"):
+        model = Model(**config.model)
+    return jax.eval_shape(lambda key: make_model(model, key), jax.random.key(0))

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from sg_jax.errors import UserError
+from sg_jax.errors import Settings, setting
 
 KERNEL_INIT = nnx.initializers.he_normal()
 ZERO_INIT = nnx.initializers.zeros_init()
@@ -25,47 +25,33 @@ SMALLEST_SIDE = 4
 NORM_GROUPS = 8
 
 
+def _width(value: object) -> str:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    fits = whole and value >= 1 and value % NORM_GROUPS == 0
+    return "" if fits else f"must be a positive multiple of {NORM_GROUPS}."
+
+
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """The network's size and its training; `config.features`.
+class Recipe(Settings):
+    """The network's size and its training.
 
     The defaults are for the 8x8 digits: 98 to 99.7% of the test images right (five random splits),
     about 10 seconds on one CPU core. configs/cifar10_*.py have recipes for photographs.
-
-    Attributes:
-      width: channels at full resolution, doubled at every halving of the side; a multiple of 8.
-      blocks: residual blocks per resolution.
-      features: size F of the hidden layer.
-      epochs: passes over the training images.
-      batch: images per step.
-      learning_rate: peak of AdamW's rate: warmed up over a tenth of the steps, then a cosine to 0.
-      weight_decay: AdamW's, on kernels only.
-      mirror: mirror half of the images, anew in every epoch. For photographs: a mirrored 2 is no 2.
-      seed: of the initial weights, the order of the images and their shifts.
     """
 
-    width: int = 32
-    blocks: int = 1
-    features: int = 64
-    epochs: int = 30
-    batch: int = 64
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.05
-    mirror: bool = False
-    seed: int = 0
+    SECTION = "features"
 
-    def __post_init__(self):
-        for name in ("width", "blocks", "features", "epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"features.{name}={getattr(self, name)} must be at least 1.")
-        if self.width % NORM_GROUPS:
-            raise UserError(f"features.width={self.width} must be a multiple of {NORM_GROUPS}.")
-        if not self.learning_rate > 0:
-            raise UserError(f"features.learning_rate={self.learning_rate} must be above 0.")
-        if not self.weight_decay >= 0:
-            raise UserError(f"features.weight_decay={self.weight_decay} must be at least 0.")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"features.seed={self.seed} must satisfy 0 <= seed < 2**32.")
+    width: int = setting(32, "channels at full resolution, doubled as the side halves", rule=_width)
+    blocks: int = setting(1, "residual blocks per resolution", low=1)
+    features: int = setting(64, "size F of the hidden layer", low=1)
+    epochs: int = setting(30, "passes over the training images", low=1)
+    batch: int = setting(64, "images per step", low=1)
+    learning_rate: float = setting(
+        3e-3, "peak: warmed up over a tenth of the steps, then a cosine to 0", above=0
+    )
+    weight_decay: float = setting(0.05, "AdamW's, on kernels only", low=0)
+    mirror: bool = setting(False, "mirror half of the images; a mirrored 2 is no 2")
+    seed: int = setting(0, "of weights, order and shifts", low=0, below=2**32)
 
 
 class ResidualBlock(nnx.Module):

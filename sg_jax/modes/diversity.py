@@ -11,7 +11,7 @@ import json
 import numpy as np
 from etils import epath
 
-from sg_jax.config.experiment import Experiment, guidance_setting
+from sg_jax.config.experiment import Experiment
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import plots, scoring
@@ -155,4 +155,4 @@ def _settings(experiment: Experiment) -> dict[str, Guidance]:
         raise UserError(
             f"config.diversity.guidance=() must name at least one of {', '.join(config.guidance)}."
         )
-    return {name: guidance_setting(config, name, "config.diversity.guidance") for name in names}
+    return {name: experiment.settings[name] for name in names}

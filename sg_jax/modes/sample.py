@@ -1,6 +1,6 @@
 """Draw images from a trained network into a picture and an .npz file, latents into that alone.
 
-The drawing itself is `generate.sample`; the package exposes it as `sg_jax.sample`.
+The drawing itself is `programs.sampling.sample`, which the package exposes as `sg_jax.sample`.
 """
 
 import io
@@ -11,6 +11,7 @@ from etils import epath
 from sg_jax.config.experiment import Experiment
 from sg_jax.data.sources import Source
 from sg_jax.evaluation import pictures
+from sg_jax.modes.base import Job, Mode, register
 from sg_jax.parallel import processes
 from sg_jax.programs.sampling import sample
 from sg_jax.runs import files
@@ -18,7 +19,7 @@ from sg_jax.runs.progress import Progress, Spent, log
 from sg_jax.weights import checkpoints
 
 
-def run(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
+def draw(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
     """Draw `config.sample.count` images with `config.sample.guidance`.
 
     Labels are `config.sample.labels` over and over, or every class in turn. Writes
@@ -30,7 +31,8 @@ def run(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
     """
     config, settings = experiment.config.sample, experiment.settings
     guidance = settings[config.guidance]
-    cycle = config.labels or range(experiment.model.conditioning.num_classes)
+    conditioning = experiment.model.conditioning
+    cycle = config.labels or conditioning.in_turn(conditioning.num_classes)
     labels = np.resize(cycle, config.count)
     how = dict(mesh=experiment.mesh, like=experiment.model)
     spent = Spent()
@@ -68,3 +70,12 @@ def _write_picture(images: np.ndarray, columns: int, path: epath.Path) -> None:
     rows = len(images) // columns
     picture = pictures.grid(images[: rows * columns].reshape(rows, columns, *images.shape[1:]))
     pictures.save_png(picture, path)
+
+
+def run(job: Job) -> list[epath.Path]:
+    """Draw the images of a job."""
+    assert job.source is not None
+    return [draw(job.experiment, job.source, job.workdir)]
+
+
+MODE = register(Mode("sample", "draw images into a picture and an .npz file", run, same="sampled"))

@@ -7,13 +7,15 @@ import time
 import jax
 import numpy as np
 
+from sg_jax.config import record
 from sg_jax.config.experiment import Experiment
 from sg_jax.costs import flops
 from sg_jax.data.pipeline import seek
-from sg_jax.data.sources import Source
+from sg_jax.data.sources import Source, open_source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import pictures
 from sg_jax.method.guidance import Guidance
+from sg_jax.modes.base import MODES, Job, Mode, register
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs.sampling import sample
 from sg_jax.programs.training import TrainState, abstract_state, init_state, start_state
@@ -26,7 +28,7 @@ from sg_jax.weights import checkpoints
 AHEAD = 4  # steps that may wait on the devices: what a stop signal, and memory, have to wait for
 
 
-def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
+def train(experiment: Experiment, source: Source, workdir: str) -> TrainState:
     """Train to `config.train.steps`, continuing from the latest checkpoint in `workdir`.
 
     SIGTERM and Ctrl-C, in any process, save before they end the run, so that the same command
@@ -58,7 +60,9 @@ def run(experiment: Experiment, source: Source, workdir: str) -> TrainState:
             log(f"Continue {workdir} from step {start} of {total}.")
         data = experiment.batches(source)
         seek(data, position)
-        profiler = Profiler(**config.profile, workdir=workdir, resumed=start)
+        profiler = Profiler(
+            config.profile.start, config.profile.steps, workdir=workdir, resumed=start
+        )
         compiled = {}  # one program per sparsity rate
         writer = stack.enter_context(contextlib.closing(Writer(workdir, start)))
         progress, pending = None, []
@@ -167,11 +171,12 @@ def _sample_grid(experiment: Experiment, state: TrainState, writer, workdir, ste
     guidance = experiment.settings[config.sample.guidance]
     if guidance.two_networks:  # the other one may not be trained yet
         guidance = Guidance(gamma_strong=guidance.gamma_strong)
-    columns = min(experiment.model.conditioning.num_classes, 10)
+    conditioning = experiment.model.conditioning
+    columns = min(conditioning.num_classes, 10)
     rows = max(1, min(4, config.sample.batch_size // columns))
     images = sample(
         state.ema,
-        np.tile(np.arange(columns), rows),
+        np.tile(conditioning.in_turn(columns), rows),
         guidance=guidance,
         **experiment.sampling,
     )
@@ -179,3 +184,47 @@ def _sample_grid(experiment: Experiment, state: TrainState, writer, workdir, ste
     writer.image(step, "samples", np.asarray(picture.convert("RGB")))
     if processes.is_writer():
         pictures.save_png(picture, files.path(workdir) / "samples" / f"step_{step:07d}.png")
+
+
+def run(job: Job) -> list:
+    """Train the network of a job, then run the modes in `config.train.then`."""
+    experiment, source, workdir = job.experiment, job.source, job.workdir
+    assert job.config is not None and source is not None
+    config = experiment.config.train
+    if config.init_from:
+        checkpoints.check_start(config.init_from, experiment.model)
+    _check_evaluation(experiment, source)
+    begun = bool(checkpoints.steps_of(workdir))
+    record.prepare(workdir, job.config, source.class_names, begun)
+    train(experiment, source, workdir)
+    return [path for name in config.then for path in MODES[name].run(job)]
+
+
+def _check_evaluation(experiment: Experiment, source: Source) -> None:
+    """Raise where what follows training would find something missing."""
+    config = experiment.config
+    drawn = [config.sample.guidance] if "sample" in config.train.then else []
+    if "evaluate" in config.train.then:
+        drawn += config.evaluate.guidance
+        data = config.data
+        open_source(
+            source.name, data.test_split, data_dir=data.data_dir, image_size=data.image_size
+        )
+    for name in drawn:
+        if folder := experiment.settings[name].weak_workdir:
+            steps, step = checkpoints.saved_steps(folder), experiment.settings[name].weak_step
+            if step and step not in steps:
+                raise UserError(
+                    f"config.guidance.{name}.weak_step={step} is not a checkpoint in {folder!r}: "
+                    f"there are {steps}."
+                )
+
+
+MODE = register(
+    Mode(
+        "train",
+        "train, or continue; then the modes in config.train.then",
+        run,
+        handles_stop=True,
+    )
+)

@@ -1,67 +1,65 @@
 """AdamW with a schedule and clipping, by Optax, and the moving average of the weights."""
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from sg_jax.errors import UserError, nearest
+from sg_jax.errors import CONTINUED, SettingError, Settings, setting
 
 SCHEDULES = ("constant", "cosine")
 
 
-def make_schedule(learning_rate: float, schedule: str, warmup: int, steps: int) -> optax.Schedule:
-    """Return the learning rate as a function of the step.
+@dataclasses.dataclass(frozen=True)
+class Optimizer(Settings):
+    """AdamW, its learning rate, and clipping of the global gradient norm."""
 
-    A linear warmup over `warmup` steps from 0, then constant, or a cosine down to 0 at `steps`.
-    """
-    if schedule not in SCHEDULES:
-        raise UserError(
-            f"config.optimizer.schedule={schedule!r} must be one of {SCHEDULES}."
-            + nearest(schedule, SCHEDULES)
-        )
-    if not 0 < learning_rate < float("inf") or warmup < 0:
-        raise UserError(
-            f"config.optimizer.learning_rate={learning_rate} must be above 0 and "
-            f"config.optimizer.warmup={warmup} at least 0."
-        )
-    if schedule == "cosine":
-        if warmup >= steps:
-            raise UserError(
-                f"config.optimizer.warmup={warmup} must be below config.train.steps={steps} for "
-                f"the cosine schedule."
-            )
-        return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, steps)
-    if warmup:
-        return optax.linear_schedule(0.0, learning_rate, warmup)
-    return optax.constant_schedule(learning_rate)
+    SECTION = "config.optimizer"
 
-
-def make_optimizer(
-    *,
-    learning_rate: float,
-    schedule: str,
-    warmup: int,
-    b1: float,
-    b2: float,
-    weight_decay: float,
-    clip_norm: float,
-    steps: int,
-) -> optax.GradientTransformation:
-    """Return AdamW behind clipping of the global gradient norm (`clip_norm` 0 turns it off)."""
-    for name, value in (("b1", b1), ("b2", b2)):
-        if not 0 <= value < 1:
-            raise UserError(f"config.optimizer.{name}={value} must lie in [0, 1).")
-    if not weight_decay >= 0:
-        raise UserError(f"config.optimizer.weight_decay={weight_decay} must be at least 0.")
-    if not clip_norm >= 0:
-        raise UserError(f"config.optimizer.clip_norm={clip_norm} must be at least 0 (no clipping).")
-    adamw = optax.adamw(
-        make_schedule(learning_rate, schedule, warmup, steps),
-        b1=b1,
-        b2=b2,
-        weight_decay=weight_decay,
+    learning_rate: float = setting(
+        1e-4, "its highest value", above=0, below=math.inf, fixed=CONTINUED
     )
-    return optax.chain(optax.clip_by_global_norm(clip_norm), adamw) if clip_norm else adamw
+    schedule: str = setting("constant", "of the learning rate", options=SCHEDULES, fixed=CONTINUED)
+    warmup: int = setting(0, "steps of a linear rise from 0", low=0, fixed=CONTINUED)
+    b1: float = setting(0.9, "of AdamW's mean", low=0, below=1, fixed=CONTINUED)
+    b2: float = setting(0.999, "of AdamW's mean square", low=0, below=1, fixed=CONTINUED)
+    weight_decay: float = setting(0.0, "of AdamW", low=0, fixed=CONTINUED)
+    clip_norm: float = setting(
+        1.0, "of the gradient; 0: no clipping", low=0, note=" (no clipping)", fixed=CONTINUED
+    )
+
+    def learning_rates(self, steps: int) -> optax.Schedule:
+        """Return the learning rate as a function of the step, counted from 0.
+
+        A linear warmup, then constant, or a cosine down to 0 at `steps`.
+
+        Raises:
+          UserError: the warmup takes all of a cosine schedule.
+        """
+        if self.schedule == "cosine":
+            if self.warmup >= steps:
+                raise SettingError(
+                    self.SECTION,
+                    "warmup",
+                    self.warmup,
+                    f"must be below config.train.steps={steps} for the cosine schedule.",
+                )
+            return optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, self.warmup, steps)
+        if self.warmup:
+            return optax.linear_schedule(0.0, self.learning_rate, self.warmup)
+        return optax.constant_schedule(self.learning_rate)
+
+    def make(self, steps: int) -> optax.GradientTransformation:
+        """Return the optimizer of a training of `steps` steps."""
+        rates = self.learning_rates(steps)
+        adamw = optax.adamw(rates, b1=self.b1, b2=self.b2, weight_decay=self.weight_decay)
+        return (
+            optax.chain(optax.clip_by_global_norm(self.clip_norm), adamw)
+            if self.clip_norm
+            else adamw
+        )
 
 
 def update_ema(ema, model, decay: float, step: jax.Array):

@@ -1,6 +1,5 @@
-"""A run's folder: its config, and its checkpoints by Orbax.
+"""Checkpoints of a run, by Orbax; `config.record` has the config beside them.
 
-    workdir/config.json        what was trained, enough to build the network
     workdir/checkpoints/STEP/  step, weights, moving average, optimizer state, data position
 
 Arrays are stored under readable names ("model/blocks/stacks/0/mlp/hidden/kernel"), so that a
@@ -8,7 +7,6 @@ checkpoint does not depend on how a library orders its trees, and each part load
 """
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 
@@ -16,123 +14,18 @@ import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 from orbax.checkpoint import utils as orbax_utils
 from orbax.checkpoint import v1 as ocp
 
-from sg_jax.config import geometry
-from sg_jax.config import parsing as config_lib
+from sg_jax.config import geometry, record
 from sg_jax.errors import UserError, nearest
 from sg_jax.method.guidance import Guidance
 from sg_jax.models.backbone import Backbone
-from sg_jax.parallel import processes, sharding
+from sg_jax.parallel import sharding
 from sg_jax.programs.training import TrainState
 from sg_jax.runs import files
-from sg_jax.runs.progress import log
-
-# What must not change when a run is continued, when it is sampled, and when samples are scored:
-# keys, and what of them is free. One table of scores holds no other compute type than training's.
-RESUME_KEYS = (
-    "seed", "data.name", "data.split", "data.image_size", "data.flip", "model", "objective",
-    "optimizer", "train.batch_size", "train.ema_decay", "train.init_from",
-    "train.ema_decays", "train.gammas",
-)  # fmt: skip
-FREE_KEYS = ("model.remat", "model.attention")  # how to compute, not what
-SCORING = (("data.name", "data.image_size", "model"), ("model.size", *FREE_KEYS))
-SAMPLING = (SCORING[0], ("model.dtype", *SCORING[1]))
-
 
 STORED_AS = ("label_embedding/table", "label_embedding")  # in code, and in every checkpoint so far
-
-
-def read_config(workdir: str | os.PathLike) -> tuple[ConfigDict, tuple[str, ...]]:
-    """Return the completed config of a run and the names of its classes."""
-    path = files.path(workdir) / "config.json"
-    if not path.parent.is_dir():
-        raise UserError(f"workdir={str(workdir)!r} does not exist: train there first.")
-    if not path.is_file():
-        raise UserError(
-            f"workdir={str(workdir)!r} holds no config.json, so it is not a run of sg_jax: give "
-            f"the folder that --mode train wrote."
-        )
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        return config_lib.merge(saved["config"]), tuple(saved["class_names"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read as a config of sg_jax: {error}") from None
-
-
-def prepare_workdir(workdir: str, config: ConfigDict, class_names: tuple[str, ...]) -> None:
-    """Make the folder of a new run, or check that it holds the same experiment.
-
-    All processes check, for all to end with the same error, and the writer makes it.
-    """
-    folder = files.path(workdir)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--workdir={workdir} is a file: give a folder.")
-    if (folder / "config.json").exists() and any(_steps(workdir)):
-        check_same(config, workdir, RESUME_KEYS)
-        _tell_of_schedule(config, read_config(workdir)[0])
-    # A folder made by hand in a bucket is listed as a file in itself, which does not exist.
-    elif (
-        folder.exists()
-        and not (folder / "config.json").exists()
-        and any(path.exists() for path in folder.iterdir())
-    ):
-        raise UserError(
-            f"--workdir={workdir} is not empty and holds no config.json, so it is not a run of "
-            f"sg_jax: give a new folder."
-        )
-    processes.barrier("workdir checked")
-    if processes.is_writer():
-        saved = {"config": json.loads(config.to_json_best_effort()), "class_names": class_names}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            files.write_atomically(folder / "config.json", json.dumps(saved, indent=1).encode())
-        except OSError as error:
-            raise UserError(
-                f"--workdir={workdir} cannot be written ({error}): give another folder."
-            ) from None
-    processes.barrier("workdir made")
-
-
-def _tell_of_schedule(config: ConfigDict, saved: ConfigDict) -> None:
-    """Say where another end of the training moves the learning rate of its steps."""
-    kind, before, now = config.optimizer.schedule, saved.train.steps, config.train.steps
-    if kind != "constant" and before != now:
-        log(
-            f"config.train.steps={now} was {before}: from here on the learning rate ({kind}) is "
-            f"that of a training of {now} steps."
-        )
-
-
-def check_same(
-    config: ConfigDict, workdir: str, keys: tuple[str, ...], free: tuple[str, ...] = FREE_KEYS
-) -> None:
-    """Raise if the run in `workdir` was trained with other values of `keys` that are not free."""
-    saved, _ = read_config(workdir)
-    model = config.model
-    used = {f"model.{key}" for key in (*geometry.keys_of(model.kind), "kind", "size")}
-    # The kind first: other keys differ because of it.
-    for path, value in sorted(_flat(config).items(), key=lambda item: item[0] != "model.kind"):
-        if path.startswith("model.") and path not in used:
-            continue
-        watched = any(path == key or path.startswith(key + ".") for key in keys)
-        if watched and path not in free and value != (before := _flat(saved)[path]):
-            raise UserError(
-                f"config.{path}={value!r} differs from the {before!r} that the run in "
-                f"--workdir={workdir} was trained with: set it back, or give another workdir."
-            )
-
-
-def _flat(config: ConfigDict, prefix: str = "") -> dict:
-    out = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            out.update(_flat(value, f"{prefix}{key}."))
-        else:
-            out[prefix + key] = value
-    return out
 
 
 def checkpoint_dir(workdir: str | os.PathLike) -> epath.Path:
@@ -142,12 +35,13 @@ def checkpoint_dir(workdir: str | os.PathLike) -> epath.Path:
 
 def saved_steps(workdir: str | os.PathLike) -> list[int]:
     """Return the steps of a run's checkpoints, ascending; a UserError if there is none."""
-    if not (steps := _steps(workdir)):
+    if not (steps := steps_of(workdir)):
         raise UserError(f"workdir={str(workdir)!r} holds no checkpoint yet: train longer.")
     return steps
 
 
-def _steps(workdir: str | os.PathLike) -> list[int]:
+def steps_of(workdir: str | os.PathLike) -> list[int]:
+    """Return the steps of a run's checkpoints, ascending; none where there is no run."""
     found = [path for path in checkpoint_dir(workdir).glob("*") if path.name.isdigit()]
     if files.is_remote(workdir):  # there a checkpoint has its name before it is whole
         found = [path for path in found if orbax_utils.is_checkpoint_finalized(path)]
@@ -230,7 +124,7 @@ def load(
     Raises:
       UserError: no run or no such checkpoint in `workdir`.
     """
-    config, _ = read_config(workdir)
+    config, _ = record.read(workdir)
     model = like or abstract_network(workdir)
     kept = ("ema", "model", *(f"ema_{decay:g}" for decay in config.train.ema_decays))
     if weights not in kept:
@@ -250,8 +144,7 @@ def load(
 
 def abstract_network(workdir: str | os.PathLike) -> Backbone:
     """Return the network that a run trained, as shapes."""
-    config, _ = read_config(workdir)
-    return jax.eval_shape(lambda key: geometry.make_model(config, key), jax.random.key(0))
+    return geometry.abstract_model(record.read(workdir)[0])
 
 
 def load_weak(
@@ -292,7 +185,7 @@ def _name(path) -> str:
 
 def check_start(workdir: str | os.PathLike, model: Backbone) -> None:
     """Raise unless the latest checkpoint of a run has the weights that a network starts from."""
-    read_config(workdir)
+    record.read(workdir)
     folder = checkpoint_dir(workdir) / str(saved_steps(workdir)[-1])
     _check_shapes(folder, {"ema": named(model)})
 

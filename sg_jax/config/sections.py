@@ -1,0 +1,272 @@
+"""Every setting of an experiment: sections, each a dataclass that checks itself.
+
+To add a setting, give its section a field (`errors.setting`). To add a section, give `SECTIONS` a
+row and `Config` a field. What builds one object has its section beside that object: `Guidance`,
+`Sampler` and `FlowMatching` in method/, `Optimizer` in programs/, `Recipe` in encoders/.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from sg_jax.config import tuples
+from sg_jax.encoders.classifier import Recipe
+from sg_jax.errors import ALWAYS, CONTINUED, Settings, declared_in, setting
+from sg_jax.method.guidance import WEAK_LABELS, Guidance
+from sg_jax.method.objective import FlowMatching
+from sg_jax.method.prediction import PREDICTIONS
+from sg_jax.method.sampler import Sampler
+from sg_jax.models.attention import IMPLEMENTATIONS
+from sg_jax.models.kinds import BACKBONES, reads
+from sg_jax.models.ssm import SCANS
+from sg_jax.models.stack import REMAT
+from sg_jax.programs.optimizer import Optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(Settings):
+    """What belongs to no section."""
+
+    SECTION = "config"
+
+    seed: int = setting(
+        0, "of weights, data order, noise and token ids", low=0, below=2**32, fixed=CONTINUED
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Data(Settings):
+    """The data set, and how it is read."""
+
+    SECTION = "config.data"
+
+    name: str = setting("digits", '"digits", a TFDS name, or latents', fixed=ALWAYS)
+    data_dir: str = setting("", "prepared data sets; empty: TFDS's own ($TFDS_DATA_DIR)")
+    split: str = setting("train", "what is trained on", fixed=CONTINUED)
+    test_split: str = setting("test", "real images that the feature network does not train on")
+    image_size: int = setting(
+        0, "0: as stored; else images are resized and cropped to this side", low=0, fixed=ALWAYS
+    )
+    flip: bool = setting(False, "mirror half of the images (not latents)", fixed=CONTINUED)
+    workers: int = setting(0, "processes that read; 0: threads of this one", low=0)
+    threads: int = setting(4, "threads that prepare batches, in each process", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Settings):
+    """The network."""
+
+    SECTION = "config.model"
+
+    kind: str = setting("dit", "the backbone", options=BACKBONES, fixed=ALWAYS)
+    size: str = setting("", '"XL/2" and so on; empty: the four below', fixed=CONTINUED)
+    depth: int = setting(0, "number of blocks", low=0, fixed=ALWAYS)
+    width: int = setting(0, "D", low=0, fixed=ALWAYS)
+    heads: int = setting(0, "H", low=0, fixed=ALWAYS)
+    patch: int = setting(0, "side of a token, in pixels", low=0, fixed=ALWAYS)
+    routes: tuple = setting((), "((start, end), ...): blocks, 0-based, both included", fixed=ALWAYS)
+    mlp_ratio: float = setting(
+        4.0, "hidden width over width", above=0, below=math.inf, fixed=ALWAYS
+    )
+    dtype: str = setting(
+        "float32",
+        "compute type; parameters are float32",
+        options=("float32", "bfloat16"),
+        fixed=("continued", "scored"),
+    )
+    remat: str = setting("none", "what the backward pass recomputes", options=REMAT)
+    attention: str = setting("auto", "what computes attention", options=IMPLEMENTATIONS)
+    learn_sigma: bool = setting(False, "2 C output channels, as SiT was published", fixed=ALWAYS)
+    prediction: str = setting(
+        "velocity", "what the network returns", options=PREDICTIONS, fixed=ALWAYS
+    )
+    decoder_width: int = setting(512, "E of maskdit's decoder", low=1, fixed=ALWAYS)
+    decoder_depth: int = setting(8, "blocks of maskdit's decoder", low=1, fixed=ALWAYS)
+    decoder_heads: int = setting(16, "heads of maskdit's decoder", low=1, fixed=ALWAYS)
+    state: int = setting(16, "S of ssm, states per channel", low=1, fixed=ALWAYS)
+    expand: int = setting(2, "E / D of ssm", low=1, fixed=ALWAYS)
+    scan: str = setting("sequential", "how ssm scans a chunk", options=SCANS, fixed=ALWAYS)
+    image_size: int = setting(0, "0: from the data", low=0, fixed=ALWAYS)
+    channels: int = setting(0, "0: from the data", low=0, fixed=ALWAYS)
+    num_classes: int = setting(0, "0: from the data", low=0, fixed=ALWAYS)
+
+    def unread(self) -> dict[str, str]:
+        if self.kind not in BACKBONES:
+            return {}
+        read = {"kind", "size", *reads(self.kind)}
+        reason = f"model.kind={self.kind!r} does not read it"
+        return {name: reason for name in declared_in(self) if name not in read}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshAxes(Settings):
+    """Devices along each axis; one may be -1, the rest."""
+
+    SECTION = "config.mesh"
+
+    replica: int = setting(1, "copies of everything, one per slice", low=-1)
+    data: int = setting(-1, "split the batch", low=-1)
+    fsdp: int = setting(1, "split the batch, weights and optimizer state", low=-1)
+    tensor: int = setting(1, "split heads and hidden channels", low=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Settings):
+    """Training."""
+
+    SECTION = "config.train"
+
+    steps: int = setting(1000, "when it ends", low=1)
+    batch_size: int = setting(256, "images of a step, over all devices", low=1, fixed=CONTINUED)
+    accumulate: int = setting(1, "parts that a batch is run in, to save memory", low=1)
+    ema_decay: float = setting(
+        0.9999, "of the moving average of the weights", low=0, below=1, fixed=CONTINUED
+    )
+    ema_decays: tuple = setting(
+        (), "further averages to keep, each by its decay", rule=tuples.decays, fixed=CONTINUED
+    )
+    gammas: tuple = setting(
+        (),
+        "((step, gamma), ...): after that step, instead of objective.gamma",
+        rule=tuples.gammas,
+        fixed=CONTINUED,
+    )
+    log_every: int = setting(100, "steps between records", low=1)
+    sample_every: int = setting(0, "steps between sample grids; 0: none", low=0)
+    then: tuple = setting((), "modes that follow: 'sample', 'evaluate'", rule=tuples.then)
+    init_from: str = setting("", "a run whose weights to start from, to finetune", fixed=CONTINUED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint(Settings):
+    """Which checkpoints are saved and kept."""
+
+    SECTION = "config.checkpoint"
+
+    every: int = setting(1000, "steps between saves", low=1)
+    keep: int = setting(2, "how many of the latest are kept", low=1)
+    keep_period: int = setting(0, "multiples of it are kept for good; 0: none", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample(Settings):
+    """What --mode sample draws, and how every mode does."""
+
+    SECTION = "config.sample"
+
+    guidance: str = setting("sg", "which guidance setting")
+    steps: int = setting(40, "steps of the sampler", low=1)
+    batch_size: int = setting(64, "images at once, over all devices", low=1)
+    chunk: int = setting(-1, "tokens a device runs at once; 0: all, -1: what suits it", low=-1)
+    labels: tuple = setting((), "classes to draw; empty: each in turn")
+    count: int = setting(64, "number of images", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Features(Recipe):
+    """The network whose hidden layer measures images: how it is trained, and where it is kept."""
+
+    SECTION = "config.features"
+
+    path: str = setting("", ".npz that runs share; empty: the run's own classifier.npz")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate(Settings):
+    """What --mode evaluate scores."""
+
+    SECTION = "config.evaluate"
+
+    guidance: tuple = setting(("unguided", "cfg", "sg"), "guidance settings", rule=tuples.names)
+    samples: int = setting(1000, "images per setting and seed", low=10)
+    seeds: tuple = setting((), "of noise and token ids; empty: config.seed", rule=tuples.seeds)
+    step: int = setting(0, "which checkpoint; 0: the latest", low=0)
+    references: int = setting(0, "real images to compare with; 0: all", rule=tuples.references)
+    columns: int = setting(10, "classes shown in the picture", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep(Settings):
+    """The grid that --mode sweep scores; a cell is one guidance setting."""
+
+    SECTION = "config.sweep"
+
+    gamma_strong: tuple = setting((0.0, 0.25, 0.5, 0.75), "rates", rule=tuples.numbers_in(0, 1))
+    gamma_weak: tuple = setting((0.0, 0.25, 0.5, 0.75, 0.9), "rates", rule=tuples.numbers_in(0, 1))
+    scale: tuple = setting((1.25, 1.5, 1.75, 2.0), "omegas", rule=tuples.numbers_in(0))
+    weak_label: str = setting("same", "condition of the weak prediction", options=WEAK_LABELS)
+    samples: int = setting(1000, "images per cell", low=10)
+
+
+@dataclasses.dataclass(frozen=True)
+class Diversity(Settings):
+    """What --mode diversity compares with unguided images."""
+
+    SECTION = "config.diversity"
+
+    guidance: tuple = setting(("cfg", "sg"), "guidance settings", rule=tuples.names)
+    samples: int = setting(1000, "images per setting", low=10)
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile(Settings):
+    """Steps of training to trace."""
+
+    SECTION = "config.profile"
+
+    start: int = setting(0, "the first one; 0: none", low=0)
+    steps: int = setting(5, "how many", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench(Settings):
+    """How --mode bench and data measure."""
+
+    SECTION = "config.bench"
+
+    repeats: int = setting(20, "rounds", low=3)
+    images_per_second: float = setting(
+        0.0, "what a step consumes per host, for --mode data; 0: measured", low=0, below=math.inf
+    )
+
+
+SECTIONS: dict[str, type[Settings]] = {
+    "data": Data,
+    "model": Model,
+    "objective": FlowMatching,
+    "optimizer": Optimizer,
+    "mesh": MeshAxes,
+    "train": Train,
+    "checkpoint": Checkpoint,
+    "sampler": Sampler,
+    "sample": Sample,
+    "features": Features,
+    "evaluate": Evaluate,
+    "sweep": Sweep,
+    "diversity": Diversity,
+    "profile": Profile,
+    "bench": Bench,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All sections, checked; what an experiment and the modes read."""
+
+    seed: int
+    data: Data
+    model: Model
+    objective: FlowMatching
+    optimizer: Optimizer
+    mesh: MeshAxes
+    train: Train
+    checkpoint: Checkpoint
+    guidance: Mapping[str, Guidance]  # settings by name; a config may add its own
+    sampler: Sampler
+    sample: Sample
+    features: Features
+    evaluate: Evaluate
+    sweep: Sweep
+    diversity: Diversity
+    profile: Profile
+    bench: Bench

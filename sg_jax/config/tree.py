@@ -1,0 +1,78 @@
+"""A config as a tree of sections: its defaults, its check, and what of it is fixed.
+
+`ConfigDict` carries a config from files and command lines; `Config` is the same, checked.
+"""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sg_jax.config.sections import SECTIONS, Config, Run
+from sg_jax.errors import Settings, declared_in, default_of, section
+from sg_jax.method.guidance import PRESETS, Guidance
+
+
+def defaults() -> ConfigDict:
+    """Return every key with its default value."""
+    presets = {name: setting_dict(preset) for name, preset in PRESETS.items()}
+    return ConfigDict(
+        {
+            **_defaults_of(Run),
+            **{name: ConfigDict(_defaults_of(kind)) for name, kind in SECTIONS.items()},
+            "guidance": ConfigDict(presets),
+        }
+    )
+
+
+def setting_dict(guidance: Guidance) -> ConfigDict:
+    """Return a guidance setting as part of a config."""
+    # Not type-safe, because a number may become a schedule; Guidance checks what it gets.
+    return ConfigDict(dataclasses.asdict(guidance), type_safe=False)
+
+
+def check(config: ConfigDict) -> Config:
+    """Return the sections of a config, or raise for the first value that its section refuses."""
+    with section("config"):
+        seed = Run(seed=config.seed).seed
+    found: dict[str, Any] = {}
+    for name, kind in SECTIONS.items():
+        with section(f"config.{name}"):
+            found[name] = kind(**config[name])
+    guidance = {}
+    for name, values in config.guidance.items():
+        with section(f"config.guidance.{name}"):
+            guidance[name] = Guidance(**values)
+    return Config(seed=seed, guidance=guidance, **found)
+
+
+def without_unread(config: ConfigDict) -> ConfigDict:
+    """Return a copy in which what nothing reads has its default: a run of before may hold more."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        for name, kind in SECTIONS.items():
+            values = object.__new__(kind)
+            for key, value in config[name].items():
+                object.__setattr__(values, key, value)
+            for key in kind.unread(values):
+                config[name][key] = default_of(kind, key)
+    return config
+
+
+def fixed(when: str) -> set[str]:
+    """Return the keys, such as "train.batch_size", that a run must keep when it is `when`.
+
+    Args:
+      when: "continued", "scored" or "sampled"; see `errors.setting`.
+    """
+    kinds: dict[str, type[Settings]] = {"": Run, **SECTIONS}
+    return {
+        f"{name}.{key}".lstrip(".")
+        for name, kind in kinds.items()
+        for key, declared in declared_in(kind).items()
+        if when in declared.fixed
+    }
+
+
+def _defaults_of(kind: type[Settings]) -> dict[str, Any]:
+    return {name: default_of(kind, name) for name in declared_in(kind)}

@@ -1,0 +1,26 @@
+"""The backbones by name, and what each reads of `config.model`.
+
+To add one: 1. derive it from `Backbone` (or satisfy `method.network.Network`), 2. give `BACKBONES`
+a row, 3. declare in `config.sections.Model` those arguments of its constructor that are new.
+"""
+
+import inspect
+
+from sg_jax.models.dit import DiT
+from sg_jax.models.maskdit import MaskDiT
+from sg_jax.models.ssm import SSM
+
+BACKBONES: dict[str, type] = {"dit": DiT, "maskdit": MaskDiT, "ssm": SSM}
+
+
+def reads(kind: str) -> tuple[str, ...]:
+    """Return the arguments of a backbone's constructor, those of its bases included."""
+    found: dict[str, None] = {}
+    for base in BACKBONES[kind].__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        found |= {p.name: None for p in parameters if p.kind is p.KEYWORD_ONLY}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return tuple(name for name in found if name not in ("block", "rngs"))
