@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from sg_jax.method.routing import draw_ids
 from sg_jax.errors import UserError
 from sg_jax.method import checks, guidance
 from sg_jax.method.guidance import Guidance
+from sg_jax.method.routing import draw_ids
+from sg_jax.method.sampler import Sampler
 from sg_jax.programs import sampling
 
 SG = Guidance(2.0, 0.0, 0.75)
@@ -46,7 +47,7 @@ def test_another_label_needs_another_class(make_dit):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        (dict(num_classes=3), "num_classes is 3, not 5"),
+        (dict(num_classes=3), "condition is 3 classes, not 5 classes"),
         (dict(image_size=4), "image_size is 4, not 8"),
         (dict(patch=4), "tokens is 4, not 16"),
         (dict(routes=((0, 0), (1, 2))), "number of routes is 2, not 1"),
@@ -80,7 +81,7 @@ def test_constant_rates_keep_what_training_keeps(make_dit):
     third = Guidance(gamma_strong=1 / 3)
     assert guidance.rates(third, 3) == ([1 / 3] * 3, [0.0] * 3)
     assert guidance.rounding(third, 3) == 0.0
-    (stretch,) = guidance.plan(third, np.linspace(0, 1, 4)).stretches
+    (stretch,) = guidance.plan(third, Sampler(), 3)[0].stretches
     model = make_dit(image_size=12)
     (ids,) = draw_ids(model, jax.random.split(jax.random.key(0), 2), stretch.gammas[0])
     assert ids.shape == (2, 24)

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sg_jax.method.routing import draw_ids
 from sg_jax.errors import UserError
 from sg_jax.method import guidance as lib
-from sg_jax.method.guidance import PRESETS, Guidance
+from sg_jax.method.guidance import PRESETS, Guidance, WeakCondition
+from sg_jax.method.sampler import Sampler
+from sg_jax.programs.sampling import sample
 
 NULL = 5
 SG = Guidance(scale=1.5, gamma_strong=0.25, gamma_weak=0.75)
@@ -17,15 +18,13 @@ CFG_SG = Guidance(scale=1.5, gamma_strong=0.25, gamma_weak=0.75, weak_label="nul
 
 
 class Spy:
-    """Make each prediction by a separate call, and remember labels and ids."""
-
-    null_label, num_classes, prediction = NULL, NULL, "velocity"
+    """The tiny network; it makes each prediction by a call of its own, and remembers it."""
 
     def __init__(self, model, forward):
         self.model, self.forward, self.calls = model, forward, []
 
-    def draw_ids(self, keys, gamma, layout="uniform"):
-        return self.model.draw_ids(keys, gamma, layout)
+    def __getattr__(self, name):
+        return getattr(self.model, name)
 
     def branches(self, x, t, ys, ids):
         ys = list(ys) * (len(ids) // len(ys))
@@ -46,7 +45,8 @@ def keys():
 
 def velocity(model, guidance, labels, keys, scale=None):
     """The velocity of a run's first step of eight."""
-    plan = lib.plan(guidance, np.linspace(0, 1, 9))
+    with jax.ensure_compile_time_eval():  # a plan is static
+        plan, _ = lib.plan(guidance, Sampler(), 8)
     scales = jnp.full(8, guidance.scale if scale is None else scale, jnp.float32)
     labels = jnp.asarray(labels)
     return lib.guided_velocity(model, None, plan.stretches[0], plan, labels, keys, scales)
@@ -159,7 +159,7 @@ def test_sg_differs_in_sparsity_only():
 
 def test_what_a_compile_depends_on():
     def plan(guidance):
-        return lib.plan(guidance, np.linspace(0, 1, 9))
+        return lib.plan(guidance, Sampler(), 8)[0]
 
     assert plan(SG) == plan(Guidance(9.0, 0.25, 0.75))
     assert plan(Guidance(gamma_weak=0.5)) == plan(Guidance(scale=3.0)) == plan(Guidance())
@@ -171,7 +171,7 @@ def test_what_a_compile_depends_on():
     [(Guidance(gamma_strong=0.2), (0.2,)), (SG, (0.25, 0.75)), (CFG, (0.0, 0.0))],
 )
 def test_the_rates_of_the_predictions_made(guidance, gammas):
-    assert [s.gammas for s in lib.plan(guidance, np.linspace(0, 1, 9)).stretches] == [gammas]
+    assert [s.gammas for s in lib.plan(guidance, Sampler(), 8)[0].stretches] == [gammas]
 
 
 def test_a_setting_is_described_in_a_few_words():
@@ -201,3 +201,23 @@ def test_a_wrong_value_is_named(changes, named):
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(UserError, match=r"guidance='sgflops' must.*cfg.*mean 'sg_flops'"):
         lib.resolve("sgflops")
+
+
+def test_a_weak_condition_is_added_by_one_row(monkeypatch, tiny, spy, inputs, keys):
+    """The next class, in place of none or a random one."""
+    row = WeakCondition(lambda model, c, keys: (c + 1) % model.conditioning.count, "next class")
+    monkeypatch.setitem(lib.WEAK_LABELS, "next", row)
+    x, _, y = inputs
+    guidance = Guidance(2.0, weak_label="next")
+    assert guidance.guided and guidance.describe() == "ω 2, γ 0 / 0 next class"
+    velocity(spy, guidance, y, keys)(x, 0.3, 0)
+    ((strong, weak),) = spy.calls
+    np.testing.assert_array_equal(strong[0], y)
+    np.testing.assert_array_equal(weak[0], (y + 1) % 5)
+    drawn = sample(tiny, [0, 4, 2], guidance, steps=1, pixels=False)
+    plain, other = (
+        sample(tiny, labels, steps=1, pixels=False) for labels in ([0, 4, 2], [1, 0, 3])
+    )
+    np.testing.assert_allclose(drawn, 2 * plain - other, atol=1e-5)  # one step is linear in v
+    with pytest.raises(UserError, match="'random', 'next'"):
+        Guidance(weak_label="nxt")

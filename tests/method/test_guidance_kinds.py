@@ -7,15 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sg_jax.method.routing import draw_ids
 from sg_jax.errors import UserError
 from sg_jax.method import guidance as lib
 from sg_jax.method import schedule
-from sg_jax.method.guidance import PRESETS, Guidance
+from sg_jax.method.guidance import PRESETS, Guidance, draw_pair
+from sg_jax.method.sampler import Sampler
 from sg_jax.programs.sampling import sample
 
 STEPS = 8
-TIMES = np.linspace(0, 1, STEPS + 1)
 KINDS = {
     "unguided": PRESETS["unguided"],
     "cfg": PRESETS["cfg"],
@@ -67,8 +66,7 @@ def compiled(tiny, other, inputs, keys):
     x, _, y = inputs
 
     def run(guidance, n):
-        plan = lib.plan(guidance, TIMES)
-        scales = jnp.asarray(schedule.values(guidance.scale, STEPS), jnp.float32)
+        plan, scales = lib.plan(guidance, Sampler(), STEPS)
         weak = other if plan.two_networks else None
         return evaluate(tiny, weak, x, 0.3, y, scales, n, stretch_of(plan, n), plan)
 
@@ -82,16 +80,16 @@ def by_hand(tiny, other, inputs, keys, forward):
     t = jnp.full(3, 0.3)
 
     def run(guidance, n):
-        plan = lib.plan(guidance, TIMES)
+        plan, _ = lib.plan(guidance, Sampler(), STEPS)
         gammas = stretch_of(plan, n).gammas
-        ids = draw_ids(lib, tiny, fold(keys, n), gammas, guidance.ids)
+        ids = draw_pair(tiny, fold(keys, n), gammas, guidance.ids)
         strong = np.asarray(forward(tiny, x, t, y, ids[0]), np.float64)
         if len(gammas) == 1:
             return strong, strong
         labels = {
             "same": y,
             "null": jnp.full(3, 5),
-            "random": lib.weak_labels(tiny, y, fold(fold(keys, n), 2), "random"),
+            "random": tiny.conditioning.another(y, fold(fold(keys, n), 2)),
         }[guidance.weak_label]
         network = other if guidance.weak_step else tiny
         weak = np.asarray(forward(network, x, t, labels, ids[1]), np.float64)
@@ -119,7 +117,7 @@ def test_each_step_of_a_schedule_has_its_own_omega_and_rates(compiled, by_hand):
 def test_outside_the_interval_the_strong_prediction_alone_moves_the_sample(compiled, by_hand):
     """Steps begin at 0, 1/8, ..., 7/8: guidance acts at 2/8, 3/8, 4/8 and 5/8."""
     guidance = KINDS["interval"]
-    plan = lib.plan(guidance, TIMES)
+    plan, _ = lib.plan(guidance, Sampler(), STEPS)
     sparse, both = (0.25,), (0.25, 0.75)
     assert [(s.first, s.stop, s.gammas) for s in plan.stretches] == [
         (0, 2, sparse),
@@ -133,34 +131,9 @@ def test_outside_the_interval_the_strong_prediction_alone_moves_the_sample(compi
 
 
 def test_an_interval_includes_its_ends():
-    plan = lib.plan(Guidance(1.5, gamma_weak=0.5, interval=(0.25, 0.5)), TIMES)
+    plan, _ = lib.plan(Guidance(1.5, gamma_weak=0.5, interval=(0.25, 0.5)), Sampler(), STEPS)
     assert [s.first for s in plan.stretches if len(s.gammas) == 2] == [2]
     assert [s.stop for s in plan.stretches if len(s.gammas) == 2] == [5]
-
-
-@pytest.mark.parametrize("classes", [2, 5, 1000])
-def test_icgs_label_is_any_but_the_own(classes):
-    class Net:
-        num_classes, null_label = classes, classes
-
-    keys = jax.random.split(jax.random.key(0), 4096)
-    for own in (0, classes - 1):
-        labels = np.asarray(lib.weak_labels(Net, jnp.full(4096, own), keys, "random"))
-        assert labels.min() >= 0 and labels.max() < classes and (labels != own).all()
-        if classes <= 5:  # each of the others equally often: standard error below 0.008
-            share = np.delete(np.bincount(labels, minlength=classes) / 4096, own)
-            np.testing.assert_allclose(share, 1 / (classes - 1), atol=0.035)
-
-
-def test_icgs_label_depends_on_the_own_key_and_the_step_alone(keys):
-    class Net:
-        num_classes = 1000
-
-    y = jnp.array([0, 4, 2])
-    whole = lib.weak_labels(Net, y, keys, "random")
-    np.testing.assert_array_equal(lib.weak_labels(Net, y[1:2], keys[1:2], "random"), whole[1:2])
-    steps = [tuple(np.asarray(lib.weak_labels(Net, y, fold(keys, n), "random"))) for n in range(9)]
-    assert len(set(steps)) == 9
 
 
 @pytest.mark.parametrize("kind", ["ag", "ag+sg", "sg_fid"])
@@ -178,9 +151,10 @@ def test_autoguidance_by_the_same_weights_and_rates_is_no_guidance(tiny):
 
 def test_a_schedule_of_omega_needs_one_stretch():
     for scale in (("linear", 1.0, 3.0), ("cosine", 0, 2), ("piecewise", (0.2, 1.0), (0.5, 4.0))):
-        plan = lib.plan(Guidance(scale, 0.25, 0.75), np.linspace(0, 1, 41))
-        assert plan == lib.plan(Guidance(1.5, 0.25, 0.75), np.linspace(0, 1, 41))
+        plan, scales = lib.plan(Guidance(scale, 0.25, 0.75), Sampler(), 40)
+        assert plan == lib.plan(Guidance(1.5, 0.25, 0.75), Sampler(), 40)[0]
         assert len(plan.stretches) == 1
+        np.testing.assert_array_equal(scales, schedule.values(scale, 40).astype(np.float32))
 
 
 @pytest.mark.parametrize("steps", [3, 8, 40, 50, 250])
@@ -190,7 +164,7 @@ def test_scheduled_rates_are_rounded_to_few_and_keep_their_mean(steps, segments)
     for rates in lib.rates(guidance, steps):
         assert len(rates) == steps and len(set(rates)) <= segments
         assert np.mean(rates) == pytest.approx(0.3, abs=1e-6)  # of a cosine from 0 to 0.6
-    plan = lib.plan(guidance, np.linspace(0, 1, steps + 1))
+    plan, _ = lib.plan(guidance, Sampler(), steps)
     assert len(plan.stretches) <= segments
     assert [plan.stretches[0].first, plan.stretches[-1].stop] == [0, steps]
     assert all(a.stop == b.first for a, b in zip(plan.stretches, plan.stretches[1:], strict=False))
@@ -200,7 +174,7 @@ def test_sg_fids_rates_cross_over():
     strong, weak = lib.rates(PRESETS["sg_fid"], 40)
     assert strong == weak[::-1] and sorted(strong) == strong
     assert strong[0] < 0.02 and strong[-1] > 0.58
-    assert lib.plan(PRESETS["sg_fid"], np.linspace(0, 1, 41)).two_networks
+    assert lib.plan(PRESETS["sg_fid"], Sampler(), 40)[0].two_networks
 
 
 def test_more_segments_round_less():
@@ -216,7 +190,7 @@ def test_more_segments_round_less():
 @pytest.mark.parametrize("gammas", [(0.25, 0.75), (0.75, 0.25), (0.5, 0.5), (0.25, 1.0)])
 def test_nested_ids_are_a_subset(tiny, gammas):
     keys = jax.random.split(jax.random.key(0), 64)
-    a, b = (np.asarray(i[0]) for i in draw_ids(lib, tiny, keys, gammas, "nested"))
+    a, b = (np.asarray(i[0]) for i in draw_pair(tiny, keys, gammas, "nested"))
     assert a.shape[1] == 16 - 16 * gammas[0] and b.shape[1] == 16 - 16 * gammas[1]
     for one, two in zip(a, b, strict=True):
         assert set(one) <= set(two) or set(two) <= set(one)
@@ -227,16 +201,14 @@ def test_nested_ids_are_a_subset(tiny, gammas):
 def test_nested_ids_are_each_still_uniform(tiny):
     """The strong and the weak set keep 12 and 4 of 16; 4096 draws: standard error 0.0068."""
     keys = jax.random.split(jax.random.key(0), 4096)
-    for ids, share in zip(
-        draw_ids(lib, tiny, keys, (0.25, 0.75), "nested"), (0.75, 0.25), strict=True
-    ):
+    for ids, share in zip(draw_pair(tiny, keys, (0.25, 0.75), "nested"), (0.75, 0.25), strict=True):
         frequency = np.bincount(np.asarray(ids[0]).ravel(), minlength=16) / 4096
         np.testing.assert_allclose(frequency, share, atol=0.03)
 
 
 @pytest.mark.parametrize("layout", lib.IDS)
 def test_ids_of_every_layout_depend_on_the_own_key_alone(tiny, keys, layout):
-    whole, alone = (draw_ids(lib, tiny, k, (0.5, 0.75), layout) for k in (keys, keys[1:2]))
+    whole, alone = (draw_pair(tiny, k, (0.5, 0.75), layout) for k in (keys, keys[1:2]))
     for a, b in zip(whole, alone, strict=True):
         np.testing.assert_array_equal(a[0][1:2], b[0])
 

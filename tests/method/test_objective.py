@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sg_jax.method.routing import draw_ids
 from sg_jax.errors import UserError
 from sg_jax.method.objective import FlowMatching
+from sg_jax.models.conditioning import Classes
 from sg_jax.models.maskdit import MaskDiT
 
 KEY = jax.random.key(7)
@@ -19,23 +19,20 @@ KEY = jax.random.key(7)
 
 def keys(batch, key=KEY):
     """One key per image."""
-    return jax.random.split(key, len(batch["label"]))
+    return jax.random.split(key, len(batch["condition"]))
 
 
 class Constant:
-    """Answer `value` everywhere, and remember what was asked. 10 classes."""
+    """Answer `value` everywhere, and remember what was asked. 10 classes, 16 tokens of a pixel."""
 
-    null_label, prediction, masks = 10, "velocity", False
+    conditioning = Classes(10, 1, nnx.Rngs(0))
+    prediction, masks, tokens, choices = "velocity", False, 16, 1
 
     def __init__(self, value=0.0):
         self.value = value
 
     def branches(self, x, t, ys, ids):
         return [self(x, t, ys[0], ids[0])]
-
-    def draw_ids(self, keys, gamma):
-        self.keys, self.gamma = keys, gamma
-        return ["the ids"]
 
     def __call__(self, x_t, t, y, keep_ids):
         self.x_t, self.t, self.y, self.keep_ids = x_t, t, y, keep_ids
@@ -50,7 +47,7 @@ class Constant:
 @pytest.fixture(scope="module")
 def batch():
     x = jax.random.uniform(jax.random.key(0), (256, 4, 4, 3), minval=-1.0)
-    return {"image": x, "label": jnp.arange(256) % 10}
+    return {"image": x, "condition": jnp.arange(256) % 10}
 
 
 def test_the_loss_is_the_mean_square_distance_to_data_minus_noise(batch):
@@ -102,8 +99,12 @@ def test_times_follow_the_chosen_distribution(batch, time, below):
 def test_ids_are_drawn_at_the_training_rate_from_one_key_per_image(batch):
     net = Constant()
     FlowMatching(gamma=0.25)(net, batch, keys(batch))
-    assert net.gamma == 0.25 and net.keep_ids == ["the ids"]
-    assert len(np.unique(jax.random.key_data(net.keys), axis=0)) == 256
+    (ids,) = net.keep_ids
+    assert ids.shape == (256, 12)
+    assert len(np.unique(ids, axis=0)) > 200  # of 1820 that there are
+    one = {name: value[7:8] for name, value in batch.items()}
+    FlowMatching(gamma=0.25)(net, one, keys(batch)[7:8])
+    np.testing.assert_array_equal(net.keep_ids[0], ids[7:8])
 
 
 @pytest.mark.parametrize("rate, low, high", [(0.0, 0, 0), (0.1, 0.04, 0.16), (1.0, 1, 1)])
@@ -112,13 +113,13 @@ def test_label_dropout_replaces_that_share_by_the_null_label(batch, rate, low, h
     FlowMatching(label_dropout=rate)(net, batch, keys(batch))
     dropped = np.asarray(net.y == 10)
     assert low <= dropped.mean() <= high  # 256 draws: standard error 0.019
-    np.testing.assert_array_equal(net.y[~dropped], batch["label"][~dropped])
+    np.testing.assert_array_equal(net.y[~dropped], batch["condition"][~dropped])
 
 
 @pytest.fixture(scope="module")
 def images():
     x = jax.random.uniform(jax.random.key(0), (8, 8, 8, 3), minval=-1.0)
-    return {"image": x, "label": jnp.arange(8) % 5}
+    return {"image": x, "condition": jnp.arange(8) % 5}
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def loss():
 
 
 def test_with_full_label_dropout_the_labels_do_not_matter(tiny, images, loss):
-    other = {**images, "label": (images["label"] + 1) % 5}
+    other = {**images, "condition": (images["condition"] + 1) % 5}
     for rate, equal in ((1.0, True), (0.0, False)):
         objective = FlowMatching(label_dropout=rate)
         pair = (loss(objective, tiny, b, keys(b)) for b in (images, other))
@@ -186,9 +187,9 @@ def test_routed_blocks_learn_unless_every_token_bypasses_them(tiny, images):
 @pytest.mark.parametrize(
     "changes, named",
     [
-        (dict(gamma=1.5), ["config.objective.gamma=1.5", "[0, 1]"]),
-        (dict(gamma=-0.1), ["config.objective.gamma=-0.1"]),
-        (dict(label_dropout=2), ["config.objective.label_dropout=2", "[0, 1]"]),
+        (dict(gamma=1.5), ["objective.gamma=1.5", "[0, 1]"]),
+        (dict(gamma=-0.1), ["objective.gamma=-0.1"]),
+        (dict(label_dropout=2), ["objective.label_dropout=2", "[0, 1]"]),
         (dict(time="unifrom"), ["time='unifrom'", "'logit_normal'", "mean 'uniform'"]),
     ],
 )
@@ -205,16 +206,9 @@ def test_an_objective_is_immutable():
 
 
 class Masked(Constant):
-    """4 tokens of 2x2 pixels of a 4x4 image; image b keeps the tokens b % 4 and (b + 2) % 4."""
+    """4 tokens of 2x2 pixels of a 4x4 image, of which it sees 2."""
 
     masks, patch, tokens = True, 2, 4
-
-    def draw_ids(self, keys, gamma):
-        self.gamma = gamma
-        if gamma == 0:
-            return None
-        first = jnp.arange(len(keys)) % 4
-        return [jnp.sort(jnp.stack([first, (first + 2) % 4], 1), axis=1)]
 
 
 def by_token(x):
@@ -337,10 +331,12 @@ def test_edms_loss_is_the_square_distance_of_f_to_its_target(batch):
 @pytest.mark.parametrize(
     "changes, named",
     [
-        (dict(time_std=0.0), ["config.objective.time_std=0.0", "above 0"]),
-        (dict(shift=-1.0), ["config.objective.shift=-1.0", "above 0"]),
-        (dict(reconstruction=-0.1), ["config.objective.reconstruction=-0.1", "at least 0"]),
-        (dict(reconstruction=float("nan")), ["config.objective.reconstruction=nan"]),
+        (dict(time_std=0.0), ["objective.time_std=0.0", "above 0"]),
+        (dict(time="uniform", time_std=2.0), ["objective.time_std=2.0", "'uniform'", "at 1.0"]),
+        (dict(time="uniform", time_mean=1), ["objective.time_mean=1", "'uniform'", "at 0.0"]),
+        (dict(shift=-1.0), ["objective.shift=-1.0", "above 0"]),
+        (dict(reconstruction=-0.1), ["objective.reconstruction=-0.1", "at least 0"]),
+        (dict(reconstruction=float("nan")), ["objective.reconstruction=nan"]),
     ],
 )
 def test_a_wrong_weight_is_named(changes, named):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sg_jax.method.routing import draw_ids
 from sg_jax.method import prediction
+from sg_jax.method.routing import draw_ids
 
 SD = 0.5
 TIMES = np.array([0.02, 0.1, 0.35, 0.5, 0.8, 0.95, 0.99])  # sigma from 49 down to 0.01

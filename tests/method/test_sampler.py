@@ -11,7 +11,8 @@ from sg_jax.errors import UserError
 from sg_jax.method import guidance as guidance_lib
 from sg_jax.method import sampler
 from sg_jax.method.guidance import Guidance
-from sg_jax.programs.sampling import image_keys, integrate
+from sg_jax.method.sampler import SAMPLERS, Integrator, Sampler
+from sg_jax.programs.sampling import image_keys, integrate, sample
 
 Z = jnp.array([1.0, -2.0])
 
@@ -88,25 +89,56 @@ def none(n):
 
 
 def end(name, steps, z=Z, noise=none, **settings):
-    method = sampler.Sampler(name, **settings)
+    method = Sampler(name, **settings)
     times = method.times(steps)
     return method.integrate(gaussian, noise, method.start(z, times), times)
 
 
+def zeros(n):
+    return jnp.zeros(2)
+
+
 def error(name, steps):
-    """Distance from the exact end; EDM's path starts at x / t = 80 z, without a mean."""
-    exact = MU + S * Z
-    if name == "edm_heun":
-        exact = MU + S * (80 * Z - MU) / math.hypot(80, S)
-        # sigma_min is 0.002, so that the last step's own error is about 1e-6
-        return float(jnp.abs(end(name, steps, noise=lambda n: jnp.zeros(2)) - exact).max())
-    return float(jnp.abs(end(name, steps) - exact).max())
+    """Distance from the exact end: x keeps its distance from the mean, in standard deviations."""
+    t = float(Sampler(name).times(steps)[0])
+    exact = MU + S * ((1 - t) * Z - t * MU) / math.hypot(t * S, 1 - t)
+    return float(jnp.abs(end(name, steps, noise=zeros) - exact).max())
 
 
-@pytest.mark.parametrize("name, factor", [("euler", 2), ("heun", 4), ("edm_heun", 4)])
-def test_the_order_of_convergence_on_gaussian_data(name, factor):
+def orders(listed):
+    return [(name, row.order) for name, row in listed.items() if row.order is not None]
+
+
+@pytest.mark.parametrize("name, order", orders(SAMPLERS))
+def test_the_order_of_convergence_on_gaussian_data(name, order):
     for steps in (16, 32):
-        assert error(name, steps) / error(name, 2 * steps) == pytest.approx(factor, rel=0.2)
+        assert error(name, steps) / error(name, 2 * steps) == pytest.approx(2**order, rel=0.2)
+
+
+def ralston(sampler, velocity, noise, x, times, first, steps):
+    """x' = x + 2/3 dt v(x, t);  x + dt (v(x, t) / 4 + 3/4 v(x', t + 2/3 dt))."""
+    for i, (t, dt) in enumerate(zip(times[:-1], jnp.diff(times), strict=True)):
+        v = velocity(x, t, first + 2 * i)
+        ahead = velocity(x + 2 / 3 * dt * v, t + 2 / 3 * dt, first + 2 * i + 1)
+        x = x + dt * (v + 3 * ahead) / 4
+    return x
+
+
+def test_a_sampler_is_added_by_one_row(monkeypatch, tiny):
+    monkeypatch.setitem(SAMPLERS, "ralston", Integrator(ralston, evaluations=2, order=2))
+    method = Sampler("ralston", shift=2.0)
+    assert method.evaluations == 2 and ("ralston", 2) in orders(SAMPLERS)
+    assert error("ralston", 16) / error("ralston", 32) == pytest.approx(4, rel=0.2)
+    np.testing.assert_allclose(method.times(2), [0, 1 / 3, 1], rtol=1e-6)
+    close = sample(tiny, [1], "cfg", steps=8, sampler="heun", pixels=False)
+    far, ours = (
+        sample(tiny, [1], "cfg", steps=2, sampler=s, pixels=False) for s in ("euler", "ralston")
+    )
+    assert np.abs(ours - close).mean() < np.abs(far - close).mean() / 2
+    with pytest.raises(UserError, match=r"sampler.churn=4.0 has no effect.*'ralston'"):
+        Sampler("ralston", churn=4.0)
+    with pytest.raises(UserError, match="mean 'ralston'"):
+        Sampler("ralstn")
 
 
 @pytest.mark.parametrize("steps", [20, 40])
@@ -153,8 +185,8 @@ def test_heun_has_order_2_on_the_guided_velocity_of_a_network(tiny):
     keys, labels = image_keys(0, 0, 2), jnp.array([1, 3])
 
     def run(name, steps):
-        plan = guidance_lib.plan(guidance, np.linspace(0, 1, steps + 1))
-        scales, method = jnp.full(steps, 1.5), sampler.Sampler(name)
+        method = Sampler(name)
+        plan, scales = guidance_lib.plan(guidance, method, steps)
         return integrate(tiny, None, labels, keys, scales, plan=plan, sampler=method, steps=steps)
 
     def rms(x):
@@ -195,7 +227,7 @@ def test_the_sde_does_not_oscillate_at_usual_steps_of_narrow_data(diffusion):
     def velocity(x, t, n):
         return x * (t * s**2 - (1 - t)) / ((1 - t) ** 2 + (t * s) ** 2)
 
-    method = sampler.Sampler("euler_maruyama", diffusion=diffusion)
+    method = Sampler("euler_maruyama", diffusion=diffusion)
     x = method.integrate(velocity, normal, normal(10**6), method.times(40))
     assert 0.7 * s < x.std() < 1.1 * s
 
@@ -225,11 +257,11 @@ def test_the_last_step_of_the_sde_adds_no_noise(diffusion):
     np.testing.assert_array_equal(quiet, last)
 
 
-@pytest.mark.parametrize("name", list(sampler.EVALUATIONS))
+@pytest.mark.parametrize("name", list(SAMPLERS))
 @pytest.mark.parametrize("cut", [1, 7])
 def test_two_stretches_are_one_run(name, cut):
     """Evaluations go on counting, so the noise and whatever else is drawn fresh is the same."""
-    method = sampler.Sampler(name, churn=4.0)
+    method = Sampler(name, **({"churn": 4.0} if "churn" in SAMPLERS[name].reads else {}))
     times = method.times(8)
 
     def noise(n):
@@ -239,14 +271,15 @@ def test_two_stretches_are_one_run(name, cut):
         return gaussian(x, t, n) + 0.1 * jnp.sin(1.0 * n)
 
     def run(x, times, first):
-        return method.integrate(velocity, noise, x, times, first * method.evaluations, churn=0.5)
+        first = first * method.evaluations
+        return method.integrate(velocity, noise, x, times, first, steps=8)
 
     x = method.start(Z, times)
     parts = run(run(x, times[: cut + 1], 0), times[cut:], cut)
     np.testing.assert_allclose(parts, run(x, times, 0), rtol=2e-5)
 
 
-@pytest.mark.parametrize("name", list(sampler.EVALUATIONS))
+@pytest.mark.parametrize("name", list(SAMPLERS))
 def test_the_loop_is_traced_once_whatever_the_number_of_steps(name):
     def traces(steps):
         calls = []
@@ -255,12 +288,12 @@ def test_the_loop_is_traced_once_whatever_the_number_of_steps(name):
             calls.append(n)
             return -x
 
-        method = sampler.Sampler(name)
+        method = Sampler(name)
         times = method.times(steps)
         jax.jit(lambda z: method.integrate(velocity, jnp.ones_like, z, times))(jnp.float32(1.0))
         return len(calls)
 
-    assert traces(3) == traces(50) == sampler.EVALUATIONS[name]
+    assert traces(3) == traces(50) == SAMPLERS[name].evaluations
 
 
 def test_a_shift_of_3_by_hand():
@@ -282,15 +315,13 @@ def test_edms_noise_levels_by_hand():
     times = np.asarray(sampler.edm_grid(4, 0.002, 80.0, 1.0), np.float64)
     np.testing.assert_allclose(1 / times - 1, [80, 53.334, 26.668, 0.002, 0], rtol=1e-3, atol=1e-9)
     ramp = (80 ** (1 / 7) + np.arange(18) / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
-    np.testing.assert_allclose(
-        sampler.Sampler("edm_heun").times(18)[:-1], 1 / (1 + ramp), rtol=1e-5
-    )
+    np.testing.assert_allclose(Sampler("edm_heun").times(18)[:-1], 1 / (1 + ramp), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", list(sampler.EVALUATIONS))
+@pytest.mark.parametrize("name", list(SAMPLERS))
 @pytest.mark.parametrize("steps", [1, 2, 40])
 def test_every_run_ends_at_1(name, steps):
-    times = np.asarray(sampler.Sampler(name).times(steps))
+    times = np.asarray(Sampler(name).times(steps))
     assert times.shape == (steps + 1,) and times[-1] == 1
     assert np.isfinite(end(name, steps, noise=lambda n: jnp.ones(2))).all()
 
@@ -302,16 +333,50 @@ def test_every_run_ends_at_1(name, steps):
         (dict(diffusion="sbmd"), ["sampler.diffusion='sbmd'", "mean 'sbdm'"]),
         (dict(shift=0.0), ["sampler.shift=0.0", "above 0"]),
         (dict(shift=float("nan")), ["sampler.shift=nan"]),
-        (dict(churn_noise=-1.0), ["sampler.churn_noise=-1.0"]),
-        (dict(churn=-0.1), ["sampler.churn=-0.1", "at least 0"]),
+        (dict(name="edm_heun", churn_noise=-1.0), ["sampler.churn_noise=-1.0", "above 0"]),
+        (dict(name="edm_heun", churn=-0.1), ["sampler.churn=-0.1", "at least 0"]),
         (dict(diffusion_scale=-1), ["sampler.diffusion_scale=-1"]),
         (dict(sigma_min=0.0), ["sampler.sigma_min=0.0", "above 0"]),
-        (dict(sigma_min=90.0), ["sampler.sigma_min=90.0", "sampler.sigma_max=80.0"]),
+        (
+            dict(name="edm_heun", sigma_min=90.0),
+            ["sampler.sigma_min=90.0", "below sigma_max=80.0"],
+        ),
         (dict(rho=0), ["sampler.rho=0", "above 0"]),
     ],
 )
 def test_a_wrong_setting_is_named(changes, named):
     with pytest.raises(UserError) as error:
-        sampler.Sampler(**changes)
+        Sampler(**changes)
     for part in named:
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, unread",
+    [
+        ("euler", dict(churn=40.0)),
+        ("heun", dict(rho=5.0)),
+        ("euler", dict(diffusion="sbdm")),
+        ("euler_maruyama", dict(sigma_max=50.0)),
+        ("edm_heun", dict(shift=3.0)),
+        ("edm_heun", dict(diffusion_scale=0.5)),
+    ],
+)
+def test_what_a_sampler_does_not_read_must_stay_as_it_is(name, unread):
+    ((key, value),) = unread.items()
+    with pytest.raises(UserError) as error:
+        Sampler(name, **unread)
+    for part in (f"sampler.{key}={value!r} has no effect", repr(name), "Leave it at"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_what_a_sampler_is_said_to_read_it_reads(name):
+    """Another value of any of them moves the sample."""
+    values = dict(shift=2.0, diffusion="constant", diffusion_scale=2.0, churn_noise=1.5, rho=3.0)
+    values |= dict(churn_min=1.0, churn_max=1.0, sigma_min=0.1, sigma_max=40.0, churn=20.0)
+    plain = {"churn": 1.0} if "churn" in SAMPLERS[name].reads else {}
+    before = end(name, 6, noise=lambda n: jnp.ones(2), **plain)
+    for key in SAMPLERS[name].reads:
+        after = end(name, 6, noise=lambda n: jnp.ones(2), **{**plain, key: values[key]})
+        assert jnp.abs(after - before).max() > 1e-4, key

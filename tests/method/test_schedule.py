@@ -7,6 +7,7 @@ import pytest
 
 from sg_jax.errors import UserError
 from sg_jax.method import schedule
+from sg_jax.method.guidance import Guidance
 
 
 @pytest.mark.parametrize(
@@ -80,21 +81,22 @@ def test_a_cosine_and_its_inverse_add_up():
     ids=repr,
 )
 def test_a_malformed_schedule_is_named_with_its_value(wrong):
+    assert schedule.broken(wrong, 0.0, 1.0).startswith("must ")
     with pytest.raises(UserError) as error:
-        schedule.check("gamma", wrong, 0.0, 1.0)
-    assert f"gamma={wrong!r}" in str(error.value)
+        Guidance(gamma_weak=wrong)
+    value = tuple(wrong) if isinstance(wrong, list) else wrong
+    assert f"guidance.gamma_weak={value!r} must " in str(error.value)
 
 
 def test_the_nearest_kind_is_offered():
-    with pytest.raises(UserError, match="mean 'cosine'"):
-        schedule.check("gamma", ("cosin", 0.6, 0.0), 0.0, 1.0)
+    assert "mean 'cosine'" in schedule.broken(("cosin", 0.6, 0.0), 0.0, 1.0)
 
 
 @pytest.mark.parametrize(
     "right", [0, 1, 0.5, ("cosine", 0.6, 0), ("linear", 0, 1), ("piecewise", (0, 0.1), (1, 0.2))]
 )
 def test_a_well_formed_schedule_passes(right):
-    schedule.check("gamma", right, 0.0, 1.0)
+    assert schedule.broken(right, 0.0, 1.0) == ""
 
 
 def test_a_schedule_in_a_few_characters():
