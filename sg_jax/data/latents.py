@@ -21,6 +21,7 @@ import os
 import pathlib
 import runpy
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -194,5 +195,6 @@ def _numbered(folder: pathlib.Path, kind: str) -> dict[int, pathlib.Path]:
     return files
 
 
-if __name__ == "__main__":  # the command itself is above this folder
-    runpy.run_module("sg_jax.modes.latents", run_name="__main__", alter_sys=True)
+if __name__ == "__main__":  # the command itself is a mode, above this folder
+    sys.argv[1:1] = ["--mode", "latents"]
+    runpy.run_module("sg_jax.main", run_name="__main__", alter_sys=True)

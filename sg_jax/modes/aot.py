@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -18,6 +19,7 @@ from sg_jax.config.experiment import Experiment, build
 from sg_jax.costs import compiled, flops
 from sg_jax.costs.chips import devices_of
 from sg_jax.method import guidance as guidance_lib
+from sg_jax.modes.base import Job, Mode, Option, register
 from sg_jax.parallel import sharding
 from sg_jax.programs.sampling import image_keys, integrate
 from sg_jax.programs.training import abstract_state
@@ -35,10 +37,21 @@ class Program:
     steps: int  # that it holds
 
 
-def run(
-    config: ConfigDict, topology: str, purpose: str, json_path: str = ""
-) -> dict[str, Any] | list[dict[str, Any]]:
-    """Compile the training or the sampling program of a config and print the report.
+def run(job: Job) -> list[epath.Path]:
+    """Compile and print; write the report to --json, if given, and return its path.
+
+    The report is one object, or a list of them where training runs at several sparsity rates.
+    """
+    assert job.config is not None
+    reports = compile_ahead(job.config, job.options["topology"], job.options["for"])
+    if not job.options["json"]:
+        return []
+    found = reports[0] if len(reports) == 1 else reports
+    return [write_atomically(job.options["json"], json.dumps(found, indent=1).encode())]
+
+
+def compile_ahead(config: ConfigDict, topology: str, purpose: str) -> list[dict[str, Any]]:
+    """Compile the training or the sampling programs of a config, and print a report of each.
 
     Args:
       config: completed; its `mesh` must fit the topology's devices.
@@ -46,10 +59,9 @@ def run(
       purpose: "train": a step of config.train.batch_size images, at each sparsity rate that
         training runs at; "sample": the run of config.sample.steps steps of
         config.sample.batch_size images, reported per step.
-      json_path: file to write the report to as well; "" for none.
 
     Returns:
-      The report; where training runs at several rates, a list with one for each.
+      The reports.
     """
     _, devices = devices_of(topology)
     experiment = build(config, devices)
@@ -70,10 +82,7 @@ def run(
         reports.append(report)
     if any("cycles" in report for report in reports):
         log(compiled.MEANING.lstrip())
-    found = reports[0] if len(reports) == 1 else reports
-    if json_path:
-        write_atomically(json_path, json.dumps(found, indent=1).encode())
-    return found
+    return reports
 
 
 def _training(experiment: Experiment) -> list[Program]:
@@ -151,3 +160,20 @@ def _spread(shape: tuple[int, ...], dtype: Any, mesh: Mesh) -> jax.ShapeDtypeStr
 def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:
     key = jax.eval_shape(lambda: jax.random.key(0))
     return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(mesh))
+
+
+MODE = register(
+    Mode(
+        "aot",
+        "compile for TPUs without having any: memory, cycles, step time",
+        run,
+        workdir=False,
+        data=False,
+        alone=True,
+        options=(
+            Option("topology", "TPUs to compile for: v5e:16x16, or 2*v5e:16x16", required=True),
+            Option("for", "what to compile", default="train", choices=("train", "sample")),
+            Option("json", "file for the report"),
+        ),
+    )
+)

@@ -3,9 +3,11 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from sg_jax.config.experiment import Experiment
 from sg_jax.costs import flops
@@ -13,6 +15,7 @@ from sg_jax.method import checks
 from sg_jax.method import guidance as guidance_lib
 from sg_jax.method.guidance import Guidance
 from sg_jax.models.backbone import Backbone
+from sg_jax.modes.base import Job, Mode, register
 from sg_jax.parallel import processes
 from sg_jax.parallel.sharding import batch_sharding, check_batch
 from sg_jax.programs.sampling import image_keys, integrate, spread
@@ -24,7 +27,17 @@ STEPS = 4  # sampling steps of one timed call
 PAUSE = 5.0  # seconds, at least, between two lines of progress
 
 
-def run(experiment: Experiment, workdir: str) -> list[dict]:
+def run(job: Job) -> list[epath.Path]:
+    """Measure, and write `bench.json` if there is a folder for it; return its path."""
+    path = files.path(job.workdir) / "bench.json" if job.workdir else None
+    results = measure(job.experiment)
+    if path is None or not processes.is_writer():
+        return []
+    content = json.dumps(results, indent=1, ensure_ascii=False).encode()
+    return [files.write_atomically(path, content)]
+
+
+def measure(experiment: Experiment) -> list[dict[str, Any]]:
     """Measure a dense training step, one at each sparsity rate of training, and sampling steps.
 
     There is a sampling step for each guidance setting of config.evaluate, and for CFG and SG_FLOPS.
@@ -32,17 +45,15 @@ def run(experiment: Experiment, workdir: str) -> list[dict]:
     The programs take turns, so that a slow moment of the machine meets them all; a ratio is the
     median over rounds. Weights are fresh: the cost of a step does not depend on them.
     """
-    path = files.path(workdir) / "bench.json" if workdir else None
     config = experiment.config
     check_batch("config.sample.batch_size", config.sample.batch_size, experiment.mesh)
-    results = []
     rates = {f"train, γ {g:g}": g for g in dict.fromkeys((0.0, *experiment.training_rates))}
     programs = dict(zip(rates, training(experiment, list(rates.values())), strict=True))
     costs = {
         label: flops.training_step(experiment.model, g, config.train.batch_size, full=True)
         for label, g in rates.items()
     }
-    results += _race(programs, costs, config.bench.repeats, 1)
+    results = _race(programs, costs, config.bench.repeats, 1)
     names = dict.fromkeys(("cfg", *config.evaluate.guidance, "sg_flops"))
     able, notes = checks.possible(experiment.model, {n: experiment.settings[n] for n in names})
     for note in notes:
@@ -56,11 +67,7 @@ def run(experiment: Experiment, workdir: str) -> list[dict]:
         * flops.sampling_step(model, g, full=True, steps=STEPS, sampler=experiment.sampler)
         for label, g in settings.items()
     }
-    results += _race(programs, costs, config.bench.repeats, STEPS)
-    if path and processes.is_writer():
-        files.write_atomically(path, json.dumps(results, indent=1, ensure_ascii=False).encode())
-        log(f"Written to {path}.")
-    return results
+    return results + _race(programs, costs, config.bench.repeats, STEPS)
 
 
 def training(experiment: Experiment, rates: Sequence[float]) -> list[Callable[[], None]]:
@@ -117,7 +124,7 @@ def _first_calls(programs: dict[str, Callable[[], None]]) -> dict[str, float]:
 
 def _race(
     programs: dict[str, Callable[[], None]], costs: dict[str, float], repeats: int, steps: int
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Time the programs in turns; the first is what the others are compared with."""
     compiles = _first_calls(programs)
     seconds: dict[str, list[float]] = {name: [] for name in programs}
@@ -155,3 +162,14 @@ def _race(
             )
         )
     return results
+
+
+MODE = register(
+    Mode(
+        "bench",
+        "time training and sampling steps in turns, beside their FLOPs",
+        run,
+        workdir=False,
+        data=False,
+    )
+)

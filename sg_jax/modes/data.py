@@ -7,12 +7,15 @@ own.
 import json
 import os
 import time
+from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from sg_jax.config.experiment import Experiment
 from sg_jax.data.sources import Source
+from sg_jax.modes.base import Job, Mode, register
 from sg_jax.modes.bench import training
 from sg_jax.parallel import processes, sharding
 from sg_jax.runs import files
@@ -24,15 +27,24 @@ ENOUGH = 1.2  # times what a step consumes: less leaves nothing for a slow momen
 MAX_WORKERS = 32  # tried
 
 
-def run(experiment: Experiment, source: Source, workdir: str) -> dict:
+def run(job: Job) -> list[epath.Path]:
+    """Measure, and write `data_bench.json` if there is a folder for it; return its path."""
+    assert job.source is not None
+    path = files.path(job.workdir) / "data_bench.json" if job.workdir else None
+    result = measure(job.experiment, job.source)
+    if path is None or not processes.is_writer():
+        return []
+    return [files.write_atomically(path, json.dumps(result, indent=1).encode())]
+
+
+def measure(experiment: Experiment, source: Source) -> dict[str, Any]:
     """Measure the configured setting, then other numbers of processes and threads.
 
     A rate is the median over `config.bench.repeats` windows, after what was read ahead is drained.
 
     Returns:
-      What is written to `data_bench.json` in `workdir`, if given.
+      What is written to `data_bench.json`.
     """
-    path = files.path(workdir) / "data_bench.json" if workdir else None
     config = experiment.config
     need = _consumption(experiment)
     mine = (config.data.workers, config.data.threads)
@@ -58,9 +70,6 @@ def run(experiment: Experiment, source: Source, workdir: str) -> dict:
         )
     result = dict(consumption=need, pipeline=rows, advice=advice(rows, source.latents))
     log(f"\n{result['advice']}")
-    if path and processes.is_writer():
-        files.write_atomically(path, json.dumps(result, indent=1).encode())
-        log(f"Written to {path}.")
     return result
 
 
@@ -147,3 +156,6 @@ def _measure(
         rates.append(count / (time.perf_counter() - began))
     data.close()
     return rates, images.nbytes / len(images)
+
+
+MODE = register(Mode("data", "time the input pipeline", run, workdir=False))

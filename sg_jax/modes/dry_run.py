@@ -4,17 +4,21 @@ import math
 
 import jax
 from clu import parameter_overview
+from etils import epath
 
-from sg_jax.config.experiment import Experiment
 from sg_jax.modes import flops
+from sg_jax.modes.base import Job
 from sg_jax.weights.checkpoints import named
 
 
-def run(experiment: Experiment) -> None:
-    """Print the resolved config, the parameters and the GFLOPs of each kind of step."""
-    model = experiment.model
-    print(experiment.config)
+def run(job: Job) -> list[epath.Path]:
+    """Print the resolved config, the parameters and the GFLOPs of each kind of step.
+
+    It is what --dry-run asks for, in any mode that takes a config; nothing is written.
+    """
+    model = job.experiment.model
+    print(job.config)
     print(parameter_overview.get_parameter_overview(named(model), include_stats=False))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model))
-    print(f"Parameters: {count:,}. Tokens: {model.tokens}. Devices: {experiment.mesh.size}.\n")
-    flops.run(experiment)
+    print(f"Parameters: {count:,}. Tokens: {model.tokens}. Devices: {job.experiment.mesh.size}.\n")
+    return flops.run(job)

@@ -1,8 +1,11 @@
 """Print the GFLOPs of a training step and of a sampling step under every guidance setting."""
 
+from etils import epath
+
 from sg_jax.config.experiment import Experiment
 from sg_jax.costs import flops
 from sg_jax.method import checks, guidance
+from sg_jax.modes.base import Job, Mode, register
 
 EXPLANATION = """GFLOPs of one sampling step of one image, and of training on one batch.
 "paper": multiply-adds of linear layers, what goes on between tokens (attention's two products)
@@ -11,7 +14,13 @@ paper counts; "shared": what equal predictions share is counted once, as our pro
 """
 
 
-def run(experiment: Experiment) -> None:
+def run(job: Job) -> list[epath.Path]:
+    """Print the table; nothing is written."""
+    show(job.experiment)
+    return []
+
+
+def show(experiment: Experiment) -> None:
     """Print the table: training, dense and at each of its sparsity rates; then every setting.
 
     A schedule of guidance is averaged over `config.sample.steps`.
@@ -47,3 +56,8 @@ def run(experiment: Experiment) -> None:
             f"{paper_shared / 1e9:11.5g} {full_shared / 1e9:11.5g}"
         )
     print("\n".join(notes))
+
+
+MODE = register(
+    Mode("flops", "count what each kind of step costs", run, workdir=False, data=False, alone=True)
+)

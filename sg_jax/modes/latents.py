@@ -1,53 +1,66 @@
 """Write folders of .npy latents as a data set to train on; see data/latents.py for the files."""
 
-import argparse
 import itertools
-import sys
-from collections.abc import Sequence
+
+from etils import epath
 
 from sg_jax.data.latents import read_npy, write
 from sg_jax.data.sources import open_source
-from sg_jax.errors import UserError, run_command
+from sg_jax.errors import UserError
+from sg_jax.modes.base import Job, Mode, Option, register
 from sg_jax.runs import files
+from sg_jax.runs.progress import log
 
 
-def main(argv: Sequence[str]) -> None:
-    """Convert folders of .npy files."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sg_jax.data.latents",
-        description="Write folders of .npy latents as a TFDS data set in ArrayRecord.",
-    )
-    parser.add_argument(
-        "--from", dest="folders", nargs="+", required=True, metavar="DIR",
-        help="folders that hold *_features/0.npy ... and *_labels/0.npy ...; several are joined",
-    )  # fmt: skip
-    parser.add_argument("--to", required=True, help="folder of prepared data sets")
-    parser.add_argument("--name", required=True, help="of the data set: config.data.name")
-    parser.add_argument(
-        "--scale", type=float, required=True,
-        help="factor to apply: 0.18215 to latents as Stable Diffusion's autoencoder gives them, 1 "
-        "to files that are scaled already",
-    )  # fmt: skip
-    parser.add_argument(
-        "--posterior", choices=("std", "logvar"),
-        help="the files hold means, then these, along the channels: latents are drawn from them",
-    )  # fmt: skip
-    parser.add_argument("--classes", type=int, default=1000, help="number of classes")
-    given = parser.parse_args(argv[1:])
-    if files.is_remote(given.to):
+def run(job: Job) -> list[epath.Path]:
+    """Convert the folders of --from, in their order; return the folder of the data set."""
+    given = job.options
+    if files.is_remote(given["to"]):
         raise UserError(
-            f"--to={given.to} must be a folder on disk: copy the data set to the bucket then, and "
-            f"mount that where it is read."
+            f"--to={given['to']} must be a folder on disk: copy the data set to the bucket then, "
+            f"and mount that where it is read."
         )
     examples = itertools.chain.from_iterable(
-        read_npy(folder, given.scale, given.posterior) for folder in given.folders
+        read_npy(folder, given["scale"], given["posterior"] or None) for folder in given["from"]
     )
-    print(f"Written: {write(examples, given.to, given.name, given.classes)}")
-    source = open_source(given.name, "train", given.to)
+    folder = write(examples, given["to"], given["name"], given["classes"])
+    source = open_source(given["name"], "train", given["to"])
     shape = "x".join(map(str, source.image_shape))
-    print(f"{len(source)} latents of {shape}, {given.classes} classes. Train on them with")
-    print(f"  --config.data.name={given.name} --config.data.data_dir={given.to}")
+    log(f"{len(source)} latents of {shape}, {source.num_classes} classes. Train on them with")
+    log(f"  --config.data.name={source.name} --config.data.data_dir={given['to']}")
+    return [epath.Path(folder)]
 
 
-if __name__ == "__main__":
-    run_command(main, sys.argv)
+MODE = register(
+    Mode(
+        "latents",
+        "write folders of .npy latents as a data set to train on",
+        run,
+        config=False,
+        workdir=False,
+        data=False,
+        alone=True,
+        options=(
+            Option(
+                "from",
+                "folders of *_features/0.npy, *_labels/0.npy, ...; several are joined",
+                many=True,
+                required=True,
+            ),
+            Option("to", "folder of prepared data sets: config.data.data_dir", required=True),
+            Option("name", "name of the data set: config.data.name", required=True),
+            Option(
+                "scale",
+                "factor to apply: 0.18215 to raw latents of Stable Diffusion, or 1",
+                type=float,
+                required=True,
+            ),
+            Option(
+                "posterior",
+                "means, then these, along the channels: latents are drawn from them",
+                choices=("std", "logvar"),
+            ),
+            Option("classes", "number of classes", default=1000, type=int),
+        ),
+    )
+)

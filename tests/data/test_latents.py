@@ -12,7 +12,6 @@ from sg_jax.data.pipeline import seek, train_iterator
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.main import main
-from sg_jax.modes.latents import main as write_command
 
 RNG = np.random.default_rng(0)
 FIXED = RNG.standard_normal((30, 4, 4, 2)).astype(np.float16)
@@ -260,8 +259,8 @@ def _save_npy(root, arrays):
 def _convert(tmp_path, *arguments, name="made", folders=("npy",)):
     folders = [str(tmp_path / folder) for folder in folders]
     to = str(tmp_path / "tfds")
-    given = ["latents", "--from", *folders, "--to", to, "--name", name, "--classes", "5"]
-    write_command([*given, *arguments])
+    given = ["--from", *folders, "--to", to, "--name", name, "--classes", "5"]
+    main(["main", "--mode", "latents", *given, *arguments])
     return open_source(name, "train", to)
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import jax
 import pytest
 
 from sg_jax.config import experiment, geometry, parsing
@@ -88,11 +89,12 @@ def test_the_step_is_measured_otherwise(data_dir, quick, capsys):
             objective=dict(gamma=0.0),
             train=dict(batch_size=16),
             bench=dict(repeats=3),
+            mesh=dict(data=1),
         )
     )
     source = open_source("digits", "train", str(data_dir))
     completed = geometry.complete(given, source.image_shape, source.num_classes)
-    result = data.run(experiment.build(completed), source, "")
+    result = data.measure(experiment.build(completed, jax.devices()[:1]), source)
     need = result["consumption"]
     assert need["measured_on"] == "cpu"
     assert need["images_per_second"] == 16 * need["steps_per_second"] > 0

@@ -1,0 +1,69 @@
+"""Reports follow the sparsity rates of training: a row for each of them."""
+
+import json
+
+import jax
+import pytest
+
+from sg_jax.config import experiment, geometry, parsing
+from sg_jax.modes import bench, flops
+from sg_jax.modes.base import Job
+
+TINY = dict(depth=3, width=8, heads=2, patch=4, routes=((1, 1),))
+
+
+def completed(gammas, gamma=0.5):
+    given = parsing.merge(
+        dict(
+            model=TINY,
+            objective=dict(gamma=gamma),
+            train=dict(batch_size=8, steps=10, gammas=gammas),
+            sample=dict(batch_size=8, steps=2),
+            evaluate=dict(guidance=("unguided",)),
+            bench=dict(repeats=3),
+            mesh=dict(data=1),
+        )
+    )
+    return geometry.complete(given, (8, 8, 1), 10)
+
+
+def built(*args):
+    return experiment.build(completed(*args), jax.devices()[:1])
+
+
+@pytest.mark.parametrize(
+    ("gammas", "rates"),
+    [
+        ((), (0.5,)),
+        (((5, 0.0),), (0.5, 0.0)),
+        (((0, 0.25), (5, 0.75), (8, 0.25)), (0.25, 0.75)),  # step 1 is at 0.25 already
+        (((9, 0.75), (10, 0.0)), (0.5, 0.75)),  # step 10 is the last, there is no step 11
+    ],
+)
+def test_the_rates_of_training_in_their_order(gammas, rates):
+    assert built(gammas).training_rates == rates
+
+
+def test_flops_has_a_row_for_each_rate(capsys):
+    flops.show(built(((5, 0.75),)))
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("training, γ")]
+    assert [row.split(",")[1].strip() for row in rows] == ["γ 0", "γ 0.5", "γ 0.75"]
+    costs = [float(row.split()[-1]) for row in rows]
+    assert costs[0] > costs[1] > costs[2]
+
+
+def test_bench_times_each_rate_and_says_what_it_does(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "PAUSE", 0.0)
+    job = Job(str(tmp_path))
+    job.__dict__["experiment"] = built(((5, 0.75),), 0.0)  # on one device
+    (path,) = bench.run(job)
+    found = json.loads(path.read_text())
+    names = [row["program"].split(" (")[0] for row in found]
+    assert names[:2] == ["train, γ 0", "train, γ 0.75"]
+    assert names[2:] == ["sample, cfg", "sample, unguided", "sample, sg_flops"]
+    ratios = [row["flops_ratio"] for row in found[:2]]
+    assert 1 == ratios[0] > ratios[1]
+    lines = capsys.readouterr().out.splitlines()
+    for start in ("Compiling train, γ 0 (1 of 2)", "Compiling train, γ 0.75 (2 of 2, ETA 0:"):
+        assert sum(line.startswith(start) for line in lines) == 1
+    assert sum(line.startswith("round 1/3") and " ETA " in line for line in lines) == 2
