@@ -34,7 +34,7 @@ def call(data_dir):
     def run(*arguments, **options):
         return subprocess.run(
             command(data_dir, *arguments), **options, capture_output=True, text=True, cwd=ROOT,
-            env=environment(), timeout=300,
+            env=environment(data_dir), timeout=300,
         )  # fmt: skip
 
     return run
@@ -45,8 +45,15 @@ def command(data_dir, *arguments):
     return [sys.executable, "-m", "sg_jax.main", *given, *arguments]
 
 
-def environment():
-    return {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+def environment(data_dir):
+    """One device; programs are compiled once for all the processes of a test run."""
+    return {
+        **os.environ,
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(data_dir / "programs"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
 
 
 def arrays(workdir, step):
@@ -67,7 +74,7 @@ def test_training_ends_with_pictures_and_a_report(call, tmp_path):
     workdir = tmp_path / "run"
     done = call("--workdir", str(workdir), "--config.train.steps=4")
     assert done.returncode == 0, done.stderr
-    assert f"Picture: {workdir / 'guidance.png'}" in done.stdout
+    assert f"Written: {workdir / 'guidance.png'}" in done.stdout
     for name in ("guidance.png", "loss.png", "report.html", "report.json", "samples/sg.png"):
         assert (workdir / name).stat().st_size > 500
     assert {r["name"] for r in json.loads((workdir / "report.json").read_text())} == {
@@ -114,7 +121,7 @@ def test_a_signal_saves_and_the_same_command_continues(call, data_dir, tmp_path)
         "--config.checkpoint.every=10000",
     )
     long = command(data_dir, *arguments, "--config.train.steps=1000000")
-    process = subprocess.Popen(long, cwd=ROOT, env=environment(), stdout=subprocess.PIPE,
+    process = subprocess.Popen(long, cwd=ROOT, env=environment(data_dir), stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
     for line in process.stdout:
         if line.startswith("step"):
@@ -185,6 +192,38 @@ def test_help_names_every_mode_and_flag(capsys):
     assert all(f"    {mode} " in text for mode in main.MODES) and all(f in text for f in flags)
 
 
+def test_help_prints_the_keys_of_a_section(capsys):
+    from sg_jax import main
+
+    main.main(["main", "--help", "config"])
+    assert "  train " in capsys.readouterr().out
+    main.main(["main", "--help", "config.optimizer"])
+    text = capsys.readouterr().out
+    assert "learning_rate=0.0001" in text and "'constant', 'cosine'" in text and "fixed" in text
+    with pytest.raises(main.UserError, match=r"no section config\.trian.*mean 'train'"):
+        main.main(["main", "--help", "config.trian"])
+
+
+def test_a_mode_from_outside_is_listed_and_run(capsys, monkeypatch, tmp_path):
+    from sg_jax import main
+    from sg_jax.modes import base
+
+    def run(job):
+        return [f"{job.workdir}/{job.options['words'][1]}", job.experiment.config.seed]
+
+    words = base.Option("words", "what to say", many=True)
+    mode = base.Mode("hello", "say hello", run, data=False, options=(words,))
+    monkeypatch.setitem(base.MODES, "hello", mode)
+    main.main(["main", "--help"])
+    assert "hello      say hello\n      --words" in capsys.readouterr().out
+    config = f"--config={ROOT}/configs/imagenet256_sit_s2_routing.py"
+    given = ["main", "--mode", "hello", config, "--words", "a", "b", "--workdir", str(tmp_path)]
+    main.main([*given, "--config.seed=5"])
+    assert f"Written: {tmp_path}/b\nWritten: 5\n" in capsys.readouterr().out
+    with pytest.raises(main.UserError, match="--words is a flag of --mode=hello"):
+        main.main(["main", config, "--words", "a"])
+
+
 def test_a_dry_run_needs_no_data_where_the_shapes_are_known(capsys):
     from sg_jax.main import main
 
@@ -199,7 +238,7 @@ def test_the_process_fails_with_the_message_alone(call, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_goes_on_as_it_began_but_not_otherwise(call, tmp_path):
+def test_a_run_goes_on_as_it_began_but_not_otherwise(call, data_dir, tmp_path):
     workdir = str(tmp_path / "run")
     first = call("--workdir", workdir, "--config.train.steps=1", "--config.train.then=()")
     assert first.returncode == 0
@@ -208,7 +247,7 @@ def test_a_run_goes_on_as_it_began_but_not_otherwise(call, tmp_path):
     assert "config.objective.gamma=0.25" in done.stderr and "0.5" in done.stderr
     arguments = ("--workdir", workdir, "--mode=sample")  # its config is the run's
     done = subprocess.run(
-        [sys.executable, "-m", "sg_jax.main", *arguments], cwd=ROOT, env=environment(),
+        [sys.executable, "-m", "sg_jax.main", *arguments], cwd=ROOT, env=environment(data_dir),
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

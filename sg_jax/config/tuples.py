@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from sg_jax.errors import nearest
+
 THEN = ("sample", "evaluate")  # modes that may follow training
 
 
@@ -61,7 +63,9 @@ def names(values: Any) -> str:
 def then(values: Any) -> str:
     """Take modes that may follow training."""
     wrong = [v for v in values if v not in THEN] if isinstance(values, tuple) else [values]
-    return f"may hold 'sample' and 'evaluate', not {wrong[0]!r}." if wrong else ""
+    if not wrong:
+        return ""
+    return f"may hold 'sample' and 'evaluate', not {wrong[0]!r}.{nearest(wrong[0], THEN)}"
 
 
 def references(value: Any) -> str:

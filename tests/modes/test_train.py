@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from sg_jax.config import experiment, geometry, parsing
+from sg_jax.config import experiment, geometry, parsing, record
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.modes import train
@@ -30,9 +30,9 @@ def run(tmp_path, monkeypatch):
         )
         completed = geometry.complete(given, source.image_shape, source.num_classes)
         folder = str(tmp_path / "run")
-        checkpoints.prepare_workdir(folder, completed, source.class_names)
+        record.prepare(folder, completed, source.class_names, begun=False)
         monkeypatch.setattr(experiment.Experiment, "compile_train_step", lambda *_: step)
-        return train.run(experiment.build(completed), source, folder)
+        return train.train(experiment.build(completed), source, folder)
 
     return call
 
