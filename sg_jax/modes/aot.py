@@ -172,7 +172,12 @@ MODE = register(
         alone=True,
         options=(
             Option("topology", "TPUs to compile for: v5e:16x16, or 2*v5e:16x16", required=True),
-            Option("for", "what to compile", default="train", choices=("train", "sample")),
+            Option(
+                "for",
+                "train or sample: what to compile",
+                default="train",
+                choices=("train", "sample"),
+            ),
             Option("json", "file for the report"),
         ),
     )

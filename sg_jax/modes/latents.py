@@ -57,7 +57,7 @@ MODE = register(
             ),
             Option(
                 "posterior",
-                "means, then these, along the channels: latents are drawn from them",
+                "std or logvar: files hold means, then these; latents are drawn from both",
                 choices=("std", "logvar"),
             ),
             Option("classes", "number of classes", default=1000, type=int),
