@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sg_jax.errors import UserError
-    from sg_jax.method.guidance import PRESETS, Guidance
+    from sg_jax.method.guidance import Guidance
+    from sg_jax.method.presets import PRESETS
     from sg_jax.method.sampler import Sampler
     from sg_jax.programs.sampling import sample
     from sg_jax.weights import convert
@@ -28,7 +29,7 @@ __version__ = "0.1.0"
 __all__ = ["PRESETS", "Guidance", "Sampler", "UserError", "convert", "load", "sample"]
 
 _HOME = {
-    "PRESETS": "method.guidance",
+    "PRESETS": "method.presets",
     "Guidance": "method.guidance",
     "Sampler": "method.sampler",
     "UserError": "errors",

@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from sg_jax import modes
-from sg_jax.method.guidance import PRESETS
+from sg_jax.method.presets import PRESETS
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = ROOT / "README.md"

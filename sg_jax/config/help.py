@@ -4,7 +4,8 @@ import textwrap
 
 from sg_jax.config.sections import SECTIONS, Run
 from sg_jax.errors import Settings, UserError, declared_in, default_of, nearest
-from sg_jax.method.guidance import PRESETS, Guidance
+from sg_jax.method.guidance import Guidance
+from sg_jax.method.presets import PRESETS
 
 WIDTH = 100
 

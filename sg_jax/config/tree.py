@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from sg_jax.config.sections import SECTIONS, Config, Run
 from sg_jax.errors import Settings, declared_in, default_of, section
-from sg_jax.method.guidance import PRESETS, Guidance
+from sg_jax.method.guidance import Guidance
+from sg_jax.method.presets import PRESETS
 
 
 def defaults() -> ConfigDict:

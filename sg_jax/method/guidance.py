@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sg_jax.errors import Settings, UserError, nearest, setting
+from sg_jax.errors import Settings, setting
 from sg_jax.method import prediction, schedule, tokens
 from sg_jax.method.network import Condition, KeepIds, Network
 from sg_jax.method.routing import draw_ids
@@ -60,6 +60,10 @@ WEAK_LABELS = {
 IDS = ("uniform", "stratified", "nested")
 
 
+def _scale(value) -> str:
+    return schedule.broken(value, 0.0, float("inf"))
+
+
 def _rate(value) -> str:
     return schedule.broken(value, 0.0, 1.0)
 
@@ -76,35 +80,24 @@ class Guidance(Settings):
     """Which two predictions are made at each step.
 
     Scale and gammas are numbers, or schedules over the steps (see `schedule`).
-
-    Args:
-      scale: omega; 1 is off, and only the strong prediction is computed.
-      gamma_strong: sparsity rate of the strong prediction, in [0, 1].
-      gamma_weak: sparsity rate of the weak one; 1 skips the routed blocks altogether.
-      weak_label: "same" gives both predictions the condition (SG); "null" gives the weak one none
-        (CFG); "random" gives it another one at random, anew at each evaluation (ICG).
-      weak_step: checkpoint that makes the weak prediction (AG); 0 is the same network.
-      weak_workdir: the run that checkpoint is from; empty for the same run.
-      interval: times (low, high) within which guidance acts; outside, the strong prediction alone
-        moves the sample.
-      ids: how kept tokens are drawn, fresh at each evaluation: "uniform", "stratified" over the
-        token grid, or "nested" (the smaller set a subset of the larger; else they are independent).
-      segments: into how many stretches of constant rate a schedule of gammas is rounded.
     """
 
     SECTION = "guidance"
 
-    scale: Schedule = setting(
-        1.0, "omega; 1 is off", rule=lambda v: schedule.broken(v, 0.0, float("inf"))
-    )
-    gamma_strong: Schedule = setting(0.0, "rate of the strong prediction", rule=_rate)
-    gamma_weak: Schedule = setting(0.0, "rate of the weak one; 1 skips the routes", rule=_rate)
+    scale: Schedule = setting(1.0, "omega; 1 is off: the strong prediction alone", rule=_scale)
+    gamma_strong: Schedule = setting(0.0, "sparsity rate of the strong prediction", rule=_rate)
+    gamma_weak: Schedule = setting(0.0, "of the weak one; 1 skips the routed blocks", rule=_rate)
     weak_label: str = setting("same", "condition of the weak prediction", options=WEAK_LABELS)
-    weak_step: int = setting(0, "checkpoint of the weak prediction; 0: the same network", low=0)
-    weak_workdir: str = setting("", "run of that checkpoint; empty: the same run")
-    interval: tuple[float, float] = setting((0.0, 1.0), "times of guidance", rule=_interval)
-    ids: str = setting("uniform", "how kept tokens are drawn", options=IDS)
-    segments: int = setting(8, "stretches that a schedule of rates is rounded to", low=1)
+    weak_step: int = setting(0, "checkpoint that makes it (AG); 0: the same network", low=0)
+    weak_workdir: str = setting("", "the run of that checkpoint; empty: the same run")
+    interval: tuple = setting((0.0, 1.0), "times t at which guidance acts", rule=_interval)
+    ids: str = setting(
+        "uniform",
+        "how kept tokens are drawn at each evaluation: independently, stratified over the token "
+        "grid, or nested (the smaller set within the larger)",
+        options=IDS,
+    )
+    segments: int = setting(8, "stretches of constant rate that a schedule is cut into", low=1)
 
     @property
     def two_networks(self) -> bool:
@@ -136,36 +129,6 @@ class Guidance(Settings):
         return " ".join(words)
 
 
-PRESETS = {  # beside each, what the paper measured with SiT-XL/2 + routing on ImageNet-256
-    "unguided": Guidance(),  # FID 4.89, 114.42 GFLOPs per step
-    "cfg": Guidance(scale=1.5, weak_label="null"),  # FID 2.57, 228.84
-    "icg": Guidance(scale=1.5, weak_label="random"),  # FID 2.81, 228.84
-    "ag": Guidance(scale=1.5, weak_step=50_000),  # FID 2.95, 228.84
-    "pdg": Guidance(scale=1.5, gamma_weak=1.0, weak_label="null"),
-    "sg": Guidance(scale=2.0, gamma_weak=0.75),  # the scale by RESULTS.md
-    "sg_flops": Guidance(scale=3.0, gamma_strong=0.5, gamma_weak=0.9),  # FID 2.14, 97.67
-    "sg_fid": Guidance(  # FID 1.58, 173.16
-        scale=1.5,
-        gamma_strong=("cosine", 0.0, 0.6),
-        gamma_weak=("cosine", 0.6, 0.0),
-        weak_step=50_000,
-    ),
-    "cfg_sg": Guidance(scale=1.5, gamma_strong=0.2, gamma_weak=0.7, weak_label="null"),
-}
-
-
-def resolve(guidance: str | Guidance) -> Guidance:
-    """Return a preset by name, or the guidance itself."""
-    if isinstance(guidance, Guidance):
-        return guidance
-    if guidance not in PRESETS:
-        raise UserError(
-            f"guidance={guidance!r} must be a Guidance or a preset: {', '.join(PRESETS)}."
-            + nearest(guidance, PRESETS)
-        )
-    return PRESETS[guidance]
-
-
 @dataclasses.dataclass(frozen=True)
 class Stretch:
     """Steps first..stop-1, at constant rates: strong and weak, or strong alone."""
@@ -188,8 +151,7 @@ class Plan:
 def plan(guidance: Guidance, sampler: Sampler, steps: int) -> tuple[Plan, np.ndarray]:
     """Cut a run of steps into stretches of constant rates, so that each has static shapes.
 
-    Scheduled rates are averaged over `guidance.segments` equal stretches; `rounding` tells by how
-    much that moves them.
+    Scheduled rates are averaged over `guidance.segments` equal stretches.
 
     Returns:
       The plan, and omega at each step, float32 [steps], which needs no compile when it changes.

@@ -4,8 +4,9 @@ They know neither networks nor guidance. `velocity(x [B, ...], t [], n []) -> [B
 `noise(n []) -> [B, ...]` (standard normal) are given; n counts the evaluations from `first`, for
 those who draw something fresh at each. Every loop is one scan: one compiled body.
 
-To add one: 1. write its function below, 2. give it a row in `SAMPLERS`, with the settings that it
-reads, 3. declare in `Sampler` those that are new. Tests read the order from the row.
+To add one: 1. write its function, here or in a file like `stochastic`, 2. give it a row in
+`SAMPLERS`, with the settings that it reads, 3. declare in `Sampler` those that are new. Tests read
+the order from the row.
 """
 
 import dataclasses
@@ -20,16 +21,6 @@ from sg_jax.method import flow
 
 Velocity = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Noise = Callable[[jax.Array], jax.Array]
-
-# D(t) >= 0 of SiT's SDE. On the linear path SiT's "sigma" and "linear" are both 1 - t; "sbdm" is
-# the diffusion of the score-based model with the same marginals, (1 - t) / t, infinite at t = 0.
-DIFFUSIONS = {
-    "sigma": lambda t: 1 - t,
-    "constant": lambda t: jnp.ones_like(t),
-    "sbdm": lambda t: (1 - t) / jnp.maximum(t, 0.04),
-    "decreasing": lambda t: 0.25 * (jnp.cos(jnp.pi * t) + 1) ** 2,
-    "increasing_decreasing": lambda t: jnp.sin(jnp.pi * t) ** 2,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +42,8 @@ class Integrator:
     times: Callable[..., jax.Array] = lambda sampler, steps: time_grid(steps, sampler.shift)
 
 
-SAMPLERS: dict[str, Integrator] = {}  # by name; filled at the end of this file
+SAMPLERS: dict[str, Integrator] = {}  # by name; filled below and in `stochastic`
+DIFFUSIONS: dict[str, Callable[[jax.Array], jax.Array]] = {}  # filled in `stochastic`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,17 +121,6 @@ def time_grid(steps: int, shift: float = 1.0) -> jax.Array:
     return flow.shift_time(jnp.linspace(0.0, 1.0, steps + 1), shift)
 
 
-def edm_grid(steps: int, sigma_min: float, sigma_max: float, rho: float) -> jax.Array:
-    """Return EDM's noise levels as times t = 1 / (1 + sigma), ascending, the last one 1.
-
-    sigma_i = (sigma_max^(1/rho) + i / (N - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho
-    """
-    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    ramp = jnp.arange(steps) / max(steps - 1, 1)
-    sigma = (high + ramp * (low - high)) ** rho
-    return jnp.append(1 / (1 + sigma), 1.0)
-
-
 def euler(velocity: Velocity, x: jax.Array, times: jax.Array, first: int = 0) -> jax.Array:
     """Integrate by Euler's method.
 
@@ -159,7 +140,7 @@ def euler(velocity: Velocity, x: jax.Array, times: jax.Array, first: int = 0) ->
         t, dt, n = inputs
         return x + dt * velocity(x, t, n), None
 
-    return _scan(step, x, times, first, 1)
+    return scan(step, x, times, first, 1)
 
 
 def heun(velocity: Velocity, x: jax.Array, times: jax.Array, first: int = 0) -> jax.Array:
@@ -174,83 +155,11 @@ def heun(velocity: Velocity, x: jax.Array, times: jax.Array, first: int = 0) -> 
         ahead = velocity(x + dt * v, t + dt, n + 1)
         return x + dt / 2 * (v + ahead), None
 
-    return _scan(step, x, times, first, 2)
+    return scan(step, x, times, first, 2)
 
 
-def euler_maruyama(
-    velocity: Velocity,
-    noise: Noise,
-    diffusion: Callable[[jax.Array], jax.Array],
-    x: jax.Array,
-    times: jax.Array,
-    first: int = 0,
-) -> jax.Array:
-    """Integrate SiT's SDE, which has the marginals of the ODE for any D(t) >= 0.
-
-    dx = (v + D s) dt + sqrt(2 D) dW,  score s = (t v - x) / (1 - t)      (SiT, Eq. 4 and 7)
-
-    The step that ends at t = 1 adds no noise, as nothing after it would take it out again. D is
-    limited so that this one takes out all the noise there is, at most, and others half of it: with
-    more the steps would oscillate.
-    """
-
-    def step(x, inputs):
-        t, dt, n = inputs
-        last = t + dt > 1 - 1e-6
-        most = jnp.where(last, 1.0, 0.5) * (1 - t) ** 2 / dt
-        v, d = velocity(x, t, n), jnp.minimum(diffusion(t), most)
-        score = (t * v - x) / (1 - t)
-        spread = jnp.sqrt(2 * d * dt) * ~last
-        return x + dt * (v + d * score) + spread * noise(n), None
-
-    return _scan(step, x, times, first, 1)
-
-
-def edm_heun(
-    velocity: Velocity,
-    noise: Noise,
-    x: jax.Array,
-    times: jax.Array,
-    first: int = 0,
-    churn: float = 0.0,
-    limits: tuple[float, float] = (0.0, math.inf),
-    noise_scale: float = 1.0,
-) -> jax.Array:
-    """Integrate by EDM's stochastic Heun method (Karras et al., arXiv 2206.00364, Algorithm 2).
-
-    It lives in y = x / t = data + sigma noise with sigma = (1 - t) / t, where dy/dsigma =
-    (y - D) / sigma and D = x + (1 - t) v is the denoised image. The last step, to sigma = 0, is
-    Euler's.
-
-    Args:
-      velocity, noise, x, times, first: as above; times[0] > 0.
-      churn: S_churn over the number of steps of the run.
-      limits: S_min and S_max.
-      noise_scale: S_noise.
-    """
-
-    def slope(y, sigma, n):
-        t = 1 / (1 + sigma)
-        x = t * y
-        d = flow.denoised(x, velocity(x, t, n), t)
-        return (y - d) / jnp.maximum(sigma, 1e-12)
-
-    def step(y, inputs):
-        t, dt, n = inputs
-        sigma, after = (1 - t) / t, jnp.maximum(1 / (t + dt) - 1, 0.0)
-        gamma = jnp.where((limits[0] <= sigma) & (sigma <= limits[1]), churn, 0.0)
-        hat = sigma * (1 + jnp.minimum(gamma, math.sqrt(2) - 1))
-        y = y + noise_scale * jnp.sqrt(jnp.maximum(hat**2 - sigma**2, 0.0)) * noise(n)
-        d = slope(y, hat, n)
-        end = y + (after - hat) * d
-        corrected = y + (after - hat) / 2 * (d + slope(end, after, n + 1))
-        return jnp.where(after > 1e-6, corrected, end), None
-
-    y = _scan(step, x / times[0], times, first, 2)
-    return y * times[-1]
-
-
-def _scan(step, x: jax.Array, times: jax.Array, first: int, evaluations: int) -> jax.Array:
+def scan(step, x: jax.Array, times: jax.Array, first: int, evaluations: int) -> jax.Array:
+    """Return x after step(x, (t, dt, n)) from each of `times` to the next."""
     counts = first + evaluations * jnp.arange(len(times) - 1)
     return jax.lax.scan(step, x, (times[:-1], jnp.diff(times), counts))[0]
 
@@ -260,29 +169,7 @@ def _plain(run: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return lambda sampler, velocity, noise, x, times, first, steps: run(velocity, x, times, first)
 
 
-def _euler_maruyama(sampler: Sampler, velocity, noise, x, times, first, steps):
-    def diffusion(t):
-        return sampler.diffusion_scale * DIFFUSIONS[sampler.diffusion](t)
-
-    return euler_maruyama(velocity, noise, diffusion, x, times, first)
-
-
-def _edm_heun(s: Sampler, velocity, noise, x, times, first, steps):
-    churn, limits = s.churn / steps, (s.churn_min, s.churn_max)
-    return edm_heun(velocity, noise, x, times, first, churn, limits, s.churn_noise)
-
-
 SAMPLERS |= {
     "euler": Integrator(_plain(euler), evaluations=1, order=1),
     "heun": Integrator(_plain(heun), evaluations=2, order=2),
-    "euler_maruyama": Integrator(
-        _euler_maruyama, 1, order=None, reads=("shift", "diffusion", "diffusion_scale")
-    ),
-    "edm_heun": Integrator(
-        _edm_heun,
-        evaluations=2,
-        order=2,
-        reads=("churn", "churn_min", "churn_max", "churn_noise", "sigma_min", "sigma_max", "rho"),
-        times=lambda s, steps: edm_grid(steps, s.sigma_min, s.sigma_max, s.rho),
-    ),
 }

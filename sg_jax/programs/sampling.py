@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from sg_jax.data.images import to_uint8
 from sg_jax.errors import UserError
-from sg_jax.method import checks
+from sg_jax.method import checks, presets
 from sg_jax.method import guidance as guidance_lib
 from sg_jax.method.guidance import Guidance, Plan
 from sg_jax.method.network import Condition
@@ -127,7 +127,7 @@ def sample(
       UserError: a label out of range, networks that cannot do what is asked, or a value that makes
         no sense, before anything is compiled; samples that are not finite.
     """
-    guidance = guidance_lib.resolve(guidance)
+    guidance = presets.resolve(guidance)
     if weak_model is not None and not guidance.two_networks:
         guidance = dataclasses.replace(guidance, weak_workdir="another network")
     checks.check_setting(model, guidance, weak_model)

@@ -88,7 +88,7 @@ def test_the_sections_reach_the_objects(built):
         (dict(optimizer=dict(schedule="cos")), ["config.optimizer.schedule='cos'", "'cosine'"]),
         (
             dict(optimizer=dict(learning_rate=0.0)),
-            ["config.optimizer.learning_rate=0.0", "above 0"],
+            ["optimizer.learning_rate=0.0", "above 0"],
         ),
         (dict(optimizer=dict(clip_norm=-1.0)), ["config.optimizer.clip_norm=-1.0"]),
         (dict(guidance=dict(sg=dict(gamma_weak=2.0))), ["config.guidance.sg.gamma_weak=2.0"]),

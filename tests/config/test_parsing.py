@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 
 from sg_jax.config import parsing
 from sg_jax.errors import UserError, nearest
-from sg_jax.method.guidance import PRESETS, Guidance
+from sg_jax.method.guidance import Guidance
+from sg_jax.method.presets import PRESETS
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 SHIPPED = [p for p in sorted(CONFIGS.glob("*.py")) if "def get_config" in p.read_text()]

@@ -33,7 +33,7 @@ def test_a_key_from_outside_has_a_default_a_check_a_help_text_and_a_place_in_the
     assert tree.check(config).train.patience == 5
     with pytest.raises(UserError, match=r"config\.train\.patience=0 must be at least 1\."):
         tree.check(parsing.merge(dict(train=dict(patience=0))))
-    with pytest.raises(UserError, match="patiense.*mean 'patience'"):
+    with pytest.raises(UserError, match=r"patiense.*mean 'patience'"):
         parsing.merge(dict(train=dict(patiense=1)))
     assert "patience=3\n      how long to wait; at least 1; fixed" in help.explain("config.train")
     model = dict(depth=1, width=4, heads=1, patch=1, image_size=2, channels=1, num_classes=2)

@@ -6,7 +6,8 @@ import pytest
 from flax import nnx
 
 from sg_jax.costs import flops
-from sg_jax.method.guidance import PRESETS, guided_velocity, plan
+from sg_jax.method.guidance import guided_velocity, plan
+from sg_jax.method.presets import PRESETS
 from sg_jax.method.sampler import Sampler
 from sg_jax.models import layers
 from sg_jax.models.dit import DiT, geometry

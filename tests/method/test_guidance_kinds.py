@@ -10,7 +10,8 @@ import pytest
 from sg_jax.errors import UserError
 from sg_jax.method import guidance as lib
 from sg_jax.method import schedule
-from sg_jax.method.guidance import PRESETS, Guidance, draw_pair
+from sg_jax.method.guidance import Guidance, draw_pair
+from sg_jax.method.presets import PRESETS
 from sg_jax.method.sampler import Sampler
 from sg_jax.programs.sampling import sample
 

@@ -9,7 +9,7 @@ import pytest
 
 from sg_jax.errors import UserError
 from sg_jax.method import guidance as guidance_lib
-from sg_jax.method import sampler
+from sg_jax.method import sampler, stochastic
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import SAMPLERS, Integrator, Sampler
 from sg_jax.programs.sampling import image_keys, integrate, sample
@@ -312,7 +312,7 @@ def test_a_shift_keeps_the_ends_and_the_order(shift):
 
 def test_edms_noise_levels_by_hand():
     """rho 1 is a straight line: 80, 53.334, 26.668, 0.002; then 0."""
-    times = np.asarray(sampler.edm_grid(4, 0.002, 80.0, 1.0), np.float64)
+    times = np.asarray(stochastic.edm_grid(4, 0.002, 80.0, 1.0), np.float64)
     np.testing.assert_allclose(1 / times - 1, [80, 53.334, 26.668, 0.002, 0], rtol=1e-3, atol=1e-9)
     ramp = (80 ** (1 / 7) + np.arange(18) / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
     np.testing.assert_allclose(Sampler("edm_heun").times(18)[:-1], 1 / (1 + ramp), rtol=1e-5)

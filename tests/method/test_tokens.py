@@ -1,4 +1,4 @@
-"""Keep counts, token ids, gather and scatter."""
+"""Patches, keep counts, token ids, gather and scatter."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,24 @@ import pytest
 
 from sg_jax.errors import UserError
 from sg_jax.method import tokens
+
+
+def test_patches_are_cut_in_raster_order():
+    image = jnp.arange(16).reshape(1, 4, 4, 1)
+    patches = tokens.patchify(image, 2)
+    np.testing.assert_array_equal(patches[0, 0], [0, 1, 4, 5])
+    np.testing.assert_array_equal(patches[0, 1], [2, 3, 6, 7])
+    np.testing.assert_array_equal(patches[0, 2], [8, 9, 12, 13])
+
+
+def test_channels_are_the_fastest_axis_of_a_patch():
+    image = jnp.stack([jnp.zeros((2, 2)), jnp.ones((2, 2))], -1)[None]
+    np.testing.assert_array_equal(tokens.patchify(image, 2)[0, 0], [0, 1] * 4)
+
+
+def test_unpatchify_undoes_patchify():
+    x = jax.random.normal(jax.random.key(0), (2, 12, 12, 3))
+    np.testing.assert_array_equal(tokens.unpatchify(tokens.patchify(x, 4), 4), x)
 
 
 @pytest.mark.parametrize(
