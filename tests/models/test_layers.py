@@ -5,12 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import nnx
 from numeric import F32, f64, fresh
 
 from sg_jax.models import layers
-from sg_jax.parallel import sharding
 
 
 def norm(x, shift, scale):
@@ -51,29 +49,6 @@ def test_the_gradient_of_adaptive_norm_is_that_of_its_formula():
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("sizes", [(8, 3), (3, 8)])
-@pytest.mark.parametrize("mesh", [None, sharding.one_device()], ids=["no mesh", "cpu"])
-def test_the_gradient_of_a_kernel_is_the_product_over_all_tokens(sizes, mesh):
-    x, dy = (jax.random.normal(jax.random.key(i), (2, 5, n)) for i, n in enumerate(sizes))
-    with sharding.on(mesh):
-        ours = jax.jit(lambda *a: gradients.kernel_gradient(*a, jnp.float32))(x, dy)
-    expected = np.einsum("bnd,bne->de", f64(x), f64(dy))
-    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("shape", [(2, 3), (1, 2, 3), (2, 5, 3)], ids=str)
-@pytest.mark.parametrize("mesh", [None, sharding.one_device()], ids=["no mesh", "cpu"])
-def test_the_gradient_of_an_input_is_the_product_with_the_kernel(shape, mesh):
-    dy, kernel = (
-        jax.random.normal(jax.random.key(0), shape),
-        jax.random.normal(jax.random.key(1), (16, 3)),
-    )
-    with sharding.on(mesh):
-        ours = jax.jit(gradients.input_gradient)(dy, kernel)
-    expected = np.einsum("...e,de->...d", f64(dy), f64(kernel))
-    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
-
-
 def test_gated_by_hand():
     """x + gate (y + 1)."""
     x, y = jnp.array([[[1.0, 2.0]]]), jnp.array([[[20.0, 20.0]]])
@@ -95,13 +70,6 @@ def test_the_gradient_of_gated_is_that_of_its_formula():
 
     for ours, expected in zip(gradient(layers.gated), gradient(plain), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_the_gradient_of_gelu_is_that_of_its_formula():
-    x = jnp.linspace(-4, 4, 33)
-    np.testing.assert_array_equal(gradients.gelu(x), jax.nn.gelu(x, approximate=True))
-    ours, expected = (jax.vmap(jax.grad(f))(x) for f in (gradients.gelu, jax.nn.gelu))
-    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_linear_layer_and_its_gradient_by_hand():

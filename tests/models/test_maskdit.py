@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sg_jax.method.routing import draw_ids
 from sg_jax.errors import UserError
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.objective import FlowMatching
+from sg_jax.method.routing import draw_ids
 from sg_jax.models.maskdit import MaskDiT
 from sg_jax.programs import sampling
 
@@ -82,7 +82,7 @@ def test_the_mask_token_stands_for_what_is_missing_only(masked, inputs, forward)
 def test_the_null_label_has_no_embedding(masked, inputs, forward):
     x, t, y = inputs
     none = changed(masked, "label_embedding", jnp.zeros((5, 32)))
-    null = jnp.full_like(y, masked.null_label)
+    null = masked.conditioning.null(y)
     np.testing.assert_array_equal(forward(masked, x, t, null), forward(none, x, t, y))
     assert jnp.abs(forward(masked, x, t, null) - forward(masked, x, t, y)).max() > 0.01
 
@@ -91,7 +91,7 @@ def test_the_null_label_has_no_embedding(masked, inputs, forward):
 @pytest.mark.parametrize("labels", ["same", "null"])
 def test_branches_are_the_predictions_one_by_one(masked, inputs, forward, second, labels):
     x, t, y = inputs
-    null = jnp.full_like(y, masked.null_label)
+    null = masked.conditioning.null(y)
     ys = [y] if labels == "same" else [y, null]
     strong, weak = branches(masked, x, t, ys, [[IDS], second])
     close(strong, forward(masked, x, t, y, IDS))
@@ -108,7 +108,7 @@ def test_drawn_ids_keep_the_share_that_gamma_leaves(masked, gamma, keep):
 def test_gamma_0_is_dense_and_gamma_1_impossible(masked, inputs):
     keys = jax.random.split(jax.random.key(0), 3)
     assert draw_ids(masked, keys, 0.0) is None
-    with pytest.raises(UserError, match=r"at least one token.*gamma=1.0"):
+    with pytest.raises(UserError, match=r"gamma=1.0 would mask all 16 tokens.*at least one"):
         draw_ids(masked, keys, 1.0)
     with pytest.raises(UserError, match=r"at least one token.*\(3, 0\)"):
         masked(*inputs, [IDS[:, :0]])
@@ -117,7 +117,7 @@ def test_gamma_0_is_dense_and_gamma_1_impossible(masked, inputs):
 def test_it_trains_and_is_guided_like_any_network(masked, inputs):
     x, _, y = inputs
     objective = FlowMatching(gamma=0.75)
-    batch, keys = {"image": x, "label": y}, jax.random.split(jax.random.key(0), len(x))
+    batch, keys = {"image": x, "condition": y}, jax.random.split(jax.random.key(0), len(x))
     gradient = jax.grad(lambda model: objective(model, batch, keys).mean())
     grads = jax.jit(gradient)(masked)
     names = {

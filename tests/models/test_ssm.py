@@ -7,11 +7,11 @@ import optax
 import pytest
 from flax import nnx
 
-from sg_jax.method.routing import draw_ids
 from sg_jax.errors import UserError
 from sg_jax.method import tokens
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.objective import FlowMatching
+from sg_jax.method.routing import draw_ids
 from sg_jax.models import layers, ssm
 from sg_jax.models.ssm import SSM
 from sg_jax.parallel import sharding
@@ -229,7 +229,7 @@ def test_a_route_scans_the_kept_tokens_alone_and_leaves_the_others(make):
 @pytest.mark.parametrize("labels, gammas", [(1, (0.25, 0.75)), (1, (0.0, 1.0)), (2, (0.25, 0.75))])
 def test_branches_are_what_separate_calls_give(model, inputs, labels, gammas):
     x, t, y = inputs
-    ys = [y, jnp.full_like(y, model.null_label)][:labels]
+    ys = [y, model.conditioning.null(y)][:labels]
     ids = [draw(model, gamma, seed) for seed, gamma in enumerate(gammas)]
     for i, out in enumerate(branches(model, x, t, ys, ids)):
         alone = run(model, x, t, ys[i % labels], ids[i])
@@ -258,7 +258,7 @@ def test_half_precision_agrees_roughly_and_returns_float32(model, make, inputs):
 def test_flow_matching_trains_it(fresh):
     """30 steps on four images, routed at gamma 0.5, with time, noise and ids held fixed."""
     x = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
-    batch = {"image": x, "label": jnp.arange(4)}
+    batch = {"image": x, "condition": jnp.arange(4)}
     keys = jax.random.split(jax.random.key(1), 4)
     objective, tx = FlowMatching(gamma=0.5), optax.adam(3e-3)
 

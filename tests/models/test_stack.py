@@ -9,7 +9,7 @@ from numeric import loops_of
 
 from sg_jax.errors import UserError
 from sg_jax.method import tokens
-from sg_jax.method.routing import Segment, interleave, segments, split
+from sg_jax.method.routing import interleave, split
 from sg_jax.models.stack import RoutedStack
 from sg_jax.parallel import sharding
 
@@ -56,46 +56,6 @@ def draw(seed, *keeps):
     keys = jax.random.split(jax.random.key(seed), 2)
     return [tokens.sample_ids(jax.vmap(jax.random.fold_in)(keys, jnp.full(2, r)), 8, k)
             for r, k in enumerate(keeps)]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "depth, routes, expected",
-    [
-        (3, [], [(0, 3, None)]),
-        (6, [(1, 4)], [(0, 1, None), (1, 5, 0), (5, 6, None)]),
-        (28, [(2, 24)], [(0, 2, None), (2, 25, 0), (25, 28, None)]),  # 23 routed blocks
-        (4, [(0, 3)], [(0, 4, 0)]),
-        (5, [(1, 1), (3, 3)], [(0, 1, None), (1, 2, 0), (2, 3, None), (3, 4, 1), (4, 5, None)]),
-        (4, [(0, 1), (2, 3)], [(0, 2, 0), (2, 4, 1)]),
-    ],
-)
-def test_segments_cut_the_depth(depth, routes, expected):
-    assert segments(depth, routes) == tuple(Segment(*s) for s in expected)
-
-
-@pytest.mark.parametrize(
-    "routes, named",
-    [
-        ([(3, 2)], ["(3, 2)", "0 <= start <= end < depth=5"]),
-        ([(2, 5)], ["(2, 5)", "depth=5"]),
-        ([(-1, 2)], ["(-1, 2)", "0 <= start"]),
-        ([(0, 2), (2, 3)], ["(2, 3)", "block 3", "not overlap"]),
-        ([(3, 4), (0, 1)], ["(0, 1)", "in order"]),
-        ([(1, 2, 3)], ["(1, 2, 3)", "pair"]),
-        ([(1.0, 2)], ["(1.0, 2)", "ints"]),
-    ],
-)
-def test_a_wrong_route_is_named(routes, named):
-    with pytest.raises(UserError) as error:
-        segments(5, routes)
-    for part in ["config.model.routes", *named]:
-        assert part in str(error.value)
-
-
-@pytest.mark.parametrize("routes", [(2, 3), [5]])
-def test_a_forgotten_bracket_is_named(routes):
-    with pytest.raises(UserError, match=r"config.model.routes.*must be a pair"):
-        segments(5, routes)
 
 
 @pytest.mark.parametrize(
@@ -213,13 +173,6 @@ def test_an_unknown_remat_is_named():
     message = r"config.model.remat='select' must.*'full'.*mean 'selective'"
     with pytest.raises(UserError, match=message):
         stack((), remat="select")
-
-
-def test_interleave_puts_the_branches_of_an_image_side_by_side():
-    a, b = jnp.array([1, 2, 3]), jnp.array([10, 20, 30])
-    np.testing.assert_array_equal(interleave([a, b]), [1, 10, 2, 20, 3, 30])
-    for part, expected in zip(split(interleave([a, b]), 2), (a, b), strict=True):
-        np.testing.assert_array_equal(part, expected)
 
 
 TWO = ((0, 0), (2, 3))
