@@ -2,13 +2,13 @@
 
 Inception features, made from photographs of 299 pixels, say little about an 8x8 digit or a 32x32
 picture. A network trained for seconds on the same images has features that do, and its own test
-accuracy tells how far to trust them. `features.py` wraps it for use and keeps it on disk.
+accuracy tells how far to trust them. `evaluation/features.py` uses it and keeps it on disk.
 """
 
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -184,12 +184,12 @@ def _compiled(image_shape: tuple[int, int, int], num_classes: int, recipe: Recip
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def train_step(model, state, images, labels, ids, key):
+    def train_step(model, state, images, labels, key):
         shift_key, mirror_key = jax.random.split(key)
-        x = random_shift(shift_key, to_unit_range(images[ids]))  # [B, H, W, C]
+        x = random_shift(shift_key, to_unit_range(images))  # [B, H, W, C]
         if recipe.mirror:
             x = random_mirror(mirror_key, x)
-        loss, grads = jax.value_and_grad(loss_fn)(model, x, labels[ids])
+        loss, grads = jax.value_and_grad(loss_fn)(model, x, labels)
         updates, state = optimizer.update(grads, state, model)
         return optax.apply_updates(model, updates), state, loss
 
@@ -197,8 +197,9 @@ def _compiled(image_shape: tuple[int, int, int], num_classes: int, recipe: Recip
 
 
 def fit(
-    images: np.ndarray,
-    labels: np.ndarray,
+    batches: Callable[[Iterable[np.ndarray]], Iterable[tuple[np.ndarray, np.ndarray]]],
+    count: int,
+    image_shape: tuple[int, int, int],
     *,
     num_classes: int,
     recipe: Recipe,
@@ -207,8 +208,10 @@ def fit(
     """Train a classifier with AdamW and random shifts.
 
     Args:
-      images: uint8 [N, H, W, C]; all of them are moved to the device once.
-      labels: [N] in 0..num_classes - 1.
+      batches: turns indices of images, [B] each, into images uint8 [B, H, W, C] and labels int32
+        [B] in 0..num_classes - 1.
+      count: number of images.
+      image_shape: (H, W, C).
       num_classes: number of classes.
       recipe: size and training.
       log: called with one line of progress about ten times.
@@ -216,21 +219,20 @@ def fit(
     Returns:
       The trained classifier.
     """
-    batch = min(recipe.batch, len(images))
-    epoch_steps = len(images) // batch
+    batch = min(recipe.batch, count)
+    epoch_steps = count // batch
     initialise, train_step = _compiled(
-        images.shape[1:], num_classes, recipe, recipe.epochs * epoch_steps
+        image_shape, num_classes, recipe, recipe.epochs * epoch_steps
     )
     started = time.perf_counter()
     init_key, key = jax.random.split(jax.random.key(recipe.seed))
     model, state = initialise(init_key)
-    data = jax.device_put((images, labels))
     for epoch in range(recipe.epochs):
-        order = np.random.default_rng([recipe.seed, epoch]).permutation(len(images))
-        for i in range(epoch_steps):
-            ids = order[i * batch : (i + 1) * batch]
+        order = np.random.default_rng([recipe.seed, epoch]).permutation(count)
+        parts = (order[i * batch : (i + 1) * batch] for i in range(epoch_steps))
+        for i, (images, labels) in enumerate(batches(parts)):
             step_key = jax.random.fold_in(key, epoch * epoch_steps + i)
-            model, state, loss = train_step(model, state, *data, ids, step_key)
+            model, state, loss = train_step(model, state, images, labels, step_key)
         if (epoch + 1) % max(1, recipe.epochs // 10) == 0:
             loss = float(loss)  # waits for the steps
             seconds = time.perf_counter() - started

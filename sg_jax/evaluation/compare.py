@@ -1,32 +1,57 @@
-"""Compare runs by their scores.csv and metrics.jsonl: one table, and a plot per question.
+"""One report of several runs, from their scores.csv and metrics.jsonl.
 
-    python -m sg_jax.evaluation.compare RUN... --out DIR
+    python -m sg_jax.main --mode compare RUN... --out DIR
 
+    DIR/report.html    all of the following on one page
+    DIR/table.md       every number
     DIR/cost.png       quality against GFLOPs per image, every setting, with the Pareto front
     DIR/gain.png       what each kind of guidance does to each run
     DIR/weak.png       autoguidance, over the step of the checkpoint that makes the weak prediction
-    DIR/training.png   loss and Fréchet distance over the time of training
-    DIR/table.md       every number
+    DIR/training.png   loss and quality over the time of training
 
 Only what was measured alike is compared: rows of other numbers of samples or of real images than
-most have are left out, and told.
+most have are left out, and counted in the output.
 """
 
-import argparse
 import os
+import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
 from etils import epath
 
-from sg_jax.errors import UserError, run_command
-from sg_jax.evaluation import comparison, comparison_plots, plots
+from sg_jax.errors import UserError
+from sg_jax.evaluation import comparison, figures, method_figures, report, style
+from sg_jax.evaluation.comparison import IMAGE_COST, Point
+from sg_jax.evaluation.figures import Line, Spot
+from sg_jax.evaluation.metrics import METRICS, QUALITY
 from sg_jax.runs import files
 from sg_jax.runs.records import read_metrics, training_seconds
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def run(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> list[epath.Path]:
-    """Write the table and the plots of what the runs hold; return their paths.
+UNITS = {60: "minutes", 3600: "hours"}  # of a time axis, in seconds
+CAPTIONS = {
+    "cost.png": "Quality against cost: every setting at the last checkpoint.",
+    "gain.png": "What each kind of guidance gains, at its best setting.",
+    "weak.png": "Autoguidance over the checkpoint that makes the weak prediction.",
+    "training.png": "Training.",
+}
+Gains = Mapping[str, Mapping[str, tuple[float, float]]]  # method -> run -> (share, deviation)
+
+
+def run(
+    workdirs: Sequence[str | os.PathLike], out: str | os.PathLike, command: str = ""
+) -> list[epath.Path]:
+    """Write the tables and the figures of what the runs hold; return their paths.
+
+    Args:
+      workdirs: folders of the runs.
+      out: folder for what is written.
+      command: shown in the report, so that it can be made again; empty: not shown.
 
     Raises:
       UserError: a run without scores, two of one name, or runs measured in different ways.
@@ -36,36 +61,150 @@ def run(workdirs: Sequence[str | os.PathLike], out: str | os.PathLike) -> list[e
         raise UserError(f"The runs must have names of their own: {', '.join(names)}.")
     points = comparison.alike([p for workdir in workdirs for p in comparison.read(workdir)])
     last = comparison.final(points)
+    known = comparison.measured(last)
     metrics = {name: read_metrics(w) for name, w in zip(names, workdirs, strict=True)}
-    times = {name: training_seconds(records) for name, records in metrics.items()}
     best = comparison.best_of_methods(last)
     gains = {
-        kind: {name: point.gain(comparison.baseline(point, last)) for name, point in found.items()}
+        kind: {
+            name: point.gain(base)
+            for name, point in found.items()
+            if (base := comparison.baseline(point, last)) is not None
+        }
         for kind, found in best.items()
     }
     drawn = {
-        "cost.png": comparison_plots.cost(last),
-        "gain.png": comparison_plots.gain(gains, names) if gains else None,
-        "weak.png": comparison_plots.weak_steps(last),
-        "training.png": comparison_plots.training(points, metrics, times),
+        "cost.png": front(known) if known else None,
+        "gain.png": method_figures.gain(gains, names) if gains else None,
+        "weak.png": method_figures.weak_steps(known),
+        "training.png": over_training(comparison.measured(points), metrics),
     }
-    paths = [plots.save(figure, folder / name) for name, figure in drawn.items() if figure]
-    text = comparison_plots.markdown(points, best, gains)
-    return [*paths, files.write_atomically(folder / "table.md", text.encode())]
-
-
-def main(argv: Sequence[str]) -> None:
-    """Compare the runs of a command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sg_jax.evaluation.compare",
-        description="Compare runs by what --mode evaluate and sweep measured of them.",
+    pictures = [
+        (style.save(figure, folder / name), CAPTIONS[name])
+        for name, figure in drawn.items()
+        if figure
+    ]
+    text = markdown(points, best, gains)
+    key = points[0].key
+    page = report.write_report(
+        folder / "report.html",
+        title=f"{', '.join(names)} side by side",
+        facts={p.run: f"step {p.key.checkpoint:,}" for p in last},
+        rows=[point.result for point in _ordered(last)],
+        reference=report.Reference(real_images=key.references, compared=key.compared),
+        command=command,
+        pictures=pictures,
+        metrics=comparison.columns(),
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for table and plots")
-    given = parser.parse_args(argv[1:])
-    for path in run(given.runs, given.out):
-        print(f"Written: {path}")
+    table = files.write_atomically(folder / "table.md", text.encode())
+    return [*(path for path, _ in pictures), table, page]
 
 
-if __name__ == "__main__":
-    run_command(main, sys.argv)
+def front(points: Sequence[Point]) -> "Figure":
+    """Draw the quality against GFLOPs per image: a colour per method, a marker per run."""
+    spots = [
+        Spot(
+            p.cost,
+            p.quality,
+            f"{p.run}, {p.key.guidance.describe()}, {p.sampling}",
+            kind=p.method,
+            run=p.run,
+            deviation=p.deviation,
+        )
+        for p in points
+    ]
+    colours = style.hues(sorted({p.method for p in points})) | {"unguided": style.INK}
+    return figures.front(spots, IMAGE_COST, METRICS[QUALITY], colours)
+
+
+def over_training(
+    points: Sequence[Point], metrics: Mapping[str, Sequence[Mapping[str, float]]]
+) -> "Figure | None":
+    """Draw the losses over the time of training, and the quality; None without records.
+
+    Args:
+      points: at all checkpoints that were scored; if it is one each, only the losses are drawn.
+      metrics: run -> records of its metrics.jsonl.
+    """
+    seconds = {run: training_seconds(records) for run, records in metrics.items()}
+    longest = max((max(times.values(), default=0) for times in seconds.values()), default=0)
+    if not longest:
+        return None
+    unit = 3600 if longest > 2 * 3600 else 60
+    losses, scores = [], []
+    for name, times in seconds.items():
+        records = [r for r in metrics[name] if "loss" in r]
+        if records:
+            x = [times[r["step"]] / unit for r in records]
+            losses.append(Line(name, x, [r["loss"] for r in records]))
+            scores += _over_checkpoints(points, name, times, unit)
+    axis = f"time of training ({UNITS[unit]})"
+    return figures.training(losses, scores, axis=axis)
+
+
+def _over_checkpoints(
+    points: Sequence[Point], run: str, times: Mapping[int, float], unit: int
+) -> list[Line]:
+    """Return a line for each setting that was scored at most checkpoints, and not at one alone."""
+    found: dict[tuple[str, str], list[Point]] = {}
+    for point in points:
+        if point.run == run:
+            words = (point.key.guidance.describe(), point.sampling)
+            found.setdefault(words, []).append(point)
+    most = max(map(len, found.values()), default=0)
+    shown = {words: each for words, each in found.items() if len(each) == most > 1}
+    one_sampling = len({sampling for _, sampling in shown}) == 1
+    # Checkpoints need not be among the steps that were logged.
+    steps, seconds = [0, *sorted(times)], [0.0, *(times[step] for step in sorted(times))]
+    lines = []
+    for (guidance, sampling), each in shown.items():
+        each = sorted(each, key=lambda p: p.key.checkpoint)
+        x = np.interp([p.key.checkpoint for p in each], steps, seconds) / unit
+        text = guidance if one_sampling else f"{guidance}, {sampling}"
+        deviations = [p.deviation for p in each]
+        lines.append(Line(run, x.tolist(), [p.quality for p in each], text, deviations))
+    return lines
+
+
+def _ordered(points: Sequence[Point]) -> list[Point]:
+    return sorted(points, key=lambda p: (p.run, p.key.checkpoint, p.method))
+
+
+def markdown(points: Sequence[Point], best: Mapping[str, Mapping[str, Point]], gains: Gains) -> str:
+    """Return two tables: the best setting of each method, and every setting."""
+    key, metric = points[0].key, METRICS[QUALITY]
+    columns = comparison.columns()
+    lines = [
+        f"{key.samples:,} generated against {key.references:,} real images, feature network "
+        f"{key.features}; mean ± standard deviation over seeds.",
+        "",
+        "## The best setting of each method",
+        "",
+        f"Gain: by how much {metric.header} is better than unguided, seed by seed.",
+        "",
+        f"| method | run | setting | {metric.header}{metric.arrow} | gain | {IMAGE_COST.unit} |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind in sorted(best):
+        for name, point in best[kind].items():
+            share, deviation = gains[kind][name]
+            lines.append(
+                f"| {kind} | {name} | {point.key.guidance.describe()}, {point.sampling} | "
+                f"{metric.text(point.quality)} | {share:+.1%}"
+                + (f" ± {deviation:.1%}" if deviation else "")
+                + f" | {IMAGE_COST.text(point.cost)} |"
+            )
+    heads = ["run", "step", "setting", "method"]
+    heads += [f"{m.header}{m.arrow} ({m.unit})" for m in columns] + ["seeds"]
+    lines += ["", "## Every setting", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for point in _ordered(points):
+        result = point.result
+        cells = [point.run, str(point.key.checkpoint)]
+        cells += [f"{point.key.guidance.describe()}, {point.sampling}", point.method]
+        cells += [m.texts([result.value(m)], [result.deviations.get(m.name)])[0] for m in columns]
+        lines.append(f"| {' | '.join([*cells, str(len(point.scores))])} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":  # the command itself is a mode, above this folder
+    sys.argv[1:1] = ["--mode", "compare"]
+    runpy.run_module("sg_jax.main", run_name="__main__", alter_sys=True)

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Sequence
 
@@ -10,10 +11,20 @@ import numpy as np
 
 from sg_jax.errors import UserError
 from sg_jax.evaluation import table
-from sg_jax.evaluation.table import Key, Measured
-from sg_jax.method.guidance import Guidance
+from sg_jax.evaluation.metrics import COST, METRICS, QUALITY, RESULT, Metric, Scores
+from sg_jax.evaluation.results import SettingResult
+from sg_jax.evaluation.table import Key
+from sg_jax.method.guidance import WEAK_LABELS, Guidance
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
+
+IMAGE_COST = dataclasses.replace(
+    METRICS[COST],
+    name="gflops_per_image",
+    unit="GFLOPs/image",
+    explanation="Billions of multiply-adds of the network's linear layers to draw one image, all "
+    "steps together.",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,22 +39,35 @@ class Point:
 
     run: str
     key: Key
-    scores: dict[int, Measured]
+    scores: dict[int, Scores]
 
     @functools.cached_property
-    def mean(self) -> Measured:
-        """Mean over the seeds."""
-        return table.mean_and_deviation(list(self.scores.values()))[0]
-
-    @functools.cached_property
-    def deviation(self) -> Measured:
-        """Standard deviation over the seeds; 0 for one."""
-        return table.mean_and_deviation(list(self.scores.values()))[1]
+    def result(self) -> SettingResult:
+        """Means and deviations over the seeds, with the cost of an image."""
+        words = f"{self.method}: {self.key.guidance.describe()}, {self.sampling}"
+        found = SettingResult.over_seeds(
+            self.run, words, self.key.samples, list(self.scores.values())
+        )
+        cost = found.scores.get(COST)
+        whole = None if cost is None else cost * self.key.steps
+        return dataclasses.replace(found, scores={**found.scores, IMAGE_COST.name: whole})
 
     @property
-    def gflops(self) -> float:
-        """GFLOPs per image, all steps together."""
-        return self.mean.gflops_per_step * self.key.steps
+    def quality(self) -> float:
+        """Mean of what settings are ranked by; NaN where it was not measured."""
+        value = self.result.scores.get(QUALITY)
+        return math.nan if value is None else value
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the quality over seeds; 0 for one."""
+        return self.result.deviations.get(QUALITY) or 0.0
+
+    @property
+    def cost(self) -> float:
+        """GFLOPs per image, all steps together; NaN where it was not measured."""
+        value = self.result.scores[IMAGE_COST.name]
+        return math.nan if value is None else value
 
     @property
     def sampling(self) -> str:
@@ -55,19 +79,35 @@ class Point:
         """Which kind of guidance it is, such as "AG+SG"."""
         return method(self.key.guidance, self.key.checkpoint)
 
+    @property
+    def autoguided(self) -> bool:
+        """Whether the weak prediction is another network's."""
+        return self.key.guidance.guided and _another(self.key.guidance, self.key.checkpoint)
+
     def gain(self, baseline: "Point") -> tuple[float, float]:
-        """Return by which share the Fréchet distance is below the baseline's, and the deviation.
+        """Return by which share the quality is better than the baseline's, and the deviation.
 
         Seeds are compared one by one: with one seed both start from the same noise.
         """
-        shares = [
-            1 - self.scores[seed].frechet / baseline.scores[seed].frechet
-            for seed in self.scores
-            if seed in baseline.scores
-        ]
+        shares = []
+        for seed, scores in self.scores.items():
+            mine, other = scores.get(QUALITY), baseline.scores.get(seed, {}).get(QUALITY)
+            if mine is not None and other is not None:
+                shares.append(METRICS[QUALITY].better * (mine / other - 1))
         if not shares:
             return float("nan"), float("nan")
         return float(np.mean(shares)), float(np.std(shares, ddof=1)) if len(shares) > 1 else 0.0
+
+
+def columns() -> list[Metric]:
+    """Return the metrics of a table of points: as cost that of an image, not of a step."""
+    every = [metric for metric in METRICS.values() if metric.needs != RESULT]
+    return [IMAGE_COST if metric.name == COST else metric for metric in every]
+
+
+def _another(guidance: Guidance, checkpoint: int) -> bool:
+    """Return whether the weak network is another than that of step `checkpoint`."""
+    return bool(guidance.weak_workdir) or guidance.weak_step not in (0, checkpoint)
 
 
 def method(guidance: Guidance, checkpoint: int) -> str:
@@ -80,9 +120,9 @@ def method(guidance: Guidance, checkpoint: int) -> str:
     if not guidance.guided:
         return "unguided"
     sparse = guidance.gamma_strong != 0 or guidance.gamma_weak != 0
-    own = not guidance.weak_workdir and guidance.weak_step in (0, checkpoint)
-    names = [] if own else ["AG"]
-    names += {"same": [], "null": ["CFG"], "random": ["ICG"]}[guidance.weak_label]
+    another = _another(guidance, checkpoint)
+    names = ["AG"] if another else []
+    names += [m] if (m := WEAK_LABELS[guidance.weak_label].method) else []
     if guidance.gamma_weak == 1.0 and guidance.weak_label == "null":
         names = [*names[:-1], "PDG"]
     elif sparse:
@@ -92,7 +132,7 @@ def method(guidance: Guidance, checkpoint: int) -> str:
     words += ["scheduled"] if scheduled else []
     words += ["in interval"] if guidance.interval != (0.0, 1.0) else []
     words += [guidance.ids] if guidance.ids != "uniform" else []
-    words += ["apart"] if own and guidance.weak_step else []
+    words += ["apart"] if guidance.weak_step and not another else []
     return ", ".join(words)
 
 
@@ -104,7 +144,7 @@ def name_of(workdir: str | os.PathLike) -> str:
 def read(workdir: str | os.PathLike) -> list[Point]:
     """Return what a run's scores.csv holds, the seeds of a setting together."""
     name = name_of(workdir)
-    found: dict[Key, dict[int, Measured]] = {}
+    found: dict[Key, dict[int, Scores]] = {}
     for key, measured in table.read(workdir).items():
         found.setdefault(dataclasses.replace(key, seed=0), {})[key.seed] = measured
     if not found:
@@ -113,14 +153,15 @@ def read(workdir: str | os.PathLike) -> list[Point]:
 
 
 def alike(points: Sequence[Point]) -> list[Point]:
-    """Return the points that were measured as most were; the others are told.
+    """Return the points that were measured as most were, and say how many others there are.
 
     Raises:
       UserError: runs of which nothing was measured as in the others.
     """
 
     def how(point: Point) -> tuple:
-        return point.key.features, point.key.references, point.key.samples
+        key = point.key
+        return key.features, key.references, key.compared, key.samples
 
     ((most, _),) = collections.Counter(map(how, points)).most_common(1)
     kept = [point for point in points if how(point) == most]
@@ -149,18 +190,18 @@ def runs_of(points: Sequence[Point]) -> list[str]:
 def baseline(point: Point, points: Sequence[Point]) -> Point | None:
     """Return the unguided, dense point of the same run, checkpoint, sampler and steps, if any."""
     wanted = dataclasses.replace(point.key, guidance=Guidance())
-    return next((p for p in points if p.run == point.run and p.key == wanted), None)
+    return next((p for p in measured(points) if p.run == point.run and p.key == wanted), None)
 
 
 def best_of_methods(points: Sequence[Point]) -> dict[str, dict[str, Point]]:
-    """Return method -> run -> its setting of the least Fréchet distance, of those with a baseline.
+    """Return method -> run -> its setting of the best quality, of those with a baseline.
 
     All are drawn by the sampler and steps that most points have. Where some were measured with
-    more seeds, only these take part: the least of many distances, each by one seed, is partly luck.
+    more seeds, only these take part: the best of many numbers, each by one seed, is partly luck.
     """
     ((usual, _),) = collections.Counter(point.sampling for point in points).most_common(1)
     found: dict[str, dict[str, Point]] = {}
-    for point in points:
+    for point in measured(points):
         if point.method == "unguided" or point.sampling != usual or not baseline(point, points):
             continue
         best = found.setdefault(point.method, {})
@@ -170,4 +211,9 @@ def best_of_methods(points: Sequence[Point]) -> dict[str, dict[str, Point]]:
 
 
 def _rank(point: Point) -> tuple[int, float]:
-    return -len(point.scores), point.mean.frechet
+    return -len(point.scores), -METRICS[QUALITY].better * point.quality
+
+
+def measured(points: Sequence[Point]) -> list[Point]:
+    """Return the points of which both quality and cost are known."""
+    return [p for p in points if math.isfinite(p.quality) and math.isfinite(p.cost)]

@@ -3,6 +3,7 @@
 All in float64 NumPy, on the host: these are differences of large numbers, and TPUs have no float64.
 """
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -11,18 +12,98 @@ from sg_jax.errors import UserError
 
 # Entries of the distance blocks held at once by precision and recall: 2^23 float64 are 64 MiB.
 BLOCK_ENTRIES = 2**23
+NEIGHBOURS = 3  # k of precision and recall
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Mean and scatter of features, which batches of any size are merged into.
+
+    Attributes:
+      count: N, the number of samples.
+      mean: float64 [F].
+      scatter: sum over the samples of (x - mean) (x - mean)^T, float64 [F, F].
+    """
+
+    count: int
+    mean: np.ndarray
+    scatter: np.ndarray
+
+    @classmethod
+    def of(cls, features: np.ndarray, name: str = "features") -> "Statistics":
+        """Return the statistics of features [N, F].
+
+        Raises:
+          UserError: another shape, no sample, NaN or infinity; the message begins with `name`.
+        """
+        features = _check(name, features, at_least=1)
+        mean = features.mean(axis=0)
+        centred = features - mean[None]
+        return cls(len(features), mean, centred.T @ centred)
+
+    # Chan, Golub, LeVeque 1979, Eq. 2.1, with d = m_b - m_a:
+    #   m = m_a + d n_b / n,   S = S_a + S_b + d d^T n_a n_b / n
+    def merge(self, other: "Statistics") -> "Statistics":
+        """Return the statistics of both sets together."""
+        count = self.count + other.count
+        shift = other.mean - self.mean
+        mean = self.mean + shift * (other.count / count)
+        between = np.outer(shift, shift) * (self.count * other.count / count)
+        return Statistics(count, mean, self.scatter + other.scatter + between)
+
+    @functools.cached_property
+    def root(self) -> np.ndarray:
+        """The symmetric root [F, F] of the unbiased covariance."""
+        values, vectors = np.linalg.eigh(self.scatter / (self.count - 1))
+        # What is below rounding error is zero, in particular all beyond the first N - 1 if N <= F.
+        values[values < values[-1] * len(values) * np.finfo(np.float64).eps] = 0.0
+        return (vectors * np.sqrt(values)[None, :]) @ vectors.T  # [F, F]
+
+
+class Manifold:
+    """Features with a ball around each that reaches its k-th nearest neighbour among them.
+
+    The radii are computed once, when they are first needed, however many sets are compared.
+
+    Args:
+      features: [N, F].
+      k: which nearest neighbour sets the radius, the point itself left out.
+      name: what error messages call the features.
+
+    Raises:
+      UserError: another shape, NaN or infinity, k < 1, or fewer than k + 1 samples.
+    """
+
+    def __init__(self, features: np.ndarray, k: int = NEIGHBOURS, name: str = "features"):
+        if k < 1:
+            raise UserError(f"k={k} must be at least 1, the nearest neighbour.")
+        features = _check(name, features, at_least=k + 1)
+        self.points, self.k = features, k  # float64 [N, F]
+        # Distances keep more digits around a common centre than far from the origin.
+        self._centre = features.mean(axis=0)
+        self._centred = features - self._centre[None]
+
+    @functools.cached_property
+    def _radii(self) -> np.ndarray:
+        return _neighbour_radii(self._centred, self.k)
+
+    def share_inside(self, points: np.ndarray) -> float:
+        """Return the share, 0..1, of points [M, F] that lie in at least one ball."""
+        points = np.asarray(points, np.float64) - self._centre[None]
+        return _share_inside(points, self._centred, self._radii)
 
 
 # Fréchet 1957; Heusel et al. 2017 (arXiv 1706.08500), Eq. 6:
 #   d^2 = |m_a - m_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2))
-def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
+def frechet(real: np.ndarray | Statistics, fake: np.ndarray | Statistics) -> float:
     """Compute the squared Fréchet distance of the Gaussians fitted to two sets (what FID reports).
 
-    It is biased upwards for small sets, so compare only values from equally many samples.
+    It is symmetric, and biased upwards for small sets: compare only values from equally many
+    samples.
 
     Args:
-      features_a: [N, F].
-      features_b: [M, F]; M may differ from N, and both may be below F.
+      real: features [N, F], or statistics that were accumulated over them.
+      fake: features [M, F], or statistics; M may differ from N, and both may be below F.
 
     Returns:
       The distance in squared units of the features, at least 0. Covariances are unbiased (N - 1).
@@ -33,43 +114,36 @@ def frechet_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
     References:
       Heusel et al., GANs Trained by a Two Time-Scale Update Rule, arXiv 1706.08500.
     """
-    a, b = _check_pair("features_a", features_a, "features_b", features_b, at_least=2)
-    return _frechet(_gaussian(a), _gaussian(b))
-
-
-def _gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean [F] and the root of the covariance [F, F] of features [N, F]."""
-    return features.mean(axis=0), _covariance_root(features)
-
-
-def _frechet(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float:
-    (mean_a, root_a), (mean_b, root_b) = a, b
+    a, b = _statistics("real", real), _statistics("fake", fake)
+    _check_widths(len(a.mean), len(b.mean))
     # Tr (C_a C_b)^(1/2) is the sum of the singular values of C_a^(1/2) C_b^(1/2): never complex,
     # and exact for singular covariances, where a general matrix square root is neither.
-    overlap = np.linalg.svd(root_a @ root_b, compute_uv=False).sum()
-    shift = np.sum((mean_a - mean_b) ** 2)
-    spread = np.sum(root_a**2) + np.sum(root_b**2) - 2 * overlap  # Tr C = |C^(1/2)|^2
+    overlap = np.linalg.svd(b.root @ a.root, compute_uv=False).sum()
+    shift = np.sum((a.mean - b.mean) ** 2)
+    spread = np.sum(a.root**2) + np.sum(b.root**2) - 2 * overlap  # Tr C = |C^(1/2)|^2
     return float(max(shift + spread, 0.0))
 
 
-def _covariance_root(features: np.ndarray) -> np.ndarray:
-    centred = features - features.mean(axis=0, keepdims=True)
-    values, vectors = np.linalg.eigh(centred.T @ centred / (len(features) - 1))
-    # What is below rounding error is zero, in particular all beyond the first N - 1 if N <= F.
-    values[values < values[-1] * len(values) * np.finfo(np.float64).eps] = 0.0
-    return (vectors * np.sqrt(values)[None, :]) @ vectors.T  # [F, F]
+def _statistics(name: str, given: np.ndarray | Statistics) -> Statistics:
+    found = given if isinstance(given, Statistics) else Statistics.of(given, name)
+    if found.count < 2:
+        raise UserError(f"{name} has {found.count} samples; at least 2 are needed.")
+    return found
 
 
 # Kynkäänniemi et al. 2019 (arXiv 1904.06991), Eq. 1 and 2, NN_k leaving the point itself out:
 #   f(p, S) = 1 if |p - s| <= |s - NN_k(s, S)| for at least one s in S, else 0
 #   precision = mean of f(p, real) over p in fake,  recall = mean of f(p, fake) over p in real
-def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[float, float]:
+def precision_recall(
+    real: np.ndarray | Manifold, fake: np.ndarray | Manifold, k: int = NEIGHBOURS
+) -> tuple[float, float]:
     """Compute improved precision (how many fakes look real) and recall (how much is covered).
 
     Args:
-      real: features of real images [N, F].
-      fake: features of generated images [M, F]. Recall rises with M, precision with N.
-      k: which nearest neighbour sets the radius around each point.
+      real: features of real images [N, F], or the manifold made of them.
+      fake: features of generated images [M, F], or a manifold. Recall rises with M, precision
+        with N.
+      k: which nearest neighbour sets the radius around each point; a manifold has its own.
 
     Returns:
       precision and recall, both 0..1.
@@ -80,49 +154,10 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> tuple[fl
     References:
       Kynkäänniemi et al., Improved Precision and Recall Metric, arXiv 1904.06991.
     """
-    if k < 1:
-        raise UserError(f"k={k} must be at least 1, the nearest neighbour.")
-    return Reference(real, k).precision_recall(fake)
-
-
-class Reference:
-    """Real features that many sets are compared with: what depends on them alone is computed once.
-
-    Args:
-      features: [N, F].
-      k: which nearest neighbour sets the radius around each point.
-    """
-
-    def __init__(self, features: np.ndarray, k: int = 3):
-        self.features, self.k = features, k
-
-    def frechet(self, fake: np.ndarray) -> float:
-        """Return `frechet_distance(fake, features)`."""
-        fake, _ = _check_pair("fake", fake, "real", self.features, at_least=2)
-        return _frechet(_gaussian(fake), self._gaussian)
-
-    def precision_recall(self, fake: np.ndarray) -> tuple[float, float]:
-        """Return `precision_recall(features, fake, k)`."""
-        k = self.k
-        _, fake = _check_pair("real", self.features, "fake", fake, at_least=k + 1)
-        # Distances keep more digits around a common centre than far from the origin.
-        real, fake = self._centred, fake - self._gaussian[0][None]
-        return (
-            _share_inside(fake, real, self._radii),
-            _share_inside(real, fake, _neighbour_radii(fake, k)),
-        )
-
-    @functools.cached_property
-    def _gaussian(self) -> tuple[np.ndarray, np.ndarray]:
-        return _gaussian(np.asarray(self.features, np.float64))
-
-    @functools.cached_property
-    def _centred(self) -> np.ndarray:
-        return np.asarray(self.features, np.float64) - self._gaussian[0][None]
-
-    @functools.cached_property
-    def _radii(self) -> np.ndarray:
-        return _neighbour_radii(self._centred, self.k)
+    real = real if isinstance(real, Manifold) else Manifold(real, k, "real")
+    fake = fake if isinstance(fake, Manifold) else Manifold(fake, k, "fake")
+    _check_widths(real.points.shape[1], fake.points.shape[1])
+    return real.share_inside(fake.points), fake.share_inside(real.points)
 
 
 def _neighbour_radii(manifold: np.ndarray, k: int) -> np.ndarray:
@@ -197,13 +232,9 @@ def _check(name: str, features: np.ndarray, at_least: int) -> np.ndarray:
     return features
 
 
-def _check_pair(
-    name_a: str, a: np.ndarray, name_b: str, b: np.ndarray, at_least: int
-) -> tuple[np.ndarray, np.ndarray]:
-    a, b = _check(name_a, a, at_least), _check(name_b, b, at_least)
-    if a.shape[1] != b.shape[1]:
+def _check_widths(real: int, fake: int) -> None:
+    if real != fake:
         raise UserError(
-            f"{name_a} has {a.shape[1]} features per sample and {name_b} has {b.shape[1]}; they "
-            "must come from the same network."
+            f"real has {real} features per sample and fake has {fake}; they must come from the "
+            "same network."
         )
-    return a, b

@@ -15,7 +15,8 @@ from flax import nnx
 
 from sg_jax.encoders.classifier import Classifier, Recipe, fit, to_unit_range
 from sg_jax.errors import UserError
-from sg_jax.evaluation.fingerprint import Fingerprint, check_images, fingerprint_of
+from sg_jax.evaluation.fingerprint import Fingerprint, fingerprint_of
+from sg_jax.evaluation.reading import Reader, check_images, in_parts
 from sg_jax.runs import files
 
 FOR_DIGITS = Recipe()
@@ -142,10 +143,8 @@ class Scorer:
 
 
 def train_classifier(
-    images: np.ndarray,
-    labels: np.ndarray,
-    test_images: np.ndarray,
-    test_labels: np.ndarray,
+    train: Reader,
+    test: Reader,
     *,
     num_classes: int,
     name: str = "unnamed",
@@ -155,10 +154,8 @@ def train_classifier(
     """Train the feature network and measure it on images it has not seen.
 
     Args:
-      images: training images, uint8 [N, H, W, C].
-      labels: their classes, int [N] in 0..num_classes - 1.
-      test_images: uint8 [M, H, W, C].
-      test_labels: int [M].
+      train: the training images, with labels in 0..num_classes - 1.
+      test: the test images.
       num_classes: number of classes.
       name: of the data set, for the fingerprint.
       recipe: size, training and seed.
@@ -168,25 +165,37 @@ def train_classifier(
       The Scorer.
 
     Raises:
-      UserError: for images that are not uint8 [N, H, W, C], or labels that do not fit.
+      UserError: images or labels that do not fit; see `fingerprint_of`.
     """
-    arrays = (images, labels, test_images, test_labels)
-    options = {"num_classes": num_classes, "recipe": recipe}
-    fingerprint = fingerprint_of(*arrays, name=name, **options)
-    labels, test_labels = (np.asarray(each, np.int32) for each in (labels, test_labels))
-    model = fit(images, labels, **options, log=log)
-    untested = Scorer(model, float("nan"), fingerprint)
-    accuracy = float(np.mean(untested.predict(test_images) == test_labels))
-    log(f"feature network: {accuracy:.1%} of {len(test_labels)} test images right")
+    fingerprint = fingerprint_of(train, test, num_classes=num_classes, name=name, recipe=recipe)
+    return _train(train, test, fingerprint, log)
+
+
+def _train(train: Reader, test: Reader, made_from: Fingerprint, log) -> Scorer:
+    if made_from.checked:
+        log(f"feature network: its data is known by {made_from.checked:,} evenly spread images")
+    model = fit(
+        train.batches,
+        len(train),
+        train.image_shape,
+        num_classes=made_from.num_classes,
+        recipe=made_from.recipe,
+        log=log,
+    )
+    untested = Scorer(model, float("nan"), made_from)
+    right = sum(
+        int(np.sum(untested.predict(images) == labels))
+        for images, labels in test.batches(in_parts(np.arange(len(test))))
+    )
+    accuracy = right / len(test)
+    log(f"feature network: {accuracy:.1%} of {len(test)} test images right")
     return dataclasses.replace(untested, test_accuracy=accuracy)
 
 
 def cached_scorer(
     path: str | os.PathLike,
-    images: np.ndarray,
-    labels: np.ndarray,
-    test_images: np.ndarray,
-    test_labels: np.ndarray,
+    train: Reader,
+    test: Reader,
     *,
     num_classes: int,
     name: str = "unnamed",
@@ -209,9 +218,7 @@ def cached_scorer(
     Raises:
       UserError: as `train_classifier`; a file that cannot be reached, or not be replaced.
     """
-    arrays = (images, labels, test_images, test_labels)
-    options = {"num_classes": num_classes, "name": name, "recipe": recipe}
-    expect = fingerprint_of(*arrays, **options)
+    expect = fingerprint_of(train, test, num_classes=num_classes, name=name, recipe=recipe)
     try:
         scorer = Scorer.load(path, expect=expect)
         log(f"feature network: read from {path}, {scorer.test_accuracy:.1%} of test images right")
@@ -222,7 +229,7 @@ def cached_scorer(
                 f"{reason} It is left as it is: give another path, or delete it."
             ) from None
         log(f"feature network: training it now. {reason}")
-    scorer = train_classifier(*arrays, **options, log=log)
+    scorer = _train(train, test, expect, log)
     scorer.save(path)
     return scorer
 

@@ -1,6 +1,7 @@
 """Draw and score guidance settings, each once: what `evaluate` and `sweep` share.
 
-workdir/scores.csv            one row per setting and seed; what is there is not drawn again
+workdir/scores.csv            one row per setting and seed; what is there is not drawn again, unless
+                              a metric that can be measured is missing
 workdir/samples/scored/*.npy  the first images of a setting, for pictures
 """
 
@@ -17,7 +18,8 @@ from sg_jax.config.experiment import Experiment
 from sg_jax.costs import flops
 from sg_jax.errors import UserError
 from sg_jax.evaluation import scoring, table
-from sg_jax.evaluation.table import Key, Measured
+from sg_jax.evaluation.metrics import METRICS, Drawing, Scores
+from sg_jax.evaluation.table import Key
 from sg_jax.method import checks
 from sg_jax.method import guidance as guidance_lib
 from sg_jax.method.guidance import Guidance
@@ -37,7 +39,7 @@ class Found:
       images: the first images of each setting with the first seed, uint8 [shown, H, W, C].
     """
 
-    scores: dict[Guidance, list[Measured]]
+    scores: dict[Guidance, list[Scores]]
     images: dict[Guidance, np.ndarray]
 
 
@@ -77,10 +79,11 @@ def run(
             sampler=table.words(experiment.sampler),
             steps=experiment.config.sample.steps,
             samples=samples,
-            references=len(judge.reference) if judge else 0,
+            references=judge.references if judge else 0,
             features=judge.digest if judge else "",
             seed=seed,
             checkpoint=step,
+            compared=judge.compared if judge else 0,
         )
         for guidance in guidances
         for seed in seeds
@@ -88,7 +91,10 @@ def run(
     rows = table.read(workdir)
     jobs = list(dict.fromkeys(keys.values()))
     # The writer says what is left: others may read the file a row later, and draw nothing alone.
-    no_row = processes.from_writer([int(key not in rows) for key in jobs])
+    wanted = judge.measures if judge else []
+    no_row = processes.from_writer(
+        [int(any(rows.get(key, {}).get(name) is None for name in wanted)) for key in jobs]
+    )
     no_images = processes.from_writer(
         [int(key.seed == seeds[0] and _images(workdir, key, shown) is None) for key in jobs]
     )
@@ -124,7 +130,10 @@ def _draw_all(experiment, judge, workdir, left, rows: table.Table, shown: int) -
             weak_model=weak_model,
             **{**experiment.sampling, "seed": key.seed},
         )
-        program = (guidance_lib.plan(guidance, experiment.sampler, config.steps)[0], guidance.weak_workdir)
+        program = (
+            guidance_lib.plan(guidance, experiment.sampler, config.steps)[0],
+            guidance.weak_workdir,
+        )
         if program not in programs or not score:  # compiles; the first images are always the same
             images = draw(labels[: max(config.batch_size, shown)])
             programs.add(program)
@@ -142,14 +151,13 @@ def _draw_all(experiment, judge, workdir, left, rows: table.Table, shown: int) -
                 sampler=experiment.sampler,
                 weak_model=weak_model,
             )
-            rows[key] = Measured(
-                **dataclasses.asdict(judge.score(images, labels)),
-                gflops_per_step=cost / 1e9,
-                images_per_second=rate,
-            )
+            scores = judge.score(images, labels, Drawing(cost, rate))
             rows |= table.read(workdir)  # what another command has written meanwhile
+            # What this version does not measure stays.
+            rows[key] = rows.get(key, {}) | scores
             table.write(workdir, rows)
-            progress.update(done, frechet=rows[key].frechet, accuracy=rows[key].accuracy)
+            shares = {name: scores[name] for name in scores if METRICS[name].of_images}
+            progress.update(done, **shares)
 
 
 def _resolved(experiment: Experiment, guidance: Guidance, workdir: str | os.PathLike) -> Guidance:

@@ -1,6 +1,6 @@
-"""Show images as one labelled picture, and a training run as one curve.
+"""Show images as one labelled picture.
 
-PIL and matplotlib are imported inside the functions: training and sampling do without them.
+PIL and matplotlib are imported inside the functions: training does without them.
 """
 
 import functools
@@ -137,97 +137,6 @@ def _font(size: int) -> "ImageFont.FreeTypeFont":
         )
     except (ImportError, OSError):
         return ImageFont.load_default(size)
-
-
-def loss_curve(
-    steps: Sequence[int],
-    losses: Sequence[float],
-    path: str | os.PathLike,
-    *,
-    title: str = "Training loss",
-    label: str = "loss: mean squared error of the velocity",
-) -> epath.Path:
-    """Plot the loss of each logged step faintly and its running mean boldly, as PNG.
-
-    Args:
-      steps: training steps, ascending.
-      losses: the loss at each; NaN and infinity are left out and counted in the title.
-      path: the PNG file to write, whole or not at all.
-      title: text above the plot.
-      label: what the vertical axis shows, with its unit.
-
-    Returns:
-      `path` as a path.
-
-    Raises:
-      UserError: for unequal lengths, or without one finite loss.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
-
-    steps, losses = np.asarray(steps, np.float64), np.asarray(losses, np.float64)
-    if steps.shape != losses.shape or steps.ndim != 1:
-        raise UserError(
-            f"steps {list(steps.shape)} and losses {list(losses.shape)} must be two lists of one "
-            "length."
-        )
-    finite = np.isfinite(losses)
-    if not finite.any():
-        raise UserError(f"None of the {len(losses)} losses is finite; there is nothing to plot.")
-    if not finite.all():
-        title += f" ({np.sum(~finite)} of {len(losses)} not finite)"
-    steps, losses = steps[finite], losses[finite]
-    smooth = running_mean(losses, window=max(1, len(losses) // 20))
-
-    # Figure and canvas by hand: pyplot would keep global state, and pick a backend.
-    figure = Figure(figsize=(8, 4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    dots = {"marker": "."} if len(losses) < 40 else {}
-    axes.plot(steps, losses, color="#0969da", alpha=0.3, linewidth=0.8, label="as logged")
-    axes.plot(steps, smooth, color="#0969da", linewidth=2, label="running mean", **dots)
-    # A steep start would press the rest into a line: show ratios then, or else equal differences.
-    if losses.min() > 0 and smooth.max() > 10 * smooth.min():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(ScalarFormatter())
-    else:
-        low, high = np.quantile(losses, [0.0, 0.995])
-        high = max(high, smooth.max())
-        room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-        axes.set_ylim(low - room, high + room)
-    axes.set_title(title, loc="left", fontweight="bold", color=INK)
-    axes.set_xlabel("training step", color=INK)
-    axes.set_ylabel(label, color=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.tick_params(colors=FAINT_INK)
-    axes.grid(alpha=0.25)
-    axes.set_xlim(0, 1.01 * max(steps.max(), 1))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, labelcolor=INK)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return write_atomically(path, buffer.getvalue())
-
-
-def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Average each value with its neighbours.
-
-    Args:
-      values: [N].
-      window: neighbours taken on each side. Near the start only as many as exist on both sides, so
-        that a steep beginning keeps its height; near the end all on the left, so that the last
-        value is a mean too.
-
-    Returns:
-      [N].
-    """
-    places = np.arange(len(values))
-    before = np.minimum(window, places)
-    after = np.minimum(before, places[::-1])
-    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-    return (sums[places + after + 1] - sums[places - before]) / (before + after + 1)
 
 
 def save_png(image: "Image.Image", path: str | os.PathLike) -> epath.Path:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +10,9 @@ from etils import epath
 
 from sg_jax.errors import UserError
 from sg_jax.evaluation import page
-from sg_jax.evaluation.results import COLUMNS, SettingResult, finite
+from sg_jax.evaluation.distances import NEIGHBOURS
+from sg_jax.evaluation.metrics import METRICS, Metric, Scores, finite
+from sg_jax.evaluation.results import SettingResult
 from sg_jax.runs.files import write_atomically
 
 
@@ -19,19 +22,17 @@ class Reference:
 
     Attributes:
       real_images: number of real training images they were compared with.
-      test_images: number of real images kept from training.
+      compared: how many of them stand for all in precision and recall; 0: all do.
+      test_images: number of real images kept from training; 0: not known.
       classifier_accuracy: share of those the feature network labels correctly, 0..1.
-      frechet_floor: Fréchet distance between real test images and real training images.
-      neighbours: k of precision and recall.
-      flops: which operations `gflops_per_step` counts.
+      test_scores: what the real test images score themselves, by metric; empty: not known.
     """
 
     real_images: int
-    test_images: int
-    classifier_accuracy: float
-    frechet_floor: float
-    neighbours: int = 3
-    flops: str = "multiply-adds of the network's linear layers"
+    compared: int = 0
+    test_images: int = 0
+    classifier_accuracy: float = math.nan
+    test_scores: Scores = dataclasses.field(default_factory=dict)
 
 
 def format_table(rows: Sequence[SettingResult]) -> str:
@@ -48,10 +49,10 @@ def format_table(rows: Sequence[SettingResult]) -> str:
     """
     _check_rows(rows)
     columns = [_padded(["Setting", "", *[row.name for row in rows]], left=True)]
-    for column in COLUMNS:
-        marks = ["*" if best else " " for best in column.best(rows)]
-        cells = [text + mark for text, mark in zip(column.texts(rows), marks, strict=True)]
-        head = [f"{column.header}{column.arrow} ", f"{column.unit} "]
+    for metric in METRICS.values():
+        texts, best = _column(metric, rows)
+        cells = [text + ("*" if top else " ") for text, top in zip(texts, best, strict=True)]
+        head = [f"{metric.header}{metric.arrow} ", f"{metric.unit} "]
         columns.append(_padded([*head, *cells], left=False))
     columns.append(["", "", *[row.description for row in rows]])
     lines = [" ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
@@ -74,8 +75,11 @@ def write_table(path: str | os.PathLike, rows: Sequence[SettingResult]) -> epath
     _check_rows(rows)
     table = [
         {
-            name: finite(value) if isinstance(value, float) else value
-            for name, value in dataclasses.asdict(row).items()
+            "name": row.name,
+            "description": row.description,
+            **{metric.name: finite(row.value(metric)) for metric in METRICS.values()},
+            "seeds": row.seeds,
+            "deviations": {name: finite(value) for name, value in row.deviations.items()},
         }
         for row in rows
     ]
@@ -90,9 +94,9 @@ def write_report(
     rows: Sequence[SettingResult],
     reference: Reference,
     command: str,
-    picture_path: str | os.PathLike | None = None,
-    loss_path: str | os.PathLike | None = None,
+    pictures: Sequence[tuple[str | os.PathLike, str]] = (),
     notes: Sequence[str] = (),
+    metrics: Sequence[Metric] | None = None,
 ) -> epath.Path:
     """Write one HTML file that holds everything: table, pictures, explanations, command.
 
@@ -102,10 +106,10 @@ def write_report(
       facts: what the run was, name to value, in the order to show.
       rows: at least one result, in the order to show.
       reference: what was measured against.
-      command: what reproduces the page, ready to paste.
-      picture_path: PNG of generated images, a row per setting.
-      loss_path: PNG of the training loss.
-      notes: further sentences, such as what a row of the picture shares.
+      command: what reproduces the page, ready to paste; empty: not shown.
+      pictures: PNG files, each with a caption, in the order to show.
+      notes: further sentences, such as what a row of the first picture shares.
+      metrics: the columns; None for all of `METRICS`.
 
     Returns:
       `path` as a path.
@@ -114,81 +118,73 @@ def write_report(
       UserError: without rows, or if a picture is not there.
     """
     _check_rows(rows)
-    parts = [_score_table(rows, reference)]
-    if picture_path is not None:
-        parts.append(page.figure(picture_path, "Generated images, one row per setting."))
+    metrics = list(METRICS.values()) if metrics is None else metrics
+    parts = [_score_table(rows, reference, metrics)]
+    parts += [page.figure(path, caption) for path, caption in pictures[:1]]
     parts += [page.paragraph(note) for note in notes]
+    parts += [page.figure(path, caption) for path, caption in pictures[1:]]
     parts += [
         page.heading("How to read the numbers"),
-        page.definitions(_explanations(rows, reference)),
-        page.heading("The run"),
+        page.definitions(_explanations(rows, reference, metrics)),
+        page.heading("What was measured"),
         page.definitions([(str(name), str(fact)) for name, fact in facts.items()], "facts"),
     ]
-    if loss_path is not None:
-        parts.append(page.figure(loss_path, "Training loss."))
-    parts += [page.heading("Make it again"), page.code(command)]
+    if command:
+        parts += [page.heading("Make it again"), page.code(command)]
     return write_atomically(path, page.document(title, parts).encode())
 
 
-def _score_table(rows: Sequence[SettingResult], reference: Reference) -> str:
-    columns = [
-        [(text, "", best) for text, best in zip(c.texts(rows), c.best(rows), strict=True)]
-        for c in COLUMNS
-    ]
-    names = [(row.name, row.description, False) for row in rows]
+def _column(metric: Metric, rows: Sequence[SettingResult]) -> tuple[list[str], list[bool]]:
+    """Return a metric's cells, and whether each is the best."""
+    values = [row.value(metric) for row in rows]
+    deviations = [row.deviations.get(metric.name) for row in rows]
+    return metric.texts(values, deviations), metric.best(values)
+
+
+def _score_table(
+    rows: Sequence[SettingResult], reference: Reference, metrics: Sequence[Metric]
+) -> str:
     # Real images as one more row, because a number alone does not say how good is good.
-    known = {
-        "frechet": reference.frechet_floor,
-        "accuracy": reference.classifier_accuracy,
-        "samples": reference.test_images,
-    }
-    real = SettingResult("real test images", "", **{c.field: known.get(c.field) for c in COLUMNS})
-    foot = [real.name, *(c.texts([*rows, real])[-1] for c in COLUMNS)]
-    head = [("Setting", ""), *((c.header + c.arrow, c.unit) for c in COLUMNS)]
-    return page.table(head, list(zip(names, *columns, strict=True)), [foot])
+    real = SettingResult("real test images", "", reference.test_scores, reference.test_images)
+    columns, foot = [], [real.name]
+    for metric in metrics:
+        texts, best = _column(metric, rows)
+        columns.append([(text, "", top) for text, top in zip(texts, best, strict=True)])
+        foot.append(_column(metric, [*rows, real])[0][-1])
+    names = [(row.name, row.description, False) for row in rows]
+    head = [("Setting", ""), *((m.header + m.arrow, m.unit) for m in metrics)]
+    feet = [foot] if reference.test_scores else []
+    return page.table(head, list(zip(names, *columns, strict=True)), feet)
 
 
-def _explanations(rows: Sequence[SettingResult], reference: Reference) -> list[tuple[str, str]]:
+def _explanations(
+    rows: Sequence[SettingResult], reference: Reference, metrics: Sequence[Metric]
+) -> list[tuple[str, str]]:
     counts = sorted({row.samples for row in rows})
     samples = " to ".join(f"{n:,}" for n in dict.fromkeys([counts[0], counts[-1]]))
-    real, test = f"{reference.real_images:,}", f"{reference.test_images:,}"
-    right = f"{reference.classifier_accuracy:.1%}"
-    k = reference.neighbours
-    return [
-        (
-            "How it was measured",
-            f"{samples} generated images per setting{_seeds(rows)} against {real} real training "
-            "images, in the hidden layer of a small classifier trained on the same data. On real "
-            f"test images it is right in {right} of {test} cases. Bold is the best value of a "
-            "column; more samples or another classifier give other numbers.",
-        ),
-        (
-            "Fréchet distance ↓",
-            "How far the generated images as a whole are from the real ones: the distance of the "
-            "Gaussians fitted to both sets of features (as FID does with an Inception network), "
-            "in squared units of the features. The floor, real test images against real training "
-            f"images, is {reference.frechet_floor:.3f} with {test} test images. Fewer images read "
-            "higher: a larger generated set can come out below the floor.",
-        ),
-        (
-            "Precision ↑",
-            "Share of generated images that look real: that lie within reach of some real image, "
-            f"the reach being the radius that holds its {k} nearest neighbours among the real ones "
-            "(Kynkäänniemi et al. 2019).",
-        ),
-        (
-            "Recall ↑",
-            "Share of real images that lie within reach of some generated image, measured likewise "
-            "among the generated ones. It falls when generated images become alike.",
-        ),
-        (
-            "Accuracy ↑",
-            "Share of generated images in which the classifier sees the class that was asked for. "
-            f"Above {right}, its score on real images, they are more typical than real ones.",
-        ),
-        ("Cost ↓", f"Billions of {reference.flops} to move one image by one sampling step."),
-        ("Speed ↑", "Images per second when they were drawn, compilation left out."),
+    facts = {
+        "real": f"{reference.real_images:,}",
+        "test": f"{reference.test_images:,}",
+        "compared": f"{reference.compared or reference.real_images:,}",
+        "neighbours": NEIGHBOURS,
+    }
+    how = [
+        f"{samples} generated images per setting{_seeds(rows)} against {facts['real']} real "
+        "training images, in the hidden layer of a small classifier trained on the same data.",
+        "Bold is the best value of a column; more samples or another classifier give other "
+        "numbers.",
     ]
+    if reference.test_images:
+        right = f"{reference.classifier_accuracy:.1%} of {facts['test']}"
+        how.insert(1, f"On real test images it is right in {right} cases.")
+    explained = [("How it was measured", " ".join(how))]
+    for metric in metrics:
+        floor = reference.test_scores.get(metric.name)
+        texts = [metric.explanation, metric.floor] if floor is not None else [metric.explanation]
+        text = " ".join(texts).format(**facts, floor=metric.text(floor)).strip()
+        if text:
+            explained.append((metric.header + metric.arrow, text))
+    return explained
 
 
 def _seeds(rows: Sequence[SettingResult]) -> str:

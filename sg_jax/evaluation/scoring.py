@@ -1,94 +1,97 @@
 """Score sets of images against a data set: what evaluation, sweep and diversity share."""
 
 import dataclasses
-import functools
+import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from sg_jax.data.pipeline import all_images
+from sg_jax.config.sections import Config
 from sg_jax.data.sources import Source, open_source
 from sg_jax.encoders.classifier import Recipe
 from sg_jax.errors import UserError
-from sg_jax.evaluation import distances, features
+from sg_jax.evaluation import features, real
+from sg_jax.evaluation.metrics import CLASSIFIER, DRAWING, METRICS, Drawing, FeatureSet, Scores
+from sg_jax.evaluation.reading import Reader, spread
+from sg_jax.evaluation.real import View
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
 
 @dataclasses.dataclass(frozen=True)
-class Scores:
-    """What one set of images scored; see `results.SettingResult`."""
-
-    frechet: float
-    precision: float
-    recall: float
-    accuracy: float
-
-
-@dataclasses.dataclass(frozen=True)
 class Judge:
-    """A feature network, and the real images it compares with.
+    """Feature networks, each with what it finds in the real images.
 
     Attributes:
-      scorer: the feature network.
-      reference: features of the real images [N, F].
-      labels: their classes [N].
-      test_features: features of real images that the network was not trained on [M, F].
+      views: by the kind of features that metrics need, CLASSIFIER among them.
     """
 
-    scorer: features.Scorer
-    reference: np.ndarray
-    labels: np.ndarray
-    test_features: np.ndarray
+    views: Mapping[str, View]
+
+    @property
+    def classifier(self) -> View:
+        """The classifier trained on the same data."""
+        return self.views[CLASSIFIER]
 
     @property
     def digest(self) -> str:
         """Which feature network it is, in eight hex digits."""
-        return self.scorer.digest
-
-    @functools.cached_property
-    def real(self) -> distances.Reference:
-        """The real images, as many sets are compared with them."""
-        return distances.Reference(self.reference)
+        return self.classifier.network.digest
 
     @property
-    def floor(self) -> float:
-        """Fréchet distance of the test images: about the least that generated ones can reach."""
-        return self.real.frechet(self.test_features)
+    def references(self) -> int:
+        """Number of real images that generated ones are compared with."""
+        return self.classifier.real.count
 
-    def score(self, images: np.ndarray, labels: np.ndarray) -> Scores:
+    @property
+    def compared(self) -> int:
+        """How many of them stand for all in precision and recall; 0: all do."""
+        kept = len(self.classifier.real.features)
+        return 0 if kept == self.references else kept
+
+    @property
+    def measures(self) -> list[str]:
+        """Names of the metrics that it can measure."""
+        return [m.name for m in METRICS.values() if m.needs == DRAWING or m.needs in self.views]
+
+    def score(self, images: np.ndarray, labels: np.ndarray, drawing: Drawing) -> Scores:
         """Score images, uint8 [B, H, W, C], that were drawn for `labels` [B]."""
-        found, probabilities = self.scorer.score(images)
-        precision, recall = self.real.precision_recall(found)
-        return Scores(
-            frechet=self.real.frechet(found),
-            precision=precision,
-            recall=recall,
-            accuracy=distances.class_accuracy(probabilities, labels),
-        )
+        seen = {}
+        for kind, view in self.views.items():
+            found, probabilities = view.network.score(images)
+            seen[kind] = FeatureSet(found, labels, probabilities)
+        scores: Scores = {}
+        for name in self.measures:
+            metric = METRICS[name]
+            if metric.needs == DRAWING:
+                scores[name] = metric.function(drawing)
+            else:
+                scores[name] = metric.function(self.views[metric.needs].real, seen[metric.needs])
+        return scores
+
+    def of_test_images(self) -> Scores:
+        """Score the real test images: about the best that generated ones can reach."""
+        scores: Scores = {}
+        for metric in METRICS.values():
+            if metric.needs in self.views:
+                view = self.views[metric.needs]
+                try:
+                    scores[metric.name] = metric.function(view.real, view.test)
+                except UserError:  # too few of them
+                    scores[metric.name] = None
+        return scores
 
 
-def recipe(config: ConfigDict) -> Recipe:
-    """Return the recipe of the feature network in `config.features`.
-
-    Raises:
-      UserError: a value that the recipe does not take.
-    """
-    try:
-        return Recipe(**{k: v for k, v in config.features.items() if k != "path"})
-    except UserError as error:
-        raise UserError(f"config.{error}") from None
-
-
-def open_judge(config: ConfigDict, source: Source, workdir: str | os.PathLike) -> Judge:
-    """Read the images of a completed config, and read or train the feature network.
+def open_judge(config: Config, source: Source, workdir: str | os.PathLike) -> Judge:
+    """Read or train the feature network, and read or gather what it finds in the real images.
 
     The network learns from all training images; `config.evaluate.references` of them, evenly spread
     over the data set, are what is compared with (0: all). It is kept in the run's classifier.npz,
-    or in `config.features.path`, which runs on the same data can share.
+    or in `config.features.path`, which runs on the same data can share. What it finds is kept in
+    the run's real.npz; while both files fit, no image is read.
 
     Args:
       config: its sections `data`, `features` and `evaluate` count.
@@ -98,30 +101,63 @@ def open_judge(config: ConfigDict, source: Source, workdir: str | os.PathLike) -
     Raises:
       UserError: a test split that cannot be opened.
     """
-    real, labels = all_images(source)
     test = open_source(
         source.name,
         config.data.test_split,
-        data_dir=config.data.data_dir or None,
-        image_size=config.data.image_size or None,
+        data_dir=config.data.data_dir,
+        image_size=config.data.image_size,
     )
-    test_images, test_labels = all_images(test)
+    folder = files.path(workdir)
+    path = config.features.path or folder / "classifier.npz"
+    about = _about(config, source, test)
+    fields = dataclasses.fields(Recipe)
+    recipe = Recipe(**{field.name: getattr(config.features, field.name) for field in fields})
+    if (view := _kept(path, folder, about, recipe)) is not None:
+        log(f"feature network: read from {path}, what it finds in real images from {real.NAME}")
+        return Judge({CLASSIFIER: view})
+    train_images, test_images = Reader(source), Reader(test, "test_images")
     scorer = features.cached_scorer(
-        config.features.path or files.path(workdir) / "classifier.npz",
-        real,
-        labels,
+        path,
+        train_images,
         test_images,
-        test_labels,
         name=source.name,
         num_classes=source.num_classes,
-        recipe=recipe(config),
+        recipe=recipe,
         log=log,
         replace=not config.features.path,  # other runs may use that one, or it is another file
     )
-    count = min(config.evaluate.references or len(real), len(real))
-    spread = np.arange(count) * len(real) // count  # a data set may be stored class by class
-    reference = scorer.features(real[spread])
-    return Judge(scorer, reference, labels[spread], scorer.features(test_images))
+    references = spread(config.evaluate.references or len(source), len(source))
+    log(f"real images: measuring {len(references):,} training and {len(test):,} test images")
+    view = View(
+        scorer,
+        real.found_in(scorer, train_images, references),
+        real.found_in(scorer, test_images, np.arange(len(test))),
+    )
+    real.save(folder / real.NAME, about, view)
+    return Judge({CLASSIFIER: view})
+
+
+def _about(config: Config, source: Source, test: Source) -> dict[str, Any]:
+    """Return what the contents of real.npz depend on, besides the network's weights."""
+    about = dict(
+        name=source.name,
+        splits=[source.split, test.split],
+        images=[len(source), len(test)],
+        image_shape=source.image_shape,
+        references=min(config.evaluate.references or len(source), len(source)),
+    )
+    return json.loads(json.dumps(about))  # tuples become lists, as they are read back
+
+
+def _kept(path, folder, about: dict[str, Any], wanted: Recipe) -> View | None:
+    """Return what the files of an earlier evaluation hold; None if they do not fit."""
+    try:
+        scorer = features.Scorer.load(path)
+    except features.Unusable:
+        return None
+    if scorer.fingerprint.recipe != wanted:
+        return None
+    return real.load(folder / real.NAME, about, scorer)
 
 
 def timed(

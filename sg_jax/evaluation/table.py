@@ -1,21 +1,26 @@
 """scores.csv of a run: what was measured of each guidance setting, kept as soon as it is there.
 
-`evaluate` and `sweep` write it and draw nothing that is in it; `compare` reads it. A row holds for
-the weights of its checkpoint: after training again from the start, delete the file.
+`evaluate` and `sweep` write it and draw nothing that is in it; `compare` reads it. Columns are read
+by name: those of the setting, those of the conditions it was measured under, and one per metric. A
+setting or condition without a column has its default, a metric without one was not measured, and
+columns of no known name stay in the file. A row holds for the weights of its checkpoint: after
+training again from the start, delete the file.
 """
 
 import ast
+import contextlib
 import csv
 import dataclasses
 import io
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
 from etils import epath
 
 from sg_jax.errors import UserError
+from sg_jax.evaluation.metrics import METRICS, Scores
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
 from sg_jax.runs import files
@@ -36,16 +41,18 @@ class Key:
       features: digest of the feature network.
       seed: of noise and token ids.
       checkpoint: its step.
+      compared: of the real images, how many stand for all in precision and recall; 0: all do.
     """
 
-    guidance: Guidance
-    sampler: str
-    steps: int
-    samples: int
-    references: int
-    features: str
-    seed: int
-    checkpoint: int
+    guidance: Guidance = dataclasses.field(default_factory=Guidance)
+    sampler: str = "euler"
+    steps: int = 0
+    samples: int = 0
+    references: int = 0
+    features: str = ""
+    seed: int = 0
+    checkpoint: int = 0
+    compared: int = dataclasses.field(default=0, repr=False)  # images do not depend on it
 
     @property
     def digest(self) -> str:
@@ -53,34 +60,31 @@ class Key:
         return f"{zlib.crc32(repr(self).encode()):08x}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """What is measured of a setting; see `results.SettingResult` for the units."""
-
-    frechet: float
-    precision: float
-    recall: float
-    accuracy: float
-    gflops_per_step: float
-    images_per_second: float
-
-
-Table = dict[Key, Measured]
-SETTING = [field.name for field in dataclasses.fields(Guidance)]
-CONDITIONS = [field.name for field in dataclasses.fields(Key)[1:]]
-NUMBERS = [field.name for field in dataclasses.fields(Measured)]
-TEXTS = ("weak_label", "weak_workdir", "ids", "sampler", "features")
+Table = dict[Key, Scores]
+SETTING = {field.name: field.default for field in dataclasses.fields(Guidance)}
+CONDITIONS = {field.name: field.default for field in dataclasses.fields(Key)[1:]}
 
 
 def canonical(guidance: Guidance) -> Guidance:
-    """Return the setting without what changes nothing: where nothing guides, omega, say."""
+    """Return the setting without what changes no image: omega where nothing guides, say.
+
+    Settings of equal images are equal after this, so that each is drawn once.
+    """
     if not guidance.guided:
         guidance = Guidance(
             gamma_strong=guidance.gamma_strong, ids=guidance.ids, segments=guidance.segments
         )
     rates = {name: getattr(guidance, name) for name in ("scale", "gamma_strong", "gamma_weak")}
     numbers = {name: float(rate) for name, rate in rates.items() if not isinstance(rate, tuple)}
-    return dataclasses.replace(guidance, **numbers)
+    guidance = dataclasses.replace(guidance, **numbers)
+    gammas = (guidance.gamma_strong, guidance.gamma_weak)[: 2 if guidance.guided else 1]
+    if not any(isinstance(gamma, tuple) for gamma in gammas):
+        guidance = dataclasses.replace(guidance, segments=SETTING["segments"])
+    # At rate 0 every token is kept and at rate 1 none: nothing to draw, nor to nest another in.
+    drawn = [gamma for gamma in gammas if gamma not in (0.0, 1.0)]
+    if not drawn or (guidance.ids == "nested" and len(drawn) == 1):
+        guidance = dataclasses.replace(guidance, ids=SETTING["ids"])
+    return guidance
 
 
 def words(sampler: Sampler) -> str:
@@ -95,48 +99,76 @@ def read(workdir: str | os.PathLike) -> Table:
     """Return the rows of a run's table, {} without one; a last line cut short is left out.
 
     Raises:
-      UserError: other columns, or a line that is no row.
+      UserError: a table of something else, or a line that is no row.
     """
     path = files.path(workdir) / NAME
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    table = {}
-    for number, row in enumerate(csv.reader(io.StringIO(whole)), start=1):
-        if number == 1:
-            if row != SETTING + CONDITIONS + NUMBERS:
-                raise UserError(f"{path} has other columns than this version's: move it away.")
-            continue
+    table: Table = {}
+    for number, row in _rows(path):
         try:
-            names = zip(SETTING + CONDITIONS + NUMBERS, row, strict=True)
-            values = {name: _value(name, text) for name, text in names}
-            guidance = Guidance(**{name: values[name] for name in SETTING})
-            key = Key(guidance, **{name: values[name] for name in CONDITIONS})
-            table[key] = Measured(**{name: values[name] for name in NUMBERS})
-        except (ValueError, SyntaxError, UserError) as error:
+            key, scores = _parse(row)
+        except (ValueError, SyntaxError) as error:  # a UserError too
             raise UserError(f"{path}, line {number} is no row of scores: {error}.") from None
+        known = {name: value for name, value in scores.items() if value is not None}
+        table[key] = {**scores, **table.get(key, {}), **known}
     return table
 
 
 def write(workdir: str | os.PathLike, table: Table) -> epath.Path:
-    """Write all rows, whole or not at all; floats read back as the same number."""
+    """Write all rows, whole or not at all; floats read back as the same number.
+
+    Columns of the file there that this version does not know are kept with their rows.
+    """
+    path = files.path(workdir) / NAME
+    unknown: dict[Key, dict[str, str]] = {}
+    for _, row in _rows(path):
+        with contextlib.suppress(ValueError, SyntaxError):  # no row: it is replaced
+            key, _ = _parse(row)
+            others = {n: t for n, t in row.items() if n not in {*SETTING, *CONDITIONS, *_numbers()}}
+            unknown[key] = unknown.get(key, {}) | others
+    names = dict.fromkeys(name for others in unknown.values() for name in others)
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(SETTING + CONDITIONS + NUMBERS)
-    for key, measured in table.items():
-        setting = [getattr(key.guidance, name) for name in SETTING]
-        conditions = [getattr(key, name) for name in CONDITIONS]
-        writer.writerow([*setting, *conditions, *dataclasses.astuple(measured)])
-    return files.write_atomically(files.path(workdir) / NAME, buffer.getvalue().encode())
+    header = [*SETTING, *CONDITIONS, *_numbers(), *names]
+    writer = csv.DictWriter(buffer, header, restval="", lineterminator="\n")
+    writer.writeheader()
+    for key, scores in table.items():
+        setting = {name: getattr(key.guidance, name) for name in SETTING}
+        conditions = {name: getattr(key, name) for name in CONDITIONS}
+        numbers = {name: scores.get(name) for name in _numbers()}  # None is written as ""
+        writer.writerow({**unknown.get(key, {}), **setting, **conditions, **numbers})
+    return files.write_atomically(path, buffer.getvalue().encode())
 
 
-def mean_and_deviation(rows: Sequence[Measured]) -> tuple[Measured, Measured]:
-    """Return the mean of each number, and its standard deviation over seeds (N - 1; 0 for one)."""
-    values = np.array([dataclasses.astuple(row) for row in rows])  # [seeds, numbers]
-    deviations = values.std(axis=0, ddof=1) if len(rows) > 1 else np.zeros(len(NUMBERS))
-    return Measured(*values.mean(axis=0).tolist()), Measured(*deviations.tolist())
+def _numbers() -> list[str]:
+    return [name for name in METRICS if name not in CONDITIONS]
 
 
-def _value(name: str, text: str):
-    if name in TEXTS:
-        return text
-    return float(text) if name in NUMBERS else ast.literal_eval(text)
+def _rows(path: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the number of each whole line and its cells by column.
+
+    Raises:
+      UserError: a header without any condition.
+    """
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    lines = csv.reader(io.StringIO(text[: text.rfind("\n") + 1]))
+    header = next(lines, None)
+    if header is None:
+        return
+    if not CONDITIONS.keys() & set(header):
+        raise UserError(f"{path} has none of the columns of a table of scores: move it away.")
+    for number, cells in enumerate(lines, start=2):
+        # A line of another length is no row, which `_parse` says.
+        yield number, dict(zip(header, cells, strict=False)) if len(cells) == len(header) else {}
+
+
+def _parse(row: dict[str, str]) -> tuple[Key, Scores]:
+    """Return the key of a row, as `canonical` has it, and what was measured."""
+    if not row:
+        raise ValueError("it has more or fewer cells than the header")
+    setting = {name: _value(row[name], SETTING[name]) for name in SETTING if name in row}
+    conditions = {name: _value(row[name], CONDITIONS[name]) for name in CONDITIONS if name in row}
+    scores = {name: float(row[name]) if row.get(name) else None for name in _numbers()}
+    return Key(canonical(Guidance(**setting)), **conditions), scores
+
+
+def _value(text: str, default: object) -> Any:
+    return text if isinstance(default, str) else ast.literal_eval(text)

@@ -14,9 +14,10 @@ from etils import epath
 from sg_jax.config.experiment import Experiment
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
-from sg_jax.evaluation import plots, scoring
+from sg_jax.evaluation import figures, scoring, style
 from sg_jax.method import checks
 from sg_jax.method.guidance import Guidance
+from sg_jax.modes.base import Job, Mode, register
 from sg_jax.parallel import processes
 from sg_jax.programs.sampling import sample
 from sg_jax.runs import files
@@ -27,7 +28,13 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MOST_PER_CLASS = 256  # real images of a class whose pairs give the unit: enough for 1%
 
 
-def run(experiment: Experiment, source: Source, workdir: str) -> tuple[epath.Path, epath.Path]:
+def run(job: Job) -> list[epath.Path]:
+    """Compare the settings of a job; return the paths of diversity.png and diversity.json."""
+    assert job.source is not None
+    return diversity(job.experiment, job.source, job.workdir)
+
+
+def diversity(experiment: Experiment, source: Source, workdir: str) -> list[epath.Path]:
     """Draw `config.diversity.samples` images per setting and compare them with unguided ones.
 
     All processes draw; the writer compares and writes while they wait.
@@ -41,10 +48,10 @@ def run(experiment: Experiment, source: Source, workdir: str) -> tuple[epath.Pat
       Paths of diversity.png (densities) and diversity.json (quantiles).
 
     Raises:
-      UserError: a bad value in `config.diversity`, before any sampling.
+      UserError: a setting that the networks cannot make, before any sampling.
     """
     config, folder = experiment.config, files.path(workdir)
-    settings = _settings(experiment)
+    settings = {name: experiment.settings[name] for name in config.diversity.guidance}
     how = dict(mesh=experiment.mesh, like=experiment.model)
     model = checkpoints.load(workdir, **how)
     weak_models = {  # all before any sampling: one may be missing, or not fit
@@ -54,8 +61,9 @@ def run(experiment: Experiment, source: Source, workdir: str) -> tuple[epath.Pat
         checks.check_setting(model, guidance, weak_models[name], f"config.guidance.{name}")
     writer = processes.is_writer()
     judge = scoring.open_judge(config, source, workdir) if writer else None
-    unit = same_class_distance(judge.reference, judge.labels) if writer else None
-    labels = np.resize(np.arange(source.num_classes), config.diversity.samples)
+    real = judge.classifier.real if judge else None
+    unit = same_class_distance(real.features, real.labels) if real else None
+    labels = model.conditioning.in_turn(config.diversity.samples)
 
     def draw(guidance, weak_model=None):
         images = sample(
@@ -65,7 +73,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> tuple[epath.Pat
             weak_model=weak_model,
             **experiment.sampling,
         )
-        return judge.scorer.features(images) if writer else None
+        return judge.classifier.network.score(images)[0] if judge else None
 
     unguided = draw(Guidance())
     moved, quantiles = {}, {}
@@ -85,7 +93,7 @@ def run(experiment: Experiment, source: Source, workdir: str) -> tuple[epath.Pat
     if writer:
         _write(experiment, folder, moved, quantiles, unit)
     processes.barrier("diversity written")
-    return folder / "diversity.png", folder / "diversity.json"
+    return [folder / "diversity.png", folder / "diversity.json"]
 
 
 def _write(
@@ -97,7 +105,7 @@ def _write(
 ) -> None:
     """Write the densities of the distances `moved`, and their quantiles, into `folder`."""
     config = experiment.config
-    figure = plots.densities(
+    figure = figures.densities(
         moved,
         label="distance to the unguided image of the same noise and label\n"
         "(1: two real images of one class)",
@@ -111,7 +119,7 @@ def _write(
         "seed": config.seed,
         "settings": quantiles,
     }
-    plots.save(figure, folder / "diversity.png")
+    style.save(figure, folder / "diversity.png")
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
     files.write_atomically(folder / "diversity.json", text.encode())
 
@@ -145,14 +153,12 @@ def same_class_distance(features: np.ndarray, labels: np.ndarray) -> float:
     return float(total / pairs)
 
 
-def _settings(experiment: Experiment) -> dict[str, Guidance]:
-    """Return the settings that `config.diversity` names."""
-    config = experiment.config
-    if config.diversity.samples < 10:
-        raise UserError(f"config.diversity.samples={config.diversity.samples} must be at least 10.")
-    names = config.diversity.guidance
-    if not names:
-        raise UserError(
-            f"config.diversity.guidance=() must name at least one of {', '.join(config.guidance)}."
-        )
-    return {name: experiment.settings[name] for name in names}
+MODE = register(
+    Mode(
+        "diversity",
+        "measure how far guidance moves images from their unguided twins",
+        run,
+        same="scored",
+        pixels=True,
+    )
+)

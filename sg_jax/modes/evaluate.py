@@ -1,7 +1,5 @@
 """Score a trained network under several guidance settings: a picture, a table, a report."""
 
-import dataclasses
-
 import jax
 import numpy as np
 from etils import epath
@@ -9,7 +7,9 @@ from etils import epath
 from sg_jax.config.experiment import Experiment
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
-from sg_jax.evaluation import measure, pictures, report, scoring, table
+from sg_jax.evaluation import figures, measure, pictures, report, scoring, style
+from sg_jax.evaluation.results import SettingResult
+from sg_jax.modes.base import Job, Mode, register
 from sg_jax.parallel import processes
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
@@ -17,9 +17,15 @@ from sg_jax.runs.records import read_metrics
 from sg_jax.weights import checkpoints
 
 
-def run(
+def run(job: Job) -> list[epath.Path]:
+    """Score the settings of a job; return the paths of the picture and of the report."""
+    assert job.source is not None
+    return evaluate(job.experiment, job.source, job.workdir, job.command)
+
+
+def evaluate(
     experiment: Experiment, source: Source, workdir: str, command: str
-) -> tuple[epath.Path, epath.Path]:
+) -> list[epath.Path]:
     """Draw `config.evaluate.samples` images per setting and seed, score them, write the report.
 
     Image i has the same label and, with one seed, the same noise under every setting. What
@@ -55,7 +61,13 @@ def run(
         shown=min(config.evaluate.columns, source.num_classes, config.evaluate.samples),
     )
     if judge is not None:
-        rows = [_row(experiment, name, found) for name in names]
+        settings = {name: experiment.settings[name] for name in names}
+        rows = [
+            SettingResult.over_seeds(
+                name, guidance.describe(), config.evaluate.samples, found.scores[guidance]
+            )
+            for name, guidance in settings.items()
+        ]
         shown = np.stack([found.images[experiment.settings[name]] for name in names])
         picture = pictures.grid(
             shown,
@@ -65,24 +77,7 @@ def run(
         pictures.save_png(picture, folder / "guidance.png")
         _report(experiment, source, workdir, command, step, judge, rows)
     processes.barrier("report written")
-    return folder / "guidance.png", folder / "report.html"
-
-
-def _row(experiment: Experiment, name: str, found: measure.Found) -> report.SettingResult:
-    """Return a setting's row of the report."""
-    guidance = experiment.settings[name]
-    scores = found.scores[guidance]
-    mean, deviation = table.mean_and_deviation(scores)
-    spread = dataclasses.asdict(deviation) if len(scores) > 1 else {}
-    spread.pop("gflops_per_step", None)  # the same every time
-    return report.SettingResult(
-        name=name,
-        description=guidance.describe(),
-        **dataclasses.asdict(mean),
-        samples=experiment.config.evaluate.samples,
-        seeds=len(scores),
-        deviations=spread,
-    )
+    return [folder / "guidance.png", folder / "report.html"]
 
 
 def _report(
@@ -92,28 +87,38 @@ def _report(
     command: str,
     step: int,
     judge: scoring.Judge,
-    rows: list[report.SettingResult],
+    rows: list[SettingResult],
 ) -> None:
     """Print the table, and write it with the loss curve and the page beside guidance.png."""
     folder = files.path(workdir)
     log(report.format_table(rows))
     records = [r for r in read_metrics(workdir) if "loss" in r]
-    loss_path = folder / "loss.png" if records else None
+    shown = [(folder / "guidance.png", "Generated images, one row per setting.")]
     if records:
-        pictures.loss_curve([r["step"] for r in records], [r["loss"] for r in records], loss_path)
+        losses = figures.Line("", [r["step"] for r in records], [r["loss"] for r in records])
+        path = style.save(figures.training([losses]), folder / "loss.png")
+        shown.append((path, "Training loss."))
     report.write_table(folder / "report.json", rows)
     report.write_report(
         folder / "report.html",
         title=f"{source.name}: {len(rows)} ways to guide one network",
         facts=_facts(experiment, step, records),
         rows=rows,
-        reference=report.Reference(
-            len(judge.reference), len(judge.test_features), judge.scorer.test_accuracy, judge.floor
-        ),
+        reference=_reference(judge),
         command=f"python -m sg_jax.main {command}",
-        picture_path=folder / "guidance.png",
-        loss_path=loss_path,
+        pictures=shown,
         notes=["Down a column, every image starts from the same noise and has the same label."],
+    )
+
+
+def _reference(judge: scoring.Judge) -> report.Reference:
+    view = judge.classifier
+    return report.Reference(
+        real_images=judge.references,
+        test_images=view.test.count,
+        classifier_accuracy=view.network.test_accuracy,
+        test_scores=judge.of_test_images(),
+        compared=judge.compared,
     )
 
 
@@ -129,7 +134,7 @@ def _facts(experiment: Experiment, step: int, records: list[dict]) -> dict[str, 
         f"{model.image_size} x {model.channels}",
         "Network": f"{type(model).__name__}, {model.depth} blocks of width {model.width}, "
         f"{model.tokens} tokens, {count:,} parameters",
-        "Sparsity": f"{where}, rate in training {experiment.objective.gamma:g}",
+        "Sparsity": f"{where}, rate in training {_training_rates(experiment)}",
         "Batch": f"{config.train.batch_size} images",
         "Sampling": f"{experiment.sampler.name}, {config.sample.steps} steps, weights "
         f"averaged (EMA {config.train.ema_decay:g}), seed {seeds}",
@@ -139,3 +144,19 @@ def _facts(experiment: Experiment, step: int, records: list[dict]) -> dict[str, 
     if known:
         facts["Training"] = f"{step:,} steps, loss {known[-1]['loss']:.4f} at the end"
     return facts
+
+
+def _training_rates(experiment: Experiment) -> str:
+    """Return the sparsity rates that training runs at, such as "0.5, then 0"."""
+    return ", then ".join(f"{rate:g}" for rate in experiment.training_rates)
+
+
+MODE = register(
+    Mode(
+        "evaluate",
+        "draw and score guidance settings: pictures, a table, a report",
+        run,
+        same="scored",
+        pixels=True,
+    )
+)

@@ -2,28 +2,34 @@
 
 workdir/scores.csv         one row per cell; what is there is not drawn again
 workdir/sweep_METRIC.png   one panel per omega
-workdir/sweep_cost.png     Fréchet distance against cost, with the Pareto front
+workdir/sweep_cost.png     quality against cost, with the Pareto front
 """
-
-import math
 
 import numpy as np
 from etils import epath
 
 from sg_jax.config.experiment import Experiment
+from sg_jax.config.sections import Sweep
 from sg_jax.data.sources import Source
-from sg_jax.errors import UserError
-from sg_jax.evaluation import measure, plots, results, scoring, table
-from sg_jax.evaluation.table import Measured
+from sg_jax.evaluation import figures, heatmaps, measure, report, scoring, style, table
+from sg_jax.evaluation.figures import Spot
+from sg_jax.evaluation.metrics import COST, METRICS, QUALITY, Scores
+from sg_jax.evaluation.results import SettingResult
 from sg_jax.method.guidance import Guidance
+from sg_jax.modes.base import Job, Mode, register
 from sg_jax.parallel import processes
 from sg_jax.runs import files
+from sg_jax.runs.progress import log
 from sg_jax.weights import checkpoints
 
-METRICS = ("frechet", "precision", "recall", "accuracy")
+
+def run(job: Job) -> list[epath.Path]:
+    """Score the grid of a job; return the paths of scores.csv and of the pictures."""
+    assert job.source is not None
+    return sweep(job.experiment, job.source, job.workdir)
 
 
-def run(experiment: Experiment, source: Source, workdir: str) -> list[epath.Path]:
+def sweep(experiment: Experiment, source: Source, workdir: str) -> list[epath.Path]:
     """Score each cell of `config.sweep` that scores.csv lacks, and plot them all.
 
     All processes draw; the writer scores and writes while they wait.
@@ -37,10 +43,11 @@ def run(experiment: Experiment, source: Source, workdir: str) -> list[epath.Path
       Paths of scores.csv and of the pictures; of these only in the writer.
 
     Raises:
-      UserError: a bad value in `config.sweep`, or a scores.csv that is none; before any sampling.
+      UserError: a setting that the networks cannot make, or a scores.csv that is none; before any
+        sampling.
     """
     config = experiment.config
-    grid = cells(experiment)
+    grid = cells(config.sweep)
     step = checkpoints.saved_steps(workdir)[-1]
     judge = scoring.open_judge(config, source, workdir) if processes.is_writer() else None
     found = measure.run(
@@ -55,48 +62,52 @@ def run(experiment: Experiment, source: Source, workdir: str) -> list[epath.Path
     folder = files.path(workdir)
     paths = [folder / table.NAME]
     if judge is not None:
-        paths += _plot(experiment, {g: found.scores[g][0] for g in grid}, folder)
+        cells_found = {g: found.scores[g][0] for g in grid}
+        paths += _draw(experiment, cells_found, folder)
+        log(summary(cells_found, config.sweep.samples))
     processes.barrier("sweep written")
     return paths
 
 
-def cells(experiment: Experiment) -> list[Guidance]:
-    """Return the grid of `config.sweep`, omega innermost: two omegas share one compiled program.
-
-    Raises:
-      UserError: an axis that is empty, or holds a value twice or one that guidance does not take.
-    """
-    config = experiment.config.sweep
-    axes = {name: config[name] for name in ("gamma_strong", "gamma_weak", "scale")}
-    for name, values in axes.items():
-        numbers = all(isinstance(v, int | float) and math.isfinite(v) for v in values)
-        if not values or not numbers or len(set(values)) < len(values):
-            raise UserError(
-                f"config.sweep.{name}={values!r} must be one or more numbers, none of them twice, "
-                f"such as (0.0, 0.5)."
-            )
-    if config.samples < 10:
-        raise UserError(f"config.sweep.samples={config.samples} must be at least 10.")
-    try:
-        return [
-            Guidance(
-                scale=float(scale),
-                gamma_strong=float(strong),
-                gamma_weak=float(weak),
-                weak_label=config.weak_label,
-            )
-            for strong in axes["gamma_strong"]
-            for weak in axes["gamma_weak"]
-            for scale in axes["scale"]
-        ]
-    except UserError as error:
-        raise UserError(str(error).replace("guidance.", "config.sweep.", 1)) from None
+def cells(config: Sweep) -> list[Guidance]:
+    """Return the grid, omega innermost: settings that differ in it alone share one program."""
+    return [
+        Guidance(
+            scale=float(scale),
+            gamma_strong=float(strong),
+            gamma_weak=float(weak),
+            weak_label=config.weak_label,
+        )
+        for strong in config.gamma_strong
+        for weak in config.gamma_weak
+        for scale in config.scale
+    ]
 
 
-def _plot(experiment: Experiment, found: dict[Guidance, Measured], folder: epath.Path):
+def summary(found: dict[Guidance, Scores], samples: int) -> str:
+    """Return a table of the cells that are best by some metric, named after what they win."""
+    grid = list(found)
+    wins: dict[Guidance, list[str]] = {}
+    for metric in METRICS.values():
+        best = metric.winner([found[g].get(metric.name) for g in grid])
+        if metric.of_images and best is not None:
+            wins.setdefault(grid[best], []).append(metric.header)
+    rows = [
+        SettingResult(f"best: {', '.join(won)}", g.describe(), found[g], samples)
+        for g, won in wins.items()
+    ]
+    plain = next((g for g in grid if not g.guided and g.gamma_strong == 0), None)
+    if plain is not None and plain not in wins:
+        rows.append(SettingResult("unguided", plain.describe(), found[plain], samples))
+    return f"Best of {len(grid)} settings:\n{report.format_table(rows)}"
+
+
+def _draw(
+    experiment: Experiment, found: dict[Guidance, Scores], folder: epath.Path
+) -> list[epath.Path]:
     """Return the paths of a heatmap per metric and of the cost picture."""
-    config, columns = experiment.config, {c.field: c for c in results.COLUMNS}
-    scales, strong, weak = (config.sweep[n] for n in ("scale", "gamma_strong", "gamma_weak"))
+    config = experiment.config.sweep
+    scales, strong, weak = config.scale, config.gamma_strong, config.gamma_weak
     shape = (len(strong), len(weak), len(scales))
     order = (2, 0, 1)  # panels by omega, gamma_strong upwards, gamma_weak to the right
 
@@ -105,16 +116,30 @@ def _plot(experiment: Experiment, found: dict[Guidance, Measured], folder: epath
 
     unguided = axis([not g.guided for g in found])
     paths = []
-    for metric in METRICS:
-        values = axis([getattr(m, metric) for m in found.values()])
-        figure = plots.heatmaps(values, unguided, scales, strong, weak, columns[metric])
-        paths.append(plots.save(figure, folder / f"sweep_{metric}.png"))
-    figure = plots.cost_quality(
-        [m.gflops_per_step for m in found.values()],
-        [m.frechet for m in found.values()],
-        [g.scale if g.guided else None for g in found],
-        [g.describe() for g in found],
-        columns["gflops_per_step"],
-        columns["frechet"],
+    for metric in METRICS.values():
+        values = [scores.get(metric.name) for scores in found.values()]
+        if metric.of_images and None not in values:
+            figure = heatmaps.heatmaps(axis(values), unguided, scales, strong, weak, metric)
+            paths.append(style.save(figure, folder / f"sweep_{metric.name}.png"))
+    kinds = {scale: f"ω = {scale:g}" for scale in sorted(scales)}
+    spots = [
+        Spot(
+            scores[COST], scores[QUALITY], guidance.describe(),
+            kind=kinds[guidance.scale] if guidance.guided else "no guidance",
+        )
+        for guidance, scores in found.items()
+    ]  # fmt: skip
+    colours = style.shades(list(kinds.values())) | {"no guidance": style.COLOURS[1]}
+    figure = figures.front(spots, METRICS[COST], METRICS[QUALITY], colours)
+    return [*paths, style.save(figure, folder / "sweep_cost.png")]
+
+
+MODE = register(
+    Mode(
+        "sweep",
+        "score a grid of sparsity rates and scales: heatmaps, the best of each metric",
+        run,
+        same="scored",
+        pixels=True,
     )
-    return [*paths, plots.save(figure, folder / "sweep_cost.png")]
+)

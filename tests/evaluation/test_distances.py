@@ -5,7 +5,13 @@ import pytest
 
 from sg_jax.errors import UserError
 from sg_jax.evaluation import distances
-from sg_jax.evaluation.distances import class_accuracy, frechet_distance, precision_recall
+from sg_jax.evaluation.distances import (
+    Manifold,
+    Statistics,
+    class_accuracy,
+    frechet,
+    precision_recall,
+)
 
 
 def _with_moments(mean, covariance, count=500, seed=0):
@@ -20,14 +26,14 @@ def test_frechet_of_one_dimensional_gaussians():
     # (m_a - m_b)^2 + (s_a - s_b)^2 = (1 - 4)^2 + (2 - 3)^2
     a = _with_moments([1.0], np.array([[4.0]]))
     b = _with_moments([4.0], np.array([[9.0]]), seed=1)
-    assert frechet_distance(a, b) == pytest.approx(9 + 1)
+    assert frechet(a, b) == pytest.approx(9 + 1)
 
 
 def test_frechet_of_commuting_gaussians():
     # Diagonal covariances: squared differences of means and of standard deviations, added up.
     a = _with_moments([0.0, 0.0, 0.0], np.diag([1.0, 4.0, 9.0]))
     b = _with_moments([1.0, 2.0, 2.0], np.diag([4.0, 1.0, 9.0]), count=300, seed=1)
-    assert frechet_distance(a, b) == pytest.approx((1 + 4 + 4) + (1 + 1 + 0))
+    assert frechet(a, b) == pytest.approx((1 + 4 + 4) + (1 + 1 + 0))
 
 
 def test_frechet_of_gaussians_that_do_not_commute():
@@ -37,14 +43,14 @@ def test_frechet_of_gaussians_that_do_not_commute():
     overlap = np.sqrt(np.trace(product) + 2 * np.sqrt(np.linalg.det(product)))
     a = _with_moments([0.0, 0.0], cov_a)
     b = _with_moments([3.0, 4.0], cov_b, seed=1)
-    assert frechet_distance(a, b) == pytest.approx(25 + 4 + 5 - 2 * overlap)
+    assert frechet(a, b) == pytest.approx(25 + 4 + 5 - 2 * overlap)
 
 
 @pytest.mark.parametrize("count", [5, 200])  # fewer and more samples than features
 def test_frechet_of_a_set_with_itself_is_zero(count):
     x = np.random.default_rng(0).normal(size=(count, 20)) * np.linspace(0, 3, 20)[None, :]
-    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-10)
-    assert frechet_distance(x, x[::-1]) == pytest.approx(0, abs=1e-10)
+    assert frechet(x, x) == pytest.approx(0, abs=1e-10)
+    assert frechet(x, x[::-1]) == pytest.approx(0, abs=1e-10)
 
 
 @pytest.mark.parametrize("count", [5, 200])
@@ -52,15 +58,46 @@ def test_frechet_of_a_shift_is_its_squared_length(count):
     x = np.random.default_rng(0).normal(size=(count, 20))
     shift = np.zeros((1, 20))
     shift[0, :2] = 3, 4
-    assert frechet_distance(x, x + shift) == pytest.approx(25)
+    assert frechet(x, x + shift) == pytest.approx(25)
 
 
 def test_frechet_is_symmetric_and_ignores_rotations():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(40, 6)), 2 * rng.normal(size=(30, 6)) + 1
     turn, _ = np.linalg.qr(rng.normal(size=(6, 6)))
-    assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b))
-    assert frechet_distance(a @ turn, b @ turn) == pytest.approx(frechet_distance(a, b))
+    assert frechet(b, a) == pytest.approx(frechet(a, b))
+    assert frechet(a @ turn, b @ turn) == pytest.approx(frechet(a, b))
+
+
+def _in_batches(features, size):
+    parts = [Statistics.of(features[i : i + size]) for i in range(0, len(features), size)]
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = merged.merge(part)
+    return merged
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_statistics_of_batches_are_those_of_the_whole(size):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 5)) @ rng.normal(size=(5, 5)) + 1e3  # far from the origin
+    whole, merged = Statistics.of(x), _in_batches(x, size)
+    assert merged.count == 100
+    np.testing.assert_allclose(merged.mean, x.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(merged.scatter / 99, np.cov(x.T), rtol=1e-9)
+    y = rng.normal(size=(80, 5)) + 1e3
+    expected = frechet(x, y)
+    assert frechet(whole, y) == expected == frechet(x, Statistics.of(y))
+    assert frechet(merged, _in_batches(y, size)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_precision_recall_of_manifolds_is_that_of_their_features():
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=(40, 4)), 1.3 * rng.normal(size=(30, 4))
+    expected = precision_recall(real, fake)
+    assert precision_recall(Manifold(real), Manifold(fake)) == expected
+    assert precision_recall(Manifold(real), fake) == expected
+    assert precision_recall(real, fake, k=1) == precision_recall(Manifold(real, 1), fake, 1)
 
 
 def test_precision_recall_by_hand():
@@ -119,7 +156,7 @@ def _ok():
     return np.random.default_rng(0).normal(size=(8, 3))
 
 
-@pytest.mark.parametrize("measure", [frechet_distance, precision_recall])
+@pytest.mark.parametrize("measure", [frechet, precision_recall])
 def test_bad_features_are_refused(measure):
     broken = _ok()
     broken[2, 1] = np.nan
@@ -133,7 +170,7 @@ def test_bad_features_are_refused(measure):
 
 def test_too_few_samples_are_refused():
     with pytest.raises(UserError, match="has 1 samples; at least 2"):
-        frechet_distance(_ok()[:1], _ok())
+        frechet(_ok()[:1], _ok())
     with pytest.raises(UserError, match="fake has 3 samples; at least 4"):
         precision_recall(_ok(), _ok()[:3], k=3)
     with pytest.raises(UserError, match="k=0"):

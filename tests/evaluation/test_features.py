@@ -1,6 +1,7 @@
 """The feature network: what it learns, what it returns, and how its file is trusted."""
 
 import dataclasses
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,9 @@ from sklearn.datasets import load_digits
 
 from sg_jax.encoders.classifier import Classifier, Recipe, random_mirror, random_shift
 from sg_jax.errors import UserError
-from sg_jax.evaluation import features
+from sg_jax.evaluation import features, fingerprint, reading
 from sg_jax.evaluation.features import Scorer, cached_scorer, train_classifier
+from sg_jax.evaluation.reading import Reader
 
 SMALL = Recipe(width=8, features=16, epochs=2, batch=32)
 
@@ -32,15 +34,26 @@ def few(digits):
     return tuple(array[:64] for array in digits)
 
 
+def readers(images, labels, test_images, test_labels):
+    """Return what gives these training and test images by index."""
+    pairs = ((images, labels), (test_images, test_labels))
+    return [
+        Reader([dict(image=x, label=y) for x, y in zip(*pair, strict=True)], name)
+        for pair, name in zip(pairs, ("images", "test_images"), strict=True)
+    ]
+
+
 @pytest.fixture(scope="module")
 def scorer(few):
-    return train_classifier(*few, num_classes=10, name="digits", recipe=SMALL)
+    return train_classifier(*readers(*few), num_classes=10, name="digits", recipe=SMALL)
 
 
 def test_learns_the_digits(digits):
     lines = []
     # A fifth of the default's epochs, which reach 98% and more.
-    scorer = train_classifier(*digits, num_classes=10, recipe=Recipe(epochs=6), log=lines.append)
+    scorer = train_classifier(
+        *readers(*digits), num_classes=10, recipe=Recipe(epochs=6), log=lines.append
+    )
     assert scorer.test_accuracy > 0.93
     assert scorer.test_accuracy == np.mean(scorer.predict(digits[2]) == digits[3])
     assert f"{scorer.test_accuracy:.1%} of 299 test images" in lines[-1]
@@ -67,7 +80,10 @@ def test_any_number_of_images_compiles_once_and_scores_the_same(scorer, digits):
 def test_training_is_repeatable_and_the_seed_matters(scorer, few):
     again, other = (
         train_classifier(
-            *few, num_classes=10, name="digits", recipe=dataclasses.replace(SMALL, seed=seed)
+            *readers(*few),
+            num_classes=10,
+            name="digits",
+            recipe=dataclasses.replace(SMALL, seed=seed),
         )
         for seed in (0, 1)
     )
@@ -120,7 +136,7 @@ def test_random_mirror_turns_about_half_of_the_images():
 
 def test_a_mirroring_network_is_trained_on_other_images(few, scorer):
     recipe = dataclasses.replace(SMALL, mirror=True)
-    other = train_classifier(*few, num_classes=10, name="digits", recipe=recipe)
+    other = train_classifier(*readers(*few), num_classes=10, name="digits", recipe=recipe)
     assert np.abs(other.features(few[0]) - scorer.features(few[0])).max() > 1e-3
     assert other.digest != scorer.digest
 
@@ -147,7 +163,7 @@ def test_load_names_what_differs(scorer, tmp_path):
 def _cached(path, few, **changes):
     lines = []
     options = {"num_classes": 10, "name": "digits", "recipe": SMALL, **changes}
-    return cached_scorer(path, *few, **options, log=lines.append), "\n".join(lines)
+    return cached_scorer(path, *readers(*few), **options, log=lines.append), "\n".join(lines)
 
 
 def test_cache_trains_once(few, scorer, tmp_path):
@@ -185,7 +201,7 @@ def test_damaged_cache_is_replaced(damage, few, scorer, tmp_path):
 
 
 def test_what_may_not_be_replaced_is_left_as_it_is(few, scorer, tmp_path):
-    arrays, path = (*few,), tmp_path / "samples.npz"
+    arrays, path = readers(*few), tmp_path / "samples.npz"
     options = dict(num_classes=10, name="digits", recipe=SMALL, replace=False)
     np.savez(path, images=np.zeros(3))
     content = path.read_bytes()
@@ -212,22 +228,55 @@ def test_cache_of_other_data_is_replaced(few, scorer, tmp_path):
     assert "read from" in _cached(path, few32)[1]
 
 
+def test_training_by_batches_is_bit_for_bit_that_on_kept_images(few, scorer, monkeypatch):
+    monkeypatch.setattr(reading, "KEEP_BYTES", 0)
+    train, test = readers(*few)
+    assert not train.keeps
+    other = train_classifier(train, test, num_classes=10, name="digits", recipe=SMALL)
+    assert other.digest == scorer.digest and other.test_accuracy == scorer.test_accuracy
+
+
+def test_the_fingerprint_is_of_all_pixels_then_all_labels(few, scorer):
+    images, labels, test_images, test_labels = few
+    crc = 0
+    for array in (images, test_images, labels.astype(np.int64), test_labels.astype(np.int64)):
+        crc = zlib.crc32(np.ascontiguousarray(array), crc)
+    assert scorer.fingerprint.data_crc == crc and scorer.fingerprint.checked == 0
+    assert "checked" not in scorer.fingerprint.to_json()  # digests are of this text
+
+
+def test_the_fingerprint_of_many_images_is_of_some(few, monkeypatch):
+    monkeypatch.setattr(fingerprint, "MOST", 50)
+    monkeypatch.setattr(fingerprint, "SOME", 8)
+    lines = []
+    found = train_classifier(*readers(*few), num_classes=10, recipe=SMALL, log=lines.append)
+    some = [array[np.arange(8) * 8] for array in few]
+    crc = 0
+    for array in (some[0], some[2], some[1].astype(np.int64), some[3].astype(np.int64)):
+        crc = zlib.crc32(np.ascontiguousarray(array), crc)
+    made_from = found.fingerprint
+    assert (made_from.data_crc, made_from.checked, made_from.train_images) == (crc, 8, 64)
+    assert fingerprint.Fingerprint.from_json(made_from.to_json()) == made_from
+    assert "known by 8 evenly spread images" in lines[0]
+
+
 def test_bad_arguments_are_refused(few, scorer):
     images, labels, test_images, test_labels = few
 
     def train(*arrays):
-        return train_classifier(*arrays, num_classes=10, recipe=SMALL)
+        return train_classifier(*readers(*arrays), num_classes=10, recipe=SMALL)
 
-    with pytest.raises(UserError, match=r"float32 \[64, 8, 8, 1\]; it must be uint8"):
+    with pytest.raises(UserError, match=r"images is float32 \[1, 8, 8, 1\]; it must be uint8"):
         train(images.astype(np.float32), labels, test_images, test_labels)
-    with pytest.raises(UserError, match=r"test_images is uint8 \[64, 4, 8, 1\].*\[N, 8, 8, 1\]"):
+    with pytest.raises(UserError, match=r"test_images has images \[4, 8, 1\] .*\[8, 8, 1\]"):
         train(images, labels, test_images[:, :4], test_labels)
-    with pytest.raises(UserError, match=r"labels runs from 1 to 10; .*0\.\.9"):
+    with pytest.raises(UserError, match=r"labels of images run from 1 to 10; .*0\.\.9"):
         train(images, labels + 1, test_images, test_labels)
-    with pytest.raises(UserError, match=r"test_labels is .* integers \[64\]"):
-        train(images, labels, test_images, test_labels[:5])
-    with pytest.raises(UserError, match="test_images 0 of them"):
+    with pytest.raises(UserError, match="test_images has 0 of them"):
         train(images, labels, test_images[:0], test_labels[:0])
+    odd = [*({"image": x, "label": 0} for x in images[:3]), {"image": images[3, :4], "label": 0}]
+    with pytest.raises(UserError, match=r"\[1, 4, 8, 1\]; it must be uint8 \[N, 8, 8, 1\]"):
+        Reader(odd).read([0, 3])
     with pytest.raises(UserError, match=r"\[N, 8, 8, 1\]"):
         scorer.score(images[..., 0])
     with pytest.raises(UserError, match=r"features\.width=12 must be a multiple of 8"):

@@ -1,13 +1,11 @@
 """Pictures, pixel by pixel."""
 
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from sg_jax.errors import UserError
-from sg_jax.evaluation.pictures import MARGIN, grid, loss_curve, running_mean, save_png
+from sg_jax.evaluation.pictures import MARGIN, grid, save_png
 
 
 def _random(*shape):
@@ -74,27 +72,3 @@ def test_save_png_keeps_pixels(tmp_path):
     path = save_png(picture, tmp_path / "new" / "grid.png")
     np.testing.assert_array_equal(np.asarray(Image.open(path)), np.asarray(picture))
     assert [file.name for file in path.parent.iterdir()] == ["grid.png"]
-
-
-def test_running_mean_by_hand():
-    values = np.array([8.0, 2.0, 5.0, 2.0, 2.0])
-    # First itself; then 8, 2, 5; then 2, 5, 2; then 5, 2, 2; the last with its left neighbour.
-    np.testing.assert_allclose(running_mean(values, window=1), [8, 5, 3, 3, 2])
-    np.testing.assert_array_equal(running_mean(values, window=0), values)
-
-
-@pytest.mark.parametrize(
-    "losses", [[2.0, 1.0, 0.5, np.nan], [3.0], [1.0] * 60, [0.0, -1.0], np.geomspace(50, 0.01, 300)]
-)
-def test_loss_curve_draws_without_global_state(losses, tmp_path):
-    before = "matplotlib.pyplot" in sys.modules
-    path = loss_curve(range(len(losses)), losses, tmp_path / "loss.png")
-    assert Image.open(path).size == (960, 480)
-    assert ("matplotlib.pyplot" in sys.modules) == before
-
-
-def test_loss_curve_without_losses_is_refused(tmp_path):
-    with pytest.raises(UserError, match="None of the 2 losses is finite"):
-        loss_curve([1, 2], [np.nan, np.inf], tmp_path / "loss.png")
-    with pytest.raises(UserError, match=r"steps \[3\] and losses \[2\]"):
-        loss_curve([1, 2, 3], [1, 2], tmp_path / "loss.png")

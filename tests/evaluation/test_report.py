@@ -9,22 +9,29 @@ from html.parser import HTMLParser
 import pytest
 
 from sg_jax.errors import UserError
-from sg_jax.evaluation.report import (
-    Reference,
-    SettingResult,
-    format_table,
-    write_report,
-    write_table,
-)
+from sg_jax.evaluation.metrics import METRICS
+from sg_jax.evaluation.report import Reference, format_table, write_report, write_table
+from sg_jax.evaluation.results import SettingResult
 
 PNG = b"\x89PNG\r\n\x1a\n and some pixels"
 REFERENCE = Reference(
-    real_images=1501, test_images=296, classifier_accuracy=0.9932, frechet_floor=0.7331
+    real_images=1501,
+    test_images=296,
+    classifier_accuracy=0.9932,
+    test_scores={"frechet": 0.7331, "accuracy": 0.9932},
 )
+NAMES = [name for name in METRICS if name != "samples"]
+
+
+def row(name, description, *numbers, samples=896, **changes):
+    scores = dict(zip(NAMES, numbers, strict=True))
+    return SettingResult(name, description, scores, samples, **changes)
+
+
 ROWS = [
-    SettingResult("unguided", "no guidance", 0.583, 0.871, 0.843, 0.970, 114.42, 1430.0, 896),
-    SettingResult("cfg", "ω 1.5", 1.739, 0.921, 0.702, 0.999, 228.84, 715.0, 896),
-    SettingResult("sg", "ω 1.75, γ 0 / 0.75", 0.537, 0.899, 0.851, 0.975, 97.67, None, 896),
+    row("unguided", "no guidance", 0.583, 0.871, 0.843, 0.970, 114.42, 1430.0),
+    row("cfg", "ω 1.5", 1.739, 0.921, 0.702, 0.999, 228.84, 715.0),
+    row("sg", "ω 1.75, γ 0 / 0.75", 0.537, 0.899, 0.851, 0.975, 97.67, None),
 ]
 
 
@@ -66,8 +73,7 @@ def _write(tmp_path, **changes):
         "rows": ROWS,
         "reference": REFERENCE,
         "command": "python -m sg_jax.main evaluate --workdir=runs/digits",
-        "picture_path": tmp_path / "grid.png",
-        "loss_path": tmp_path / "grid.png",
+        "pictures": [(tmp_path / "grid.png", "images"), (tmp_path / "grid.png", "losses")],
         **changes,
     }
     path = write_report(tmp_path / "report.html", **options)
@@ -100,7 +106,7 @@ def test_report_marks_the_best_of_each_column(tmp_path):
 
 def test_equal_values_are_bold_together_or_not_at_all(tmp_path):
     better, same, worse = (
-        SettingResult(name, "", value, 0.5, 0.5, 0.5, 1.0, 1.0, 10)
+        row(name, "", value, 0.5, 0.5, 0.5, 1.0, 1.0)
         for name, value in (("a", 0.10001), ("b", 0.10002), ("c", 0.2))
     )
     assert _write(tmp_path, rows=[better, same, worse])[1].bold == ["0.100", "0.100"]
@@ -119,8 +125,8 @@ def test_report_needs_nothing_from_outside(tmp_path):
 
 def test_report_escapes_text(tmp_path):
     evil = "<script>alert('x')</script> & \"{body}\" {title}"
-    row = SettingResult(evil, evil, 1.0, 0.5, 0.5, 0.5, 1.0, 1.0, 10)
-    options = {"title": evil, "facts": {evil: evil}, "rows": [row], "command": evil}
+    rows = [row(evil, evil, 1.0, 0.5, 0.5, 0.5, 1.0, 1.0)]
+    options = {"title": evil, "facts": {evil: evil}, "rows": rows, "command": evil}
     source, page = _write(tmp_path, **options, notes=[evil])
     assert "<script" not in source and "script" not in page.tags
     # Title and heading, name, description, note, fact and its name, command.
@@ -128,16 +134,16 @@ def test_report_escapes_text(tmp_path):
 
 
 def test_report_can_do_without_pictures(tmp_path):
-    source, _ = _write(tmp_path, picture_path=None, loss_path=None)
+    source, _ = _write(tmp_path, pictures=())
     assert "<img" not in source
 
 
 def test_report_refuses_what_it_cannot_show(tmp_path):
     with pytest.raises(UserError, match=r"absent\.png cannot be read"):
-        _write(tmp_path, picture_path=tmp_path / "absent.png")
+        _write(tmp_path, pictures=[(tmp_path / "absent.png", "")])
     (tmp_path / "text.png").write_text("text")
     with pytest.raises(UserError, match="not a PNG"):
-        _write(tmp_path, loss_path=tmp_path / "text.png")
+        _write(tmp_path, pictures=[(tmp_path / "text.png", "")])
     with pytest.raises(UserError, match="rows is empty"):
         _write(tmp_path, rows=[])
     assert not (tmp_path / "report.html").exists()
@@ -159,7 +165,7 @@ def test_terminal_table_is_aligned_and_starred():
 
 def test_means_over_seeds_are_shown_with_their_deviations(tmp_path):
     spread = dict(frechet=0.0123, accuracy=0.004)
-    rows = [dataclasses.replace(row, seeds=3, deviations=spread) for row in ROWS]
+    rows = [dataclasses.replace(each, seeds=3, deviations=spread) for each in ROWS]
     lines = format_table(rows).split("\n")
     assert "0.537 ± 0.012*" in lines[5] and "97.5 ± 0.4 " in lines[5]
     _, page = _write(tmp_path, rows=rows)
@@ -170,8 +176,8 @@ def test_means_over_seeds_are_shown_with_their_deviations(tmp_path):
 
 
 def test_json_table_holds_every_number_and_null_for_the_unknown(tmp_path):
-    row = SettingResult("ω", "", float("nan"), 0.5, 0.25, None, 1.0, float("inf"), 10)
-    path = write_table(tmp_path / "report.json", [ROWS[0], row])
+    odd = row("ω", "", float("nan"), 0.5, 0.25, None, 1.0, float("inf"))
+    path = write_table(tmp_path / "report.json", [ROWS[0], odd])
     first, second = json.loads(path.read_text(encoding="utf-8"))
     assert first == {
         "name": "unguided",
@@ -188,3 +194,31 @@ def test_json_table_holds_every_number_and_null_for_the_unknown(tmp_path):
     }
     assert second["frechet"] is second["accuracy"] is second["images_per_second"] is None
     assert second["name"] == "ω" and second["recall"] == 0.25
+
+
+def test_a_metric_from_outside_is_in_table_file_and_report(tmp_path, monkeypatch):
+    kid = dataclasses.replace(
+        METRICS["frechet"], name="kid", header="KID", unit="x 1000", factor=1000, better=-1,
+        explanation="Of {real} images.", floor="Real ones have {floor}.",
+    )  # fmt: skip
+    monkeypatch.setitem(METRICS, "kid", kid)
+    rows = [
+        dataclasses.replace(r, scores={**r.scores, "kid": 0.001 * i}) for i, r in enumerate(ROWS, 2)
+    ]
+    lines = format_table([*rows, ROWS[0]]).split("\n")
+    assert "KID ↓" in lines[0] and "x 1000" in lines[1]
+    assert " 2.000* no guidance" in lines[3] and lines[-1].endswith(" –  no guidance")
+    path = write_table(tmp_path / "report.json", [*rows, ROWS[0]])
+    assert [r["kid"] for r in json.loads(path.read_text())] == [0.002, 0.003, 0.004, None]
+    scores = {**REFERENCE.test_scores, "kid": 0.0005}
+    _, page = _write(
+        tmp_path, rows=rows, reference=dataclasses.replace(REFERENCE, test_scores=scores)
+    )
+    assert "KID ↓ Of 1,501 images. Real ones have 0.500." in page.text
+    assert "2.000" in page.bold and "0.500" in page.text
+
+
+def test_what_is_not_known_of_real_images_is_not_said(tmp_path):
+    _, page = _write(tmp_path, reference=Reference(real_images=20_000, compared=10_000), command="")
+    assert "real test images" not in page.text and "Make it again" not in page.text
+    assert "among 10,000 real ones" in page.text and "against 20,000 real" in page.text

@@ -1,22 +1,35 @@
 """scores.csv: what is equal, what reads back, and what a damaged file gives."""
 
+import csv
 import dataclasses
-import statistics
+import functools
 
+import numpy as np
 import pytest
 
 from sg_jax.errors import UserError
 from sg_jax.evaluation import table
-from sg_jax.method.guidance import PRESETS, Guidance
+from sg_jax.evaluation.metrics import METRICS
+from sg_jax.method.guidance import Guidance
+from sg_jax.method.presets import PRESETS
 from sg_jax.method.sampler import Sampler
+from sg_jax.programs.sampling import sample
 
 KEY = table.Key(Guidance(1.5, 0.0, 0.25), "euler", 40, 12, 40, "00000012", 0, 7)
-MEASURED = table.Measured(1 / 3, 0.1, 0.2, 1.0, 1e-17 / 3, 123.456)
+NAMES = ("frechet", "precision", "recall", "accuracy", "gflops_per_step", "images_per_second")
+MEASURED = dict(zip(NAMES, (1 / 3, 0.1, 0.2, 1.0, 1e-17 / 3, 123.456), strict=True))
 OTHERS = (
     *PRESETS.values(),
     Guidance(2.0, ("piecewise", (0.0, 0.1), (1.0, 0.3)), 0.9, interval=(0.2, 0.8), ids="nested"),
     Guidance(("linear", 1.0, 2.0), weak_step=5, weak_workdir="runs/other, earlier"),
 )
+
+
+@pytest.fixture(scope="module")
+def draw(tiny, mesh_of):
+    """Return what draws images of a setting, once for each."""
+    how = dict(steps=2, seed=3, batch_size=2, mesh=mesh_of(1, 1))
+    return functools.cache(lambda guidance: sample(tiny, np.arange(2), guidance, **how))
 
 
 def test_every_setting_reads_back_to_the_last_digit(tmp_path):
@@ -39,8 +52,11 @@ def test_a_file_cut_short_anywhere_keeps_its_whole_rows(tmp_path):
 def test_a_file_of_another_kind_is_named(tmp_path):
     path = tmp_path / "scores.csv"
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="other columns"):
+    with pytest.raises(UserError, match="none of the columns"):
         table.read(tmp_path)
+    with pytest.raises(UserError, match="move it away"):
+        table.write(tmp_path, {KEY: MEASURED})
+    path.unlink()
     table.write(tmp_path, {KEY: MEASURED})
     row = path.read_text().splitlines()[1]
     for broken in ("0.5,nonsense", row.replace("1.5", "-1.5"), row.replace("same", "nul")):
@@ -48,6 +64,77 @@ def test_a_file_of_another_kind_is_named(tmp_path):
         path.write_text(path.read_text() + broken + "\n")
         with pytest.raises(UserError, match="line 3"):
             table.read(tmp_path)
+
+
+# As it was written when columns had to be these, in this order; the last row for other segments.
+OLD = """\
+scale,gamma_strong,gamma_weak,weak_label,weak_step,weak_workdir,interval,ids,segments,sampler,steps,\
+samples,references,features,seed,checkpoint,frechet,precision,recall,accuracy,gflops_per_step,\
+images_per_second
+1.5,0.0,0.25,same,0,,"(0.0, 1.0)",uniform,8,euler,40,12,40,00000012,0,7,0.5,0.1,0.2,1.0,0.25,123.0
+2.0,"('cosine', 0.0, 0.5)",0.9,null,0,,"(0.0, 1.0)",nested,4,euler,40,12,40,00000012,0,7,1.5,0.1,\
+0.2,1.0,0.25,123.0
+1.0,0.5,0.0,same,0,,"(0.0, 1.0)",nested,4,euler,40,12,40,00000012,0,7,2.5,0.1,0.2,1.0,0.25,123.0
+"""
+
+
+def test_an_old_table_reads_as_before_and_its_keys_are_what_is_asked_for_now(tmp_path):
+    (tmp_path / "scores.csv").write_text(OLD)
+    rows = table.read(tmp_path)
+    assert [row["frechet"] for row in rows.values()] == [0.5, 1.5, 2.5]
+    first, scheduled, unguided = rows
+    assert first == KEY and rows[KEY]["images_per_second"] == 123.0
+    assert scheduled.guidance == Guidance(
+        2.0, ("cosine", 0.0, 0.5), 0.9, weak_label="null", ids="nested", segments=4
+    )
+    asked = table.canonical(Guidance(1.0, 0.5, 0.7, segments=2))
+    assert unguided == dataclasses.replace(KEY, guidance=asked)
+
+
+def test_columns_are_read_by_name(tmp_path):
+    table.write(tmp_path, {KEY: MEASURED})
+    path = tmp_path / "scores.csv"
+    cells = list(csv.DictReader(path.open()))
+    turned = {name: cells[0][name] for name in reversed(cells[0])}
+    for gone in ("recall", "gamma_weak", "interval", "seed"):
+        del turned[gone]
+    path.write_text(
+        "".join(f"{','.join(map(_quoted, line))}\n" for line in (turned, turned.values()))
+    )
+    ((key, scores),) = table.read(tmp_path).items()
+    # A setting or condition has its default, and a metric was not measured.
+    assert key == dataclasses.replace(KEY, guidance=table.canonical(Guidance(1.5)), seed=0)
+    assert scores == {**MEASURED, "recall": None}
+
+
+def _quoted(cell):
+    return f'"{cell}"'
+
+
+def test_columns_of_no_known_name_stay_in_the_file(tmp_path):
+    path = table.write(tmp_path, {KEY: MEASURED})
+    head, row = path.read_text().splitlines()
+    path.write_text(f"kid,{head},note\n0.125,{row},by hand\n")
+    rows = table.read(tmp_path)
+    assert rows == {KEY: MEASURED}
+    other = dataclasses.replace(KEY, seed=1)
+    table.write(tmp_path, {other: MEASURED, **rows})
+    first, second = csv.DictReader(path.open())
+    assert (first["seed"], first["kid"], first["note"]) == ("1", "", "")
+    assert (second["seed"], second["kid"], second["note"]) == ("0", "0.125", "by hand")
+    assert table.read(tmp_path) == {other: MEASURED, KEY: MEASURED}
+
+
+def test_a_metric_from_outside_has_a_column(tmp_path, monkeypatch):
+    table.write(tmp_path, {KEY: MEASURED})
+    monkeypatch.setitem(METRICS, "kid", dataclasses.replace(METRICS["frechet"], name="kid"))
+    assert table.read(tmp_path) == {KEY: {**MEASURED, "kid": None}}
+    table.write(tmp_path, {KEY: {**MEASURED, "kid": 0.125}})
+    assert table.read(tmp_path)[KEY]["kid"] == 0.125
+    monkeypatch.delitem(METRICS, "kid")  # and a version that lacks it does not lose it
+    table.write(tmp_path, table.read(tmp_path))
+    monkeypatch.setitem(METRICS, "kid", dataclasses.replace(METRICS["frechet"], name="kid"))
+    assert table.read(tmp_path)[KEY]["kid"] == 0.125
 
 
 def test_what_changes_nothing_makes_no_other_key():
@@ -58,14 +145,31 @@ def test_what_changes_nothing_makes_no_other_key():
     assert repr(table.canonical(Guidance(2, 0, 0.5))) == repr(Guidance(2.0, 0.0, 0.5))
 
 
+@pytest.mark.parametrize(
+    "one, other, equal",
+    [
+        (Guidance(2.0, 0.25, 0.5, segments=2), Guidance(2.0, 0.25, 0.5), True),
+        (Guidance(2.0, ("linear", 0.0, 0.5), 0.5, segments=1),
+         Guidance(2.0, ("linear", 0.0, 0.5), 0.5), False),
+        (Guidance(2.0, weak_label="null", ids="stratified"),
+         Guidance(2.0, weak_label="null"), True),  # all tokens: nothing is drawn
+        (Guidance(2.0, 0.0, 1.0, ids="stratified"), Guidance(2.0, 0.0, 1.0), True),  # nor here
+        (Guidance(2.0, 0.0, 0.5, ids="stratified"), Guidance(2.0, 0.0, 0.5), False),
+        (Guidance(2.0, 0.0, 0.5, ids="nested"), Guidance(2.0, 0.0, 0.5), True),
+        (Guidance(2.0, 0.5, 0.0, ids="nested"), Guidance(2.0, 0.5, 0.0), True),
+        (Guidance(2.0, 0.5, 1.0, ids="nested"), Guidance(2.0, 0.5, 1.0), True),
+        (Guidance(2.0, 0.25, 0.5, ids="nested"), Guidance(2.0, 0.25, 0.5), False),
+        (Guidance(2.0, 0.5, 0.5, weak_label="null", ids="nested"),
+         Guidance(2.0, 0.5, 0.5, weak_label="null"), False),
+        (Guidance(1.0, 0.5, 0.75, ids="nested"), Guidance(1.0, 0.5), True),  # one prediction
+        (Guidance(1.0, 0.5, 0.75, ids="stratified"), Guidance(1.0, 0.5), False),
+    ],
+)  # fmt: skip
+def test_keys_are_equal_exactly_where_images_are(one, other, equal, draw):
+    assert (table.canonical(one) == table.canonical(other)) == equal
+    assert np.array_equal(draw(one), draw(other)) == equal
+
+
 def test_samplers_in_words():
     assert table.words(Sampler("heun")) == "heun"
     assert table.words(Sampler("heun", shift=2.0)) == "heun shift=2.0"
-
-
-def test_means_and_deviations_over_seeds():
-    rows = [dataclasses.replace(MEASURED, frechet=f) for f in (1.0, 2.0, 6.0)]
-    mean, deviation = table.mean_and_deviation(rows)
-    assert mean.frechet == 3.0 and deviation.frechet == pytest.approx(statistics.stdev((1, 2, 6)))
-    assert mean.recall == pytest.approx(0.2) and deviation.recall == pytest.approx(0.0)
-    assert table.mean_and_deviation(rows[1:2]) == (rows[1], table.Measured(*[0.0] * 6))

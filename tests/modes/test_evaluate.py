@@ -1,15 +1,18 @@
 """Evaluation: seeds, checkpoints by step, and what a second call draws."""
 
+import csv
 import dataclasses
 import json
 import types
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
+from sg_jax.config.sections import Data, Evaluate, Sample, Train
 from sg_jax.errors import UserError
 from sg_jax.evaluation import measure, scoring, table
+from sg_jax.evaluation.metrics import METRICS, FeatureSet
+from sg_jax.evaluation.real import View
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
 from sg_jax.modes import evaluate
@@ -53,8 +56,9 @@ def evaluate_of(tmp_path, tiny, make_dit, mesh_of, monkeypatch):
         return make_dit(seed=step)
 
     real = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
-    features = Pixels().score(real)[0]
-    judge = scoring.Judge(Pixels(), features, np.arange(40) % 5, features[:10])
+    found = FeatureSet(*Pixels().score(real)[:1], np.arange(40) % 5, Pixels().score(real)[1])
+    view = View(Pixels(), found, found)
+    judge = scoring.Judge({"classifier": view})
     monkeypatch.setattr(measure, "sample", sample)
     monkeypatch.setattr(checkpoints, "load", load)
     monkeypatch.setattr(scoring, "open_judge", lambda *args: judge)
@@ -63,23 +67,21 @@ def evaluate_of(tmp_path, tiny, make_dit, mesh_of, monkeypatch):
         drawn.clear()
         loaded.clear()
         values = dict(guidance=names, samples=SAMPLES, seeds=(), step=0, columns=COLUMNS)
-        config = ConfigDict(
-            dict(
-                seed=5,
-                data=dict(name="d", split="train"),
-                train=dict(batch_size=1, ema_decay=0.0),
-                sample=dict(steps=2, batch_size=BATCH),
-                evaluate={**values, **changes},
-            )
+        config = types.SimpleNamespace(
+            seed=5,
+            data=Data(name="d", split="train"),
+            train=Train(batch_size=1, ema_decay=0.0),
+            sample=Sample(steps=2, batch_size=BATCH),
+            evaluate=Evaluate(**{**values, **changes}),
         )
         mesh, sampler = mesh_of(1, 1), Sampler()
         experiment = types.SimpleNamespace(
             config=config, mesh=mesh, sampler=sampler, settings=SETTINGS, model=tiny,
-            objective=types.SimpleNamespace(gamma=0.5),
+            training_rates=(0.5, 0.0),
             sampling=dict(steps=2, seed=5, batch_size=BATCH, mesh=mesh, sampler=sampler),
         )  # fmt: skip
         source = types.SimpleNamespace(name="d", num_classes=5, class_names=tuple("abcde"))
-        evaluate.run(experiment, source, str(tmp_path), "")
+        evaluate.evaluate(experiment, source, str(tmp_path), "")
         scored = [(g, seed) for count, g, seed in drawn if count == SAMPLES]
         return scored, list(loaded), json.loads((tmp_path / "report.json").read_text("utf-8"))
 
@@ -117,10 +119,48 @@ def test_what_is_scored_is_kept_setting_by_setting(evaluate_of, tmp_path):
     assert (tmp_path / "guidance.png").read_bytes() == picture
 
 
+def test_a_metric_that_is_missing_is_measured_again(evaluate_of, tmp_path):
+    _, _, report = evaluate_of(("unguided", "sg"))
+    rows = table.read(tmp_path)
+    first, second = rows
+    lines = (tmp_path / "scores.csv").read_text().splitlines()
+    noted = [f"{line},{note}\n" for line, note in zip(lines, ("note", "a", "b"), strict=True)]
+    (tmp_path / "scores.csv").write_text("".join(noted))
+    table.write(tmp_path, {first: rows[first], second: {**rows[second], "recall": None}})
+    scored, _, again = evaluate_of(("unguided", "sg"))
+    assert scored == [(SETTINGS["sg"], 5)]
+    for row in (*report, *again):
+        del row["images_per_second"]  # the only number that depends on the clock
+    assert again == report
+    cells = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    assert [row["note"] for row in cells] == ["a", "b"]
+
+
+def test_a_metric_from_outside_is_measured_and_reported(evaluate_of, tmp_path, monkeypatch):
+    evaluate_of(("unguided",))
+    brightness = dataclasses.replace(
+        METRICS["recall"], name="brightness", header="Brightness", explanation="How bright it is.",
+        function=lambda real, fake: float(fake.features.mean()),
+    )  # fmt: skip
+    monkeypatch.setitem(METRICS, "brightness", brightness)
+    scored, _, (row,) = evaluate_of(("unguided",))
+    assert scored == [(Guidance(), 5)] and 0 < row["brightness"] < 1
+    ((_, scores),) = table.read(tmp_path).items()
+    assert scores["brightness"] == row["brightness"]
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "Brightness ↑" in page and "How bright it is." in page
+    assert evaluate_of(("unguided",))[0] == []
+
+
+def test_the_report_says_at_which_rates_training_ran(evaluate_of, tmp_path):
+    evaluate_of(("unguided",))
+    assert "rate in training 0.5, then 0" in (tmp_path / "report.html").read_text("utf-8")
+
+
 def test_several_seeds_give_means_and_deviations(evaluate_of, tmp_path):
     scored, _, (row,) = evaluate_of(("sg",), seeds=(0, 1, 2))
     assert [seed for _, seed in scored] == [0, 1, 2]
-    values = [m.frechet for m in table.read(tmp_path).values()]
+    values = [scores["frechet"] for scores in table.read(tmp_path).values()]
     assert len(set(values)) == 3
     assert row["frechet"] == pytest.approx(np.mean(values)) and row["seeds"] == 3
     assert row["deviations"]["frechet"] == pytest.approx(np.std(values, ddof=1))
@@ -132,7 +172,7 @@ def test_a_kept_checkpoint_is_scored_beside_the_last(evaluate_of, tmp_path):
     assert evaluate_of(("unguided",), step=3)[1] == [3]
     rows = table.read(tmp_path)
     assert {key.checkpoint for key in rows} == {3, 7}
-    assert len({m.frechet for m in rows.values()}) == 2
+    assert len({scores["frechet"] for scores in rows.values()}) == 2
 
 
 def test_a_missing_checkpoint_is_named_before_anything_is_drawn(evaluate_of):

@@ -6,8 +6,10 @@ import json
 import pytest
 
 from sg_jax.errors import UserError
-from sg_jax.evaluation import compare, comparison, comparison_plots, table
-from sg_jax.method.guidance import PRESETS, Guidance
+from sg_jax.evaluation import compare, comparison, method_figures, table
+from sg_jax.evaluation.metrics import METRICS
+from sg_jax.method.guidance import Guidance
+from sg_jax.method.presets import PRESETS
 
 UNGUIDED, SG, CFG = Guidance(), Guidance(1.5, 0.0, 0.75), PRESETS["cfg"]
 EARLY = Guidance(1.5, weak_step=1000)
@@ -15,7 +17,10 @@ KEY = table.Key(UNGUIDED, "euler", 40, 500, 5000, "0badcafe", 0, 3000)
 
 
 def scores(frechet, gflops=0.1):
-    return table.Measured(frechet, 0.5, 0.25, 0.9, gflops, 12.0)
+    return dict(
+        frechet=frechet, precision=0.5, recall=0.25, accuracy=0.9, gflops_per_step=gflops,
+        images_per_second=12.0,
+    )  # fmt: skip
 
 
 def key(guidance, seed=0, **changes):
@@ -47,63 +52,101 @@ def runs(tmp_path):
 
 def test_a_comparison_is_written_whole(runs, tmp_path):
     paths = compare.run(runs, tmp_path / "out")
-    names = ["cost.png", "gain.png", "weak.png", "training.png", "table.md"]
+    names = ["cost.png", "gain.png", "weak.png", "training.png", "table.md", "report.html"]
     assert [path.name for path in paths] == names
     assert all(len(path.read_bytes()) > 1000 for path in paths)
-    text = paths[-1].read_text(encoding="utf-8")
+    text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
     # The seeds' gains are 1 - 2/4 and 1 - 3/5, at 0.15 GFLOPs times 40 steps.
     assert (
-        "| SG | routing | ω 1.5, γ 0 / 0.75, euler, 40 steps | 2.500 | +45.0% ± 7.1% | 6 |" in text
+        "| SG | routing | ω 1.5, γ 0 / 0.75, euler, 40 steps | 2.500 | +45.0% ± 7.1% | 6.000 |"
+        in text
     )
     # Heun evaluates twice per step, at 0.2 GFLOPs: 20 of its steps cost what 40 of Euler's do.
     (heun,) = [line for line in text.splitlines() if "dense" in line and "heun" in line]
-    assert "| 4.500 |" in heun and "| 4 | 12 | 1 |" in heun
+    assert "| 4.500 |" in heun and "| 4.000 | 12.0 | 1 |" in heun
     for line in text.splitlines():
         if line.startswith("| "):
-            assert line.count("|") in (7, 12)
+            assert line.count("|") in (7, 5 + len(comparison.columns()) + 1)
+
+
+def test_the_page_holds_every_setting_and_every_figure(runs, tmp_path):
+    path = compare.run(runs, tmp_path / "out", "python -m sg_jax.main --mode compare")[-1]
+    page = path.read_text(encoding="utf-8")
+    assert page.count("<img") == 4 and "--mode compare" in page
+    assert page.count("SG: ω 1.5, γ 0 / 0.75, euler, 40 steps") == 2  # of each run
+    assert "GFLOPs/image" in page and "mean ± standard deviation over 2 seeds" in page
+    assert "step 3,000" in page and "real test images" not in page
+
+
+def test_a_metric_from_outside_is_compared(runs, tmp_path, monkeypatch):
+    kid = dataclasses.replace(METRICS["frechet"], name="kid", header="KID")
+    monkeypatch.setitem(METRICS, "kid", kid)
+    rows = {k: {**v, "kid": 0.125} for k, v in table.read(runs[0]).items()}
+    table.write(runs[0], rows)
+    compare.run(runs, tmp_path / "out")
+    text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert "KID ↓ (distance)" in text
+    for line in text.split("## Every setting")[1].splitlines():
+        assert ("0.125" in line) == line.startswith("| dense ")
+        assert (" – " in line) == line.startswith("| routing ")
+    assert "KID" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_without_what_settings_are_ranked_by_has_its_table(runs, tmp_path):
+    for run in runs:
+        table.write(run, {k: {**v, "frechet": None} for k, v in table.read(run).items()})
+    paths = compare.run(runs, tmp_path / "out")
+    assert [path.name for path in paths] == ["training.png", "table.md", "report.html"]
+    assert " – " in paths[1].read_text(encoding="utf-8")
 
 
 def test_the_legend_of_costs_is_beside_them_and_not_cut_off(runs):
     points = [point for run in runs for point in comparison.read(run)]
-    legend = comparison_plots.cost(points).axes[0].get_legend()
+    legend = compare.front(points).axes[0].get_legend()
     words = [text.get_text() for text in legend.get_texts()]
     assert {"unguided", "SG", "CFG", "AG", "dense", "routing"} <= set(words)
     assert legend.get_clip_path() is None
 
 
-def test_the_distance_over_training_is_drawn_where_there_is_more_than_one(runs):
+def records(*steps):
+    """Return what one step a second writes to metrics.jsonl."""
+    return [{"step": step, "loss": 1.0, "steps_per_second": 1.0} for step in steps]
+
+
+def test_the_quality_over_training_is_drawn_where_there_is_more_than_one(runs):
     points = [point for run in runs for point in comparison.read(run)]
-    metrics = {"dense": [{"step": step, "loss": 1.0} for step in (1000, 2000, 3000)]}
-    seconds = {"dense": {1000: 60.0, 2000: 120.0, 3000: 180.0}}
-    two = comparison_plots.training(points, metrics, seconds)
+    metrics = {"dense": records(1000, 2000, 3000)}
+    two = compare.over_training(points, metrics)
     assert [axes.get_ylabel()[:4] for axes in two.axes] == ["trai", "Fréc"]
-    one = comparison_plots.training(comparison.final(points), metrics, seconds)
+    one = compare.over_training(comparison.final(points), metrics)
     assert [axes.get_ylabel()[:4] for axes in one.axes] == ["trai"]
+    assert compare.over_training(points, {"dense": []}) is None
 
 
 def test_only_settings_scored_at_most_checkpoints_are_drawn_over_training():
-    def points(guidance, steps):
+    def points(guidance, steps, **changes):
         return [
-            comparison.Point(
-                "dense", dataclasses.replace(key(guidance), checkpoint=step), {0: scores(1)}
-            )
+            comparison.Point("dense", key(guidance, checkpoint=step, **changes), {0: scores(1)})
             for step in steps
         ]
 
-    metrics = {"dense": [{"step": step, "loss": 1.0} for step in (1000, 2000, 3000)]}
-    seconds = {"dense": {1000: 60.0, 2000: 120.0, 3000: 180.0}}
+    metrics = {"dense": records(1000, 2000, 3000)}
     all_points = points(Guidance(), (1000, 2000, 3000)) + points(SG, (2000, 3000))
-    legend = comparison_plots.training(all_points, metrics, seconds).axes[1].get_legend()
+    legend = compare.over_training(all_points, metrics).axes[1].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["dense, no guidance, γ 0"]
+    # How it was sampled is said where it is not the same for all.
+    all_points += points(Guidance(), (1000, 2000, 3000), sampler="heun")
+    legend = compare.over_training(all_points, metrics).axes[1].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "dense, no guidance, γ 0, euler, 40 steps", "dense, no guidance, γ 0, heun, 40 steps",
+    ]  # fmt: skip
 
 
 def test_checkpoints_between_records_have_a_place_in_time(runs):
     points = [point for run in runs for point in comparison.read(run)]
-    metrics = {"dense": [{"step": step, "loss": 1.0} for step in (800, 1600, 2400, 3200)]}
-    seconds = {"dense": {800: 48.0, 1600: 96.0, 2400: 144.0, 3200: 192.0}}
-    figure = comparison_plots.training(points, metrics, seconds)
+    figure = compare.over_training(points, {"dense": records(800, 1600, 2400, 3200)})
     (line,) = [each for each in figure.axes[1].lines if len(each.get_xdata()) == 2][:1]
-    assert list(line.get_xdata()) == [1.0, 3.0]  # steps 1000 and 3000, in minutes
+    assert list(line.get_xdata()) == [1000 / 60, 3000 / 60]  # a step a second, in minutes
 
 
 def test_weak_checkpoints_are_joined_within_one_sampling(runs):
@@ -112,8 +155,10 @@ def test_weak_checkpoints_are_joined_within_one_sampling(runs):
     heun = [dataclasses.replace(p, key=dataclasses.replace(p.key, sampler="heun")) for p in ag]
     many = [dataclasses.replace(p, run=f"run{i}") for i in range(9) for p in ag[:2]]
     for found, lines in ((ag, 2), (ag + heun, 4), (many, 9)):
-        legend = comparison_plots.weak_steps(found).axes[0].get_legend()
+        legend = method_figures.weak_steps(found).axes[0].get_legend()
         assert len(legend.get_texts()) == lines
+    assert "AG: ω 1.5, γ 0 / 0 any checkpoint, euler" in legend.get_texts()[0].get_text()
+    assert method_figures.weak_steps([p for p in points if p.method == "SG"]) is None
 
 
 def test_gains_are_of_the_best_setting_and_the_same_sampling(runs):
@@ -129,7 +174,7 @@ def test_gains_are_of_the_best_setting_and_the_same_sampling(runs):
     assert {b.key.sampler for b, p in zip(baselines, points, strict=True) if p.method == "SG"} == {
         "euler"
     }
-    assert comparison.baseline(best["SG"]["dense"], points).mean.frechet == 4.5
+    assert comparison.baseline(best["SG"]["dense"], points).quality == 4.5
 
 
 def test_what_is_measured_otherwise_is_left_out_or_refused(runs, capsys):
@@ -168,7 +213,7 @@ def test_a_run_without_scores_or_a_name_of_its_own_is_named(runs, tmp_path):
         (PRESETS["ag"], "AG"),
         (PRESETS["sg_fid"], "AG+SG, scheduled"),
         (dataclasses.replace(SG, interval=(0.2, 0.5)), "SG, in interval"),
-        (dataclasses.replace(SG, ids="nested"), "SG, nested"),
+        (dataclasses.replace(SG, gamma_strong=0.5, ids="nested"), "SG, nested"),
         (dataclasses.replace(SG, weak_step=3000), "SG, apart"),
         (Guidance(1.5, weak_step=3000), "unguided, apart"),
         (dataclasses.replace(SG, weak_step=3000, weak_workdir="other"), "AG+SG"),

@@ -1,0 +1,143 @@
+"""Real images as statistics: accumulated in a stream, kept in a file, read again or not."""
+
+import types
+
+import numpy as np
+import pytest
+
+from sg_jax.config.sections import Data, Evaluate, Features
+from sg_jax.evaluation import distances, real, scoring
+from sg_jax.evaluation.metrics import CLASSIFIER, METRICS
+from sg_jax.evaluation.reading import Reader
+from sg_jax.evaluation.real import View, found_in
+
+ABOUT = dict(name="numbers", images=[600, 40], references=600)
+
+
+class Source:
+    """Images drawn from i, counted when read."""
+
+    name, split, num_classes, image_shape = "noise", "train", 4, (8, 8, 1)
+
+    def __init__(self, count, seed=0):
+        self.count, self.seed, self.reads = count, seed, 0
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        self.reads += 1
+        image = np.random.default_rng([self.seed, i]).integers(0, 256, (8, 8, 1), np.uint8)
+        return {"image": image // (1 + i % 4), "label": i % 4}
+
+
+class Pixels:
+    """A feature network of the first pixels, which takes no training."""
+
+    digest = "0badcafe"
+
+    def score(self, images):
+        flat = images.reshape(len(images), -1) / 255.0
+        return flat[:, :6], flat[:, :4]
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """All images of a source at once."""
+    source = Source(600)
+    return np.stack([source[i]["image"] for i in range(600)]), np.arange(600) % 4
+
+
+def test_what_is_found_in_a_stream_is_what_is_found_at_once(whole):
+    images, labels = whole
+    features, probabilities = Pixels().score(images)
+    found = found_in(Pixels(), Reader(Source(600)), np.arange(600))
+    np.testing.assert_array_equal(found.features, features)
+    np.testing.assert_array_equal(found.probabilities, probabilities)
+    np.testing.assert_array_equal(found.labels, labels)
+    fake = np.random.default_rng(1).normal(size=(50, 6))
+    expected = distances.frechet(features, fake)
+    assert distances.frechet(found.statistics, fake) == pytest.approx(expected, rel=1e-9)
+
+
+def test_features_of_some_are_kept_and_all_count(whole, monkeypatch):
+    monkeypatch.setattr(real, "KEPT", 7)
+    ids = np.arange(0, 600, 2)
+    found = found_in(Pixels(), Reader(Source(600)), ids)
+    chosen = ids[np.arange(7) * 300 // 7]
+    np.testing.assert_array_equal(found.features, Pixels().score(whole[0][chosen])[0])
+    np.testing.assert_array_equal(found.labels, whole[1][chosen])
+    assert found.count == 300
+    np.testing.assert_allclose(
+        found.statistics.mean, Pixels().score(whole[0][ids])[0].mean(axis=0), rtol=1e-12
+    )
+
+
+def test_the_file_holds_for_its_network_and_its_data_alone(tmp_path):
+    view = View(
+        Pixels(),
+        found_in(Pixels(), Reader(Source(600)), np.arange(600)),
+        found_in(Pixels(), Reader(Source(40, seed=1)), np.arange(40)),
+    )
+    path = real.save(tmp_path / "real.npz", ABOUT, view)
+    again = real.load(path, ABOUT, Pixels())
+    np.testing.assert_array_equal(again.real.features, view.real.features)
+    np.testing.assert_array_equal(again.real.labels, view.real.labels)
+    metric = METRICS["frechet"]
+    assert metric.function(again.real, again.test) == metric.function(view.real, view.test)
+    np.testing.assert_array_equal(again.test.probabilities, view.test.probabilities)
+    assert real.load(path, {**ABOUT, "references": 500}, Pixels()) is None
+    other = types.SimpleNamespace(digest="12345678")
+    assert real.load(path, ABOUT, other) is None
+    assert real.load(tmp_path / "none.npz", ABOUT, Pixels()) is None
+    path.write_bytes(path.read_bytes()[:-50])
+    assert real.load(path, ABOUT, Pixels()) is None
+
+
+@pytest.fixture
+def judge_of(tmp_path, monkeypatch):
+    """Changes to the config -> (judge, how many images were read)."""
+    test = Source(40, seed=1)
+    test.split = "test"
+    monkeypatch.setattr(scoring, "open_source", lambda *args, **kwargs: test)
+
+    def run(references=0, count=600, **recipe):
+        source = Source(count)
+        test.reads = 0
+        small = dict(width=8, features=16, epochs=1, batch=32)
+        config = types.SimpleNamespace(
+            data=Data(),
+            features=Features(**{**small, **recipe}),
+            evaluate=Evaluate(references=references),
+        )
+        return scoring.open_judge(config, source, tmp_path), source.reads + test.reads
+
+    return run
+
+
+def test_a_later_evaluation_reads_no_image(judge_of, tmp_path):
+    first, reads = judge_of()
+    assert reads > 0 and first.references == 600 and first.compared == 0
+    assert {file.name for file in tmp_path.iterdir()} == {"classifier.npz", "real.npz"}
+    second, reads = judge_of()
+    assert reads == 0 and second.digest == first.digest
+    assert second.of_test_images() == first.of_test_images()
+    accuracy = first.classifier.network.test_accuracy
+    assert first.of_test_images()["accuracy"] == pytest.approx(accuracy, abs=1e-12)
+
+
+@pytest.mark.parametrize("change", [dict(references=100), dict(count=500), dict(seed=1)])
+def test_what_does_not_fit_is_measured_anew(judge_of, change):
+    first, _ = judge_of()
+    second, reads = judge_of(**change)
+    assert reads > 0
+    assert second.references == change.get("references", change.get("count", 600))
+    assert judge_of(**change)[1] == 0
+    assert (second.digest == first.digest) == ("references" in change)
+
+
+def test_the_kept_images_stand_for_the_others_in_precision_and_recall(judge_of, monkeypatch):
+    monkeypatch.setattr(real, "KEPT", 50)
+    judge, _ = judge_of()
+    assert (judge.references, judge.compared) == (600, 50)
+    assert len(judge.views[CLASSIFIER].real.manifold.points) == 50
