@@ -41,16 +41,7 @@ def imports_of(path: pathlib.Path) -> set[str]:
 IMPORTS = {name: imports_of(path) for name, path in FILES.items()}
 
 
-def unfinished(folder: str):
-    """Mark a folder whose files are still on their way."""
-    reason = "it still imports from above"
-    marks = (
-        [pytest.mark.xfail(reason=reason, strict=False)] if folder in ("method", "config") else []
-    )
-    return pytest.param(folder, marks=marks)
-
-
-@pytest.mark.parametrize("folder", map(unfinished, ORDER))
+@pytest.mark.parametrize("folder", ORDER)
 def test_a_folder_imports_only_folders_below_it(folder):
     allowed = ORDER[: ORDER.index(folder) + 1]
     above = {
@@ -72,7 +63,6 @@ def test_every_folder_has_its_place_and_there_are_few():
     assert len(entries) <= 18, sorted(path.name for path in entries)
 
 
-@pytest.mark.xfail(reason="weights/checkpoints.py is longer", strict=False)
 def test_files_are_short_enough_to_be_read():
     lengths = {name: len(path.read_text().splitlines()) for name, path in FILES.items()}
     assert not {name: lines for name, lines in lengths.items() if lines > 320}

@@ -101,6 +101,23 @@ def test_the_step_is_measured_otherwise(data_dir, quick, capsys):
     assert "steps/s of 16 images at γ 0, measured on" in capsys.readouterr().out
 
 
+def test_the_fastest_step_of_training_is_what_counts(monkeypatch):
+    """Which is the one that keeps the fewest tokens."""
+    given = parsing.merge(
+        dict(
+            model=dict(depth=1, width=8, heads=2, patch=4, routes=((0, 0),)),
+            objective=dict(gamma=0.25),
+            train=dict(gammas=((5, 0.75), (8, 0.0))),
+            mesh=dict(data=1),
+        )
+    )
+    built = experiment.build(geometry.complete(given, (8, 8, 1), 10), jax.devices()[:1])
+    timed = []
+    monkeypatch.setattr(data, "training", lambda _, rates: timed.extend(rates) or [lambda: None])
+    data._consumption(built)
+    assert timed == [0.75]
+
+
 def test_a_negative_consumption_is_an_error(data_dir):
     with pytest.raises(UserError, match=r"config\.bench\.images_per_second=-1\.0 must be at least"):
         _command(data_dir, "--config.bench.images_per_second=-1")
