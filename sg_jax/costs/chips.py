@@ -1,4 +1,4 @@
-"""TPUs, also where there are none: chips, devices to compile for, flags of their compiler."""
+"""TPU chips, devices to compile for where there are none, and the flags of the compiler."""
 
 import dataclasses
 import importlib.util

@@ -3,12 +3,22 @@
 The paper counts multiply-adds of linear layers and leaves out what goes on between tokens
 (attention's two products). The full count is 2 per multiply-add with those in. Norms, softmax and
 the like count in neither.
+
+
+A block says itself what it costs, by `block.macs(tokens, mixing)`; what is around the blocks is
+counted here. To add a network that is no `Backbone`: register a function with `macs`.
 """
 
+import functools
+from collections.abc import Sequence
+from typing import Any
+
 from sg_jax.method import guidance as guidance_lib
+from sg_jax.method import tokens
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
+from sg_jax.models.maskdit import MaskDiT
 
 PEAKS = {  # bfloat16 FLOP/s of one device without sparsity, by a part of its name; vendors' figures
     "TPU v4": 275e12,
@@ -57,14 +67,61 @@ def sampling_step(
     for stretch in plan.stretches:
         together = shared_head and not plan.two_networks
         if together:
-            macs = model.macs(stretch.gammas, plan.weak_label == "same", full)
+            found = macs(model, stretch.gammas, plan.weak_label == "same", full)
         else:
             pairs = zip(models, stretch.gammas, strict=False)  # outside the interval only one
-            macs = sum(network.macs((gamma,), True, full) for network, gamma in pairs)
-        total += (stretch.stop - stretch.first) / steps * macs
+            found = sum(macs(network, (gamma,), True, full) for network, gamma in pairs)
+        total += (stretch.stop - stretch.first) / steps * found
     return (2 if full else 1) * sampler.evaluations * total
 
 
 def training_step(model: Backbone, gamma: float, batch_size: int, *, full: bool = False) -> float:
     """Return FLOPs of one training step on a batch: forward, and twice that for the backward."""
-    return (2 if full else 1) * 3 * batch_size * model.macs((gamma,), True, full)
+    return (2 if full else 1) * 3 * batch_size * macs(model, (gamma,), True, full)
+
+
+@functools.singledispatch
+def macs(model: Any, gammas: Sequence[float], shared: bool, mixing: bool) -> float:
+    """Return multiply-adds per image of one call of a network with a branch for each of `gammas`.
+
+    Args:
+      model: the network; shapes will do.
+      gammas: sparsity rate of each branch.
+      shared: whether what comes before the first route at which the branches differ runs once.
+      mixing: whether the work between tokens (attention's products, scans) counts.
+    """
+    raise TypeError(f"nothing counts the multiply-adds of a {type(model).__name__}: see `macs`")
+
+
+@macs.register
+def _routed(model: Backbone, gammas: Sequence[float], shared: bool, mixing: bool) -> float:
+    total, common, n = 0.0, shared, model.tokens
+    for segment, stack in zip(model.blocks.segments, model.blocks.stacks, strict=True):
+        routed = segment.route is not None
+        keeps = [tokens.keep_count(n, gamma) if routed else n for gamma in gammas]
+        common = common and all(k == n for k in keeps)
+        per_block = sum(stack.macs(k, mixing) for k in (keeps[:1] if common else keeps) if k)
+        total += (segment.stop - segment.start) * per_block
+    return total + _ends(model, len(gammas))
+
+
+@macs.register
+def _masked(model: MaskDiT, gammas: Sequence[float], shared: bool, mixing: bool) -> float:
+    """Branches share no blocks."""
+    d, e, n = model.width, model.decoder_width, model.tokens
+    encoder, decoder = model.blocks.stacks[0], model.decoder.stacks[0]
+    total = _ends(model, len(gammas))
+    for gamma in gammas:
+        keep = tokens.keep_count(n, gamma)
+        total += model.depth * encoder.macs(keep, mixing) + 2 * d * d + keep * d * e
+        total += model.decoder_depth * decoder.macs(n, mixing)
+    return total
+
+
+def _ends(model: Backbone, branches: int) -> float:
+    """Return multiply-adds of the embeddings, which branches share, and of each one's head."""
+    n, d = model.tokens, model.width
+    pixels = model.patch**2 * model.channels
+    embeddings = 256 * d + d * d + n * pixels * d
+    head = model.final_modulation.in_features * model.final_modulation.out_features
+    return embeddings + branches * (head + n * model.final.in_features * model.final.out_features)

@@ -80,8 +80,8 @@ def kernels(text: str) -> dict[tuple[str, tuple[int, ...]], int]:
 def collectives(text: str) -> dict[str, Collectives]:
     """Return the collectives of each kind, most bytes first.
 
-    A collective that runs beside other work is spread over several fusions; by its channel it
-    counts once.
+    A collective that overlaps with other work is spread over several fusions; its channel tells
+    that it is one.
     """
     computations, entry = parse(text)
     counts: dict[str, int] = collections.Counter()

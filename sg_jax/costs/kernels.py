@@ -1,11 +1,12 @@
 """Estimate the cycles of our TPU kernels, from the schedules that the compiler makes of them.
 
-The compiler's own estimates leave kernels out. But it writes down, if asked to when it is loaded,
-which instructions each program of a kernel runs in which cycle: hence a process of its own.
+The compiler's own estimates leave kernels out. If asked when it is loaded, it writes down which
+instructions a program of a kernel runs in which cycle. So this runs in a process of its own.
 
     python -m sg_jax.costs.kernels v5e:4x4 attention_forward_16 32 128 1152
 
-prints, as JSON, the cycles of each call that is described so: name, images, tokens, channels.
+prints, as JSON, the cycles and the bytes of each call; a call is its name, the number of images,
+their tokens and channels.
 """
 
 import json

@@ -42,8 +42,8 @@ def measure(experiment: Experiment) -> list[dict[str, Any]]:
 
     There is a sampling step for each guidance setting of config.evaluate, and for CFG and SG_FLOPS.
 
-    The programs take turns, so that a slow moment of the machine meets them all; a ratio is the
-    median over rounds. Weights are fresh: the cost of a step does not depend on them.
+    The programs take turns, so that a slow moment of the machine slows them all; a ratio is the
+    median over rounds. Weights are fresh, since the cost of a step does not depend on them.
     """
     config = experiment.config
     check_batch("config.sample.batch_size", config.sample.batch_size, experiment.mesh)
@@ -73,7 +73,7 @@ def measure(experiment: Experiment) -> list[dict[str, Any]]:
 def training(experiment: Experiment, rates: Sequence[float]) -> list[Callable[[], None]]:
     """Return, for each sparsity rate, a function that runs one training step and waits for it.
 
-    They step one state on in turns, so that several need no more memory than one.
+    They share one state, so that several need no more memory than one.
     """
     config, model = experiment.config, experiment.model
     state = init_state(experiment.make_model, experiment.tx, experiment.mesh, jax.random.key(0))

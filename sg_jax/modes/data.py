@@ -1,7 +1,7 @@
-"""Time the input pipeline alone, and print how often over it feeds what a training step consumes.
+"""Time the input pipeline alone, and compare it with what a training step consumes.
 
-Every number is per host: each process reads its own share of the batch, and process 0 reports its
-own.
+Every number is of one host: each process reads its own share of the batch, and process 0 reports
+its own numbers.
 """
 
 import json
