@@ -8,9 +8,9 @@ from sg_jax.method import checks, guidance
 from sg_jax.modes.base import Job, Mode, register
 
 EXPLANATION = """GFLOPs of one sampling step of one image, and of training on one batch.
-"paper": multiply-adds of linear layers, what goes on between tokens (attention's two products)
-left out. "full": 2 per multiply-add, with that. "each alone": every prediction by itself, as the
-paper counts; "shared": what equal predictions share is counted once, as our program computes it.
+"paper": multiply-adds of linear layers, without what goes on between tokens (attention's two
+products). "full": 2 per multiply-add, with that. "each alone": every prediction by itself, as the
+paper counts; "shared": what both predictions share is counted once, as our program computes it.
 """
 
 
@@ -27,8 +27,7 @@ def show(experiment: Experiment) -> None:
     """
     config, model = experiment.config, experiment.model
     print(EXPLANATION)
-    rows = []
-    run_of = dict(steps=config.sample.steps, sampler=experiment.sampler)
+    rows, steps = [], config.sample.steps
     for gamma in dict.fromkeys((0.0, *experiment.training_rates)):
         costs = [
             flops.training_step(model, gamma, config.train.batch_size, full=full)
@@ -38,12 +37,19 @@ def show(experiment: Experiment) -> None:
     settings, notes = checks.possible(model, experiment.settings)
     for name, setting in settings.items():
         costs = [
-            flops.sampling_step(model, setting, full=full, shared_head=shared, **run_of)
+            flops.sampling_step(
+                model,
+                setting,
+                full=full,
+                shared_head=shared,
+                steps=steps,
+                sampler=experiment.sampler,
+            )
             for shared in (False, True)
             for full in (False, True)
         ]
         rows.append((f"{name} ({setting.describe()})", costs))
-        if moved := guidance.rounding(setting, config.sample.steps):
+        if moved := guidance.rounding(setting, steps):
             notes.append(
                 f"{name}: rates rounded to {setting.segments} stretches, by {moved:.3f} at most."
             )
