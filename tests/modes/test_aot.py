@@ -12,8 +12,6 @@ import sys
 
 import pytest
 
-from sg_jax.costs import chips, compiled
-from sg_jax.costs.chips import CHIPS, chip_of, devices_of
 from sg_jax.errors import UserError
 from sg_jax.main import main
 
@@ -105,40 +103,6 @@ def test_two_slices(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "topology, named",
-    [
-        ("v5e", ["'v5e'", "v5e:16x16"]),
-        ("v7:2x2", ["'v7:2x2'", "v4, v5e, v5p, v6e"]),
-    ],
-)
-def test_topologies_that_are_none_are_named(topology, named):
-    with pytest.raises(UserError) as error:
-        devices_of(topology)
-    assert all(part in str(error.value) for part in named)
-
-
-@pytest.mark.parametrize("name", CHIPS)
-def test_the_chip_of_a_topology(name):
-    for topology in (f"{name}:2x2", f"2*{name}:16x16"):
-        assert chip_of(topology) is CHIPS[name]
-
-
-def test_what_does_not_fit_is_said_with_a_remedy():
-    message = (
-        "RESOURCE_EXHAUSTED: the total memory required (20.50G) exceeds available HBM (15.75G)."
-    )
-    assert compiled.overflow(message) == {"peak_gib": 20.5}
-    report = dict(
-        topology="v5e:2x2", devices=4, mesh=dict(data=4), program="A step", fits=False,
-        peak_gib=20.5, hbm_gib=15.75,
-    )  # fmt: skip
-    text = compiled.render(report)
-    assert "4.75 GiB" in text and "config.model.remat" in text
-    with pytest.raises(RuntimeError, match="something else"):
-        compiled.overflow("something else")
-
-
-@pytest.mark.parametrize(
     "flags, named",
     [
         (["--mode=aot"], "--topology"),
@@ -149,12 +113,3 @@ def test_what_does_not_fit_is_said_with_a_remedy():
 def test_flags_that_do_not_belong_together_are_named(flags, named):
     with pytest.raises(UserError, match=named):
         main(["main", "--config=configs/digits.py", "--workdir=unused", *flags])
-
-
-def test_compiler_flags_leave_those_of_the_user(monkeypatch):
-    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_scoped_vmem_limit_kib=1 --other=2")
-    chips.set_flags()
-    assert os.environ["LIBTPU_INIT_ARGS"] == "--xla_tpu_scoped_vmem_limit_kib=1 --other=2"
-    monkeypatch.setenv("LIBTPU_INIT_ARGS", "")
-    chips.set_flags()
-    assert os.environ["LIBTPU_INIT_ARGS"] == "--xla_tpu_scoped_vmem_limit_kib=32768"
