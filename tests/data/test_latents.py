@@ -1,4 +1,5 @@
 import itertools
+import pathlib
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.main import main
 
+ROOT = pathlib.Path(__file__).parents[2]
 RNG = np.random.default_rng(0)
 FIXED = RNG.standard_normal((30, 4, 4, 2)).astype(np.float16)
 STD = RNG.uniform(0.1, 1.0, FIXED.shape).astype(np.float16)
@@ -315,6 +317,15 @@ def test_npy_moments_become_mean_and_standard_deviation(tmp_path):
     np.testing.assert_array_equal(same[2]["std"], source[2]["std"])
     with pytest.raises(UserError, match="--posterior std"):
         _convert(tmp_path, *arguments, "logvar", name="wrong", folders=["stds"])
+
+
+def test_the_module_is_a_command_too(tmp_path):
+    _save_npy(tmp_path / "npy", np.moveaxis(FIXED, -1, 1))
+    flags = f"--from {tmp_path}/npy --to {tmp_path}/tfds --name made --scale 1 --classes 5"
+    command = [sys.executable, "-m", "sg_jax.data.latents", *flags.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert f"Written: {tmp_path}/tfds/made/1.0.0" in done.stdout, done.stderr
+    assert len(open_source("made", "train", str(tmp_path / "tfds"))) == 30
 
 
 def test_folders_are_joined(tmp_path):
