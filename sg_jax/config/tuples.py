@@ -1,6 +1,7 @@
 """Rules of settings that are tuples: each returns what is wrong with a value, or ""."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from sg_jax.errors import nearest
@@ -8,7 +9,7 @@ from sg_jax.errors import nearest
 THEN = ("sample", "evaluate")  # modes that may follow training
 
 
-def numbers_in(low: float, high: float = math.inf):
+def numbers_in(low: float, high: float = math.inf) -> Callable[[Any], str]:
     """Return the rule that takes one or more numbers in [low, high], none of them twice."""
 
     def rule(values: Any) -> str:

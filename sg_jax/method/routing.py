@@ -138,7 +138,9 @@ def _run_segment(blocks, weights, h, c, ids: list[jax.Array | None]) -> jax.Arra
     return interleave([run_kept(blocks, weights, *part) for part in parts])
 
 
-def run_kept(blocks: Blocks, weights, h: jax.Array, c: jax.Array, ids: jax.Array | None):
+def run_kept(
+    blocks: Blocks, weights: Any, h: jax.Array, c: jax.Array, ids: jax.Array | None
+) -> jax.Array:
     """Gather the kept tokens ids [B, K] of h [B, N, D], run blocks on them, scatter (Eq. 5)."""
     if ids is None:
         return blocks(weights, h, c)

@@ -9,7 +9,7 @@ them again; but all keys of an image fit, so a softmax is computed in one go.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,17 @@ def backward(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
-def attend_and_project(q, k, v, bias, kernel, places, heads, attend, product):
+def attend_and_project(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: jax.Array,
+    kernel: jax.Array,
+    places: tuple,
+    heads: int,
+    attend: Callable[..., jax.Array],
+    product: Callable[..., jax.Array],
+) -> jax.Array:
     """Return product(attend(q, k, v, heads), kernel) [B, N, D].
 
     Its gradients are those of a kernel that sums that of the query's bias [D] beside the others. It

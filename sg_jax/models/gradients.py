@@ -57,13 +57,13 @@ def input_gradient(dy: jax.Array, kernel: jax.Array) -> jax.Array:
     return dy @ kernel.T
 
 
-def product_backward(residuals, dy):
+def product_backward(residuals: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the gradients of x and of the kernel of `layers.product`."""
     x, kernel = residuals
     return input_gradient(dy, kernel), kernel_gradient(x, dy, kernel.dtype)
 
 
-def norm_backward(residuals, dy):
+def norm_backward(residuals: tuple, dy: jax.Array) -> tuple:
     """Return the gradients of `layers.adaptive_norm`; that of the moments is part of x's."""
     x, (mean, rate), scale = residuals
     wide = dy.astype(jnp.float32)
@@ -77,7 +77,7 @@ def norm_backward(residuals, dy):
     return dx.astype(x.dtype), (jnp.zeros_like(mean), jnp.zeros_like(rate)), d_shift, d_scale
 
 
-def gated_backward(residuals, dx):
+def gated_backward(residuals: tuple, dx: jax.Array) -> tuple[jax.Array, ...]:
     """Return the gradients of `layers.add_gated`."""
     gate, y, bias = residuals
     wide = dx.astype(jnp.float32)

@@ -154,20 +154,20 @@ def spec_of(x: Any, mesh: Any, axes: tuple[str, ...]) -> P:
     return P(*(found.get(a) for a in range(max(found) + 1))) if found else P()
 
 
-def place(shapes, mesh: Mesh):
+def place(shapes: Any, mesh: Mesh) -> Any:
     """Return ShapeDtypeStructs with the inferred shardings."""
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, infer(shapes, mesh)
     )
 
 
-def to_global(batch, mesh: Mesh):
+def to_global(batch: Any, mesh: Mesh) -> Any:
     """Make arrays sharded over the batch from each process's own rows."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
-def on(mesh: Mesh | None):
+def on(mesh: Mesh | None) -> contextlib.AbstractContextManager:
     """Return a context in which to trace a program for `mesh`; None leaves everything to XLA."""
     return (
         contextlib.nullcontext()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,7 @@ class Optimizer(Settings):
         )
 
 
-def update_ema(ema, model, decay: float, step: jax.Array):
+def update_ema(ema: Any, model: Any, decay: float, step: jax.Array) -> Any:
     """Return the moving average after `step` updates (counted from 1).
 
     ema <- d ema + (1 - d) model with d = min(decay, step / (step + 9)): a start from the initial

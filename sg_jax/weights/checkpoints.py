@@ -9,6 +9,7 @@ checkpoint does not depend on how a library orders its trees, and each part load
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -172,7 +173,7 @@ def named(tree) -> dict:
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def unnamed(leaves: dict, like):
+def unnamed(leaves: dict[str, Any], like: Any) -> Any:
     """Undo `named`, with the structure of `like`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: leaves[_name(path)], like)
 
