@@ -4,9 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from sg_jax.errors import UserError
+from sg_jax.models.dit import DiT
+from sg_jax.models.maskdit import MaskDiT
+from sg_jax.models.ssm import SSM
 from sg_jax.parallel import sharding
 
 pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="counts eight devices")
@@ -80,12 +84,11 @@ def test_a_batch_is_also_split_over_the_steps_of_accumulation_but_not_over_tenso
         sharding.check_batch("config.train.batch_size", 16, mesh, accumulate=3)
 
 
-def spec(shape, *names, **sizes):
-    """What the rule says of one array that lies under these names."""
-    tree = jax.ShapeDtypeStruct(shape, jnp.float32)
-    for name in reversed(names):
-        tree = [tree] if isinstance(name, int) else {name: tree}
-    return jax.tree.leaves(sharding.infer(tree, sharding.make_mesh(**sizes)))[0].spec
+def spec(shape, metadata=None, **sizes):
+    """What the rule says of one parameter with this metadata."""
+    parameter = nnx.Param(jnp.zeros(shape), **(metadata or {}))
+    (found,) = jax.tree.leaves(sharding.infer(parameter, sharding.make_mesh(**sizes)))
+    return found.spec
 
 
 @pytest.mark.parametrize(
@@ -101,7 +104,9 @@ def spec(shape, *names, **sizes):
     ],
 )
 def test_fsdp_splits_the_first_axis_it_divides(shape, expected):
-    assert spec(shape, "hidden", "kernel", data=2, fsdp=4) == expected
+    assert spec(shape, data=2, fsdp=4) == expected
+    bare = jax.ShapeDtypeStruct(shape, jnp.float32)  # as the step and what Optax counts
+    assert sharding.infer(bare, sharding.make_mesh(data=2, fsdp=4)).spec == expected
 
 
 @pytest.mark.parametrize(
@@ -114,23 +119,75 @@ def test_fsdp_splits_the_first_axis_it_divides(shape, expected):
     ],
 )
 def test_the_axis_of_stacked_blocks_stays_whole(shape, expected):
-    assert spec(shape, "stacks", 0, "hidden", "kernel", data=2, fsdp=4) == expected
+    assert spec(shape, dict(stacked=True), data=2, fsdp=4) == expected
 
 
 @pytest.mark.parametrize(
-    "name, shape, expected",
+    "axis, shape, expected",
     [
-        ("hidden", (8, 16), P("fsdp", "tensor")),  # output channels
-        ("out", (16, 8), P("tensor", "fsdp")),  # input channels: what another has split
-        ("query", (8, 8), P("fsdp", "tensor")),
-        ("hidden", (8, 3), P("fsdp")),
-        ("hidden", (3, 8), P(None, "tensor")),
+        (-1, (8, 16), P("fsdp", "tensor")),  # output channels
+        (-2, (16, 8), P("tensor", "fsdp")),  # input channels: what another layer has split
+        (-1, (8, 8), P("fsdp", "tensor")),
+        (-1, (8, 3), P("fsdp")),
+        (-1, (3, 8), P(None, "tensor")),
+        (-2, (3, 8), P(None, "fsdp")),
     ],
 )
-def test_tensor_splits_what_a_layer_makes_and_out_takes(name, shape, expected):
-    assert spec(shape, name, "kernel", data=2, fsdp=2, tensor=2) == expected
-    stacked = spec((3, *shape), "stacks", 0, name, "kernel", data=2, fsdp=2, tensor=2)
+def test_tensor_splits_the_axis_that_a_parameter_names(axis, shape, expected):
+    sizes = dict(data=2, fsdp=2, tensor=2)
+    assert spec(shape, dict(tensor_axis=axis), **sizes) == expected
+    stacked = spec((3, *shape), dict(tensor_axis=axis, stacked=True), **sizes)
     assert stacked == P(None, *expected)
+    if axis == -1:
+        assert spec(shape, **sizes) == expected  # where it names none
+
+
+def test_stacking_marks_parameters_and_keeps_what_they_say():
+    tree = [nnx.Param(jnp.ones((3, 2, 2)), tensor_axis=-2), {"bias": nnx.Param(jnp.ones((3, 2)))}]
+    marked = sharding.stacked(tree)
+    assert [sharding.is_stacked(x) for x in (tree[0], marked[0], marked[1]["bias"])] == [
+        False,
+        True,
+        True,
+    ]
+    assert marked[0].get_metadata()["tensor_axis"] == -2
+    np.testing.assert_array_equal(marked[0][...], tree[0][...])
+
+
+SHAPE = dict(image_size=8, channels=4, num_classes=7, patch=2, width=32, depth=4)
+NETWORKS = {
+    "dit": (DiT, dict(heads=4, routes=((1, 2),))),
+    "maskdit": (MaskDiT, dict(heads=4, decoder_width=16, decoder_depth=2, decoder_heads=4)),
+    "ssm": (SSM, dict(state=4, routes=((1, 2),))),
+}
+CLOSING = {"out", "outward"}  # of time embedding, attention, MLP and state-space block
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_layers_that_close_a_pair_are_split_along_their_inputs(kind):
+    """Others along their outputs, so that what is between them stays on its device."""
+    make, options = NETWORKS[kind]
+    model = jax.eval_shape(lambda: make(**SHAPE, **options, rngs=nnx.Rngs(0)))
+    specs = sharding.infer(model, sharding.make_mesh(fsdp=2, tensor=2))
+    closed = set()
+    for (path, leaf), found in zip(
+        jax.tree_util.tree_leaves_with_path(model), jax.tree.leaves(specs), strict=True
+    ):
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")[:-1]
+        names = [name for name in names if not name.isdigit()]
+        stacked = "stacks" in names
+        whole = [*found.spec, *[None] * (leaf.ndim - len(found.spec))]
+        inner = whole[1:] if stacked else whole
+        assert not (stacked and whole[0]), names
+        if len(inner) < 2:
+            assert not any(inner), names
+        elif names[-2] in CLOSING:
+            closed.add("/".join(names[-3:-1]))
+            assert inner == ["tensor", "fsdp"], names
+        else:
+            assert inner[-1] == "tensor" or leaf.shape[-1] % 2, names
+    pairs = {"stacks/outward"} if kind == "ssm" else {"attention/out", "mlp/out"}
+    assert closed == {"time_embedding/out", *pairs}
 
 
 def test_without_fsdp_everything_is_replicated(tiny):
@@ -176,18 +233,3 @@ def test_a_batch_is_split_over_all_devices():
 def test_replicated_is_whole_on_every_device():
     x = jax.device_put(jnp.arange(4), sharding.replicated(sharding.make_mesh()))
     assert [s.data.shape for s in x.addressable_shards] == [(4,)] * 8
-
-
-@pytest.mark.parametrize(
-    "images, tokens, chunk, parts",
-    [
-        (32, 256, 4096, 2),  # 16 images of 256 tokens
-        (32, 128, 4096, 1),
-        (64, 128, 4096, 2),
-        (12, 256, 2048, 2),  # 8 would fit, but do not divide 12: 6
-        (3, 256, 100, 3),  # an image is not cut
-        (32, 256, 0, 1),
-    ],
-)
-def test_a_batch_is_cut_into_as_few_equal_parts_as_fit(images, tokens, chunk, parts):
-    assert sharding._parts(images, tokens, chunk) == parts

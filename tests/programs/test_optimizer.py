@@ -7,17 +7,9 @@ import pytest
 
 from sg_jax.errors import UserError
 from sg_jax.programs import optimizer
+from sg_jax.programs.optimizer import Optimizer
 
-SETTINGS = dict(
-    learning_rate=0.1,
-    schedule="constant",
-    warmup=0,
-    b1=0.9,
-    b2=0.99,
-    weight_decay=0.0,
-    clip_norm=0.0,
-    steps=10,
-)
+SETTINGS = dict(learning_rate=0.1, b1=0.9, b2=0.99, clip_norm=0.0)
 
 
 @pytest.mark.parametrize(
@@ -30,30 +22,40 @@ SETTINGS = dict(
     ],
 )
 def test_learning_rates(schedule, warmup, rates):
-    rate = optimizer.make_schedule(1.0, schedule, warmup, steps=110)
+    made = Optimizer(learning_rate=1.0, schedule=schedule, warmup=warmup)
+    rate = made.learning_rates(steps=110)
     for step, expected in rates.items():
         assert rate(step) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(
-    "arguments, named",
+    "changes, named",
     [
-        ((0.1, "linear", 0, 10), ["config.optimizer.schedule='linear'", "'constant', 'cosine'"]),
-        ((0.0, "constant", 0, 10), ["config.optimizer.learning_rate=0.0", "above 0"]),
-        ((0.1, "constant", -1, 10), ["config.optimizer.warmup=-1", "at least 0"]),
-        ((0.1, "cosine", 10, 10), ["config.optimizer.warmup=10", "config.train.steps=10"]),
+        (dict(schedule="linear"), ["config.optimizer.schedule='linear'", "'constant', 'cosine'"]),
+        (dict(schedule="cosin"), ["config.optimizer.schedule='cosin'", "mean 'cosine'"]),
+        (dict(learning_rate=0.0), ["config.optimizer.learning_rate=0.0", "above 0"]),
+        (dict(learning_rate=float("inf")), ["config.optimizer.learning_rate=inf"]),
+        (dict(warmup=-1), ["config.optimizer.warmup=-1", "at least 0"]),
+        (dict(b1=1.0), ["config.optimizer.b1=1.0", "[0, 1)"]),
+        (dict(b2=-0.1), ["config.optimizer.b2=-0.1", "[0, 1)"]),
+        (dict(weight_decay=-1.0), ["config.optimizer.weight_decay=-1.0", "at least 0"]),
+        (dict(clip_norm=-1.0), ["config.optimizer.clip_norm=-1.0", "at least 0 (no clipping)"]),
+        (
+            dict(schedule="cosine", warmup=10),
+            ["config.optimizer.warmup=10", "below config.train.steps=10"],
+        ),
     ],
 )
-def test_a_wrong_schedule_is_named(arguments, named):
+def test_a_wrong_setting_is_named(changes, named):
     with pytest.raises(UserError) as error:
-        optimizer.make_schedule(*arguments)
+        Optimizer(**changes).make(steps=10)
     for part in named:
         assert part in str(error.value)
 
 
 def steps(gradients, weight=1.0, **changes):
     """Update the weight (or an array of weights) by each gradient in turn."""
-    tx = optimizer.make_optimizer(**{**SETTINGS, **changes})
+    tx = Optimizer(**{**SETTINGS, **changes}).make(steps=10)
     weight = jnp.full_like(jnp.array(gradients[0], jnp.float32), weight)
     state = tx.init(weight)
     for gradient in gradients:

@@ -121,8 +121,7 @@ def test_guidance_matters(tiny, eight):
 def noise(zero, guidance=SG):
     """The float samples of a network whose velocity is zero."""
     keys = image_keys(0, 0, 8)
-    scales = jnp.full(STEPS, 1.5)
-    plan = guidance_lib.plan(guidance, np.linspace(0, 1, STEPS + 1))
+    plan, scales = guidance_lib.plan(guidance, Sampler(), STEPS)
     arguments = dict(plan=plan, sampler=Sampler(), steps=STEPS)
     return integrate(zero, None, jnp.array(LABELS), keys, scales, **arguments)
 

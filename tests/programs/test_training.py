@@ -12,14 +12,11 @@ from flax import nnx
 from sg_jax.method.objective import FlowMatching
 from sg_jax.models.dit import DiT
 from sg_jax.parallel import sharding
-from sg_jax.programs import optimizer
+from sg_jax.programs.optimizer import Optimizer
 from sg_jax.programs.training import abstract_state, compile_train_step, init_state, make_train_step
 
 KEY = jax.random.key(3)
-TX = optimizer.make_optimizer(
-    learning_rate=1e-2, schedule="constant", warmup=0, b1=0.9, b2=0.99, weight_decay=0.0,
-    clip_norm=1.0, steps=10,
-)  # fmt: skip
+TX = Optimizer(learning_rate=1e-2, b2=0.99).make(steps=10)
 
 
 def make_model(key, **options):
@@ -50,7 +47,7 @@ def copy(state):
 
 def batch(n, mesh):
     x = jax.random.uniform(jax.random.key(n), (8, 8, 8, 1), minval=-1.0)
-    data = {"image": np.asarray(x), "label": np.arange(8) % 5}
+    data = {"image": np.asarray(x), "condition": np.arange(8) % 5}
     return sharding.to_global(data, mesh)
 
 
@@ -209,7 +206,7 @@ def test_the_gradient_norm_has_its_square_root(start):
     state, _, mesh = start(1, 1)
     images = batch(0, mesh)
     key = jax.random.fold_in(KEY, 0)
-    keys = jax.random.split(key, len(images["label"]))
+    keys = jax.random.split(key, len(images["condition"]))
     grads = jax.jit(jax.grad(lambda m: FlowMatching()(m, images, keys).mean()))(state.model)
     expected = np.sqrt(sum(np.square(g, dtype=np.float64).sum() for g in jax.tree.leaves(grads)))
     _, step, _ = start(1, 1)

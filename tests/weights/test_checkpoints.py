@@ -10,16 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sg_jax.config import geometry, parsing
+from sg_jax.config import geometry, parsing, record
+from sg_jax.config.sections import Model
 from sg_jax.errors import UserError
-from sg_jax.programs import optimizer
+from sg_jax.programs.optimizer import Optimizer
 from sg_jax.programs.training import abstract_state
 from sg_jax.weights import checkpoints
 
-TX = optimizer.make_optimizer(
-    learning_rate=1e-2, schedule="cosine", warmup=2, b1=0.9, b2=0.99, weight_decay=0.0,
-    clip_norm=1.0, steps=10,
-)  # fmt: skip
+TX = Optimizer(learning_rate=1e-2, schedule="cosine", warmup=2, b2=0.99).make(steps=10)
 NAMES = tuple("abcde")
 
 
@@ -30,7 +28,11 @@ def completed(**changes):
 
 
 def make_model(key):
-    return geometry.make_model(completed(), key)
+    return make_network(completed(), key)
+
+
+def make_network(config, key):
+    return geometry.make_model(Model(**config.model), key)
 
 
 def random_state(mesh, seed=0, make=make_model):
@@ -64,7 +66,7 @@ def write(folder, mesh, step=6, position=11, **kwargs):
 def run(tmp_path_factory, mesh_of):
     """A folder with config and one checkpoint, written on 8 devices, and the state in it."""
     folder = str(tmp_path_factory.mktemp("runs") / "run")
-    checkpoints.prepare_workdir(folder, completed(), NAMES)
+    record.prepare(folder, completed(), NAMES, begun=False)
     return folder, write(folder, mesh_of(1, 8))
 
 
@@ -103,7 +105,7 @@ def test_loading_gives_the_moving_average(run):
     model = checkpoints.load(folder)
     assert_equal(model, state.ema)
     assert jax.tree.structure(model) == jax.tree.structure(state.ema)
-    assert (model.depth, model.num_classes, model.routes) == (4, 5, ((1, 2),))
+    assert (model.depth, model.conditioning.count, model.routes) == (4, 5, ((1, 2),))
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(model)} == {1}
 
 
@@ -116,7 +118,7 @@ def test_loading_onto_a_mesh(run, mesh_of):
     folder, state = run
     model = checkpoints.load(folder, mesh=mesh_of(2, 4))
     assert_equal(model, state.ema)
-    assert "fsdp" in model.label_embedding[...].sharding.spec
+    assert "fsdp" in model.label_embedding.table[...].sharding.spec
 
 
 def test_a_loaded_network_runs(run, forward):
@@ -127,7 +129,7 @@ def test_a_loaded_network_runs(run, forward):
 
 def test_a_step_is_chosen_by_number(tmp_path, mesh_of):
     folder = str(tmp_path / "run")
-    checkpoints.prepare_workdir(folder, completed(), NAMES)
+    record.prepare(folder, completed(), NAMES, begun=False)
     states = {s: write(folder, mesh_of(1, 1), step=s, seed=s) for s in (9, 10)}
     assert_equal(checkpoints.load(folder), states[10].ema)  # the latest: by number, not by name
     assert_equal(checkpoints.load(folder, step=9), states[9].ema)
@@ -169,7 +171,7 @@ def test_a_checkpoint_of_another_network_is_named(run, mesh_of, model, array):
     folder, _ = run
 
     def other(key):
-        return geometry.make_model(completed(model=model), key)
+        return make_network(completed(model=model), key)
 
     abstract = abstract_state(other, TX, mesh_of(1, 1))
     with (
@@ -181,16 +183,16 @@ def test_a_checkpoint_of_another_network_is_named(run, mesh_of, model, array):
 
 def test_a_config_comes_back(run):
     folder, _ = run
-    saved, names = checkpoints.read_config(folder)
+    saved, names = record.read(folder)
     assert saved == completed() and names == NAMES
     assert saved.model.routes == ((1, 2),)
 
 
 def test_a_run_is_continued_with_its_own_config(run):
     folder, _ = run
-    checkpoints.prepare_workdir(folder, completed(), NAMES)
+    record.prepare(folder, completed(), NAMES, begun=True)
     longer = completed(train=dict(steps=10_000, log_every=7), sample=dict(guidance="cfg"))
-    checkpoints.prepare_workdir(folder, longer, NAMES)
+    record.prepare(folder, longer, NAMES, begun=True)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,7 @@ def test_a_run_is_continued_with_its_own_config(run):
 def test_a_run_is_not_continued_with_another_config(run, changes, named):
     folder, _ = run
     with pytest.raises(UserError) as error:
-        checkpoints.prepare_workdir(folder, completed(**changes), NAMES)
+        record.prepare(folder, completed(**changes), NAMES, begun=True)
     for part in [*named, folder]:
         assert part in str(error.value)
 
@@ -216,11 +218,11 @@ def test_a_run_is_not_continued_with_another_config(run, changes, named):
 def test_sampling_may_change_what_training_used(run):
     folder, _ = run
     other = completed(objective=dict(gamma=0.1), model=dict(dtype="bfloat16", remat="full"))
-    checkpoints.check_same(other, folder, *checkpoints.SAMPLING)
+    record.check_same(other, folder, "sampled")
     with pytest.raises(UserError, match=r"config\.model\.dtype='bfloat16' differs"):
-        checkpoints.check_same(other, folder, *checkpoints.SCORING)  # scores would be mixed
+        record.check_same(other, folder, "scored")  # scores would be mixed
     with pytest.raises(UserError, match=r"config\.model\.heads=4 differs from the 2"):
-        checkpoints.check_same(completed(model=dict(heads=4)), folder, *checkpoints.SAMPLING)
+        record.check_same(completed(model=dict(heads=4)), folder, "sampled")
 
 
 def test_a_missing_folder_is_named(tmp_path):
@@ -233,18 +235,18 @@ def test_a_foreign_folder_is_named_and_left_alone(tmp_path):
     with pytest.raises(UserError, match=r"holds no config\.json"):
         checkpoints.load(tmp_path)
     with pytest.raises(UserError, match=r"not empty and holds no config\.json"):
-        checkpoints.prepare_workdir(str(tmp_path), completed(), NAMES)
+        record.prepare(str(tmp_path), completed(), NAMES, begun=False)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(UserError, match="is a file"):
-        checkpoints.prepare_workdir(str(tmp_path / "run"), completed(), NAMES)
+        record.prepare(str(tmp_path / "run"), completed(), NAMES, begun=False)
 
 
 def test_a_run_without_checkpoints_is_named(tmp_path):
-    checkpoints.prepare_workdir(str(tmp_path), completed(), NAMES)
+    record.prepare(str(tmp_path), completed(), NAMES, begun=False)
     with pytest.raises(UserError, match="holds no checkpoint"):
         checkpoints.load(tmp_path)
 
@@ -253,7 +255,7 @@ def test_a_run_without_checkpoints_is_named(tmp_path):
 def test_a_broken_config_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json cannot be read"):
-        checkpoints.read_config(tmp_path)
+        record.read(tmp_path)
 
 
 def test_wrong_weights_are_named(run):
@@ -264,7 +266,7 @@ def test_wrong_weights_are_named(run):
 @pytest.mark.parametrize("damage", ["empty", "data", "manifest"])
 def test_a_damaged_checkpoint_is_named(tmp_path, mesh_of, damage):
     folder = str(tmp_path / "run")
-    checkpoints.prepare_workdir(folder, completed(), NAMES)
+    record.prepare(folder, completed(), NAMES, begun=False)
     write(folder, mesh_of(1, 1), step=4)
     step = pathlib.Path(checkpoints.checkpoint_dir(folder) / "4")
     if damage == "empty":
@@ -283,22 +285,22 @@ def test_a_damaged_checkpoint_is_named(tmp_path, mesh_of, damage):
 
 def test_a_folder_without_checkpoints_takes_another_config(tmp_path):
     folder = str(tmp_path / "run")
-    checkpoints.prepare_workdir(folder, completed(), NAMES)
+    record.prepare(folder, completed(), NAMES, begun=False)
     other = completed(optimizer=dict(learning_rate=1.0))
-    checkpoints.prepare_workdir(folder, other, NAMES)
-    assert checkpoints.read_config(folder)[0].optimizer.learning_rate == 1.0
+    record.prepare(folder, other, NAMES, begun=False)
+    assert record.read(folder)[0].optimizer.learning_rate == 1.0
 
 
 def test_the_kind_of_network_is_compared_first(run):
     other = completed(model=dict(kind="maskdit", routes=(), decoder_depth=2))
     with pytest.raises(UserError, match=r"config\.model\.kind='maskdit' differs from the 'dit'"):
-        checkpoints.check_same(other, run[0], *checkpoints.SAMPLING)
+        record.check_same(other, run[0], "sampled")
 
 
 def test_a_half_written_checkpoint_is_not_taken_for_one(tmp_path, mesh_of):
     """As a run killed while it saves leaves it."""
     folder = str(tmp_path / "run")
-    checkpoints.prepare_workdir(folder, completed(), NAMES)
+    record.prepare(folder, completed(), NAMES, begun=False)
     state = write(folder, mesh_of(1, 1), step=4)
     partial = checkpoints.checkpoint_dir(folder) / "5.orbax-checkpoint-tmp"
     partial.mkdir()

@@ -79,7 +79,7 @@ def assert_same_weights(a, b):
 def test_the_outputs_are_the_published_ones(published, forward):
     _, golden, _, network = published
     x, t, y = jnp.asarray(golden["x"].transpose(0, 2, 3, 1)), golden["t"], golden["y"]
-    null = np.full_like(y, network.null_label)
+    null = network.conditioning.null(y)
     cases = {"dense": (y,), "velocity": (y,), "dense_null": (null,), "velocity_null": (null,)}
     for gamma in ("0.5", "0.75", "0.9"):
         cases[f"routed_{gamma}"] = (y, [golden.get(f"keep_ids_{gamma}_0")])
@@ -101,7 +101,7 @@ def test_published_weights_come_back_bit_for_bit(published):
 def test_sizes_are_read_off_the_shapes(published):
     family, _, _, network = published
     assert (network.image_size, network.patch, network.channels) == (16, 2, 4)
-    assert (network.width, network.num_classes, network.mlp_ratio) == (64, 10, 4.0)
+    assert (network.width, network.conditioning.count, network.mlp_ratio) == (64, 10, 4.0)
     assert network.depth == {"tread": 6, "sit": 4, "maskdit": 4}[family]
     assert network.learn_sigma == (family == "sit")
     assert network.heads == 4

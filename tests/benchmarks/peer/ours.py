@@ -13,7 +13,6 @@ from sg_jax.config import experiment, geometry
 from sg_jax.config import parsing as config_lib
 from sg_jax.costs import flops
 from sg_jax.method import guidance as guidance_lib
-from sg_jax.method import schedule
 from sg_jax.method.sampler import Sampler
 from sg_jax.models import dit
 from sg_jax.parallel import sharding
@@ -60,7 +59,7 @@ class Ours:
         state = jax.device_put(state, jax.tree.map(lambda s: s.sharding, shapes))
         rng, key = np.random.default_rng(0), jax.random.key(0)
         data = {"image": rng.standard_normal((batch, 32, 32, 4), np.float32),
-                "label": rng.integers(0, 1000, batch, np.int32)}  # fmt: skip
+                "condition": rng.integers(0, 1000, batch, np.int32)}  # fmt: skip
         data = jax.device_put(data, sharding.batch_sharding(made.mesh))
 
         def program(name, gamma):
@@ -92,8 +91,7 @@ class Ours:
 
         def program(name, setting):
             guidance = made.settings[setting]
-            plan = guidance_lib.plan(guidance, np.linspace(0, 1, steps + 1))
-            scales = jnp.asarray(schedule.values(guidance.scale, steps), jnp.float32)
+            plan, scales = guidance_lib.plan(guidance, Sampler(), steps)
             cost = batch * flops.sampling_step(made.model, guidance, full=True)
 
             def make():
