@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from sg_jax.config.sections import Model
 from sg_jax.data.pipeline import check_flip
 from sg_jax.errors import UserError, section
-from sg_jax.models import dit
+from sg_jax.models import sizes
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.kinds import BACKBONES, reads
 
@@ -68,7 +68,9 @@ def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
     with section("config.model"):
         Model(**model)
     read = reads(model.kind)
-    named = {k: v for k, v in (dit.geometry(model.size) if model.size else {}).items() if k in read}
+    named = {
+        k: v for k, v in (sizes.geometry(model.size) if model.size else {}).items() if k in read
+    }
     for key, value in named.items():
         if model[key] not in (0, value):
             raise UserError(

@@ -36,18 +36,12 @@ class WeakCondition:
     """How the weak prediction's condition follows from the strong one's: a row of `WEAK_LABELS`.
 
     To add one: give `WEAK_LABELS` one more row; its name is then a value of `weak_label`.
-
-    Attributes:
-      derive: (model, condition, keys [B]) -> condition; None leaves it as it is.
-      words: in descriptions of a setting.
-      method: what the method is called, such as "CFG".
-      least: how many different conditions the network must know.
     """
 
-    derive: Callable[[Network, Condition, jax.Array], Condition] | None
-    words: str = ""
-    method: str = ""
-    least: int = 1
+    derive: Callable[[Network, Condition, jax.Array], Condition] | None  # keys [B]; None: the same
+    words: str = ""  # in descriptions of a setting
+    method: str = ""  # what the method is called
+    least: int = 1  # different conditions that the network must know
 
 
 WEAK_LABELS = {

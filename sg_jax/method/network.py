@@ -1,8 +1,8 @@
-"""What the method asks of a network: the two Protocols that everything else here is written for.
+"""What the method asks of a network: the two Protocols that everything here is written for.
 
 A network predicts something about noisy images x_t [B, H, W, C] at times t [B] under a condition,
-and may be asked to compute only some of its tokens. It is told which by ids: for each independent
-choice of tokens (one per route, or one for masking) the ids [B, K] that are kept.
+and may be told to compute only some of its tokens: by the ids [B, K] to keep, for each independent
+choice of tokens (one per route, or one for masking).
 
 B batch, N tokens of an image, K kept ones, D width, H heads, C channels, throughout.
 """

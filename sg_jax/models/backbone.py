@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sg_jax.errors import UserError
-from sg_jax.method import tokens
 from sg_jax.method.network import Condition, KeepIds
 from sg_jax.method.routing import Route, interleave, split
 from sg_jax.method.tokens import patchify, unpatchify
@@ -35,9 +34,8 @@ class Backbone(nnx.Module):
       dtype: compute type, "float32" or "bfloat16"; parameters stay float32.
       remat: what the backward pass recomputes: "none", "selective" (what is cheap) or "full".
       learn_sigma: the head has 2 C channels, as SiT was published, of which the first C count.
-      prediction: what the network was trained to return: "velocity", or "edm", the output F of
-        EDM's preconditioning, see `prediction.velocity`; "noise" (DiT's) is neither trained nor
-        sampled here.
+      prediction: what it returns: "velocity", or EDM's F ("edm"), see `method.prediction`; "noise"
+        (DiT's) is neither trained nor sampled here.
       rngs: initial weights.
     """
 
@@ -99,11 +97,8 @@ class Backbone(nnx.Module):
     def in_chunks(self, tokens: int) -> "Backbone":
         """Return this network, running at most so many tokens of a device at once.
 
-        What fits into on-chip memory is computed faster; with gradients it is not, because what
-        they need of each part is copied once more.
-
-        Args:
-          tokens: how many; 0 for all, -1 for what suits the device that the program is for.
+        What fits into on-chip memory is computed faster; with gradients it is not. 0 is for all,
+        -1 for what suits the device that the program is for.
         """
         other = jax.tree.map(lambda x: x, self)
         for part in vars(other).values():
@@ -114,14 +109,7 @@ class Backbone(nnx.Module):
     def __call__(
         self, x: jax.Array, t: jax.Array, condition: Condition, keep_ids: KeepIds = None
     ) -> jax.Array:
-        """Return the velocity [B, H, W, C], float32.
-
-        Args:
-          x: images x_t [B, H, W, C].
-          t: times [B], fed to the timestep embedding as they are.
-          condition: as the conditioning takes it; of class labels, int32 [B].
-          keep_ids: one [B, K] per route, or None to compute every token.
-        """
+        """Return the velocity [B, H, W, C], float32; see `branches`."""
         return self.branches(x, t, [condition], [keep_ids])[0]
 
     def branches(
@@ -137,55 +125,31 @@ class Backbone(nnx.Module):
         and the blocks before it run once; after the route they run as one batch.
 
         Args:
-          x, t: as in `__call__`.
-          conditions: one for all branches, or one for each.
-          ids: each branch's `keep_ids`.
+          x: images x_t [B, H, W, C].
+          t: times [B], fed to the timestep embedding as they are.
+          conditions: one for all branches, or one for each; of class labels, int32 [B].
+          ids: of each branch: one [B, K] per route, or None to compute every token.
 
         Returns:
           For each branch a velocity [B, H, W, C], float32.
         """
-        self, count = blocks.gathered(self), len(ids)
-        patches = self.patch_embedding(patchify(x, self.patch))  # [B, N, D]
-        side = self.image_size // self.patch
-        h = patches + layers.position_table(side, side, self.width)[None].astype(self.dtype)
-        time = self.time_embedding(t)  # [B, D]
-        cs = [time + self.label_embedding(condition, self.dtype) for condition in conditions]
+        net, count = blocks.gathered(self), len(ids)
+        patches = net.patch_embedding(patchify(x, net.patch))  # [B, N, D]
+        side = net.image_size // net.patch
+        h = patches + layers.position_table(side, side, net.width)[None].astype(net.dtype)
+        time = net.time_embedding(t)  # [B, D]
+        cs = [time + net.label_embedding(condition, net.dtype) for condition in conditions]
         shared = len(cs) == 1
         h = h if shared else jnp.repeat(h, count, 0)
-        h = self.blocks(h, interleave(cs), ids, shared=shared)  # [G B, N, D]
+        h = net.blocks(h, interleave(cs), ids, shared=shared)  # [G B, N, D]
         c = jnp.repeat(cs[0], count, 0) if shared else interleave(cs)
-        parts = layers.modulation(self.final_modulation, c, 2)
+        parts = layers.modulation(net.final_modulation, c, 2)
         h = layers.adaptive_norm(h, layers.moments(h), *parts)
-        h = self.final(h)
-        v = unpatchify(h, self.patch).astype(jnp.float32)[..., : self.channels]  # [G B, H, W, C]
+        h = net.final(h)
+        v = unpatchify(h, net.patch).astype(jnp.float32)[..., : net.channels]  # [G B, H, W, C]
         return split(v, count)
 
     @property
     def choices(self) -> int:
         """How many independent choices of tokens a forward pass takes: one per route."""
         return len(self.routes)
-
-    def macs(self, gammas: Sequence[float], shared: bool, mixing: bool) -> float:
-        """Return multiply-adds per image of one call with a branch for each of `gammas`.
-
-        Args:
-          gammas: sparsity rate of each branch.
-          shared: whether what comes before the first route at which the branches differ runs once.
-          mixing: whether the work between tokens (attention's products, scans) counts.
-        """
-        total, common = 0.0, shared
-        for segment, stack in zip(self.blocks.segments, self.blocks.stacks, strict=True):
-            routed = segment.route is not None
-            keeps = [tokens.keep_count(self.tokens, g) if routed else self.tokens for g in gammas]
-            common = common and all(k == self.tokens for k in keeps)
-            per_block = sum(stack.macs(k, mixing) for k in (keeps[:1] if common else keeps) if k)
-            total += (segment.stop - segment.start) * per_block
-        return total + self._ends(len(gammas))
-
-    def _ends(self, branches: int) -> float:
-        """Return multiply-adds of the embeddings, which branches share, and of each one's head."""
-        n, d = self.tokens, self.width
-        pixels = self.patch**2 * self.channels
-        embeddings = 256 * d + d * d + n * pixels * d
-        head = self.final_modulation.in_features * self.final_modulation.out_features
-        return embeddings + branches * (head + n * self.final.in_features * self.final.out_features)

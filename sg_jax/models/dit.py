@@ -7,31 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sg_jax.errors import UserError, nearest
+from sg_jax.errors import UserError
 from sg_jax.models import layers
 from sg_jax.models.attention import Attention
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.remat import save
-
-SIZES = {  # depth, width, heads
-    "S": (12, 384, 6),
-    "B": (12, 768, 12),
-    "L": (24, 1024, 16),
-    "XL": (28, 1152, 16),
-}
-PATCHES = (2, 4, 8)
-
-
-def geometry(size: str) -> dict[str, int]:
-    """Return depth, width, heads and patch of a published size such as "XL/2"."""
-    names = [f"{s}/{p}" for s in SIZES for p in PATCHES]
-    if size not in names:
-        raise UserError(
-            f"config.model.size={size!r} must be one of {', '.join(names)}, or empty with depth, "
-            f"width, heads and patch given." + nearest(size, names)
-        )
-    name, patch = size.split("/")
-    return dict(zip(("depth", "width", "heads"), SIZES[name], strict=True), patch=int(patch))
 
 
 class Block(nnx.Module):
@@ -89,7 +69,7 @@ class DiT(Backbone):
       attention: "auto", "xla" or "pallas": what computes it; see `Attention`.
       rngs: initial weights.
       backbone: image_size, channels, num_classes, patch, depth and what else `Backbone` takes;
-        `geometry("XL/2")` gives the published depth, width, heads and patch.
+        `sizes.geometry("XL/2")` gives the published depth, width, heads and patch.
     """
 
     def __init__(

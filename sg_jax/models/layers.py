@@ -36,15 +36,8 @@ class Linear(nnx.Module):
     """A linear layer [..., din] -> [..., dout], computed in `dtype`.
 
     Gradients are float32, the bias's too: it is added in float32, because its gradient is a sum
-    over all tokens.
-
-    Args:
-      din, dout: channels.
-      dtype: compute type.
-      rngs: initial weights.
-      init: of the kernel.
-      bias: whether there is one.
-      closes: whether it takes channels that the layer before it has split over devices.
+    over all tokens. `closes` says that the layer takes channels that the one before it has split
+    over devices.
     """
 
     def __init__(
@@ -122,7 +115,7 @@ def gated(x: jax.Array, gate: jax.Array, y: jax.Array, bias: jax.Array) -> jax.A
 
 
 @written_out(lambda x, gate, y, bias: (gate, y, bias), gradients.gated_backward)
-def add_gated(x, gate, y, bias):
+def add_gated(x: jax.Array, gate: jax.Array, y: jax.Array, bias: jax.Array) -> jax.Array:
     """Return what `gated` does."""
     gate, bias = gate[:, None], bias[None, None]
     return (x.astype(jnp.float32) + gate * (y.astype(jnp.float32) + bias)).astype(x.dtype)

@@ -110,20 +110,20 @@ class MaskDiT(DiT):
         Raises:
           UserError: no token is kept, or ids are given for more than one route.
         """
-        self, count, ids = blocks.gathered(self), len(ids), [_single(i) for i in ids]
-        h = self.patch_embedding(patchify(x, self.patch)) + self._positions(self.width)  # [B, N, D]
-        time = self.time_embedding(t)  # [B, D]
-        cs = [time + self.label_embedding(condition, self.dtype) for condition in conditions]
+        net, count, ids = blocks.gathered(self), len(ids), [_single(i) for i in ids]
+        h = net.patch_embedding(patchify(x, net.patch)) + net._positions(net.width)  # [B, N, D]
+        time = net.time_embedding(t)  # [B, D]
+        cs = [time + net.label_embedding(condition, net.dtype) for condition in conditions]
         cs = cs * count if len(cs) == 1 else cs
         c = interleave(cs)  # [G B, D]
         if len({None if i is None else i.shape for i in ids}) == 1:
             kept = None if ids[0] is None else interleave(ids)
-            h = self._encode(jnp.repeat(h, count, 0), c, kept)
+            h = net._encode(jnp.repeat(h, count, 0), c, kept)
         else:
-            h = interleave([self._encode(h, *part) for part in zip(cs, ids, strict=True)])
-        h = self.decoder(h + self._positions(self.decoder_width), c, [None])  # [G B, N, E]
-        h = self.final(_normalise(h, self.final_modulation, c))
-        out = unpatchify(h, self.patch).astype(jnp.float32)[..., : self.channels]  # [G B, H, W, C]
+            h = interleave([net._encode(h, *part) for part in zip(cs, ids, strict=True)])
+        h = net.decoder(h + net._positions(net.decoder_width), c, [None])  # [G B, N, E]
+        h = net.final(_normalise(h, net.final_modulation, c))
+        out = unpatchify(h, net.patch).astype(jnp.float32)[..., : net.channels]  # [G B, H, W, C]
         return split(out, count)
 
     def _encode(self, h: jax.Array, c: jax.Array, ids: jax.Array | None) -> jax.Array:
@@ -145,17 +145,6 @@ class MaskDiT(DiT):
     def choices(self) -> int:
         """How many independent choices of tokens a forward pass takes: the masked ones."""
         return 1
-
-    def macs(self, gammas: Sequence[float], shared: bool, mixing: bool) -> float:
-        """Return multiply-adds per image; see `Backbone.macs`. Branches share no blocks."""
-        d, e, n = self.width, self.decoder_width, self.tokens
-        encoder, decoder = self.blocks.stacks[0], self.decoder.stacks[0]
-        total = self._ends(len(gammas))
-        for gamma in gammas:
-            keep = tokens.keep_count(n, gamma)
-            total += self.depth * encoder.macs(keep, mixing) + 2 * d * d + keep * d * e
-            total += self.decoder_depth * decoder.macs(n, mixing)
-        return total
 
 
 def _normalise(h: jax.Array, modulation: layers.Linear, c: jax.Array) -> jax.Array:

@@ -23,9 +23,10 @@ import numpy as np
 from flax import nnx
 
 from sg_jax.errors import UserError, nearest
-from sg_jax.models.dit import SIZES, DiT
+from sg_jax.models.dit import DiT
 from sg_jax.models.layers import position_table
 from sg_jax.models.maskdit import MaskDiT
+from sg_jax.models.sizes import SIZES
 from sg_jax.weights.checkpoints import named, unnamed
 from sg_jax.weights.families import FAMILIES, Family, groups, rearrange, rules_of, shape_of
 

@@ -8,8 +8,9 @@ from flax import nnx
 from sg_jax.costs import flops
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.presets import PRESETS
-from sg_jax.models.dit import DiT, geometry
+from sg_jax.models.dit import DiT
 from sg_jax.models.maskdit import MaskDiT
+from sg_jax.models.sizes import geometry
 from sg_jax.models.ssm import SSM
 
 

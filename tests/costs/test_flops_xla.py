@@ -10,7 +10,8 @@ from sg_jax.method.guidance import guided_velocity, plan
 from sg_jax.method.presets import PRESETS
 from sg_jax.method.sampler import Sampler
 from sg_jax.models import layers
-from sg_jax.models.dit import DiT, geometry
+from sg_jax.models.dit import DiT
+from sg_jax.models.sizes import geometry
 from sg_jax.models.stack import RoutedStack
 
 

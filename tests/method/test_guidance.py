@@ -7,6 +7,7 @@ import pytest
 
 from sg_jax.errors import UserError
 from sg_jax.method import guidance as lib
+from sg_jax.method import presets
 from sg_jax.method.guidance import Guidance, WeakCondition
 from sg_jax.method.presets import PRESETS
 from sg_jax.method.sampler import Sampler
@@ -155,7 +156,7 @@ def test_presets_are_the_papers(name, expected):
 def test_sg_differs_in_sparsity_only():
     preset = PRESETS["sg"]
     assert preset.gamma_strong < preset.gamma_weak and preset.weak_label == "same"
-    assert lib.resolve("sg") is preset and lib.resolve(SG) is SG
+    assert presets.resolve("sg") is preset and presets.resolve(SG) is SG
 
 
 def test_what_a_compile_depends_on():
@@ -201,7 +202,7 @@ def test_a_wrong_value_is_named(changes, named):
 
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(UserError, match=r"guidance='sgflops' must.*cfg.*mean 'sg_flops'"):
-        lib.resolve("sgflops")
+        presets.resolve("sgflops")
 
 
 def test_a_weak_condition_is_added_by_one_row(monkeypatch, tiny, spy, inputs, keys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sg_jax.errors import UserError
-from sg_jax.method import tokens
+from sg_jax.method import stratified, tokens
 
 
 def test_patches_are_cut_in_raster_order():
@@ -127,26 +127,26 @@ def test_gather_after_scatter_is_what_was_written():
 def test_the_z_order_of_a_4x4_grid_by_hand():
     """Quarter by quarter, each of them top left, top right, bottom left, bottom right."""
     quarters = [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
-    np.testing.assert_array_equal(tokens.z_order(16), np.ravel(quarters))
+    np.testing.assert_array_equal(stratified.z_order(16), np.ravel(quarters))
 
 
 @pytest.mark.parametrize("count", [1, 4, 9, 25, 36, 64, 256])
 def test_the_z_order_visits_each_token_once(count):
-    np.testing.assert_array_equal(np.sort(tokens.z_order(count)), np.arange(count))
+    np.testing.assert_array_equal(np.sort(stratified.z_order(count)), np.arange(count))
 
 
 def test_tokens_of_no_square_stay_in_raster_order():
-    np.testing.assert_array_equal(tokens.z_order(6), np.arange(6))
+    np.testing.assert_array_equal(stratified.z_order(6), np.arange(6))
 
 
 @pytest.mark.parametrize("keep", [1, 2, 4, 5, 8, 13, 16])
 def test_stratified_ids_leave_no_gap_of_two_runs(keep):
     """One of each run along the closed curve: the next kept token is less than two runs away."""
     keys = jax.random.split(jax.random.key(0), 512)
-    ids = np.asarray(tokens.stratified_ids(keys, 16, keep))
+    ids = np.asarray(stratified.stratified_ids(keys, 16, keep))
     assert ids.shape == (512, keep) and ids.dtype == np.int32
     assert keep == 1 or (np.diff(ids, axis=1) > 0).all()
-    place = np.sort(np.argsort(tokens.z_order(16))[ids], axis=1)  # along the curve
+    place = np.sort(np.argsort(stratified.z_order(16))[ids], axis=1)  # along the curve
     gaps = np.diff(place, axis=1, append=place[:, :1] + 16)
     assert gaps.min() >= 1 and gaps.max() <= 2 * -(-16 // keep) - (keep > 1)
 
@@ -155,17 +155,17 @@ def test_stratified_ids_leave_no_gap_of_two_runs(keep):
 def test_stratified_ids_keep_every_token_equally_often(keep):
     """4096 draws have a standard error of at most 0.008."""
     keys = jax.random.split(jax.random.key(0), 4096)
-    ids = np.asarray(tokens.stratified_ids(keys, 16, keep))
+    ids = np.asarray(stratified.stratified_ids(keys, 16, keep))
     frequency = np.bincount(ids.ravel(), minlength=16) / 4096
     np.testing.assert_allclose(frequency, keep / 16, atol=0.035)
 
 
 def test_stratified_ids_depend_on_the_own_key_alone():
     keys = jax.random.split(jax.random.key(0), 8)
-    ids = tokens.stratified_ids(keys, 16, 5)
-    np.testing.assert_array_equal(tokens.stratified_ids(keys[3:4], 16, 5), ids[3:4])
+    ids = stratified.stratified_ids(keys, 16, 5)
+    np.testing.assert_array_equal(stratified.stratified_ids(keys[3:4], 16, 5), ids[3:4])
     assert len({tuple(row) for row in np.asarray(ids)}) > 1
-    assert tokens.stratified_ids(keys, 16, 0).shape == (8, 0)
+    assert stratified.stratified_ids(keys, 16, 0).shape == (8, 0)
 
 
 def test_a_subset_is_of_the_same_image_sorted_and_uniform():

@@ -295,12 +295,12 @@ def test_half_precision_agrees_roughly_and_returns_float32(tiny, make_dit, input
 def test_published_sizes_have_the_published_number_of_parameters(size, millions):
     """Table 4 of Peebles & Xie, for 32x32x4 latents of 1000 classes."""
     shape = dict(image_size=32, channels=4, num_classes=1000)
-    model = jax.eval_shape(lambda: DiT(**shape, **dit.geometry(size), rngs=nnx.Rngs(0)))
+    model = jax.eval_shape(lambda: DiT(**shape, **sizes.geometry(size), rngs=nnx.Rngs(0)))
     assert abs(sum(leaf.size for leaf in jax.tree.leaves(model)) / 1e6 - millions) < 1
 
 
 def test_a_size_names_depth_width_heads_and_patch():
-    assert dit.geometry("XL/4") == dict(depth=28, width=1152, heads=16, patch=4)
+    assert sizes.geometry("XL/4") == dict(depth=28, width=1152, heads=16, patch=4)
 
 
 @pytest.mark.parametrize(
@@ -326,4 +326,4 @@ def test_a_wrong_shape_is_named(make_dit, changes, named):
 
 def test_an_unknown_size_names_the_nearest():
     with pytest.raises(UserError, match=r"config.model.size='XL2' must.*S/2.*mean 'XL/2'"):
-        dit.geometry("XL2")
+        sizes.geometry("XL2")
