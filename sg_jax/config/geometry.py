@@ -68,9 +68,8 @@ def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
     with section("config.model"):
         Model(**model)
     read = reads(model.kind)
-    named = {
-        k: v for k, v in (sizes.geometry(model.size) if model.size else {}).items() if k in read
-    }
+    named = sizes.geometry(model.size) if model.size else {}
+    named = {key: value for key, value in named.items() if key in read}
     for key, value in named.items():
         if model[key] not in (0, value):
             raise UserError(

@@ -32,7 +32,7 @@ def load(path: str) -> ConfigDict:
             f"--config={path}: no such file. There are: {', '.join(known)}." + nearest(path, known)
         )
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise UserError(f"--config={path} must be a Python file with a function get_config().")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(file.parent.resolve()))  # a config may build on one beside it
@@ -97,12 +97,15 @@ def parse(
         counts without a file.
       known: names of the command's other flags, for the message about an unknown one.
     """
-    if path is None and of_run is None:
+    if path is not None:
+        config = load(path)
+    elif of_run is not None:
+        config = of_run()
+    else:
         raise UserError(
             "--config is missing: give an experiment, such as configs/digits.py, or as --workdir "
             "the folder of a run that is to go on as it began."
         )
-    config = load(path) if path is not None else of_run()
     rest = joined(arguments)
     for argument in rest:
         if argument.startswith(("--config.", "-config.")):

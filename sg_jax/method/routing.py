@@ -73,9 +73,6 @@ def draw_ids(model: Network, keys: jax.Array, gamma: float, layout: str = "unifo
 
     Returns:
       One [B, K] per choice, or None where that is every token.
-
-    Raises:
-      UserError: gamma is out of range, or masks every token of a network that masks.
     """
     keep = tokens.keep_count(model.tokens, gamma)
     if model.masks and keep == 0:
@@ -116,8 +113,8 @@ def run_branches(
     """
     count = len(branches)
     for segment, weights in pieces:
-        routed = segment.route is not None
-        ids = [b[segment.route] if routed and b is not None else None for b in branches]
+        route = segment.route
+        ids = [None if route is None or b is None else b[route] for b in branches]
         if shared and any(i is not None for i in ids):
             h, c, shared = jnp.repeat(h, count, 0), jnp.repeat(c, count, 0), False
         h = _run_segment(blocks, weights, h, c, ids)
@@ -133,7 +130,7 @@ def _run_segment(blocks, weights, h, c, ids: list[jax.Array | None]) -> jax.Arra
     if all(i is None for i in ids):
         return blocks(weights, h, c)
     if len({None if i is None else i.shape for i in ids}) == 1:
-        return run_kept(blocks, weights, h, c, interleave(ids))
+        return run_kept(blocks, weights, h, c, interleave([i for i in ids if i is not None]))
     parts = zip(split(h, len(ids)), split(c, len(ids)), ids, strict=True)
     return interleave([run_kept(blocks, weights, *part) for part in parts])
 

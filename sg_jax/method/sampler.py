@@ -131,9 +131,6 @@ def euler(velocity: Velocity, x: jax.Array, times: jax.Array, first: int = 0) ->
       x: the state at times[0], noise at the start of a run [B, ...].
       times: ascending [steps + 1].
       first: evaluations made before.
-
-    Returns:
-      The state at the last time, shaped like x.
     """
 
     def step(x, inputs):

@@ -36,7 +36,7 @@ def broken(schedule: Schedule, low: float, high: float) -> str:
     """Return which rule a schedule in [low, high] breaks, as "must be ...", or ""."""
     if isinstance(schedule, bool) or not isinstance(schedule, int | float | tuple):
         return "must be a number or a schedule, such as ('cosine', 0.6, 0.0)."
-    heights = [schedule]
+    heights: list[Any] = [schedule]
     if isinstance(schedule, tuple):
         kind, *rest = schedule or ("",)
         if kind not in KINDS:

@@ -151,7 +151,7 @@ def _call(
     dtype = arrays[0].stack.dtype
     size = min(n, QUERIES)
     steps = programs(n)
-    places = jnp.stack([jnp.asarray(x.index, jnp.int32) for x in arrays])
+    places = jnp.stack([jnp.asarray(x.place, jnp.int32) for x in arrays])
 
     def read(number):
         if number < len(of_queries):

@@ -19,11 +19,11 @@ class Kept(NamedTuple):
     """What one block saved, as a part of what all of them did."""
 
     stack: jax.Array  # [L, ...]
-    index: jax.Array  # of the block
+    place: jax.Array  # of the block in it
 
     @property
     def value(self) -> jax.Array:
-        return jax.lax.dynamic_index_in_dim(self.stack, self.index, 0, keepdims=False)
+        return jax.lax.dynamic_index_in_dim(self.stack, self.place, 0, keepdims=False)
 
 
 _visit: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("visit", default=None)
@@ -62,7 +62,7 @@ def unrolled_scan(run: Callable, carry: Carry, c: jax.Array, stack) -> jax.Array
         return plain_scan(run, carry, c, stack)
 
     def forward(carry, c, stack):
-        return jax.vjp(lambda *args: plain_scan(run, *args, unroll=True), carry, c, stack)
+        return jax.vjp(functools.partial(plain_scan, run, unroll=True), carry, c, stack)
 
     blocks.defvjp(forward, lambda backward, dh: backward(dh))
     return blocks(carry, c, stack)
@@ -86,7 +86,8 @@ def scan(run: Callable, carry: Carry, c: jax.Array, stack) -> jax.Array:
     def forward(carry, c, stack):
         def step(carry, block):
             def recorded(carry):
-                with _visiting(_record(kept := [])):
+                kept: list[jax.Array] = []
+                with _visiting(_record(kept)):
                     return run(block, carry, c), kept
 
             # The gradient is not used, but custom gradients' forward passes are to be run.

@@ -111,11 +111,11 @@ def groups(axes: str) -> list[list[str]]:
     return [group.strip("()").split() for group in re.findall(r"\([^)]*\)|\S+", axes)]
 
 
-def shape_of(axes: str, sizes: Mapping[str, int]) -> tuple[int | str, ...]:
+def shape_of(axes: str, sizes: Mapping[str, int]) -> tuple[Any, ...]:
     """Return the shape of a layout; where a size is not known yet, the words."""
-    out = []
+    out: list[int | str] = []
     for group in groups(axes):
-        known = [int(a) if a.isdigit() else sizes.get(a) for a in group]
+        known: list[Any] = [int(a) if a.isdigit() else sizes.get(a) for a in group]
         out.append(" ".join(group) if None in known else math.prod(known))
     return tuple(out)
 

@@ -45,8 +45,8 @@ from flax import nnx  # noqa: E402
 from sg_jax.method.tokens import keep_count  # noqa: E402
 from sg_jax.models import layers  # noqa: E402
 from sg_jax.models.attention import attend  # noqa: E402
-from sg_jax.models.dit import Block,   # noqa: E402
-from sg_jax.models.sizes import geometry
+from sg_jax.models.dit import Block  # noqa: E402
+from sg_jax.models.sizes import geometry  # noqa: E402
 
 KEEPS = [keep_count(256, gamma) for gamma in (0.5, 0.9)]
 

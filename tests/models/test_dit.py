@@ -11,7 +11,7 @@ from flax import nnx
 
 from sg_jax.errors import UserError
 from sg_jax.method.routing import draw_ids
-from sg_jax.models import dit, layers
+from sg_jax.models import dit, layers, sizes
 from sg_jax.models.dit import DiT
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
