@@ -83,7 +83,7 @@ class Declared:
             listed = ", ".join(map(repr, self.options))
             return f"must be one of {listed}.{nearest(value, self.options)}"
         kind = type(default)
-        fits = {bool: bool, int: int, float: int | float}.get(kind, kind)
+        fits: Any = {bool: bool, int: int, float: int | float}.get(kind, kind)
         if not isinstance(value, fits) or (kind in (int, float) and isinstance(value, bool)):
             words = {bool: "True or False", int: "an int", float: "a number", str: "a text"}
             return f"must be {words.get(kind, 'a ' + kind.__name__)}."

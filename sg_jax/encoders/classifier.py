@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ SMALLEST_SIDE = 4
 NORM_GROUPS = 8
 
 
-def _width(value: object) -> str:
+def _width(value: Any) -> str:
     whole = isinstance(value, int) and not isinstance(value, bool)
     fits = whole and value >= 1 and value % NORM_GROUPS == 0
     return "" if fits else f"must be a positive multiple of {NORM_GROUPS}."

@@ -8,6 +8,7 @@ A schedule is a number, or a tuple over the progress p from 0 (first step) to 1 
 """
 
 import math
+from typing import Any
 
 import numpy as np
 

@@ -6,6 +6,7 @@ by the number of the block: slices would be copied, since XLA fuses them with no
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 

@@ -80,7 +80,7 @@ def scan_blocks(
         if parts == 1:
             return blocks(h, c, stack)
         h, c = (x.reshape(parts, -1, *x.shape[1:]) for x in (h, c))
-        h = jax.lax.map(lambda part: blocks(*part, stack), (h, c))  # [parts, B / parts, N, D]
+        h = jax.lax.map(lambda x: blocks(x[0], x[1], stack), (h, c))  # [parts, B / parts, N, D]
         return h.reshape(-1, *h.shape[2:])
 
     if mesh.empty:

@@ -13,7 +13,8 @@ import os
 import re
 import signal
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -87,8 +88,10 @@ def share(sharding: jax.sharding.Sharding) -> tuple[int, int]:
     Args:
       sharding: of the batch, such as `sharding.batch_sharding(mesh)`.
     """
-    size, rows = sharding.num_devices, {}
-    for device, (index, *_) in sharding.devices_indices_map((size,)).items():
+    size = sharding.num_devices
+    rows: dict[int, set[int]] = {}
+    places: Mapping[Any, Any] = sharding.devices_indices_map((size,))
+    for device, (index, *_) in places.items():
         rows.setdefault(device.process_index, set()).add(index.indices(size)[0])
     shares = sorted({tuple(sorted(starts)) for starts in rows.values()})
     return shares.index(tuple(sorted(rows[jax.process_index()]))), len(shares)
@@ -101,7 +104,8 @@ def stop_signals() -> Iterator[Callable[[], str]]:
     Yields:
       A function that says after a step, each time, because of which signal it is the last, or "".
     """
-    together, received, before = jax.distributed.is_initialized(), [], {}
+    together, before = jax.distributed.is_initialized(), {}
+    received: list[int] = []
     calls = itertools.count(1)  # not steps: jax expects every number from 1 on
 
     def asked() -> str:
@@ -172,7 +176,7 @@ def _cluster() -> str:
 def _tpu_hosts() -> int:
     """Return how many hosts have the TPUs that this one's belong to, over all slices."""
     # jax puts "tpu" there where it finds chips and libtpu, unless JAX_PLATFORMS says otherwise.
-    if "tpu" not in (jax.config.jax_platforms or ""):
+    if "tpu" not in (jax.config.jax_platforms or ""):  # type: ignore[attr-defined]
         return 1
     names = os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES")
     slices = _count("MEGASCALE_NUM_SLICES")

@@ -54,7 +54,8 @@ def integrate(
       mesh: that the arrays lie on; None for one device.
       chunk: see `sample`.
     """
-    model, weak_model = (m and m.in_chunks(chunk) for m in (model, weak_model))
+    model = model.in_chunks(chunk)
+    weak_model = None if weak_model is None else weak_model.in_chunks(chunk)
     with sharding.on(mesh):
         return _integrate(model, weak_model, condition, keys, scales, plan, sampler, steps)
 

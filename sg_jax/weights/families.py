@@ -7,6 +7,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 

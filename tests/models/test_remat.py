@@ -72,7 +72,7 @@ def test_places_are_known_in_the_backward_pass_alone(arrays):
 
     def noting(block, carry, c):
         x, place = saved(jnp.sin(carry[0] @ block["w"]))
-        seen.append(place and (place.stack.shape, place.index.shape, place.value.shape))
+        seen.append(place and (place.stack.shape, place.place.shape, place.value.shape))
         return carry[0] + x, carry[1]
 
     h, c, stack = arrays
