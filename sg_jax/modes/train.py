@@ -173,7 +173,7 @@ def _sample_grid(experiment: Experiment, state: TrainState, writer, workdir, ste
         guidance = Guidance(gamma_strong=guidance.gamma_strong)
     conditioning = experiment.model.conditioning
     columns = min(conditioning.num_classes, 10)
-    rows = max(1, min(4, config.sample.batch_size // columns))
+    rows = max(1, min(10, config.sample.batch_size // columns))  # one program with --mode sample
     images = sample(
         state.ema,
         np.tile(conditioning.in_turn(columns), rows),

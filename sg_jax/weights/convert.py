@@ -28,7 +28,8 @@ from sg_jax.models.layers import position_table
 from sg_jax.models.maskdit import MaskDiT
 from sg_jax.models.sizes import SIZES
 from sg_jax.weights.checkpoints import named, unnamed
-from sg_jax.weights.families import FAMILIES, Family, groups, rearrange, rules_of, shape_of
+from sg_jax.weights.families import FAMILIES, Family, rules_of
+from sg_jax.weights.layouts import groups, rearrange, shape_of
 
 WRAPPERS = ("ema", "ema_state_dict", "model", "model_state_dict", "state_dict")  # in this order
 

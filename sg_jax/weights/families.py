@@ -4,12 +4,7 @@ A table drives both directions of `convert`, which names the codes.
 """
 
 import dataclasses
-import math
-import re
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-import numpy as np
 
 from sg_jax.models.dit import DiT
 from sg_jax.models.maskdit import MaskDiT
@@ -105,25 +100,3 @@ def rules_of(
             continue
         for block in range(max(depths.get(name.split(".")[0], 0), 1)):
             yield name.replace("*", str(block)), ours, block, layout
-
-
-def groups(axes: str) -> list[list[str]]:
-    """Split "(3 heads head) width" into [["3", "heads", "head"], ["width"]]."""
-    return [group.strip("()").split() for group in re.findall(r"\([^)]*\)|\S+", axes)]
-
-
-def shape_of(axes: str, sizes: Mapping[str, int]) -> tuple[Any, ...]:
-    """Return the shape of a layout; where a size is not known yet, the words."""
-    out: list[int | str] = []
-    for group in groups(axes):
-        known: list[Any] = [int(a) if a.isdigit() else sizes.get(a) for a in group]
-        out.append(" ".join(group) if None in known else math.prod(known))
-    return tuple(out)
-
-
-def rearrange(array: np.ndarray, source: str, target: str, sizes: Mapping[str, int]) -> np.ndarray:
-    """Bring an array from one layout into another."""
-    flat, wanted = ([a for g in groups(axes) for a in g if a != "1"] for axes in (source, target))
-    array = array.reshape([int(a) if a.isdigit() else sizes[a] for a in flat])
-    array = array.transpose([flat.index(a) for a in wanted])
-    return array.reshape(shape_of(target, sizes))
