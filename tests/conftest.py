@@ -33,6 +33,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 TINY = dict(
     image_size=8, channels=3, num_classes=5, patch=2, width=32, depth=4, heads=2, routes=((1, 2),)
 )  # 16 tokens
+SMALL = dict(width=16, depth=2, routes=((1, 1),))
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +54,12 @@ def make_dit():
 def tiny(make_dit):
     """A network of 16 tokens and 4 blocks; blocks 1 and 2 are routed."""
     return make_dit()
+
+
+@pytest.fixture(scope="session")
+def small(make_dit):
+    """Half as wide, of 2 blocks, the second one routed: compiled in half the time."""
+    return make_dit(**SMALL)
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,19 @@
 """Labels to images: what an image depends on, and what is compiled."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference_sampler
+from conftest import SMALL
 
 from sg_jax.data.images import to_uint8
 from sg_jax.errors import UserError
 from sg_jax.method import guidance as guidance_lib
 from sg_jax.method.guidance import Guidance
+from sg_jax.method.presets import PRESETS
 from sg_jax.method.sampler import Sampler
 from sg_jax.parallel import sharding
 from sg_jax.programs.sampling import image_keys, integrate, sample
@@ -142,15 +147,34 @@ def test_minus_1_is_black_and_1_is_white(zero):
     assert np.abs(images - expected).max() < 0.51
 
 
-def test_a_sample_is_eulers_path_from_the_noise(tiny, zero, forward):
-    x = noise(zero)
-    y = jnp.array(LABELS)
-    for n in range(STEPS):
-        t = jnp.full(8, n / STEPS)
-        strong, weak = forward(tiny, x, t, y, None), forward(tiny, x, t, jnp.full(8, 5), None)
-        x = x + (1.5 * strong - 0.5 * weak) / STEPS
-    expected = np.clip((np.asarray(x) + 1) * 127.5, 0, 255)
-    assert np.abs(draw(tiny, guidance=CFG) - expected).max() < 1
+RUNS = {
+    **PRESETS,
+    "interval": Guidance(1.5, 0.25, 0.75, interval=(0.2, 0.7)),
+    "scheduled": Guidance(("linear", 1.0, 3.0), ("cosine", 0.0, 0.6), ("cosine", 0.6, 0.0)),
+    "few segments": Guidance(2.0, gamma_weak=("linear", 0.9, 0.0), segments=2),
+    "another label, sparse": Guidance(1.5, 0.25, 0.75, "random"),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_compiled_run_is_the_plain_sampler(small, make_dit, forward, name):
+    """Of three steps the second has equal rates where both are scheduled: one prediction."""
+    guidance, labels = RUNS[name], [0, 4, 2]
+    other = make_dit(seed=1, **SMALL) if guidance.two_networks else None
+    ours = sample(small, labels, guidance, steps=3, pixels=False, weak_model=other)
+    expected = reference_sampler.sample(
+        functools.partial(forward, small),
+        functools.partial(forward, other or small),
+        labels,
+        guidance,
+        steps=3,
+        shape=(8, 8, 3),
+        tokens=16,
+        routes=1,
+        classes=5,
+    )
+    assert np.abs(expected).max() > 1
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_image_keys_do_not_depend_on_the_batch():
