@@ -1,6 +1,18 @@
-"""Judge generated images: features, distances, pictures and the report a user opens.
+"""Judge generated images: features, distances, and the report that a user opens.
 
-Images go through a small classifier trained on the same data (`classifier`, `features`), its hidden
-layer is compared between generated and real images (`distances`), and numbers and images meet in
-one HTML file (`results`, `pictures`, `report`). Nothing here knows the networks that draw.
+In the order of understanding:
+
+    distances    of two sets of features; statistics that batches are merged into
+    metrics      one row per metric: what it is computed from, how it prints, how to read it
+    results      a setting's scores over seeds
+    reading      the real images, in batches
+    fingerprint  what a feature network was made from
+    features     the feature network, and its file classifier.npz
+    real         what it finds in the real images, and the file real.npz
+    scoring      the judge: networks, real images, and the scores of generated ones
+    table        scores.csv, one row per setting, seed and conditions
+    measure      draw what is missing there, and score it
+    pictures, style, figures, heatmaps, method_figures, page: what is shown
+    report       tables, report.json and report.html, of one run or many
+    comparison, compare: several runs as points, and their report
 """

@@ -17,7 +17,7 @@ import os
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from etils import epath
@@ -27,6 +27,7 @@ from sg_jax.evaluation import comparison, figures, method_figures, report, style
 from sg_jax.evaluation.comparison import IMAGE_COST, Point
 from sg_jax.evaluation.figures import Line, Spot
 from sg_jax.evaluation.metrics import METRICS, QUALITY
+from sg_jax.evaluation.pictures import INK
 from sg_jax.runs import files
 from sg_jax.runs.records import read_metrics, training_seconds
 
@@ -62,7 +63,7 @@ def run(
     points = comparison.alike([p for workdir in workdirs for p in comparison.read(workdir)])
     last = comparison.final(points)
     known = comparison.measured(last)
-    metrics = {name: read_metrics(w) for name, w in zip(names, workdirs, strict=True)}
+    metrics = {name: read_metrics(os.fspath(w)) for name, w in zip(names, workdirs, strict=True)}
     best = comparison.best_of_methods(last)
     gains = {
         kind: {
@@ -112,12 +113,12 @@ def front(points: Sequence[Point]) -> "Figure":
         )
         for p in points
     ]
-    colours = style.hues(sorted({p.method for p in points})) | {"unguided": style.INK}
+    colours = style.hues(sorted({p.method for p in points})) | {"unguided": INK}
     return figures.front(spots, IMAGE_COST, METRICS[QUALITY], colours)
 
 
 def over_training(
-    points: Sequence[Point], metrics: Mapping[str, Sequence[Mapping[str, float]]]
+    points: Sequence[Point], metrics: Mapping[str, list[dict[str, Any]]]
 ) -> "Figure | None":
     """Draw the losses over the time of training, and the quality; None without records.
 
@@ -179,7 +180,8 @@ def markdown(points: Sequence[Point], best: Mapping[str, Mapping[str, Point]], g
         "",
         "## The best setting of each method",
         "",
-        f"Gain: by how much {metric.header} is better than unguided, seed by seed.",
+        f"Gain: by how much a setting's {metric.header} is better than the unguided one, seed by "
+        "seed.",
         "",
         f"| method | run | setting | {metric.header}{metric.arrow} | gain | {IMAGE_COST.unit} |",
         "|---|---|---|---|---|---|",

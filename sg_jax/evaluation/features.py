@@ -6,6 +6,7 @@ import io
 import os
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ class Scorer:
         """Eight hex digits of the weights: numbers of equal digests are comparable."""
         crc = zlib.crc32(self.fingerprint.to_json().encode())
         for _, leaf in _named_leaves(self.model):
-            crc = zlib.crc32(np.ascontiguousarray(leaf), crc)
+            crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
         return f"{crc:08x}"
 
     def score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -90,14 +91,13 @@ class Scorer:
 
     def save(self, path: str | os.PathLike) -> epath.Path:
         """Write weights, accuracy and fingerprint to one .npz file, whole or not at all."""
-        arrays = {name: np.asarray(leaf) for name, leaf in _named_leaves(self.model)}
+        arrays: dict[str, Any] = {
+            "fingerprint": np.array(self.fingerprint.to_json()),
+            "test_accuracy": np.float64(self.test_accuracy),
+            **{name: np.asarray(leaf) for name, leaf in _named_leaves(self.model)},
+        }
         buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            fingerprint=np.array(self.fingerprint.to_json()),
-            test_accuracy=np.float64(self.test_accuracy),
-            **arrays,
-        )
+        np.savez(buffer, **arrays)
         return files.write_atomically(path, buffer.getvalue())
 
     @classmethod

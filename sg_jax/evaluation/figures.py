@@ -205,7 +205,7 @@ def _draw_losses(axes: "Axes", losses: Sequence[Line], colours: Mapping[str, str
         missing = f"{np.sum(~finite)} of {len(y)} not finite" if not finite.all() else ""
         x, y = x[finite], y[finite]
         mean = running_mean(y, max(1, len(y) // 20))
-        dots = {"marker": "."} if len(y) < 40 else {}
+        dots: dict[str, Any] = {"marker": "."} if len(y) < 40 else {}
         axes.plot(x, y, color=colours[line.run], alpha=0.3, linewidth=0.8)
         label = dataclasses.replace(line, text=missing).label or "running mean"
         axes.plot(x, mean, color=colours[line.run], linewidth=2, label=label, **dots)

@@ -94,12 +94,12 @@ def fingerprint_of(
         labels.append(np.empty(len(ids), np.int64))  # as int64, whatever they are stored as
         done = 0
         for images, found in reader.batches(in_parts(ids)):
-            crc = zlib.crc32(images, crc)
+            crc = zlib.crc32(images.tobytes(), crc)
             labels[-1][done : done + len(found)] = found
             done += len(found)
         check_labels(f"labels of {reader.name}", labels[-1], num_classes)
     for array in labels:
-        crc = zlib.crc32(array, crc)
+        crc = zlib.crc32(array.tobytes(), crc)
     checked = SOME if max(len(train), len(test)) > MOST else 0
     return Fingerprint(
         name, train.image_shape, num_classes, len(train), len(test), crc, recipe, checked

@@ -1,7 +1,7 @@
 """Heatmaps of a sweep: a panel per scale, and a number in each cell."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -67,7 +67,7 @@ def heatmaps(
     bar.set_label(metric.title, color=INK)
     bar.ax.tick_params(colors=FAINT_INK, labelsize=9)
     bar.outline.set_visible(False)
-    kinds = dict(edgecolor=INK, facecolor="none")
+    kinds: dict[str, Any] = dict(edgecolor=INK, facecolor="none")
     marks = [
         Patch(linewidth=THICK, label="best of all", **kinds),
         Patch(linewidth=THIN, label="best of its panel", **kinds),

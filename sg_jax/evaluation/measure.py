@@ -6,10 +6,9 @@ workdir/samples/scored/*.npy  the first images of a setting, for pictures
 """
 
 import dataclasses
-import functools
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from etils import epath
@@ -106,7 +105,7 @@ def run(
         return Found({}, {})
     return Found(
         {g: [rows[keys[g, seed]] for seed in seeds] for g in guidances},
-        {g: _images(workdir, keys[g, seeds[0]], shown) for g in guidances},
+        {g: i for g in guidances if (i := _images(workdir, keys[g, seeds[0]], shown)) is not None},
     )
 
 
@@ -123,17 +122,9 @@ def _draw_all(experiment, judge, workdir, left, rows: table.Table, shown: int) -
         if networks != (guidance.weak_workdir, guidance.weak_step):
             networks = (guidance.weak_workdir, guidance.weak_step)
             weak_model = checkpoints.load_weak(guidance, workdir, **how)
-        draw = functools.partial(
-            sample,
-            model,
-            guidance=guidance,
-            weak_model=weak_model,
-            **{**experiment.sampling, "seed": key.seed},
-        )
-        program = (
-            guidance_lib.plan(guidance, experiment.sampler, config.steps)[0],
-            guidance.weak_workdir,
-        )
+        draw = _drawer(experiment, model, weak_model, key)
+        plan, _ = guidance_lib.plan(guidance, experiment.sampler, config.steps)
+        program = (plan, guidance.weak_workdir)
         if program not in programs or not score:  # compiles; the first images are always the same
             images = draw(labels[: max(config.batch_size, shown)])
             programs.add(program)
@@ -153,11 +144,16 @@ def _draw_all(experiment, judge, workdir, left, rows: table.Table, shown: int) -
             )
             scores = judge.score(images, labels, Drawing(cost, rate))
             rows |= table.read(workdir)  # what another command has written meanwhile
-            # What this version does not measure stays.
-            rows[key] = rows.get(key, {}) | scores
+            rows[key] = rows.get(key, {}) | scores  # what cannot be measured now stays
             table.write(workdir, rows)
             shares = {name: scores[name] for name in scores if METRICS[name].of_images}
             progress.update(done, **shares)
+
+
+def _drawer(experiment, model, weak_model, key: Key) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what draws the images of a key for given labels."""
+    how = {**experiment.sampling, "seed": key.seed}
+    return lambda labels: sample(model, labels, key.guidance, weak_model=weak_model, **how)
 
 
 def _resolved(experiment: Experiment, guidance: Guidance, workdir: str | os.PathLike) -> Guidance:

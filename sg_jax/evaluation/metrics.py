@@ -1,8 +1,8 @@
-"""The metrics: each is one row, and every table, file, figure and report follows from the rows.
+"""The metrics, one row each; every table, file, figure and report follows from the rows.
 
 To add one:
   1. Write a function of the real and the generated images' features (two `FeatureSet`s) that
-     returns a number; `distances` has those there are.
+     returns a number, such as those in `distances`.
   2. Add a row to METRICS: how it is printed, which features it needs, how to read it.
   3. If it needs features of another network, add that network to what `scoring.open_judge` returns,
      under the name in the row's `needs`.
@@ -85,7 +85,7 @@ class Metric:
       explanation: how to read it, for the report; empty: not explained. A few words in braces are
         filled in: {real} and {test} images, {compared} of the real ones for precision and recall,
         and their {neighbours}.
-      function: of (real, generated), two `FeatureSet`s; of a `Drawing`; None for a RESULT.
+      function: of (real, generated), two `FeatureSet`s, or of a `Drawing`; a RESULT has none.
       factor: from the value to what is printed.
       floor: what to add where the metric of the real test images is known, which is {floor}.
     """
@@ -97,7 +97,7 @@ class Metric:
     digits: Callable[[float], int]
     needs: str
     explanation: str
-    function: Callable[..., float] | None
+    function: Callable[..., float]
     factor: float = 1.0
     floor: str = ""
 
@@ -142,16 +142,15 @@ class Metric:
 
     def best(self, values: Sequence[float | None]) -> list[bool]:
         """Say which values print as the best one; none of them if all print the same."""
-        texts = [self.text(value, self._digits(values)) for value in values]
-        if not self.better or len(set(texts) - {"–"}) < 2:
+        texts, winner = self.texts(values), self.winner(values)
+        if not self.better or winner is None or len(set(texts) - {"–"}) < 2:
             return [False] * len(texts)
-        winner = texts[self.winner(values)]
-        return [text == winner for text in texts]
+        return [text == texts[winner] for text in texts]
 
     def winner(self, values: Sequence[float | None]) -> int | None:
         """Return the index of the best value; None without one."""
-        known = [i for i, value in enumerate(values) if finite(value) is not None]
-        return max(known, key=lambda i: self.better * values[i], default=None)
+        known = {i: v for i, value in enumerate(values) if (v := finite(value)) is not None}
+        return max(known, key=lambda i: self.better * known[i], default=None)
 
     def _digits(self, values: Sequence[float | None]) -> int:
         known = [abs(v) * self.factor for v in map(finite, values) if v is not None]
@@ -171,6 +170,11 @@ def significant(count: int) -> Callable[[float], int]:
 def fixed(count: int) -> Callable[[float], int]:
     """Return `digits` of a metric that always prints `count` of them."""
     return lambda _: count
+
+
+def no_function(*_: object) -> float:
+    """Stand for the function of a RESULT, which is not computed."""
+    raise AssertionError("a RESULT is not computed")
 
 
 METRICS: dict[str, Metric] = {
@@ -219,7 +223,7 @@ METRICS: dict[str, Metric] = {
             "Images per second when they were drawn, compilation left out.",
             lambda drawing: drawing.images_per_second,
         ),
-        Metric("samples", "Samples", "images", 0, fixed(0), RESULT, "", None),
+        Metric("samples", "Samples", "images", 0, fixed(0), RESULT, "", no_function),
     )
 }  # fmt: skip
 QUALITY = "frechet"  # what settings are ranked by

@@ -9,7 +9,7 @@ import math
 import os
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from etils import epath
@@ -136,7 +136,7 @@ def _font(size: int) -> "ImageFont.FreeTypeFont":
             os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size
         )
     except (ImportError, OSError):
-        return ImageFont.load_default(size)
+        return cast("ImageFont.FreeTypeFont", ImageFont.load_default(size))
 
 
 def save_png(image: "Image.Image", path: str | os.PathLike) -> epath.Path:

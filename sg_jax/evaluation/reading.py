@@ -7,7 +7,7 @@ that several threads may read at once.
 import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -88,7 +88,7 @@ class Reader:
     def batches(self, parts: Iterable[Sequence[int] | np.ndarray]) -> Iterator[Batch]:
         """Yield `read(ids)` for each of `parts`; the next one is read meanwhile."""
         with ThreadPoolExecutor(1) as ahead:
-            following = None
+            following: Future[Batch] | None = None
             for ids in parts:
                 current, following = following, ahead.submit(self.read, ids)
                 if current is not None:

@@ -32,6 +32,10 @@ class FeatureNetwork(Protocol):
     def digest(self) -> str:
         """Hex digits; numbers of equal digests are comparable."""
 
+    @property
+    def test_accuracy(self) -> float | None:
+        """Share of the test images that it labels correctly; None if it knows no classes."""
+
     def score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Return features [N, F] and class probabilities [N, num_classes], if any, of images."""
 
@@ -74,7 +78,9 @@ def found_in(network: FeatureNetwork, reader: Reader, ids: np.ndarray) -> Featur
         arrays = (features, labels) if probabilities is None else (features, labels, probabilities)
         parts.append([array[chosen] for array in arrays])
         done += len(images)
-    return FeatureSet(*map(np.concatenate, zip(*parts, strict=True)), counted=statistics)
+    joined = [np.concatenate(each) for each in zip(*parts, strict=True)]
+    probabilities = joined[2] if len(joined) > 2 else None
+    return FeatureSet(joined[0], joined[1], probabilities, statistics)
 
 
 def save(path: str | os.PathLike, about: Mapping[str, Any], view: View) -> epath.Path:
@@ -85,11 +91,11 @@ def save(path: str | os.PathLike, about: Mapping[str, Any], view: View) -> epath
       about: what it depends on: JSON values by name.
       view: the network's digest and both sets are kept, its weights are not.
     """
-    arrays = {}
+    arrays: dict[str, Any] = {"about": json.dumps({**about, "digest": view.network.digest})}
     for name, each in (("real", view.real), ("test", view.test)):
         arrays |= {f"{name}/{key}": value for key, value in _arrays(each).items()}
     buffer = io.BytesIO()
-    np.savez(buffer, about=json.dumps({**about, "digest": view.network.digest}), **arrays)
+    np.savez(buffer, **arrays)
     return files.write_atomically(path, buffer.getvalue())
 
 

@@ -61,8 +61,8 @@ class Key:
 
 
 Table = dict[Key, Scores]
-SETTING = {field.name: field.default for field in dataclasses.fields(Guidance)}
-CONDITIONS = {field.name: field.default for field in dataclasses.fields(Key)[1:]}
+SETTING: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Guidance)}
+CONDITIONS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Key)[1:]}
 
 
 def canonical(guidance: Guidance) -> Guidance:
@@ -75,7 +75,7 @@ def canonical(guidance: Guidance) -> Guidance:
             gamma_strong=guidance.gamma_strong, ids=guidance.ids, segments=guidance.segments
         )
     rates = {name: getattr(guidance, name) for name in ("scale", "gamma_strong", "gamma_weak")}
-    numbers = {name: float(rate) for name, rate in rates.items() if not isinstance(rate, tuple)}
+    numbers: dict[str, Any] = {n: float(r) for n, r in rates.items() if not isinstance(r, tuple)}
     guidance = dataclasses.replace(guidance, **numbers)
     gammas = (guidance.gamma_strong, guidance.gamma_weak)[: 2 if guidance.guided else 1]
     if not any(isinstance(gamma, tuple) for gamma in gammas):

@@ -7,6 +7,7 @@ twin than any other image of the class.
 """
 
 import json
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -52,7 +53,7 @@ def diversity(experiment: Experiment, source: Source, workdir: str) -> list[epat
     """
     config, folder = experiment.config, files.path(workdir)
     settings = {name: experiment.settings[name] for name in config.diversity.guidance}
-    how = dict(mesh=experiment.mesh, like=experiment.model)
+    how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
     model = checkpoints.load(workdir, **how)
     weak_models = {  # all before any sampling: one may be missing, or not fit
         name: checkpoints.load_weak(guidance, workdir, **how) for name, guidance in settings.items()
@@ -62,7 +63,7 @@ def diversity(experiment: Experiment, source: Source, workdir: str) -> list[epat
     writer = processes.is_writer()
     judge = scoring.open_judge(config, source, workdir) if writer else None
     real = judge.classifier.real if judge else None
-    unit = same_class_distance(real.features, real.labels) if real else None
+    unit = same_class_distance(real.features, real.labels) if real else 0.0
     labels = model.conditioning.in_turn(config.diversity.samples)
 
     def draw(guidance, weak_model=None):

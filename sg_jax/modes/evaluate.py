@@ -29,7 +29,7 @@ def evaluate(
     """Draw `config.evaluate.samples` images per setting and seed, score them, write the report.
 
     Image i has the same label and, with one seed, the same noise under every setting. What
-    scores.csv holds already is not drawn again. All processes draw; the writer scores and writes.
+    scores.csv holds is not drawn again. All processes draw; the writer scores and writes.
 
     Args:
       experiment: the run's objects.
@@ -116,7 +116,7 @@ def _reference(judge: scoring.Judge) -> report.Reference:
     return report.Reference(
         real_images=judge.references,
         test_images=view.test.count,
-        classifier_accuracy=view.network.test_accuracy,
+        classifier_accuracy=view.network.test_accuracy or 0.0,
         test_scores=judge.of_test_images(),
         compared=judge.compared,
     )

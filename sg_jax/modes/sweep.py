@@ -122,16 +122,17 @@ def _draw(
             figure = heatmaps.heatmaps(axis(values), unguided, scales, strong, weak, metric)
             paths.append(style.save(figure, folder / f"sweep_{metric.name}.png"))
     kinds = {scale: f"ω = {scale:g}" for scale in sorted(scales)}
-    spots = [
-        Spot(
-            scores[COST], scores[QUALITY], guidance.describe(),
-            kind=kinds[guidance.scale] if guidance.guided else "no guidance",
-        )
-        for guidance, scores in found.items()
-    ]  # fmt: skip
+    spots = []
+    for guidance, scores in found.items():
+        cost, quality = scores.get(COST), scores.get(QUALITY)
+        if cost is not None and quality is not None:
+            kind = kinds[guidance.scale] if guidance.guided else "no guidance"
+            spots.append(Spot(cost, quality, guidance.describe(), kind))
     colours = style.shades(list(kinds.values())) | {"no guidance": style.COLOURS[1]}
-    figure = figures.front(spots, METRICS[COST], METRICS[QUALITY], colours)
-    return [*paths, style.save(figure, folder / "sweep_cost.png")]
+    if spots:
+        figure = figures.front(spots, METRICS[COST], METRICS[QUALITY], colours)
+        paths.append(style.save(figure, folder / "sweep_cost.png"))
+    return paths
 
 
 MODE = register(

@@ -279,7 +279,7 @@ def test_bad_arguments_are_refused(few, scorer):
         Reader(odd).read([0, 3])
     with pytest.raises(UserError, match=r"\[N, 8, 8, 1\]"):
         scorer.score(images[..., 0])
-    with pytest.raises(UserError, match=r"features\.width=12 must be a multiple of 8"):
+    with pytest.raises(UserError, match=r"features\.width=12 must be a positive multiple of 8"):
         Recipe(width=12)
     with pytest.raises(UserError, match=r"features\.epochs=0"):
         Recipe(epochs=0)

@@ -60,7 +60,6 @@ def test_statistics_over_more_images_count_and_the_kept_features_make_the_manifo
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 def test_every_row_is_complete(metric):
     assert METRICS[metric.name] is metric and metric.header and metric.unit
-    assert (metric.function is None) == (metric.needs == RESULT)
     assert metric.of_images == (metric.needs not in (DRAWING, RESULT))
     facts = dict(real="1", test="2", compared="3", neighbours=3, floor="0.5")
     assert "{" not in f"{metric.explanation} {metric.floor}".format(**facts)
