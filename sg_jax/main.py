@@ -122,7 +122,8 @@ def _keep_programs(workdir: str) -> None:
     Not on CPU, where compiling takes seconds and programs are for one kind of processor.
     JAX_COMPILATION_CACHE_DIR names another folder.
     """
-    if workdir and jax.default_backend() != "cpu" and not jax.config.jax_compilation_cache_dir:
+    named = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if workdir and jax.default_backend() != "cpu" and not named:
         jax.config.update("jax_compilation_cache_dir", str(files.path(workdir) / "programs"))
 
 

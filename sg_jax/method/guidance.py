@@ -98,7 +98,7 @@ class Guidance(Settings):
         """Whether the weak prediction is another network's (AG)."""
         return bool(self.weak_step or self.weak_workdir)
 
-    def differs(self, gamma_strong: float, gamma_weak: float) -> bool:
+    def differs(self, gamma_strong: Schedule, gamma_weak: Schedule) -> bool:
         """Return whether the two predictions differ at these rates."""
         same_input = self.weak_label == "same" and not self.two_networks
         return not same_input or gamma_strong != gamma_weak
@@ -225,6 +225,7 @@ def guided_velocity(
             return prediction.velocity(model, x, t, condition, ids[0])
         other = derive(model, condition, _fold(now, 2)) if derive else condition
         if plan.two_networks:
+            assert weak_model is not None
             strong = prediction.velocity(model, x, t, condition, ids[0])
             weak = prediction.velocity(weak_model, x, t, other, ids[1])
         else:
@@ -239,13 +240,15 @@ def draw_pair(model: Network, keys: jax.Array, gammas: Sequence[float], kind: st
     """Draw the kept ids of each prediction from the images' keys [B]; `kind` is one of `IDS`."""
     layout = "uniform" if kind == "nested" else kind
     ids = [draw_ids(model, _fold(keys, i), gamma, layout) for i, gamma in enumerate(gammas)]
-    if kind != "nested" or len(ids) == 1 or None in (ids[0], ids[1]):
+    if kind != "nested" or len(ids) == 1:
         return ids
     large, small = sorted((0, 1), key=lambda i: gammas[i])
-    ids[small] = [
-        tokens.subset_ids(_fold(_fold(keys, small), r), whole, part.shape[1])
-        for r, (whole, part) in enumerate(zip(ids[large], ids[small], strict=True))
-    ]
+    most, fewest = ids[large], ids[small]
+    if most is not None and fewest is not None:
+        ids[small] = [
+            tokens.subset_ids(_fold(_fold(keys, small), r), whole, part.shape[1])
+            for r, (whole, part) in enumerate(zip(most, fewest, strict=True))
+        ]
     return ids
 
 

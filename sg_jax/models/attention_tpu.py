@@ -122,9 +122,9 @@ def _with_residuals(q, k, v, bias, kernel, places, heads, attend, product):
 
 
 def _gradients(heads, attend, product, residuals, dy):
-    qkv, kernel = residuals
+    (q, k, v), kernel = residuals
     do = dy @ kernel.astype(dy.dtype).T
-    dq, dk, dv, o, d_bias = backward(*qkv, do, heads)
+    dq, dk, dv, o, d_bias = backward(q, k, v, do, heads)
     return dq, dk, dv, d_bias, gradients.kernel_gradient(o, dy, kernel.dtype), None
 
 

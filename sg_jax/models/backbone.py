@@ -71,18 +71,18 @@ class Backbone(nnx.Module):
             raise UserError(f"config.model.dtype={dtype!r} must be 'float32' or 'bfloat16'.")
         if prediction not in ("velocity", "edm", "noise"):
             raise UserError(f"prediction={prediction!r} must be 'velocity', 'edm' or 'noise'.")
-        dtype = jnp.dtype(dtype)
+        numbers = jnp.dtype(dtype)
         self.image_size, self.channels = image_size, channels
         self.patch, self.width, self.depth = patch, width, depth
-        self.dtype, self.learn_sigma, self.prediction = dtype, learn_sigma, prediction
+        self.dtype, self.learn_sigma, self.prediction = numbers, learn_sigma, prediction
         pixels = patch * patch * channels
-        self.patch_embedding = layers.Linear(pixels, width, dtype, rngs)
-        self.time_embedding = layers.TimestepEmbedding(width, dtype, rngs)
+        self.patch_embedding = layers.Linear(pixels, width, numbers, rngs)
+        self.time_embedding = layers.TimestepEmbedding(width, numbers, rngs)
         self.label_embedding = Classes(num_classes, width, rngs)
         self.blocks = RoutedStack(block, depth, routes, remat, rngs)
         self.routes = tuple(tuple(route) for route in routes)
-        self.final_modulation = layers.Linear(width, 2 * width, dtype, rngs, layers.ZEROS)
-        self.final = layers.Linear(width, pixels * (1 + learn_sigma), dtype, rngs, layers.ZEROS)
+        self.final_modulation = layers.Linear(width, 2 * width, numbers, rngs, layers.ZEROS)
+        self.final = layers.Linear(width, pixels * (1 + learn_sigma), numbers, rngs, layers.ZEROS)
 
     @property
     def conditioning(self) -> Classes:

@@ -6,6 +6,7 @@ a module and so compile every program again. Parameters are float32; `dtype` is 
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ class Linear(nnx.Module):
     ):
         self.in_features, self.out_features, self.dtype = din, dout, dtype
         self.kernel = nnx.Param(init(rngs.params(), (din, dout)), tensor_axis=-2 if closes else -1)
-        self.bias = nnx.Param(jnp.zeros((dout,))) if bias else None
+        self.bias: Any = nnx.Param(jnp.zeros((dout,))) if bias else None
 
     def __call__(self, x: jax.Array, bias_gradient: bool = True) -> jax.Array:
         """Return x @ kernel + bias; without `bias_gradient` the bias's comes from elsewhere."""

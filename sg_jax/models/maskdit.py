@@ -6,6 +6,7 @@ learned mask token, where a bypassing one would bring along what it was before i
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -110,17 +111,18 @@ class MaskDiT(DiT):
         Raises:
           UserError: no token is kept, or ids are given for more than one route.
         """
-        net, count, ids = blocks.gathered(self), len(ids), [_single(i) for i in ids]
+        net, count, single = blocks.gathered(self), len(ids), [_single(i) for i in ids]
         h = net.patch_embedding(patchify(x, net.patch)) + net._positions(net.width)  # [B, N, D]
         time = net.time_embedding(t)  # [B, D]
         cs = [time + net.label_embedding(condition, net.dtype) for condition in conditions]
         cs = cs * count if len(cs) == 1 else cs
         c = interleave(cs)  # [G B, D]
-        if len({None if i is None else i.shape for i in ids}) == 1:
-            kept = None if ids[0] is None else interleave(ids)
+        if len({None if i is None else i.shape for i in single}) == 1:
+            arrays = [i for i in single if i is not None]  # of all branches, or of none
+            kept = interleave(arrays) if arrays else None
             h = net._encode(jnp.repeat(h, count, 0), c, kept)
         else:
-            h = interleave([net._encode(h, *part) for part in zip(cs, ids, strict=True)])
+            h = interleave([net._encode(h, *part) for part in zip(cs, single, strict=True)])
         h = net.decoder(h + net._positions(net.decoder_width), c, [None])  # [G B, N, E]
         h = net.final(_normalise(h, net.final_modulation, c))
         out = unpatchify(h, net.patch).astype(jnp.float32)[..., : net.channels]  # [G B, H, W, C]
@@ -152,7 +154,7 @@ def _normalise(h: jax.Array, modulation: layers.Linear, c: jax.Array) -> jax.Arr
     return layers.adaptive_norm(h, layers.moments(h), *layers.modulation(modulation, c, 2))
 
 
-def _single(ids: KeepIds | jax.Array) -> jax.Array | None:
+def _single(ids: Any) -> jax.Array | None:
     """Return the one [B, K] of a branch, given alone or in a list."""
     if isinstance(ids, list | tuple):
         if len(ids) != 1:

@@ -4,6 +4,7 @@ The drawing itself is `programs.sampling.sample`, which the package exposes as `
 """
 
 import io
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -34,7 +35,7 @@ def draw(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
     conditioning = experiment.model.conditioning
     cycle = config.labels or conditioning.in_turn(conditioning.num_classes)
     labels = np.resize(cycle, config.count)
-    how = dict(mesh=experiment.mesh, like=experiment.model)
+    how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
     spent = Spent()
     with spent.on("loading weights"):
         model = checkpoints.load(workdir, **how)
@@ -54,8 +55,8 @@ def draw(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
     if processes.is_writer():
         with spent.on("writing"):
             buffer = io.BytesIO()
-            name = "latents" if source.latents else "images"
-            np.savez_compressed(buffer, labels=labels, **{name: images})
+            drawn: dict[str, Any] = {"latents" if source.latents else "images": images}
+            np.savez_compressed(buffer, labels=labels, **drawn)
             files.write_atomically(path, buffer.getvalue())
             if not source.latents:
                 columns = min(len(cycle), 10, config.count)

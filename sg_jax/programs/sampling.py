@@ -94,7 +94,7 @@ def sample(
     batch_size: int | None = None,
     chunk: int = -1,
     mesh: Mesh | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
     sampler: str | Sampler = "euler",
     weak_model: Backbone | None = None,
     pixels: bool = True,
