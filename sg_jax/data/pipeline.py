@@ -85,17 +85,6 @@ def seek(iterator: grain.DatasetIterator, position: int) -> None:
     grain.experimental.set_next_index(iterator, position)
 
 
-def all_images(source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """Return all examples as uint8 [N, H, W, C] and int32 [N]."""
-    count = len(source)
-    images = np.empty((count, *source.image_shape), np.uint8)
-    labels = np.empty(count, np.int32)
-    for i in range(count):
-        example = source[i]
-        images[i], labels[i] = example["image"], example["label"]
-    return images, labels
-
-
 def _flip(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     if rng.random() >= 0.5:
         return example

@@ -16,6 +16,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,9 +90,11 @@ def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
                 f"{sizes['tokens']} tokens, which our networks compute: learned position "
                 f"embeddings cannot be read."
             )
-    shapes, leaves = named(network), {}
+    shapes = named(network)
+    leaves: dict[str, np.ndarray] = {}
     for name, ours, block, layout in rules_of(known, depths):
-        value = rearrange(arrays[name], *layout.split(" -> "), sizes)
+        theirs, our = layout.split(" -> ")
+        value = rearrange(arrays[name], theirs, our, sizes)
         paths, index = _place(network, ours, block)
         for path, part in zip(paths, value if len(paths) > 1 else [value], strict=True):
             leaves.setdefault(path, np.empty(shapes[path].shape, np.float32))[index] = part
@@ -129,7 +132,8 @@ def to_state_dict(network: DiT, family: str) -> dict[str, np.ndarray]:
         paths, index = _place(network, ours, block)
         parts = [leaves[path][index] for path in paths]
         value = np.stack(parts) if len(parts) > 1 else parts[0]
-        out[name] = np.array(rearrange(value, *layout.split(" -> ")[::-1], sizes), order="C")
+        theirs, our = layout.split(" -> ")
+        out[name] = np.array(rearrange(value, our, theirs, sizes), order="C")
     if known.sigma and not network.learn_sigma:
         for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
             out[name] = _pad_sigma(out[name], network.patch)
@@ -178,7 +182,7 @@ def _arrays(weights: Mapping) -> dict[str, np.ndarray]:
 
 def _depths(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
     """Return how many blocks each list of them has, by the name of the list."""
-    depths = defaultdict(int)
+    depths: dict[str, int] = defaultdict(int)
     for name in arrays:
         if match := re.match(r"(\w+)\.(\d+)\.", name):
             depths[match[1]] = max(depths[match[1]], int(match[2]) + 1)
@@ -187,7 +191,7 @@ def _depths(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
 
 def _place(network: DiT, ours: str, block: int | None) -> tuple[list[str], tuple[int, ...]]:
     """Return where a rule's weights lie: paths, and the index into the stacked arrays there."""
-    index = ()
+    index: tuple[int, ...] = ()
     if block is not None:
         segments = getattr(network, ours.split("/")[0]).segments
         number = next(n for n, s in enumerate(segments) if s.start <= block < s.stop)
@@ -196,7 +200,7 @@ def _place(network: DiT, ours: str, block: int | None) -> tuple[list[str], tuple
     return [ours.replace("qkv", part) for part in parts], index
 
 
-def _sizes(network: DiT, known: Family) -> dict[str, int]:
+def _sizes(network: Any, known: Family) -> dict[str, int]:
     """Return the size of every axis in the layouts of a network."""
     width, patch = network.width, network.patch
     sizes = dict(
@@ -222,7 +226,7 @@ def _tables(known: Family, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
 
 def _infer(arrays: Mapping[str, np.ndarray], layouts: Mapping[str, str]) -> dict[str, int]:
     """Return the size that most arrays give each axis, of those that are an axis of their own."""
-    votes = defaultdict(Counter)
+    votes: dict[str, Counter[int]] = defaultdict(Counter)
     for name, axes in layouts.items():
         parts = groups(axes)
         if name in arrays and arrays[name].ndim == len(parts):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from grain.experimental import get_next_index as position
 
-from sg_jax.data.pipeline import all_images, seek, train_iterator
+from sg_jax.data.pipeline import seek, train_iterator
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 
@@ -174,10 +174,3 @@ def test_an_unreadable_example_stops_the_iterator(digits_dir, tmp_path, workers)
 def test_arguments_are_checked(arguments, message):
     with pytest.raises(UserError, match=message):
         _batches(1, **arguments)
-
-
-def test_all_images_come_in_order():
-    images, labels = all_images(Numbers())
-    assert (images.dtype, images.shape, labels.dtype) == (np.uint8, (10, 1, 2, 1), np.int32)
-    np.testing.assert_array_equal(labels, np.arange(10))
-    np.testing.assert_array_equal(images[:, 0, 0, 0], np.arange(10))
