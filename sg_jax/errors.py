@@ -12,8 +12,7 @@ import dataclasses
 import difflib
 import math
 import numbers
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,15 +47,6 @@ def nearest(name: object, options: Iterable[object]) -> str:
     """Return " Did you mean 'x'?" for the option closest to `name`, or an empty string."""
     close = difflib.get_close_matches(str(name), [str(o) for o in options], n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
-
-
-def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
-    """Run `main(argv)`; a UserError is printed, and ends the process with status 2."""
-    try:
-        main(argv)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -152,7 +152,7 @@ def test_the_modes_are_those_of_the_code():
 
 
 def test_the_reading_order_is_all_of_the_method():
-    """The files of method/ but those aside, and those of models/ that the published network needs."""
+    """The files of method/, and those of models/ that the published network needs."""
     rows = [(in_code(row[0])[0], int(row[1])) for row in table(CODE, "file")]
     method = {name_of(p) for p in (ROOT / "sg_jax" / "method").glob("[!_]*.py")}
     method -= {f"sg_jax/method/{name}.py" for name in ASIDE}

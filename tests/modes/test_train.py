@@ -47,7 +47,7 @@ def test_few_steps_wait_on_the_device(run):
 
     def step(state, batch, key):
         waiting.append(sum(not loss.is_ready() for loss in losses))
-        losses.append(slow(jnp.eye(512)))
+        losses.append(slow(jnp.eye(256)))
         return dataclasses.replace(state, step=state.step + 1), {"loss": losses[-1]}
 
     assert run(step).step == 12
