@@ -15,8 +15,8 @@ SG = Guidance(2.0, 0.0, 0.75)
 
 
 @pytest.fixture(scope="module")
-def pathless(make_dit):
-    return make_dit(routes=())
+def pathless(make_small):
+    return make_small(routes=())
 
 
 @pytest.mark.parametrize(
@@ -35,10 +35,10 @@ def test_rates_need_routes(pathless, setting, key):
     checks.check_setting(pathless, Guidance(1.0, 0.0, 0.75))  # off: there is no weak prediction
 
 
-def test_another_label_needs_another_class(make_dit):
+def test_another_label_needs_another_class(make_small):
     with pytest.raises(UserError, match=r"config\.guidance\.icg\.weak_label='random' needs"):
         checks.check_setting(
-            make_dit(num_classes=1),
+            make_small(num_classes=1),
             Guidance(2.0, weak_label="random"),
             key="config.guidance.icg",
         )
@@ -50,38 +50,38 @@ def test_another_label_needs_another_class(make_dit):
         (dict(num_classes=3), "condition is 3 classes, not 5 classes"),
         (dict(image_size=4), "image_size is 4, not 8"),
         (dict(patch=4), "tokens is 4, not 16"),
-        (dict(routes=((0, 0), (1, 2))), "number of routes is 2, not 1"),
+        (dict(routes=((0, 0), (1, 1))), "number of routes is 2, not 1"),
         (dict(routes=()), "needs a network with routes"),
     ],
 )
-def test_a_weak_network_must_fit(tiny, make_dit, changes, words):
+def test_a_weak_network_must_fit(small, make_small, changes, words):
     with pytest.raises(UserError, match=words):
-        sampling.sample(tiny, [4], SG, steps=1, weak_model=make_dit(**changes))
+        sampling.sample(small, [4], SG, steps=1, weak_model=make_small(**changes))
 
 
-def test_a_dense_weak_prediction_needs_no_routes(tiny, make_dit):
-    for changes in (dict(routes=()), dict(patch=4), dict(routes=((0, 0), (1, 2)))):
-        weak = make_dit(**changes)
-        images = sampling.sample(tiny, [4], Guidance(2.0, 0.5), steps=1, weak_model=weak)
+def test_a_dense_weak_prediction_needs_no_routes(small, make_small):
+    for changes in (dict(routes=()), dict(patch=4), dict(routes=((0, 0), (1, 1)))):
+        weak = make_small(**changes)
+        images = sampling.sample(small, [4], Guidance(2.0, 0.5), steps=1, weak_model=weak)
         assert images.shape == (1, 8, 8, 3)
 
 
-def test_a_weak_model_is_used_whatever_the_setting_says_of_it(tiny, make_dit):
-    other = make_dit(seed=9)
+def test_a_weak_model_is_used_whatever_the_setting_says_of_it(small, make_small):
+    other = make_small(seed=9)
     named = Guidance(3.0, weak_step=7)
-    given = sampling.sample(tiny, [0, 1], Guidance(3.0), steps=2, weak_model=other)
+    given = sampling.sample(small, [0, 1], Guidance(3.0), steps=2, weak_model=other)
     np.testing.assert_array_equal(
-        given, sampling.sample(tiny, [0, 1], named, steps=2, weak_model=other)
+        given, sampling.sample(small, [0, 1], named, steps=2, weak_model=other)
     )
-    assert (given != sampling.sample(tiny, [0, 1], Guidance(3.0), steps=2)).any()
+    assert (given != sampling.sample(small, [0, 1], Guidance(3.0), steps=2)).any()
 
 
-def test_constant_rates_keep_what_training_keeps(make_dit):
+def test_constant_rates_keep_what_training_keeps(make_small):
     """A third of 36 tokens is 12; 0.333333 of them would be 11.99."""
     third = Guidance(gamma_strong=1 / 3)
     assert guidance.rates(third, 3) == ([1 / 3] * 3, [0.0] * 3)
     assert guidance.rounding(third, 3) == 0.0
     (stretch,) = guidance.plan(third, Sampler(), 3)[0].stretches
-    model = make_dit(image_size=12)
+    model = make_small(image_size=12)
     (ids,) = draw_ids(model, jax.random.split(jax.random.key(0), 2), stretch.gammas[0])
     assert ids.shape == (2, 24)

@@ -20,7 +20,7 @@ CFG_SG = Guidance(scale=1.5, gamma_strong=0.25, gamma_weak=0.75, weak_label="nul
 
 
 class Spy:
-    """The tiny network; it makes each prediction by a call of its own, and remembers it."""
+    """The small network; it makes each prediction by a call of its own, and remembers it."""
 
     def __init__(self, model, forward):
         self.model, self.forward, self.calls = model, forward, []
@@ -36,8 +36,8 @@ class Spy:
 
 
 @pytest.fixture
-def spy(tiny, forward):
-    return Spy(tiny, forward)
+def spy(small, forward):
+    return Spy(small, forward)
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +93,9 @@ def test_cfg_sg_drops_label_and_tokens_in_the_weak_prediction(spy, inputs, keys)
 
 
 @pytest.mark.parametrize("guidance", [SG, CFG, CFG_SG], ids=["sg", "cfg", "cfg_sg"])
-def test_the_shared_computation_is_the_plain_two_passes(spy, tiny, inputs, keys, guidance):
+def test_the_shared_computation_is_the_plain_two_passes(spy, small, inputs, keys, guidance):
     x, _, y = inputs
-    once = jax.jit(lambda model, x: velocity(model, guidance, y, keys)(x, 0.3, 4))(tiny, x)
+    once = jax.jit(lambda model, x: velocity(model, guidance, y, keys)(x, 0.3, 4))(small, x)
     velocity(spy, guidance, y, keys)(x, 0.3, 4)
     ((strong, weak),) = spy.calls
     np.testing.assert_allclose(once, 1.5 * strong[2] - 0.5 * weak[2], atol=3e-5)
@@ -205,7 +205,7 @@ def test_an_unknown_preset_names_the_nearest():
         presets.resolve("sgflops")
 
 
-def test_a_weak_condition_is_added_by_one_row(monkeypatch, tiny, spy, inputs, keys):
+def test_a_weak_condition_is_added_by_one_row(monkeypatch, small, spy, inputs, keys):
     """The next class, in place of none or a random one."""
     row = WeakCondition(lambda model, c, keys: (c + 1) % model.conditioning.count, "next class")
     monkeypatch.setitem(lib.WEAK_LABELS, "next", row)
@@ -216,9 +216,9 @@ def test_a_weak_condition_is_added_by_one_row(monkeypatch, tiny, spy, inputs, ke
     ((strong, weak),) = spy.calls
     np.testing.assert_array_equal(strong[0], y)
     np.testing.assert_array_equal(weak[0], (y + 1) % 5)
-    drawn = sample(tiny, [0, 4, 2], guidance, steps=1, pixels=False)
+    drawn = sample(small, [0, 4, 2], guidance, steps=1, pixels=False)
     plain, other = (
-        sample(tiny, labels, steps=1, pixels=False) for labels in ([0, 4, 2], [1, 0, 3])
+        sample(small, labels, steps=1, pixels=False) for labels in ([0, 4, 2], [1, 0, 3])
     )
     np.testing.assert_allclose(drawn, 2 * plain - other, atol=1e-5)  # one step is linear in v
     with pytest.raises(UserError, match="'random', 'next'"):

@@ -37,9 +37,9 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def other(make_dit):
+def other(make_small):
     """The same network at another time of its training: other weights."""
-    return make_dit(seed=1)
+    return make_small(seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def stretch_of(plan, n):
 
 
 @pytest.fixture(scope="module")
-def compiled(tiny, other, inputs, keys):
+def compiled(small, other, inputs, keys):
     """(guidance, n) -> the velocity of step n by the one compiled step."""
 
     def evaluate(model, weak, x, t, y, scales, n, stretch, plan):
@@ -69,13 +69,13 @@ def compiled(tiny, other, inputs, keys):
     def run(guidance, n):
         plan, scales = lib.plan(guidance, Sampler(), STEPS)
         weak = other if plan.two_networks else None
-        return evaluate(tiny, weak, x, 0.3, y, scales, n, stretch_of(plan, n), plan)
+        return evaluate(small, weak, x, 0.3, y, scales, n, stretch_of(plan, n), plan)
 
     return run
 
 
 @pytest.fixture(scope="module")
-def by_hand(tiny, other, inputs, keys, forward):
+def by_hand(small, other, inputs, keys, forward):
     """(guidance, n) -> scale * v_strong + (1 - scale) * v_weak, and v_strong."""
     x, _, y = inputs
     t = jnp.full(3, 0.3)
@@ -83,16 +83,16 @@ def by_hand(tiny, other, inputs, keys, forward):
     def run(guidance, n):
         plan, _ = lib.plan(guidance, Sampler(), STEPS)
         gammas = stretch_of(plan, n).gammas
-        ids = draw_pair(tiny, fold(keys, n), gammas, guidance.ids)
-        strong = np.asarray(forward(tiny, x, t, y, ids[0]), np.float64)
+        ids = draw_pair(small, fold(keys, n), gammas, guidance.ids)
+        strong = np.asarray(forward(small, x, t, y, ids[0]), np.float64)
         if len(gammas) == 1:
             return strong, strong
         labels = {
             "same": y,
             "null": jnp.full(3, 5),
-            "random": tiny.conditioning.another(y, fold(fold(keys, n), 2)),
+            "random": small.conditioning.another(y, fold(fold(keys, n), 2)),
         }[guidance.weak_label]
-        network = other if guidance.weak_step else tiny
+        network = other if guidance.weak_step else small
         weak = np.asarray(forward(network, x, t, labels, ids[1]), np.float64)
         scale = schedule.values(guidance.scale, STEPS)[n]
         return scale * strong + (1 - scale) * weak, strong
@@ -138,15 +138,15 @@ def test_an_interval_includes_its_ends():
 
 
 @pytest.mark.parametrize("kind", ["ag", "ag+sg", "sg_fid"])
-def test_autoguidance_needs_the_other_network(tiny, kind):
+def test_autoguidance_needs_the_other_network(small, kind):
     with pytest.raises(UserError, match="weak_model"):
-        sample(tiny, [0], KINDS[kind], steps=2)
+        sample(small, [0], KINDS[kind], steps=2)
 
 
-def test_autoguidance_by_the_same_weights_and_rates_is_no_guidance(tiny):
+def test_autoguidance_by_the_same_weights_and_rates_is_no_guidance(small):
     """omega v + (1 - omega) v = v."""
-    ag = sample(tiny, [0, 1], "ag", steps=4, weak_model=tiny)
-    plain = sample(tiny, [0, 1], "unguided", steps=4)
+    ag = sample(small, [0, 1], "ag", steps=4, weak_model=small)
+    plain = sample(small, [0, 1], "unguided", steps=4)
     assert np.abs(ag.astype(int) - plain).max() <= 1
 
 
@@ -189,9 +189,9 @@ def test_more_segments_round_less():
 
 
 @pytest.mark.parametrize("gammas", [(0.25, 0.75), (0.75, 0.25), (0.5, 0.5), (0.25, 1.0)])
-def test_nested_ids_are_a_subset(tiny, gammas):
+def test_nested_ids_are_a_subset(small, gammas):
     keys = jax.random.split(jax.random.key(0), 64)
-    a, b = (np.asarray(i[0]) for i in draw_pair(tiny, keys, gammas, "nested"))
+    a, b = (np.asarray(i[0]) for i in draw_pair(small, keys, gammas, "nested"))
     assert a.shape[1] == 16 - 16 * gammas[0] and b.shape[1] == 16 - 16 * gammas[1]
     for one, two in zip(a, b, strict=True):
         assert set(one) <= set(two) or set(two) <= set(one)
@@ -199,17 +199,19 @@ def test_nested_ids_are_a_subset(tiny, gammas):
         assert (np.diff(ids, axis=1) > 0).all()
 
 
-def test_nested_ids_are_each_still_uniform(tiny):
+def test_nested_ids_are_each_still_uniform(small):
     """The strong and the weak set keep 12 and 4 of 16; 4096 draws: standard error 0.0068."""
     keys = jax.random.split(jax.random.key(0), 4096)
-    for ids, share in zip(draw_pair(tiny, keys, (0.25, 0.75), "nested"), (0.75, 0.25), strict=True):
+    for ids, share in zip(
+        draw_pair(small, keys, (0.25, 0.75), "nested"), (0.75, 0.25), strict=True
+    ):
         frequency = np.bincount(np.asarray(ids[0]).ravel(), minlength=16) / 4096
         np.testing.assert_allclose(frequency, share, atol=0.03)
 
 
 @pytest.mark.parametrize("layout", lib.IDS)
-def test_ids_of_every_layout_depend_on_the_own_key_alone(tiny, keys, layout):
-    whole, alone = (draw_pair(tiny, k, (0.5, 0.75), layout) for k in (keys, keys[1:2]))
+def test_ids_of_every_layout_depend_on_the_own_key_alone(small, keys, layout):
+    whole, alone = (draw_pair(small, k, (0.5, 0.75), layout) for k in (keys, keys[1:2]))
     for a, b in zip(whole, alone, strict=True):
         np.testing.assert_array_equal(a[0][1:2], b[0])
 

@@ -62,10 +62,10 @@ def members(protocol):
     )
 
 
-def test_it_has_what_the_protocols_name_and_no_more(tiny):
+def test_it_has_what_the_protocols_name_and_no_more(small):
     for protocol, ours, usual in (
-        (Network, Plain, tiny),
-        (Conditioning, Points, tiny.conditioning),
+        (Network, Plain, small),
+        (Conditioning, Points, small.conditioning),
     ):
         assert {n for n in dir(ours) if n[0] != "_"} - {"weight"} == members(protocol)
         assert all(hasattr(usual, name) for name in members(protocol))
@@ -136,7 +136,7 @@ def test_another_condition_is_what_it_says():
     np.testing.assert_allclose(v, 2 * np.array([4.0, 0.0]) - (other + 1), rtol=1e-5)
 
 
-def test_a_network_of_other_conditions_does_not_guide_it(make_dit):
-    other = make_dit(image_size=4, channels=1)
+def test_a_network_of_other_conditions_does_not_guide_it(make_small):
+    other = make_small(image_size=4, channels=1)
     with pytest.raises(UserError, match="its condition is 5 classes, not points"):
         checks.check_setting(Plain(jnp.float32(1.0)), Guidance(2.0, weak_step=1), other)

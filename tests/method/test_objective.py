@@ -127,47 +127,47 @@ def loss():
     return jax.jit(lambda objective, *args: objective(*args), static_argnums=0)
 
 
-def test_with_full_label_dropout_the_labels_do_not_matter(tiny, images, loss):
+def test_with_full_label_dropout_the_labels_do_not_matter(small, images, loss):
     other = {**images, "condition": (images["condition"] + 1) % 5}
     for rate, equal in ((1.0, True), (0.0, False)):
         objective = FlowMatching(label_dropout=rate)
-        pair = (loss(objective, tiny, b, keys(b)) for b in (images, other))
+        pair = (loss(objective, small, b, keys(b)) for b in (images, other))
         assert jnp.array_equal(*pair) == equal
 
 
-def test_the_loss_of_an_image_does_not_depend_on_its_neighbours(tiny, images, loss):
+def test_the_loss_of_an_image_does_not_depend_on_its_neighbours(small, images, loss):
     x = images["image"]
     other = {**images, "image": x.at[0].set(-x[0])}
-    a, b = (loss(FlowMatching(), tiny, i, keys(i)) for i in (images, other))
+    a, b = (loss(FlowMatching(), small, i, keys(i)) for i in (images, other))
     assert a[0] != b[0]
     np.testing.assert_allclose(a[1:], b[1:], rtol=1e-6)
 
 
-def test_another_key_is_another_loss(tiny, images, loss):
+def test_another_key_is_another_loss(small, images, loss):
     a, b, c = (
-        loss(FlowMatching(), tiny, images, keys(images, k)) for k in (KEY, KEY, jax.random.key(8))
+        loss(FlowMatching(), small, images, keys(images, k)) for k in (KEY, KEY, jax.random.key(8))
     )
     np.testing.assert_array_equal(a, b)
     assert (a != c).all()
 
 
-def test_sparsity_changes_the_loss(tiny, images, loss):
-    dense, sparse = (loss(FlowMatching(gamma=g), tiny, images, keys(images)) for g in (0.0, 0.5))
+def test_sparsity_changes_the_loss(small, images, loss):
+    dense, sparse = (loss(FlowMatching(gamma=g), small, images, keys(images)) for g in (0.0, 0.5))
     assert (dense != sparse).all()
 
 
-def test_the_loss_does_not_depend_on_the_number_of_devices(tiny, images, loss, mesh_of):
+def test_the_loss_does_not_depend_on_the_number_of_devices(small, images, loss, mesh_of):
     from sg_jax.parallel import sharding
 
     mesh = mesh_of(2, 4)
     spread = jax.device_put(images, sharding.batch_sharding(mesh))
-    shards = jax.device_put(tiny, sharding.infer(tiny, mesh))
+    shards = jax.device_put(small, sharding.infer(small, mesh))
     eight = loss(FlowMatching(), shards, spread, keys(spread))
     assert len(eight.sharding.device_set) == 8
-    np.testing.assert_allclose(eight, loss(FlowMatching(), tiny, images, keys(images)), rtol=1e-5)
+    np.testing.assert_allclose(eight, loss(FlowMatching(), small, images, keys(images)), rtol=1e-5)
 
 
-def test_routed_blocks_learn_unless_every_token_bypasses_them(tiny, images):
+def test_routed_blocks_learn_unless_every_token_bypasses_them(small, images):
     @jax.jit
     def gradients(model):
         def mean(model, gamma):
@@ -175,7 +175,7 @@ def test_routed_blocks_learn_unless_every_token_bypasses_them(tiny, images):
 
         return [jax.grad(mean)(model, gamma) for gamma in (0.5, 1.0)]
 
-    half, none = gradients(tiny)
+    half, none = gradients(small)
     routed = half.blocks.stacks[1]
     assert not routed.attention.key.bias[...].any()  # it changes nothing
     still = [leaf for leaf in jax.tree.leaves(routed) if not leaf.any()]
@@ -264,7 +264,7 @@ def test_masking_nothing_is_plain_flow_matching(batch):
 def test_lambda_weighs_the_masked_tokens_of_a_network_that_masks(images):
     shapes = jax.eval_shape(
         lambda: MaskDiT(
-            **dict(image_size=8, channels=3, num_classes=5, patch=2, width=32, depth=2, heads=2),
+            **dict(image_size=8, channels=3, num_classes=5, patch=2, width=16, depth=1, heads=2),
             **dict(decoder_width=16, decoder_depth=1, decoder_heads=2, rngs=nnx.Rngs(0)),
         )
     )
@@ -275,11 +275,14 @@ def test_lambda_weighs_the_masked_tokens_of_a_network_that_masks(images):
 
     @jax.jit
     def run(model):
-        objectives = (FlowMatching(reconstruction=r) for r in (0.0, 0.1, 0.4))
-        gradient = jax.grad(lambda m: FlowMatching()(m, images, keys(images)).mean())(model)
-        return [objective(model, images, keys(images)) for objective in objectives], gradient
+        def loss(model, weight):
+            each = FlowMatching(reconstruction=weight)(model, images, keys(images))
+            return each.mean(), each
 
-    (none, tenth, full), gradient = run(model)
+        gradient, tenth = jax.grad(loss, has_aux=True)(model, 0.1)
+        return loss(model, 0.0)[1], tenth, loss(model, 0.4)[1], gradient
+
+    none, tenth, full, gradient = run(model)
     assert (full > tenth).all() and (tenth > none).all()
     np.testing.assert_allclose(full - none, 4 * (tenth - none), rtol=1e-3)  # linear in lambda
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))

@@ -119,9 +119,9 @@ def test_f_of_0_is_the_best_linear_guess():
     np.testing.assert_allclose(v, exact, rtol=1e-4, atol=1e-6)
 
 
-def test_every_branch_is_converted(make_dit, inputs, forward):
+def test_every_branch_is_converted(make_small, inputs, forward):
     """By Karras' formulas from the network's own outputs, one call for each branch."""
-    model = make_dit(prediction="edm")
+    model = make_small(prediction="edm")
     x, t, y = inputs
     ids = [None, draw_ids(model, jax.random.split(jax.random.key(0), 3), 0.5)]
     both = jax.jit(prediction.velocities)(model, x, t, [y], ids)

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_sampler
-from conftest import SMALL
 
 from sg_jax.data.images import to_uint8
 from sg_jax.errors import UserError
@@ -29,9 +28,9 @@ def draw(model, labels=LABELS, guidance=SG, **kwargs):
 
 
 @pytest.fixture(scope="module")
-def eight(tiny):
+def eight(small):
     """Eight images in one batch on one device."""
-    return draw(tiny)
+    return draw(small)
 
 
 def levels(a, b):
@@ -44,21 +43,21 @@ def test_images_are_uint8_of_the_models_shape(eight):
     assert eight.std() > 20
 
 
-def test_an_image_is_the_same_in_any_batch(tiny, eight):
-    assert levels(draw(tiny, batch_size=3), eight) <= 1  # 3 + 3 + 2 and one of padding
-    assert levels(draw(tiny, LABELS[:5], batch_size=3), eight[:5]) <= 1
+def test_an_image_is_the_same_in_any_batch(small, eight):
+    assert levels(draw(small, batch_size=3), eight) <= 1  # 3 + 3 + 2 and one of padding
+    assert levels(draw(small, LABELS[:5], batch_size=3), eight[:5]) <= 1
 
 
-def test_an_image_is_the_same_on_any_number_of_devices(tiny, eight, mesh_of):
-    assert levels(draw(tiny, mesh=mesh_of(8, 1)), eight) <= 1
+def test_an_image_is_the_same_on_any_number_of_devices(small, eight, mesh_of):
+    assert levels(draw(small, mesh=mesh_of(8, 1)), eight) <= 1
     mesh = mesh_of(2, 4)
-    spread = jax.device_put(tiny, sharding.infer(tiny, mesh))
+    spread = jax.device_put(small, sharding.infer(small, mesh))
     assert levels(draw(spread, mesh=mesh), eight) <= 1
 
 
-def test_an_image_is_the_same_however_many_tokens_run_at_once(tiny, eight, mesh_of):
-    assert levels(draw(tiny, chunk=32), eight) <= 1  # two images of 16 tokens
-    spread = jax.device_put(tiny, sharding.infer(tiny, mesh_of(1, 2)))
+def test_an_image_is_the_same_however_many_tokens_run_at_once(small, eight, mesh_of):
+    assert levels(draw(small, chunk=32), eight) <= 1  # two images of 16 tokens
+    spread = jax.device_put(small, sharding.infer(small, mesh_of(1, 2)))
     assert levels(draw(spread, mesh=mesh_of(1, 2), chunk=16), eight) <= 1
 
 
@@ -73,39 +72,39 @@ SAMPLERS = {
     "name",
     [n if n == "heun" else pytest.param(n, marks=pytest.mark.slow) for n in SAMPLERS],
 )
-def test_each_sampler_draws_the_same_on_any_number_of_devices(tiny, mesh_of, name):
+def test_each_sampler_draws_the_same_on_any_number_of_devices(small, mesh_of, name):
     """With all that is drawn on the way: token ids, noise, other labels."""
     guidance = Guidance(1.5, 0.25, 0.75, "random", ids="nested")
-    one = draw(tiny, guidance=guidance, sampler=SAMPLERS[name])
+    one = draw(small, guidance=guidance, sampler=SAMPLERS[name])
     assert one.std() > 20
-    spread = draw(tiny, guidance=guidance, sampler=SAMPLERS[name], mesh=mesh_of(2, 4))
+    spread = draw(small, guidance=guidance, sampler=SAMPLERS[name], mesh=mesh_of(2, 4))
     assert levels(spread, one) <= 1
 
 
-def test_two_networks_are_spread_over_devices_alike(tiny, make_dit, mesh_of):
-    settings = dict(guidance=Guidance(1.5, 0.25, 0.75, weak_step=1), weak_model=make_dit(seed=1))
-    one = draw(tiny, **settings)
-    assert levels(draw(tiny, mesh=mesh_of(2, 4), **settings), one) <= 1
-    assert levels(one, draw(tiny)) > 1  # another network, another prediction
+def test_two_networks_are_spread_over_devices_alike(small, make_small, mesh_of):
+    settings = dict(guidance=Guidance(1.5, 0.25, 0.75, weak_step=1), weak_model=make_small(seed=1))
+    one = draw(small, **settings)
+    assert levels(draw(small, mesh=mesh_of(2, 4), **settings), one) <= 1
+    assert levels(one, draw(small)) > 1  # another network, another prediction
 
 
-def test_omega_schedules_do_not_compile_again(tiny, eight):
+def test_omega_schedules_do_not_compile_again(small, eight):
     before = integrate._cache_size()
-    draw(tiny, guidance=Guidance(("linear", 1.0, 3.0), 0.25, 0.75))
+    draw(small, guidance=Guidance(("linear", 1.0, 3.0), 0.25, 0.75))
     assert integrate._cache_size() == before
 
 
-def test_a_batch_that_devices_do_not_divide_is_filled_up(tiny, eight, mesh_of):
-    images = draw(tiny, LABELS[:5], mesh=mesh_of(8, 1))
+def test_a_batch_that_devices_do_not_divide_is_filled_up(small, eight, mesh_of):
+    images = draw(small, LABELS[:5], mesh=mesh_of(8, 1))
     assert len(images) == 5 and levels(images, eight[:5]) <= 1
 
 
-def test_the_same_seed_gives_the_same_images(tiny, eight):
-    np.testing.assert_array_equal(draw(tiny, seed=0), eight)
+def test_the_same_seed_gives_the_same_images(small, eight):
+    np.testing.assert_array_equal(draw(small, seed=0), eight)
 
 
-def test_another_seed_gives_other_images(tiny, eight):
-    other = draw(tiny, seed=1)
+def test_another_seed_gives_other_images(small, eight):
+    other = draw(small, seed=1)
     assert all(levels(a, b) > 50 for a, b in zip(other, eight, strict=True))
 
 
@@ -113,14 +112,14 @@ def test_images_of_one_label_differ(eight):
     assert levels(eight[0], eight[5]) > 50
 
 
-def test_the_label_matters(tiny, eight):
-    other = draw(tiny, [1, *LABELS[1:]])
+def test_the_label_matters(small, eight):
+    other = draw(small, [1, *LABELS[1:]])
     assert levels(other[0], eight[0]) > 1 and levels(other[1:], eight[1:]) <= 1
 
 
-def test_guidance_matters(tiny, eight):
+def test_guidance_matters(small, eight):
     for other in ("unguided", CFG, Guidance(3.0, 0.25, 0.75), Guidance(1.5, 0.25, 0.5)):
-        assert levels(draw(tiny, guidance=other), eight) > 1
+        assert levels(draw(small, guidance=other), eight) > 1
 
 
 def noise(zero, guidance=SG):
@@ -157,10 +156,10 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_compiled_run_is_the_plain_sampler(small, make_dit, forward, name):
+def test_a_compiled_run_is_the_plain_sampler(small, make_small, forward, name):
     """Of three steps the second has equal rates where both are scheduled: one prediction."""
     guidance, labels = RUNS[name], [0, 4, 2]
-    other = make_dit(seed=1, **SMALL) if guidance.two_networks else None
+    other = make_small(seed=1) if guidance.two_networks else None
     ours = sample(small, labels, guidance, steps=3, pixels=False, weak_model=other)
     expected = reference_sampler.sample(
         functools.partial(forward, small),
@@ -184,23 +183,23 @@ def test_image_keys_do_not_depend_on_the_batch():
     assert len(np.unique(whole, axis=0)) == 6
 
 
-def test_scale_labels_and_seed_do_not_compile_again(tiny, eight):
+def test_scale_labels_and_seed_do_not_compile_again(small, eight):
     before = integrate._cache_size()
-    draw(tiny, LABELS[::-1], Guidance(7.0, 0.25, 0.75), seed=5)
-    draw(tiny, LABELS[:2] * 8)  # two batches
+    draw(small, LABELS[::-1], Guidance(7.0, 0.25, 0.75), seed=5)
+    draw(small, LABELS[:2] * 8)  # two batches
     assert integrate._cache_size() == before
 
 
-def test_other_weights_do_not_compile_again(make_dit, eight):
+def test_other_weights_do_not_compile_again(make_small, eight):
     before = integrate._cache_size()
-    draw(make_dit(seed=1))
+    draw(make_small(seed=1))
     assert integrate._cache_size() == before
 
 
-def test_another_gamma_compiles_once(tiny, eight):
+def test_another_gamma_compiles_once(small, eight):
     before = integrate._cache_size()
     for scale in (1.5, 2.0):
-        draw(tiny, guidance=Guidance(scale, 0.25, 0.8))
+        draw(small, guidance=Guidance(scale, 0.25, 0.8))
     assert integrate._cache_size() == before + 1
 
 
@@ -210,14 +209,14 @@ def test_progress_counts_images(zero):
     assert done == [2, 4, 5]
 
 
-def test_samples_that_are_not_finite_are_no_images(tiny):
-    broken = jax.tree.map(lambda x: x * jnp.nan, tiny)
+def test_samples_that_are_not_finite_are_no_images(small):
+    broken = jax.tree.map(lambda x: x * jnp.nan, small)
     with pytest.raises(UserError, match="2 of 2 samples hold NaN or infinity"):
         sample(broken, [0, 1], steps=1)
 
 
-def test_latents_are_returned_as_they_are(make_dit):
-    model = make_dit(channels=4)
+def test_latents_are_returned_as_they_are(make_small):
+    model = make_small(channels=4)
     with pytest.raises(UserError, match=r"4 channels, which are no pixels.*pixels=False"):
         sample(model, [0], steps=1)
     latents = sample(model, [0, 1, 2], steps=2, batch_size=2, pixels=False)
@@ -225,14 +224,14 @@ def test_latents_are_returned_as_they_are(make_dit):
     assert latents.max() > 1.5  # not clipped
 
 
-def test_floats_are_what_pixels_were(tiny, eight):
-    floats = draw(tiny, pixels=False)
+def test_floats_are_what_pixels_were(small, eight):
+    floats = draw(small, pixels=False)
     np.testing.assert_array_equal(to_uint8(floats), eight)
 
 
-def test_a_network_that_predicts_noise_is_refused(make_dit):
+def test_a_network_that_predicts_noise_is_refused(make_small):
     with pytest.raises(UserError, match=r"predicts 'noise'.*'velocity' or 'edm'"):
-        sample(make_dit(prediction="noise"), [0], steps=1)
+        sample(make_small(prediction="noise"), [0], steps=1)
 
 
 def test_no_labels_are_no_images(zero):
@@ -252,10 +251,10 @@ def test_no_labels_are_no_images(zero):
         (dict(guidance="cfgg"), ["guidance='cfgg'", "mean 'cfg'"]),
     ],
 )
-def test_a_wrong_argument_is_named_before_anything_is_compiled(tiny, kwargs, named):
+def test_a_wrong_argument_is_named_before_anything_is_compiled(small, kwargs, named):
     before = integrate._cache_size()
     with pytest.raises(UserError) as error:
-        draw(tiny, **kwargs)
+        draw(small, **kwargs)
     assert integrate._cache_size() == before
     for part in named:
         assert part in str(error.value)
