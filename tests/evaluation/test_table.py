@@ -26,10 +26,11 @@ OTHERS = (
 
 
 @pytest.fixture(scope="module")
-def draw(tiny, mesh_of):
+def draw(make_dit, mesh_of):
     """Return what draws images of a setting, once for each."""
+    model = make_dit(depth=2, routes=((1, 1),))
     how = dict(steps=2, seed=3, batch_size=2, mesh=mesh_of(1, 1))
-    return functools.cache(lambda guidance: sample(tiny, np.arange(2), guidance, **how))
+    return functools.cache(lambda guidance: sample(model, np.arange(2), guidance, **how))
 
 
 def test_every_setting_reads_back_to_the_last_digit(tmp_path):
