@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import sg_jax
-from sg_jax.weights import checkpoints
 from sg_jax.errors import UserError
 from sg_jax.main import main
 from sg_jax.runs.records import read_metrics
+from sg_jax.weights import checkpoints
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
 TINY = (

@@ -7,11 +7,12 @@ import pytest
 from etils import epath
 from fsspec.registry import _registry as file_systems
 
-from sg_jax.modes import bench, data
-from sg_jax.weights import checkpoints
-from sg_jax.config import parsing
-from sg_jax.runs import files
+from sg_jax.config import parsing, record
 from sg_jax.errors import UserError
+from sg_jax.modes import bench, data
+from sg_jax.modes.base import Job
+from sg_jax.runs import files
+from sg_jax.weights import checkpoints
 
 
 @pytest.fixture
@@ -68,10 +69,10 @@ def test_listings_of_a_bucket_are_not_kept(bucket):
     [
         files.path,
         checkpoints.load,
-        lambda workdir: checkpoints.prepare_workdir(workdir, None, ()),
-        lambda workdir: checkpoints.check_same(None, workdir, *checkpoints.SAMPLING),
-        lambda workdir: bench.run(None, workdir),
-        lambda workdir: data.run(None, None, workdir),
+        lambda workdir: record.prepare(workdir, None, (), begun=False),
+        lambda workdir: record.check_same(None, workdir, "sampled"),
+        lambda workdir: bench.run(Job(workdir)),
+        lambda workdir: data.run(Job(workdir, source=())),
     ],
 )
 def test_a_bucket_without_gcsfs_is_one_clear_error(no_gcsfs, use):
@@ -115,13 +116,13 @@ def test_a_folder_made_by_hand_in_a_bucket_is_a_new_folder(bucket, monkeypatch):
     for ask in ("exists", "isdir"):
         monkeypatch.setattr(backend, ask, lambda path: path == "gs://b/run")
     monkeypatch.setattr(backend, "listdir", lambda path: ["run"])
-    checkpoints.prepare_workdir("gs://b/run", parsing.merge({}), ("a",))
+    record.prepare("gs://b/run", parsing.merge({}), ("a",), begun=False)
     assert (bucket / "b" / "run" / "config.json").is_file()
 
 
 def test_a_folder_in_a_bucket_with_other_files_is_refused(bucket):
     files.write_atomically("gs://b/run/notes.txt", b"mine")
     with pytest.raises(UserError, match="--workdir=gs://b/run is not empty"):
-        checkpoints.prepare_workdir("gs://b/run", parsing.merge({}), ("a",))
+        record.prepare("gs://b/run", parsing.merge({}), ("a",), begun=False)
     with pytest.raises(UserError, match=r"--workdir=gs://b/run/notes\.txt is a file"):
-        checkpoints.prepare_workdir("gs://b/run/notes.txt", parsing.merge({}), ("a",))
+        record.prepare("gs://b/run/notes.txt", parsing.merge({}), ("a",), begun=False)

@@ -3,11 +3,10 @@
 import jax
 import pytest
 
-from sg_jax.weights import checkpoints
-from sg_jax.config import parsing, experiment, geometry
-from sg_jax.modes import train
+from sg_jax.config import experiment, geometry, parsing
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
+from sg_jax.modes import train
 from sg_jax.runs.profiler import Profiler
 from sg_jax.runs.records import read_metrics
 
@@ -30,8 +29,7 @@ def run(tmp_path_factory):
             )
         )
         completed = geometry.complete(given, source.image_shape, source.num_classes)
-        checkpoints.prepare_workdir(str(folder), completed, source.class_names)
-        train.run(experiment.build(completed), source, str(folder))
+        train.train(experiment.build(completed), source, str(folder))
         return read_metrics(folder)
 
     return call
