@@ -253,14 +253,14 @@ PAIRS = {
 
 @pytest.mark.parametrize("labels", LABELS)
 @pytest.mark.parametrize("pair", PAIRS)
-def test_branches_are_what_separate_calls_return(tiny, inputs, forward, labels, pair):
+def test_branches_are_what_separate_calls_return(small, inputs, forward, labels, pair):
     x, t, _ = inputs
     ys = [jnp.array(y) for y in LABELS[labels]]
-    ids = [draw(tiny, gamma, seed) for seed, gamma in enumerate(PAIRS[pair])]
-    together = branches(tiny, x, t, ys, ids)
+    ids = [draw(small, gamma, seed) for seed, gamma in enumerate(PAIRS[pair])]
+    together = branches(small, x, t, ys, ids)
     assert len(together) == 2
     for one, y, i in zip(together, [ys[0], ys[-1]], ids, strict=True):
-        np.testing.assert_allclose(one, forward(tiny, x, t, y, i), atol=2e-5)
+        np.testing.assert_allclose(one, forward(small, x, t, y, i), atol=2e-5)
 
 
 def test_branches_with_several_routes(make_dit, inputs):
