@@ -102,7 +102,7 @@ def test_a_run_in_a_bucket_is_sampled_and_scored(call, bucket, capsys):
         workdir, "--config.train.steps=2", "--config.train.sample_every=2",
         "--config.train.then=('sample','evaluate')",
     )  # fmt: skip
-    assert f"Report:  {workdir}/report.html" in capsys.readouterr().out
+    assert f"Written: {workdir}/report.html" in capsys.readouterr().out
     for name in ("guidance.png", "loss.png", "report.html", "report.json", "samples/sg.png",
                  "samples/step_0000002.png"):  # fmt: skip
         assert (folder / name).stat().st_size > 100
