@@ -33,7 +33,8 @@ prepare_environment() {
   stamp="$(python -c 'import sys; print(sys.prefix)')/sg_jax-installed-${extra:-base}"
   if ! cmp -s setup.py "$stamp"; then
     echo "Install sg_jax (about a minute) ..."
-    python -m pip install --quiet --disable-pip-version-check --editable "$target"
+    # Modules are compiled when they are first imported: that saves a third of the time.
+    python -m pip install --quiet --disable-pip-version-check --no-compile --editable "$target"
     cp setup.py "$stamp"
   fi
 }
