@@ -144,7 +144,8 @@ class Parser(argparse.ArgumentParser):
 def explain_modes() -> str:
     """Return a line for each mode, and its flags below it."""
     lines = []
-    for mode in MODES.values():
+    # Training first, then what a trained run is for.
+    for mode in sorted(MODES.values(), key=lambda m: (m.name != "train", not m.same, m.name)):
         lines.append(f"    {mode.name:10} {mode.help}")
         for option in mode.options:
             flag = option.name.upper() if option.positional else f"--{option.name}"
