@@ -30,7 +30,7 @@ import pathlib
 import platform
 import sys
 
-from sg_jax.errors import UserError, nearest, run_command
+from sg_jax.errors import UserError, nearest
 
 EVALUATIONS = 40  # steps of an image
 TRAINING = {"cuda": 4, "cpu": 1}  # steps of a timed call
@@ -220,4 +220,8 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
