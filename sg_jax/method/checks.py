@@ -1,4 +1,4 @@
-"""What sparsity rates and guidance settings ask of the networks, said before any work."""
+"""Check that networks can run at sparsity rates and with guidance settings, before any work."""
 
 from collections.abc import Mapping
 
@@ -9,14 +9,13 @@ from sg_jax.method.network import Network
 
 
 def check_rate(model: Network, gamma: float, key: str) -> None:
-    """Raise where a network cannot run at sparsity rate `gamma`, the value of `key`."""
+    """Raise if a network cannot run at sparsity rate `gamma`, the value of `key`."""
     if not gamma or not 0 <= gamma <= 1:
         return
     if not model.choices:
         raise UserError(
-            f"{key}={gamma:g} needs a network with routes, and this one has none, so it computes "
-            f"every token: give it routes (config.model.routes, such as ((1, 4),)), or set the "
-            f"rate to 0."
+            f"{key}={gamma:g} needs a network with routes. This one has none, so it computes every "
+            "token: give it routes (config.model.routes, such as ((1, 4),)), or set the rate to 0."
         )
     if model.masks and tokens.keep_count(model.tokens, gamma) == 0:
         raise UserError(f"{key}={gamma:g} must be below 1: masking needs at least one token.")
@@ -25,12 +24,12 @@ def check_rate(model: Network, gamma: float, key: str) -> None:
 def check_setting(
     model: Network, guidance: Guidance, weak_model: Network | None = None, key: str = "guidance"
 ) -> None:
-    """Raise where networks cannot make the predictions of a guidance setting.
+    """Raise if networks cannot make the predictions of a guidance setting.
 
     Args:
-      model: of the strong prediction; shapes will do.
+      model: the network of the strong prediction; its shapes are enough.
       guidance: the setting.
-      weak_model: of the weak prediction, if it is another network.
+      weak_model: the network of the weak prediction, if it is another one.
       key: names the setting in the error.
     """
     check_rate(model, schedule.highest(guidance.gamma_strong), f"{key}.gamma_strong")
@@ -43,7 +42,7 @@ def check_setting(
     if kinds.count is not None and kinds.count < least:
         raise UserError(
             f"{key}.weak_label={guidance.weak_label!r} needs another class to draw, but the model "
-            f"knows {kinds.count}."
+            f"has only {kinds.count}."
         )
     alike = {"image_size": "image_size", "channels": "channels"}
     alike |= {"tokens": "tokens", "choices": "number of routes"} if gamma else {}
@@ -64,7 +63,7 @@ def check_setting(
 def possible(
     model: Network, settings: Mapping[str, Guidance]
 ) -> tuple[dict[str, Guidance], list[str]]:
-    """Return the settings that a network can run, and a sentence on each that it can't."""
+    """Return the settings that a network can run, and a sentence on each that it cannot."""
     able, notes = {}, []
     for name, setting in settings.items():
         try:

@@ -31,7 +31,7 @@ def velocity_target(x: jax.Array, z: jax.Array) -> jax.Array:
 
 
 def denoised(x_t: jax.Array, v: jax.Array, t: jax.Array) -> jax.Array:
-    """Return the data the velocity points at: D = x_t + (1 - t) v."""
+    """Return the data that the velocity points to: D = x_t + (1 - t) v."""
     return x_t + (1 - per_image(t, x_t)) * v
 
 

@@ -33,15 +33,15 @@ from sg_jax.method.schedule import Schedule
 
 @dataclasses.dataclass(frozen=True)
 class WeakCondition:
-    """How the weak prediction's condition follows from the strong one's: a row of `WEAK_LABELS`.
+    """How to get the weak prediction's condition from the strong one's: a row of `WEAK_LABELS`.
 
-    To add one: give `WEAK_LABELS` one more row; its name is then a value of `weak_label`.
+    To add one, add a row to `WEAK_LABELS`; its name is then a value of `weak_label`.
     """
 
     derive: Callable[[Network, Condition, jax.Array], Condition] | None  # keys [B]; None: the same
-    words: str = ""  # in descriptions of a setting
-    method: str = ""  # what the method is called
-    least: int = 1  # different conditions that the network must know
+    words: str = ""  # in the description of a setting
+    method: str = ""  # the method's name
+    least: int = 1  # how many conditions the network must have
 
 
 WEAK_LABELS = {
@@ -71,14 +71,14 @@ def _interval(pair) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Guidance(Settings):
-    """Which two predictions are made at each step.
+    """Which two predictions a step makes.
 
     Scale and gammas are numbers, or schedules over the steps (see `schedule`).
     """
 
     SECTION = "guidance"
 
-    scale: Schedule = setting(1.0, "omega; 1 is off: the strong prediction alone", rule=_scale)
+    scale: Schedule = setting(1.0, "omega; 1: only the strong prediction", rule=_scale)
     gamma_strong: Schedule = setting(0.0, "sparsity rate of the strong prediction", rule=_rate)
     gamma_weak: Schedule = setting(0.0, "of the weak one; 1 skips the routed blocks", rule=_rate)
     weak_label: str = setting("same", "condition of the weak prediction", options=WEAK_LABELS)
@@ -105,11 +105,11 @@ class Guidance(Settings):
 
     @property
     def guided(self) -> bool:
-        """Whether a weak prediction is needed at all: not at omega 1, nor where both are equal."""
+        """Whether a weak prediction is needed: not at omega 1, and not if both are equal."""
         return self.scale != 1.0 and self.differs(self.gamma_strong, self.gamma_weak)
 
     def describe(self) -> str:
-        """Return a few words for tables and pictures, such as "ω 1.5, γ 0.5 / 0.9"."""
+        """Return a short text for tables and pictures, such as "ω 1.5, γ 0.5 / 0.9"."""
         strong, weak = schedule.text(self.gamma_strong), schedule.text(self.gamma_weak)
         if not self.guided:
             return f"no guidance, γ {strong}"
@@ -125,7 +125,7 @@ class Guidance(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
-    """Steps first..stop-1, at constant rates: strong and weak, or strong alone."""
+    """Steps first..stop-1 at constant rates: strong and weak, or only strong."""
 
     first: int
     stop: int
@@ -134,7 +134,7 @@ class Stretch:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a compile depends on: the stretches of a run, and how predictions differ."""
+    """What a compiled program depends on: the stretches of a run, and how predictions differ."""
 
     stretches: tuple[Stretch, ...]
     weak_label: str
@@ -148,12 +148,12 @@ def plan(guidance: Guidance, sampler: Sampler, steps: int) -> tuple[Plan, np.nda
     Scheduled rates are averaged over `guidance.segments` equal stretches.
 
     Returns:
-      The plan, and omega at each step, float32 [steps], which needs no compile when it changes.
+      The plan, and omega at each step, float32 [steps], which can change without a new compile.
     """
     scales = schedule.values(guidance.scale, steps).astype(np.float32)
     starts = np.asarray(sampler.times(steps), np.float64)[:-1]
     low, high = guidance.interval
-    near = 1e-6  # times are float32, limits are not
+    near = 1e-6  # because times are float32 and limits are not
     acts = (starts >= low - near) & (starts <= high + near) & (guidance.scale != 1.0)
     stretches: list[Stretch] = []
     for n, (s, w, on) in enumerate(zip(*rates(guidance, steps), acts, strict=True)):
@@ -162,7 +162,7 @@ def plan(guidance: Guidance, sampler: Sampler, steps: int) -> tuple[Plan, np.nda
             stretches[-1] = dataclasses.replace(stretches[-1], stop=n + 1)
         else:
             stretches.append(Stretch(n, n + 1, gammas))
-    if all(len(s.gammas) == 1 for s in stretches):  # then nothing else about it matters
+    if all(len(s.gammas) == 1 for s in stretches):  # then nothing else matters
         return Plan(tuple(stretches), "same", False, guidance.ids), scales
     found = Plan(tuple(stretches), guidance.weak_label, guidance.two_networks, guidance.ids)
     return found, scales
@@ -173,7 +173,7 @@ def rates(guidance: Guidance, steps: int) -> tuple[list[float], list[float]]:
     out = []
     for gamma in (guidance.gamma_strong, guidance.gamma_weak):
         if not isinstance(gamma, tuple):
-            out.append([float(gamma)] * steps)  # exact: a last digit may be a token
+            out.append([float(gamma)] * steps)  # exact: the last digit may decide about a token
             continue
         groups = np.array_split(schedule.values(gamma, steps), min(guidance.segments, steps))
         out.append([round(float(g.mean()), 6) for g in groups for _ in g])
@@ -181,7 +181,7 @@ def rates(guidance: Guidance, steps: int) -> tuple[list[float], list[float]]:
 
 
 def rounding(guidance: Guidance, steps: int) -> float:
-    """Return the largest distance of a step's rate from its schedule."""
+    """Return the largest difference between a step's rate and its schedule."""
     pairs = zip(rates(guidance, steps), (guidance.gamma_strong, guidance.gamma_weak), strict=True)
     return max(float(np.abs(np.array(r) - schedule.values(g, steps)).max()) for r, g in pairs)
 
@@ -203,17 +203,17 @@ def guided_velocity(
 ) -> Velocity:
     """Return velocity(x [B, H, W, C], t [], n []) for one stretch of a run.
 
-    Both predictions are made together, so that one compiled step holds both and shares what it can.
-    Token ids are fresh at every evaluation n and depend on the image's own key alone.
+    Both predictions are made together, so that one compiled step makes both and shares what it can.
+    Token ids are new at every evaluation n, and depend only on the image's own key.
 
     Args:
-      model: the network of the strong prediction, and of the weak one unless there is another.
-      weak_model: the other one, or None.
+      model: the network of the strong prediction, and of the weak one unless `weak_model` makes it.
+      weak_model: another network for the weak prediction, or None.
       stretch, plan: static; see `plan`.
-      condition: of each image.
+      condition: the condition of each image.
       keys: one per image [B].
-      scales: omega at each step [steps], traced, so that other values need no compile.
-      evaluations: per step.
+      scales: omega at each step [steps], traced, so that other values need no new compile.
+      evaluations: how many a step makes.
     """
     derive = WEAK_LABELS[plan.weak_label].derive
 

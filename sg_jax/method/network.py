@@ -1,8 +1,8 @@
-"""What the method asks of a network: the two Protocols that everything here is written for.
+"""What the method needs from a network: the two Protocols that all of `method` is written for.
 
-A network predicts something about noisy images x_t [B, H, W, C] at times t [B] under a condition,
-and may be told to compute only some of its tokens: by the ids [B, K] to keep, for each independent
-choice of tokens (one per route, or one for masking).
+A network predicts something about noisy images x_t [B, H, W, C] at times t [B] under a condition.
+It may compute only some of its tokens, given by the ids [B, K] to keep for each independent choice
+of tokens (one per route, or one for masking).
 
 B batch, N tokens of an image, K kept ones, D width, H heads, C channels, throughout.
 """
@@ -17,35 +17,35 @@ KeepIds = Sequence[jax.Array] | None  # one [B, K] per choice of tokens; None co
 
 
 class Conditioning(Protocol):
-    """What samples may be asked for, such as classes."""
+    """The conditions that a network can sample under, such as classes."""
 
     @property
     def kind(self) -> Hashable:
-        """What the conditions are; two networks can guide each other where these are equal."""
+        """What the conditions are; networks of the same kind can guide each other."""
 
     @property
     def count(self) -> int | None:
-        """How many different conditions there are; None where they cannot be counted."""
+        """How many different conditions there are; None if they cannot be counted."""
 
     def null(self, condition: Condition) -> Condition:
-        """Return "nothing in particular", shaped like `condition`."""
+        """Return the condition that asks for nothing in particular, shaped like `condition`."""
 
     def another(self, condition: Condition, keys: jax.Array) -> Condition:
         """Return a different condition at random for each image, from its key [B]."""
 
 
 class Network(Protocol):
-    """A network as training and sampling see it; `models.backbone.Backbone` is the usual one."""
+    """A network as training and sampling use it; `models.backbone.Backbone` is the usual one."""
 
     image_size: int  # side of the square images, in pixels (or latents)
     channels: int
     patch: int  # side of a token
     prediction: str  # what it returns: see `prediction`
-    masks: bool  # whether tokens that are not kept are masked, instead of bypassing blocks
+    masks: bool  # whether tokens that are not kept are masked instead of bypassing blocks
 
     @property
     def conditioning(self) -> Conditioning:
-        """What images may be asked for."""
+        """The conditions that images can be sampled under."""
 
     @property
     def tokens(self) -> int:
@@ -53,7 +53,7 @@ class Network(Protocol):
 
     @property
     def choices(self) -> int:
-        """How many independent choices of tokens it takes; 0 if it always computes all of them."""
+        """How many independent choices of tokens it takes; 0 if it always computes all tokens."""
 
     def branches(
         self,
@@ -62,7 +62,7 @@ class Network(Protocol):
         conditions: Sequence[Condition],
         ids: Sequence[KeepIds],
     ) -> list[jax.Array]:
-        """Return several predictions [B, H, W, C] at the same x_t, sharing what they can.
+        """Return several predictions [B, H, W, C] at the same x_t, sharing what work they can.
 
         Args:
           x: images x_t [B, H, W, C].

@@ -21,14 +21,14 @@ class FlowMatching(Settings):
     Masking:  that on the visible tokens, plus lambda (1 - t)^2 || v - v* ||^2 on the masked ones,
               which is lambda || D - x ||^2 with D = x_t + (1 - t) v             (Eq. A1 to A4)
 
-    w is 1, or what EDM's preconditioning asks for (`prediction.loss_weight`).
+    w is 1, or the weight of EDM's preconditioning (`prediction.loss_weight`).
     """
 
     SECTION = "objective"
 
     gamma: float = setting(0.5, "share of tokens left out", low=0, high=1, fixed=CONTINUED)
     label_dropout: float = setting(
-        0.1, "share of null conditions, which CFG needs", low=0, high=1, fixed=CONTINUED
+        0.1, "share of null conditions; CFG needs some", low=0, high=1, fixed=CONTINUED
     )
     time: str = setting(
         "logit_normal", "distribution of t", options=flow.TIME_DISTRIBUTIONS, fixed=CONTINUED
@@ -39,7 +39,7 @@ class FlowMatching(Settings):
     time_std: float = setting(1.0, "of logit(t); EDM's P_std is 1.2", above=0, fixed=CONTINUED)
     shift: float = setting(1.0, "above 1 draws more t near noise", above=0, fixed=CONTINUED)
     reconstruction: float = setting(
-        0.1, "lambda of the masked tokens, of networks that mask", low=0, fixed=CONTINUED
+        0.1, "lambda of the masked tokens (maskdit)", low=0, fixed=CONTINUED
     )
 
     def unread(self) -> dict[str, str]:
@@ -54,8 +54,8 @@ class FlowMatching(Settings):
         Args:
           model: the network.
           batch: "image" [B, H, W, C] in [-1, 1] and "condition", see `network.Condition`.
-          keys: one per image [B], for its time, noise, dropout and token ids, so that the loss does
-            not depend on how the batch is spread over devices.
+          keys: one per image [B], for its time, noise, dropout and token ids. So the loss does not
+            depend on how the batch is spread over devices.
         """
         x = batch["image"]
         keys = jax.vmap(lambda k: jax.random.split(k, 4))(keys)  # [B, 4]
@@ -83,7 +83,7 @@ class FlowMatching(Settings):
 
 
 def dropped(model: Network, condition: Condition, drop: jax.Array) -> Condition:
-    """Return the condition with the null one in its place where `drop` [B] is true."""
+    """Replace the condition by the null one where `drop` [B] is true."""
 
     def one(null, c):
         return jnp.where(jnp.reshape(drop, drop.shape + (1,) * (c.ndim - 1)), null, c)

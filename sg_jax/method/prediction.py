@@ -1,6 +1,6 @@
-"""From what a network returns to the velocity, so that nothing after this asks which it was.
+"""Turn the output of a network into the velocity, so that nothing else depends on what it is.
 
-EDM (Karras et al., arXiv 2206.00364) sees y = data + sigma * noise; on our path that is x_t / t
+EDM (Karras et al., arXiv 2206.00364) reads y = data + sigma * noise; on our path that is x_t / t
 with sigma = (1 - t) / t. Its preconditioning, written in t, has no singular point:
 
 D = c_skip y + c_out F(c_in y, c_noise)                                          (EDM, Eq. 7)
@@ -32,8 +32,8 @@ def velocities(
     """Return the velocity [B, H, W, C] of each branch at the same x_t; see `Network.branches`."""
     if model.prediction not in PREDICTIONS:
         raise UserError(
-            f"This network predicts {model.prediction!r}, and only those that predict "
-            f"{' or '.join(map(repr, PREDICTIONS))} can be sampled and trained."
+            f"This network predicts {model.prediction!r}; only networks that predict "
+            f"{' or '.join(map(repr, PREDICTIONS))} can be trained and sampled."
         )
     if model.prediction == "velocity":
         return model.branches(x, t, conditions, ids)

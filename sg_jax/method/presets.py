@@ -1,6 +1,6 @@
-"""Guidance settings by name; beside each, what the paper measured.
+"""Guidance settings by name, each with what the paper measured.
 
-With SiT-XL/2 + routing on ImageNet-256: FID, and GFLOPs of a step (arXiv 2601.01608, Table 3).
+For SiT-XL/2 with routing on ImageNet-256: FID, and GFLOPs per step (arXiv 2601.01608, Table 3).
 """
 
 from sg_jax.errors import UserError, nearest
@@ -12,7 +12,7 @@ PRESETS = {
     "icg": Guidance(scale=1.5, weak_label="random"),  # FID 2.81, 228.84
     "ag": Guidance(scale=1.5, weak_step=50_000),  # FID 2.95, 228.84
     "pdg": Guidance(scale=1.5, gamma_weak=1.0, weak_label="null"),
-    "sg": Guidance(scale=2.0, gamma_weak=0.75),  # the scale by RESULTS.md
+    "sg": Guidance(scale=2.0, gamma_weak=0.75),  # the scale from RESULTS.md
     "sg_flops": Guidance(scale=3.0, gamma_strong=0.5, gamma_weak=0.9),  # FID 2.14, 97.67
     "sg_fid": Guidance(  # FID 1.58, 173.16
         scale=1.5,

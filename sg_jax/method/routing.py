@@ -1,9 +1,9 @@
 """Routing: some blocks see only the kept tokens, and the others bypass them.
 
 A route r_{i->j} (0-based, both ends included) lets blocks i..j see only the kept tokens; after
-block j they are written back at their places, and the bypassed tokens are what they were before
-block i (Krause et al., arXiv 2601.01608, Eq. 5; TREAD, arXiv 2501.04765). Nothing here knows what
-a block computes.
+block j they are written back to their places, and the bypassed tokens still have their values from
+before block i (Krause et al., arXiv 2601.01608, Eq. 5; TREAD, arXiv 2501.04765). Nothing here
+depends on what a block computes.
 
 Several predictions of the same images are branches, side by side in one batch.
 """
@@ -50,8 +50,9 @@ def segments(depth: int, routes: Sequence[Route]) -> tuple[Segment, ...]:
             )
         if start < done:
             raise UserError(
-                f"config.model.routes: route=({start}, {end}) begins before block {done}, where "
-                f"the route before it ends. Routes must be in order and not overlap."
+                f"config.model.routes: route=({start}, {end}) begins before block {done}, but the "
+                f"route before it ends at block {done - 1}. Routes must be in order and not "
+                "overlap."
             )
         if start > done:
             cuts.append(Segment(done, start, None))
@@ -66,13 +67,13 @@ def draw_ids(model: Network, keys: jax.Array, gamma: float, layout: str = "unifo
     """Draw the kept ids of one prediction at sparsity rate gamma.
 
     Args:
-      model: the network, which says how many choices of tokens it takes.
+      model: the network, whose `choices` are how many choices of tokens it takes.
       keys: one key per image [B].
-      gamma: share of the tokens that is not computed; at 1 the routed blocks are skipped.
+      gamma: share of the tokens that are not computed; at 1 the routed blocks are skipped.
       layout: one of `tokens.LAYOUTS`.
 
     Returns:
-      One [B, K] per choice, or None where that is every token.
+      One [B, K] per choice, or None to keep every token.
     """
     keep = tokens.keep_count(model.tokens, gamma)
     if model.masks and keep == 0:
@@ -96,17 +97,17 @@ def run_branches(
     """Run every branch through all segments of a network.
 
     A branch is one prediction per image, given by the tokens it keeps. The batch interleaves them
-    (image 0's branches, then image 1's ...), so that a batch sharded over devices is never moved
-    between them.
+    (image 0's branches, then image 1's, ...), so a batch sharded over devices never moves between
+    them.
 
     Args:
-      blocks: runs the blocks of one segment on however many tokens it is given.
+      blocks: runs the blocks of one segment on any number of tokens.
       pieces: each segment with the weights of its blocks.
       h: tokens [G B, N, D] for G branches, or [B, N, D] if `shared`.
       c: conditioning [G B, D], or [B, D] if `shared`.
       branches: for each of the G branches its kept ids.
-      shared: the branches are still equal; what comes before the first route at which they differ
-        is then computed once.
+      shared: whether the branches are still equal; then the part before the first route at which
+        they differ is computed once.
 
     Returns:
       Tokens [G B, N, D].
@@ -122,9 +123,9 @@ def run_branches(
 
 
 def _run_segment(blocks, weights, h, c, ids: list[jax.Array | None]) -> jax.Array:
-    """Run one segment; branches that keep equally many tokens run as one batch.
+    """Run one segment; branches that keep the same number of tokens run as one batch.
 
-    Others run one after the other: packed into one sequence they were no faster on CPU and slower
+    Others run one after the other: packing them into one sequence was no faster on CPU, and slower
     by the TPU compiler's estimate (tests/benchmarks/packed.py).
     """
     if all(i is None for i in ids):
@@ -141,7 +142,7 @@ def run_kept(
     """Gather the kept tokens ids [B, K] of h [B, N, D], run blocks on them, scatter (Eq. 5)."""
     if ids is None:
         return blocks(weights, h, c)
-    if ids.shape[1] == 0:  # nothing is kept: the route is skipped altogether
+    if ids.shape[1] == 0:  # no token is kept, so the route is skipped
         return h
     kept = blocks(weights, tokens.gather(h, ids), c)  # [B, K, D]
     return tokens.scatter(h, kept, ids)  # [B, N, D]

@@ -2,7 +2,7 @@
 
 They know neither networks nor guidance. `velocity(x [B, ...], t [], n []) -> [B, ...]` and
 `noise(n []) -> [B, ...]` (standard normal) are given; n counts the evaluations from `first`, for
-those who draw something fresh at each. Every loop is one scan: one compiled body.
+those that draw something new at each. Every loop is one scan: one compiled body.
 
 To add one: 1. write its function, here or in a file like `stochastic`, 2. give it a row in
 `SAMPLERS`, with the settings that it reads, 3. declare in `Sampler` those that are new. Tests read
@@ -29,8 +29,8 @@ class Integrator:
 
     Attributes:
       run: (sampler, velocity, noise, x, times, first, steps) -> x; see `Sampler.integrate`.
-      evaluations: of the velocity, per step.
-      order: of convergence; None for one that adds noise.
+      evaluations: how often a step evaluates the velocity.
+      order: the order of convergence; None if it adds noise.
       reads: the settings of `Sampler` that it reads.
       times: (sampler, steps) -> the times of a run [steps + 1].
     """
@@ -48,7 +48,7 @@ DIFFUSIONS: dict[str, Callable[[jax.Array], jax.Array]] = {}  # filled in `stoch
 
 @dataclasses.dataclass(frozen=True)
 class Sampler(Settings):
-    """An integrator with its settings; what the chosen one does not read must stay as it is."""
+    """An integrator with its settings; those that it does not read must stay at their defaults."""
 
     SECTION = "sampler"
 
@@ -108,7 +108,7 @@ class Sampler(Settings):
           x: the state at times[0].
           times: a stretch of `self.times(steps)`.
           first: evaluations made before.
-          steps: of the whole run; 0 where `times` is all of it.
+          steps: number of steps of the whole run; 0 if `times` covers all of it.
         """
         return self._row.run(self, velocity, noise, x, times, first, steps or len(times) - 1)
 

@@ -1,10 +1,10 @@
-"""Values that change over a run of sampling steps, given as data.
+"""Values that change over a run of sampling steps, given as tuples.
 
 A schedule is a number, or a tuple over the progress p from 0 (first step) to 1 (last step):
 
     ("linear", a, b)                     a + (b - a) p
     ("cosine", a, b)                     b + (a - b) (1 + cos(pi p)) / 2
-    ("piecewise", (p0, v0), (p1, v1))    straight lines between the points, level outside them
+    ("piecewise", (p0, v0), (p1, v1))    straight lines between the points, constant outside them
 """
 
 import math

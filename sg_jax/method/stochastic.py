@@ -43,9 +43,9 @@ def euler_maruyama(
 
     dx = (v + D s) dt + sqrt(2 D) dW,  score s = (t v - x) / (1 - t)      (SiT, Eq. 4 and 7)
 
-    The step that ends at t = 1 adds no noise, as nothing after it would take it out again. D is
-    limited so that this one takes out all the noise there is, at most, and others half of it: with
-    more the steps would oscillate.
+    The step that ends at t = 1 adds no noise, because no later step would remove it. D is limited:
+    the last step removes at most all the noise that is left, and another step at most half of it.
+    Otherwise the steps would oscillate.
     """
 
     def step(x, inputs):
@@ -72,9 +72,8 @@ def edm_heun(
 ) -> jax.Array:
     """Integrate by EDM's stochastic Heun method (Karras et al., arXiv 2206.00364, Algorithm 2).
 
-    It lives in y = x / t = data + sigma noise with sigma = (1 - t) / t, where dy/dsigma =
-    (y - D) / sigma and D = x + (1 - t) v is the denoised image. The last step, to sigma = 0, is
-    Euler's.
+    It integrates y = x / t = data + sigma noise with sigma = (1 - t) / t: D = x + (1 - t) v is the
+    denoised image and dy/dsigma = (y - D) / sigma. The last step, to sigma = 0, is Euler's.
 
     Args:
       velocity, noise, x, times, first: as above; times[0] > 0.

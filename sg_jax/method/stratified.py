@@ -11,9 +11,9 @@ import numpy as np
 def stratified_ids(keys: jax.Array, tokens: int, keep: int) -> jax.Array:
     """Draw ids as `tokens.sample_ids` does, but spread evenly over a square token grid.
 
-    The tokens, in the order of a Z-shaped curve through the grid, are cut into K runs of equal
-    length up to one, and each run keeps one token: no two kept tokens crowd, no area is left out.
-    The cuts begin at a random place of the curve, so that every token is kept equally often.
+    The tokens, in the order of a Z-shaped curve through the grid, are cut into K runs whose lengths
+    differ by at most one, and each run keeps one token. So kept tokens do not crowd, and no area is
+    left out. The first cut is random, so every token is kept equally often.
     """
     order = jnp.asarray(z_order(tokens))
     edges = np.arange(keep + 1) * tokens // max(keep, 1)
@@ -33,7 +33,7 @@ def z_order(tokens: int) -> np.ndarray:
     """Return the ids of a square grid along a Z-shaped curve, [tokens] int32.
 
     Neighbours on the curve are neighbours in the grid more often than in raster order. Tokens that
-    form no square stay in raster order.
+    do not form a square stay in raster order.
     """
     side = math.isqrt(tokens)
     if side * side != tokens:

@@ -1,4 +1,4 @@
-"""Tokens: images cut into patches, and which of them are computed.
+"""Tokens: images cut into patches, and the choice of those that are computed.
 
 Keep counts are Python ints, so every shape is known when a program is compiled; ids are traced
 arrays, so that a new draw costs no compile. Shared by routing and masking.
@@ -30,7 +30,7 @@ def sample_ids(keys: jax.Array, tokens: int, keep: int) -> jax.Array:
     """Draw which tokens each image keeps, uniformly without replacement, in raster order.
 
     Args:
-      keys: one key per image [B], so that an image's ids depend on its own key alone.
+      keys: one key per image [B], so that an image's ids depend only on its own key.
       tokens: N.
       keep: K <= N.
 
@@ -46,7 +46,7 @@ def sample_ids(keys: jax.Array, tokens: int, keep: int) -> jax.Array:
 
 
 def subset_ids(keys: jax.Array, ids: jax.Array, keep: int) -> jax.Array:
-    """Draw `keep` of the ids [B, K] that each image keeps already: [B, keep], sorted."""
+    """Draw `keep` of the ids [B, K] that each image already keeps: [B, keep], sorted."""
     return gather(ids[..., None], sample_ids(keys, ids.shape[1], keep))[..., 0]
 
 
@@ -63,9 +63,9 @@ def gather(x: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def scatter(x: jax.Array, kept: jax.Array, ids: jax.Array) -> jax.Array:
-    """Write kept tokens [B, K, D] back at their places ids [B, K] in x [B, N, D].
+    """Write kept tokens [B, K, D] back to their places ids [B, K] in x [B, N, D].
 
-    The other tokens of x stay what they were: for a route, what they were before its first block.
+    The other tokens of x keep their values: for a route, those from before its first block.
     """
 
     def one(row, new, i):
@@ -82,7 +82,7 @@ def patchify(x: jax.Array, patch: int) -> jax.Array:
 
 
 def unpatchify(x: jax.Array, patch: int) -> jax.Array:
-    """Put patches [B, N, patch * patch * C] of a square image together again: [B, H, W, C]."""
+    """Put the patches [B, N, patch * patch * C] of square images back together: [B, H, W, C]."""
     b, n, pixels = x.shape
     side, channels = round(n**0.5), pixels // patch**2
     x = x.reshape(b, side, side, patch, patch, channels).transpose(0, 1, 3, 2, 4, 5)
