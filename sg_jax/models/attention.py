@@ -15,14 +15,15 @@ IMPLEMENTATIONS = ("auto", "xla", "pallas")
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention over however many tokens it is given, except for its last bias.
+    """Multi-head self-attention over any number of tokens; the caller adds the last bias.
 
-    Query, key and value are three products [B, N, D] and heads a reshape of each: on TPU v5e that
-    is 72% of peak, forward, for blocks of XL/2; products straight into heads [B, H, N, D/H] are
-    66%, and one fused product 56% (compiler's estimate, 32 images of 128 tokens).
+    Query, key and value are three products [B, N, D], and each is reshaped into heads. On TPU v5e
+    the forward pass of XL/2 blocks then reaches 72% of peak; products straight into heads
+    [B, H, N, D/H] reach 66%, and one fused product 56% (compiler's estimate, 32 images of 128
+    tokens).
 
-    Two biases have gradients without a sum over the tokens. The key's is 0: it adds the same to all
-    logits of a query, which the softmax takes out again. For the value's see
+    Two biases need no sum over the tokens for their gradients. The key's gradient is 0: it shifts
+    all logits of a query by the same number, which the softmax ignores. For the value's see
     `gradients.gradient_of_value`.
 
     Args:
@@ -30,7 +31,7 @@ class Attention(nnx.Module):
       heads: H.
       dtype: compute type.
       implementation: what computes it: "xla"; "pallas", the kernels of `attention_tpu`; or "auto",
-        which takes those where `attention_tpu.takes` says that they are faster.
+        which uses those if `attention_tpu.takes` says that they are faster.
       rngs: initial weights.
     """
 
@@ -58,7 +59,7 @@ class Attention(nnx.Module):
         return [q, *(f(x, bias_gradient=False) for f in (self.key, self.value))]
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Return the last layer's product, of what the heads found in tokens x: [B, N, D]."""
+        """Return the last layer's product [B, N, D] of tokens x, without its bias."""
         kernel, fused = self.out.kernel[...], attention_tpu.takes(self.implementation, x)
         (q, k, v), places = zip(*map(saved, self.parts(x, not fused)), strict=True)
         if not fused:
@@ -78,6 +79,6 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
     """
     q, k, v = (x.reshape(*x.shape[:2], heads, -1) for x in (q, k, v))  # [B, N, H, D/H]
     logits = jnp.einsum("bnhk,bmhk->bhnm", q, k, preferred_element_type=jnp.float32)
-    # Scaled here, where it is part of the softmax's first pass; q would take one of its own.
+    # Scaled here, in the softmax's first pass; scaling q would need a pass of its own.
     weights = jax.nn.softmax(logits / math.sqrt(q.shape[-1]), axis=-1).astype(v.dtype)
     return jnp.einsum("bhnm,bmhk->bnhk", weights, v).reshape(*q.shape[:2], -1)

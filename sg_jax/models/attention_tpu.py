@@ -1,10 +1,10 @@
-"""Attention for TPU as two Pallas kernels, forward and backward, on tokens [B, N, D] as they are.
+"""Attention for TPU as two Pallas kernels, forward and backward, on tokens [B, N, D] in place.
 
-A program of a kernel computes all heads of a few hundred queries of one image: the heads lie side
-by side in the channels, and nothing is transposed, padded or copied in memory. Logits are kept as
+A program of a kernel computes all heads of a few hundred queries of one image. The heads lie side
+by side in the channels, and nothing is transposed, padded or copied in memory. Logits are stored as
 [keys, queries], so that maxima and sums of the softmax run over registers, not across their lanes.
-As in FlashAttention (arXiv 2205.14135) they never leave the chip, and the backward pass computes
-them again; but all keys of an image fit, so a softmax is computed in one go.
+As in FlashAttention (arXiv 2205.14135) they never leave the chip, and the backward pass recomputes
+them. But all keys of an image fit on chip, so each softmax is computed in one go.
 """
 
 import functools
@@ -22,31 +22,31 @@ from sg_jax.models.remat import Kept
 
 Saved = jax.Array | Kept  # [B, N, D], or a part of [L, B, N, D]
 
-QUERIES = 256  # of a program, at most: more make longer programs, not faster ones
-KEYS = 1024  # at most: they all stay on chip
-FITTING = {"TPU v4": 256, "TPU v5 lite": KEYS, "TPU v5": KEYS, "TPU v6 lite": KEYS}  # compiled for
+QUERIES = 256  # per program, at most: more queries make a program longer, not faster
+KEYS = 1024  # at most, because they all stay on chip
+FITTING = {"TPU v4": 256, "TPU v5 lite": KEYS, "TPU v5": KEYS, "TPU v6 lite": KEYS}  # that compile
 SUPPORTED = f"multiples of 16 tokens up to {QUERIES}, and of {QUERIES} up to {KEYS}"
-TOGETHER = 4  # heads whose steps are interleaved: one's products fill the other's waits
-VMEM = 96 * 2**20  # bytes that a program may take
+TOGETHER = 4  # heads whose steps are interleaved, so that one's products fill the other's waits
+VMEM = 96 * 2**20  # bytes that a program may use
 LOG2_E = math.log2(math.e)
 SAME = (((1,), (1,)), ((), ()))  # x [I, K], y [J, K] -> [I, J]
 PLAIN = (((1,), (0,)), ((), ()))  # x [I, K], y [K, J] -> [I, J]
 
 
 def supports(tokens: int) -> bool:
-    """Return whether the kernels take images of so many tokens: whole tiles that fit."""
+    """Return whether the kernels take images of this many tokens: whole tiles that fit on chip."""
     return tokens <= KEYS and tokens % (16 if tokens <= QUERIES else QUERIES) == 0
 
 
 def takes(implementation: str, x: jax.Array) -> bool:
     """Return whether the kernels compute the attention of tokens x [B, N, D].
 
-    "auto" takes them on TPU, in bfloat16, for the numbers of tokens that they support and the chip
-    has room for, in a program traced `on` a mesh whose devices do not share the heads. Without
-    gradients XLA is as fast up to 256 tokens, and computes those.
+    "auto" uses them on TPU in bfloat16, if they support the number of tokens, the chip has room for
+    it, and the devices of the mesh that the program is traced `on` do not share the heads. Without
+    gradients it leaves up to 256 tokens to XLA, which is as fast there.
 
     Raises:
-      UserError: "pallas" where the kernels cannot be used.
+      UserError: the implementation is "pallas", but the kernels cannot be used.
     """
     supported = supports(x.shape[1])
     mesh = jax.sharding.get_abstract_mesh()
@@ -55,7 +55,7 @@ def takes(implementation: str, x: jax.Array) -> bool:
         if shared or not supported:
             raise UserError(
                 f"config.model.attention='pallas' needs config.mesh.tensor=1 and {SUPPORTED}, not "
-                f"{x.shape[1]} tokens on {dict(mesh.shape)}; 'auto' or 'xla' take all."
+                f"{x.shape[1]} tokens on {dict(mesh.shape)}; 'auto' and 'xla' accept any."
             )
         return True
     kind = "" if mesh.empty else mesh.abstract_device.device_kind
@@ -65,7 +65,7 @@ def takes(implementation: str, x: jax.Array) -> bool:
 
 
 def programs(tokens: int) -> int:
-    """Return into how many programs of a kernel an image is divided."""
+    """Return how many programs of a kernel share an image."""
     return -(-tokens // QUERIES)
 
 
@@ -82,13 +82,14 @@ def forward(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
 def backward(
     q: Saved, k: Saved, v: Saved, do: jax.Array, heads: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Return gradients of q, k, v, and `forward`, each [B, N, D]; and that of q's bias [D].
+    """Return the gradients of q, k and v, `forward`'s result, and the gradient of q's bias.
 
-    The last is the sum of the first over images and tokens, in float32.
+    The first four are [B, N, D]. The last [D] is the sum of the first over images and tokens,
+    float32.
 
     Args:
-      q, k, v, heads: as given to `forward`, or where they are kept.
-      do: gradient of its result.
+      q, k, v, heads: as given to `forward`, or the places where they are kept.
+      do: the gradient of its result.
     """
     kinds = ["query", "query", "key", "key", "sum"]
     dq, o, dk, dv, totals = _call(_backward, [q, do], [k, v], kinds, heads, products=6)
@@ -109,9 +110,9 @@ def attend_and_project(
 ) -> jax.Array:
     """Return product(attend(q, k, v, heads), kernel) [B, N, D].
 
-    Its gradients are those of a kernel that sums that of the query's bias [D] beside the others. It
-    reads q, k and v at their `places`, if they are `saved`. Up to `QUERIES` tokens it is `attend`
-    that computes the value where no gradient is asked for.
+    Its gradients come from a kernel that also sums the gradient of the query's bias [D]. The kernel
+    reads q, k and v at their `places` if they are `saved`. Without gradients, `attend` computes the
+    value for up to `QUERIES` tokens.
     """
     return product((forward if q.shape[1] > QUERIES else attend)(q, k, v, heads), kernel)
 
@@ -138,7 +139,8 @@ def _call(
 
     Args:
       kernel: (programs per image, heads, places, *arrays, *results, *sums over programs).
-      of_queries, of_keys: arrays of which a program reads a part, and all.
+      of_queries: arrays of which each program reads its queries' part.
+      of_keys: arrays that each program reads whole.
       kinds: what the results are: of a "query", of a "key" (added up over an image's programs), or
         a "sum" over a program's queries.
       heads: H.
@@ -215,7 +217,7 @@ def _backward(steps, heads, places, q_ref, do_ref, k_ref, v_ref, *refs):
     dq, dk, dv, o, total = [], [], [], [], []
     for group in _groups(heads):
         q, k, v, do = (_take(ref, group, size) for ref in (q_ref, k_ref, v_ref, do_ref))
-        weights = _weights(q, k)  # these and all that is like them: [keys, queries]
+        weights = _weights(q, k)  # this and all arrays below: [keys, queries]
         d_weights = [_dot(*pair, SAME) for pair in zip(v, do, strict=True)]
         rounded = [w.astype(dtype) for w in weights]
         dv += [_dot(*pair, PLAIN) for pair in zip(rounded, do, strict=True)]

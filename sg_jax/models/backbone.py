@@ -1,6 +1,6 @@
-"""What the backbones share: patches and labels in, routed blocks, velocity out.
+"""What backbones have in common: patches and labels in, routed blocks, velocity out.
 
-A backbone differs from another in its blocks alone; `dit.DiT` is the published one.
+Backbones differ only in their blocks; `dit.DiT` is the published one.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,13 +33,13 @@ class Backbone(nnx.Module):
       routes: pairs (start, end) of blocks, 0-based, both included.
       dtype: compute type, "float32" or "bfloat16"; parameters stay float32.
       remat: what the backward pass recomputes: "none", "selective" (what is cheap) or "full".
-      learn_sigma: the head has 2 C channels, as SiT was published, of which the first C count.
-      prediction: what it returns: "velocity", or EDM's F ("edm"), see `method.prediction`; "noise"
-        (DiT's) is neither trained nor sampled here.
+      learn_sigma: the head has 2 C channels, as in the published SiT; the first C are used.
+      prediction: what it returns: "velocity", EDM's F ("edm"; see `method.prediction`), or DiT's
+        "noise", which can be converted, but neither trained nor sampled.
       rngs: initial weights.
     """
 
-    masks = False  # whether kept ids mask tokens, instead of routing them
+    masks = False  # whether tokens that are not kept are masked instead of routed
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Backbone(nnx.Module):
 
     @property
     def conditioning(self) -> Classes:
-        """What images may be asked for."""
+        """The conditions that images can be sampled under."""
         return self.label_embedding
 
     @property
@@ -95,10 +95,10 @@ class Backbone(nnx.Module):
         return (self.image_size // self.patch) ** 2
 
     def in_chunks(self, tokens: int) -> "Backbone":
-        """Return this network, running at most so many tokens of a device at once.
+        """Return this network with a limit on how many tokens a device runs at once.
 
-        What fits into on-chip memory is computed faster; with gradients it is not. 0 is for all,
-        -1 for what suits the device that the program is for.
+        What fits into on-chip memory is computed faster, except with gradients. 0 runs all tokens
+        at once, -1 the device's best number.
         """
         other = jax.tree.map(lambda x: x, self)
         for part in vars(other).values():
@@ -126,9 +126,9 @@ class Backbone(nnx.Module):
 
         Args:
           x: images x_t [B, H, W, C].
-          t: times [B], fed to the timestep embedding as they are.
+          t: times [B], fed to the timestep embedding unscaled.
           conditions: one for all branches, or one for each; of class labels, int32 [B].
-          ids: of each branch: one [B, K] per route, or None to compute every token.
+          ids: for each branch one [B, K] per route, or None to compute every token.
 
         Returns:
           For each branch a velocity [B, H, W, C], float32.

@@ -1,8 +1,8 @@
-"""What a network is told about the image to make: a condition, embedded into a vector.
+"""The condition of an image to make, such as its class, embedded into a vector.
 
 A backbone has one conditioning. It embeds conditions, and gives training and guidance the null
-condition and another one at random (`method.network.Conditioning`), so that these never see what a
-condition is made of.
+condition and another, random one (`method.network.Conditioning`), so that they need not know what a
+condition is.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from sg_jax.models import layers
 
 
 class Classes(nnx.Module):
-    """Class labels 0 .. num_classes - 1 [B], int32; num_classes stands for "no class".
+    """Class labels 0 .. num_classes - 1 [B], int32; the label num_classes means "no class".
 
     Args:
-      num_classes: how many there are.
+      num_classes: how many classes there are.
       width: D.
       rngs: initial weights.
-      null_row: whether "no class" is a row of the table, as DiT has it; else it is zeros, as in
-        networks that see labels as one-hot vectors.
+      null_row: whether "no class" is a row of the table, as in DiT; otherwise it is zeros, as in
+        networks that read labels as one-hot vectors.
     """
 
     def __init__(self, num_classes: int, width: int, rngs: nnx.Rngs, null_row: bool = True):
@@ -54,11 +54,11 @@ class Classes(nnx.Module):
         return (condition + step) % self.num_classes
 
     def in_turn(self, count: int) -> np.ndarray:
-        """Return `count` conditions, every class in turn, int32."""
+        """Return `count` labels that go through the classes in turn, int32."""
         return np.resize(np.arange(self.num_classes, dtype=np.int32), count)
 
     def check(self, labels: Sequence[int] | np.ndarray, name: str = "labels") -> np.ndarray:
-        """Return labels as int32 [B], or raise a UserError naming the first that is no class."""
+        """Return labels as int32 [B], or raise a UserError that names the first wrong one."""
         labels = np.atleast_1d(np.asarray(labels))
         if labels.ndim != 1 or (labels.size and not np.issubdtype(labels.dtype, np.integer)):
             raise UserError(f"{name} must be a list of ints, not {labels.dtype} {labels.shape}.")
@@ -66,6 +66,6 @@ class Classes(nnx.Module):
         if wrong.size:
             raise UserError(
                 f"{name}[{wrong[0]}]={labels[wrong[0]]} must lie in [0, {self.num_classes - 1}]: "
-                f"the model knows {self.num_classes} classes."
+                f"the model has {self.num_classes} classes."
             )
         return labels.astype(np.int32)

@@ -25,7 +25,7 @@ class Block(nnx.Module):
         dtype: jnp.dtype,
         attention: str,
         rngs: nnx.Rngs,
-        conditioning: int = 0,  # its width; 0: that of the tokens
+        conditioning: int = 0,  # its width; 0: the tokens' width
     ):
         self.width, self.mlp_ratio = width, mlp_ratio
         self.attention = Attention(width, heads, dtype, attention, rngs)
@@ -35,7 +35,7 @@ class Block(nnx.Module):
     def __call__(
         self, h: jax.Array, found: layers.Moments, c: jax.Array
     ) -> tuple[jax.Array, layers.Moments]:
-        """Return tokens [B, N, D] and their moments, from those of h and conditioning c [B, D]."""
+        """Return tokens [B, N, D] and their moments, given h, its moments and c [B, D]."""
         parts = layers.modulation(self.modulation, c, 6)  # each [B, D]
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
         x = self.attention(layers.adaptive_norm(h, found, shift_a, scale_a))
@@ -45,13 +45,13 @@ class Block(nnx.Module):
         return h, layers.moments(h)
 
     def macs(self, tokens: int, mixing: bool) -> float:
-        """Return multiply-adds of this block on `tokens` tokens of one image.
+        """Return the multiply-adds of this block on `tokens` tokens of one image.
 
         (4 + 2 r) D^2 K + 6 D^2, and 2 K^2 D for attention's products; r is the MLP ratio.
 
         Args:
           tokens: K.
-          mixing: whether what goes on between tokens counts, here attention's two products.
+          mixing: whether the work between tokens counts, here attention's two products.
         """
         d, k = self.width, tokens
         linear = (4 + 2 * self.mlp_ratio) * d * d * k + self.modulation.in_features * 6 * d
@@ -66,10 +66,10 @@ class DiT(Backbone):
       heads: H.
       mlp_ratio: hidden width of the MLP over `width`.
       dtype: compute type.
-      attention: "auto", "xla" or "pallas": what computes it; see `Attention`.
+      attention: what computes it: "auto", "xla" or "pallas"; see `Attention`.
       rngs: initial weights.
-      backbone: image_size, channels, num_classes, patch, depth and what else `Backbone` takes;
-        `sizes.geometry("XL/2")` gives the published depth, width, heads and patch.
+      backbone: image_size, channels, num_classes, patch, depth and the other arguments of
+        `Backbone`; `sizes.geometry("XL/2")` gives the published depth, width, heads and patch.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Gradients written by hand, and what is tuned for one kind of device.
+"""Gradients written by hand, and code tuned for one kind of device.
 
-Nothing here changes what a layer computes; it changes how fast its gradient is. The layers are in
-`layers`; reading the method needs nothing of this file.
+Nothing here changes what a layer computes, only how fast its gradient is. The layers are in
+`layers`; you can read the method without this file.
 """
 
 from collections.abc import Callable
@@ -32,26 +32,26 @@ def written_out(
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Return the gradient [din, dout], of `dtype`, of the kernel that made [..., dout] of x."""
+    """Return the gradient [din, dout], in `dtype`, of the kernel in y = x @ kernel, given dy."""
     axes = tuple(range(x.ndim - 1))
 
     def gradient(x, dy):
         return jax.lax.dot_general(x, dy, ((axes, axes), ((), ())), preferred_element_type=dtype)
 
     if sharding.platform() == "cpu" and x.shape[-1] > dy.shape[-1]:
-        # The first factor is transposed in memory there: 4% of a step for the larger one. Without
-        # the barrier XLA takes the transpose into a product that is slower.
+        # A CPU transposes the first factor in memory: 4% of a step if it is the larger one. Without
+        # the barrier, XLA fuses the transpose into a slower product.
         return jax.lax.optimization_barrier(gradient(dy, x)).T
     return gradient(x, dy)
 
 
 def input_gradient(dy: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Return the gradient [..., din], of dy's type, of what a kernel [din, dout] took to dy."""
+    """Return the gradient [..., din], in dy's type, of x in y = x @ kernel, given dy."""
     kernel = kernel.astype(dy.dtype)
     rows = dy.reshape(-1, dy.shape[-1])
     if sharding.platform() == "cpu" and 8 * len(rows) <= len(kernel):
-        # Few rows, as of adaLN, are transposed in memory there and not the kernel, behind a barrier
-        # as above: 8 rows by [768, 4608] took a fifth of the time.
+        # With few rows, as in adaLN, transpose the rows in memory and not the kernel, behind a
+        # barrier as above. For 8 rows and a kernel [768, 4608] this takes a fifth of the time.
         found = jax.lax.dot_general(kernel, rows, (((1,), (1,)), ((), ())))
         return jax.lax.optimization_barrier(found).T.reshape(*dy.shape[:-1], -1)
     return dy @ kernel.T
@@ -64,13 +64,13 @@ def product_backward(residuals: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def norm_backward(residuals: tuple, dy: jax.Array) -> tuple:
-    """Return the gradients of `layers.adaptive_norm`; that of the moments is part of x's."""
+    """Return the gradients of `layers.adaptive_norm`; the moments' gradient is part of x's."""
     x, (mean, rate), scale = residuals
     wide = dy.astype(jnp.float32)
     unit = (x.astype(jnp.float32) - mean) * rate  # [B, N, D], the normalised tokens
     d_scale = (wide * unit).sum(1)  # [B, D]
-    # A sum of products, because XLA takes a plain sum out of the fusion with the matrix product
-    # that makes dy, and goes over the tokens once more: 3 points of peak on TPU v5e.
+    # A sum of products: XLA would take a plain sum out of the fusion with the matrix product that
+    # makes dy, and read the tokens once more. That costs 3 points of peak on TPU v5e.
     d_shift = (wide * (unit + 1)).sum(1) - d_scale
     d = wide * (1 + scale[:, None])
     dx = rate * (d - d.mean(-1, keepdims=True) - unit * (d * unit).mean(-1, keepdims=True))
@@ -88,10 +88,10 @@ def gated_backward(residuals: tuple, dx: jax.Array) -> tuple[jax.Array, ...]:
 
 @jax.custom_vjp
 def gradient_of_value(bias: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Return zeros [D] whose gradient is that of bias @ kernel, to the bias [D] alone.
+    """Return zeros [D] that pass the gradient of bias @ kernel on to the bias [D] alone.
 
-    The bias of an attention's values goes through it unchanged, because the weights of a query sum
-    to 1. So its gradient follows from that of the last layer's bias, without a sum over tokens.
+    The bias of the values passes attention unchanged, because the weights of a query sum to 1. So
+    its gradient follows from that of the last layer's bias, without a sum over tokens.
     """
     return jnp.zeros_like(kernel[0])
 
@@ -104,9 +104,9 @@ gradient_of_value.defvjp(
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
-    """Return the tanh approximation of GELU, of x's type, kept out of the products around it."""
-    # Without a barrier the TPU compiler fuses both products of an MLP into one, and samples with
-    # 73% of the peak of v5e where it could with 79% (XL/2, 32 images of 128 tokens, its estimate).
+    """Return the tanh approximation of GELU, in x's type, kept out of the products around it."""
+    # Without a barrier the TPU compiler fuses both products of an MLP into one, and sampling drops
+    # from 79% to 73% of v5e's peak (XL/2, 32 images of 128 tokens, compiler's estimate).
     return jax.lax.optimization_barrier(_gelu(x))
 
 

@@ -1,4 +1,4 @@
-"""The backbones by name, and what each reads of `config.model`.
+"""The backbones by name, and the settings of `config.model` that each reads.
 
 To add one: 1. derive it from `Backbone` (or satisfy `method.network.Network`), 2. give `BACKBONES`
 a row, 3. declare in `config.sections.Model` those arguments of its constructor that are new.
@@ -14,7 +14,7 @@ BACKBONES: dict[str, type] = {"dit": DiT, "maskdit": MaskDiT, "ssm": SSM}
 
 
 def reads(kind: str) -> tuple[str, ...]:
-    """Return the arguments of a backbone's constructor, those of its bases included."""
+    """Return the arguments of a backbone's constructor, including those of its bases."""
     found: dict[str, None] = {}
     for base in BACKBONES[kind].__mro__:
         if "__init__" not in vars(base):

@@ -1,7 +1,7 @@
-"""Layers that the backbones share: linear, embeddings, MLP, adaLN. `attention` has its own file.
+"""Layers that backbones share: linear, embeddings, MLP, adaLN. `attention` has its own file.
 
-Initializers are module constants: a fresh closure per instance would change the tree structure of
-a module and so compile every program again. Parameters are float32; `dtype` is the compute type.
+Initializers are module constants: a new closure per instance would change a module's tree, so all
+programs would compile again. Parameters are float32; `dtype` is the compute type.
 """
 
 import functools
@@ -25,10 +25,10 @@ EPSILON = 1e-6
 
 @written_out(lambda x, kernel: (x, kernel), gradients.product_backward)
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Return x @ kernel [..., dout] in x's type, of x [..., din] and a float32 kernel [din, dout].
+    """Return x @ kernel [..., dout] in x's type, for x [..., din] and a float32 kernel [din, dout].
 
-    The kernel's gradient is float32 before it is summed over devices; derived from the forward
-    pass it would be rounded to x's type first.
+    The kernel's gradient is float32 before it is summed over devices. An automatic gradient would
+    be rounded to x's type first.
     """
     return x @ kernel.astype(x.dtype)
 
@@ -36,9 +36,8 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 class Linear(nnx.Module):
     """A linear layer [..., din] -> [..., dout], computed in `dtype`.
 
-    Gradients are float32, the bias's too: it is added in float32, because its gradient is a sum
-    over all tokens. `closes` says that the layer takes channels that the one before it has split
-    over devices.
+    Gradients are float32. The bias is added in float32 too, because its gradient is a sum over all
+    tokens. `closes` means that the layer before it has split its input channels over devices.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class Linear(nnx.Module):
         self.bias: Any = nnx.Param(jnp.zeros((dout,))) if bias else None
 
     def __call__(self, x: jax.Array, bias_gradient: bool = True) -> jax.Array:
-        """Return x @ kernel + bias; without `bias_gradient` the bias's comes from elsewhere."""
+        """Return x @ kernel + bias; without `bias_gradient`, the bias gets no gradient here."""
         y = product(x.astype(self.dtype), self.kernel[...])
         if self.bias is None:
             return y
@@ -75,8 +74,8 @@ Moments = tuple[jax.Array, jax.Array]
 def moments(x: jax.Array) -> Moments:
     """Return the mean and 1 / std of tokens x [B, N, D], each [B, N, 1] and float32.
 
-    Apart from `adaptive_norm`, which differentiates them, so that a block can return them beside
-    its tokens: in one loop with the matrix product that makes the tokens they cost nothing on TPU.
+    This is separate from `adaptive_norm`, which differentiates the moments, so that a block can
+    return them with its tokens: on TPU they are free beside the matrix product that makes these.
     """
     wide = jax.lax.stop_gradient(x).astype(jnp.float32)
     mean = wide.mean(-1, keepdims=True)
@@ -88,7 +87,7 @@ def moments(x: jax.Array) -> Moments:
 def adaptive_norm(x: jax.Array, found: Moments, shift: jax.Array, scale: jax.Array) -> jax.Array:
     """Normalise tokens, then scale and shift them: (x - mean) / std (1 + scale) + shift.
 
-    All in float32, except what comes in and goes out.
+    Everything but the input and the output is float32.
 
     Args:
       x: tokens [B, N, D].
@@ -96,7 +95,7 @@ def adaptive_norm(x: jax.Array, found: Moments, shift: jax.Array, scale: jax.Arr
       shift, scale: [B, D], float32.
 
     Returns:
-      [B, N, D], of x's type.
+      [B, N, D], in x's type.
     """
     mean, rate = found
     y = (x.astype(jnp.float32) - mean) * rate * (1 + scale[:, None]) + shift[:, None]
@@ -126,7 +125,7 @@ def add_gated(x: jax.Array, gate: jax.Array, y: jax.Array, bias: jax.Array) -> j
 def position_table(height: int, width: int, dim: int) -> np.ndarray:
     """Return the fixed sine-cosine table of a token grid, float32 [height * width, dim].
 
-    Half of the channels encode the column, half the row, each as [sin, cos] of
+    Half of the channels encode the column and half the row, each as [sin, cos] of
     p / 10000^(4 i / dim) (MAE, arXiv 2111.06377; as in DiT).
     """
     omega = 1.0 / 10000 ** (np.arange(dim // 4) / (dim / 4))
@@ -145,7 +144,7 @@ def timestep_features(t: jax.Array, dim: int = 256) -> jax.Array:
 
 
 class TimestepEmbedding(nnx.Module):
-    """Embed t [B], taken as it is, into [B, D]: two linear layers on sinusoidal features."""
+    """Embed t [B], unscaled, into [B, D]: two linear layers on sinusoidal features."""
 
     def __init__(self, dim: int, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.hidden = Linear(256, dim, dtype, rngs, NORMAL)
@@ -156,7 +155,7 @@ class TimestepEmbedding(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Two linear layers and GELU between them; the bias of the last one is left to `gated`."""
+    """Two linear layers and GELU between them; `gated` adds the bias of the last one."""
 
     def __init__(self, dim: int, hidden: int, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.hidden = Linear(dim, hidden, dtype, rngs)

@@ -1,8 +1,8 @@
-"""MaskDiT: an encoder of the kept tokens only, and a small decoder that predicts all of them.
+"""MaskDiT: an encoder of only the kept tokens, and a small decoder that predicts all tokens.
 
-Masking (Krause et al., arXiv 2601.01608, Eq. 4; Zheng et al., arXiv 2306.09305) is the other way
-to train on few tokens: a masked token takes part in no encoder block and reaches the decoder as a
-learned mask token, where a bypassing one would bring along what it was before its route.
+Masking (Krause et al., arXiv 2601.01608, Eq. 4; Zheng et al., arXiv 2306.09305) is the other way to
+train on few tokens: a masked token passes no encoder block and reaches the decoder as a learned
+mask token, whereas a token that bypasses a route keeps its value from before the route.
 """
 
 from collections.abc import Sequence
@@ -27,22 +27,23 @@ from sg_jax.parallel import blocks
 class MaskDiT(DiT):
     """A DiT that encodes the kept tokens, then decodes the full set.
 
-    It has the interface of every backbone: what is masked are `keep_ids`, one [B, K] for all of
-    the encoder. Without them every token is encoded and the mask token is not used, which is how
-    the published network samples. The output is the network's own: the preconditioning that it was
-    published with (EDM, arXiv 2206.00364) is not part of it, and t is embedded as it is.
+    It has the interface of every backbone. `keep_ids`, one array [B, K] for the whole encoder, are
+    the tokens that are not masked. Without them every token is encoded and the mask token is
+    unused; the published network samples in this way. The output is the raw output of the network.
+    EDM's preconditioning (arXiv 2206.00364), with which it was published, is not part of it, and t
+    is embedded unscaled.
 
-    Unlike a DiT's, the null condition is no row of the table: its embedding is zero, as the
-    published network sees labels as one-hot vectors and their absence as zeros.
+    Unlike in a DiT, the null condition is not a row of the table: its embedding is zero, because
+    the published network reads labels as one-hot vectors and a missing label as zeros.
 
     Args:
-      decoder_width: E; 512 in the paper, as the next two, beside an encoder of size XL/2.
+      decoder_width: E. Its default and the next two are the paper's, for an encoder of size XL/2.
       decoder_depth: number of decoder blocks.
       decoder_heads: heads of a decoder block.
       rngs: initial weights.
-      encoder: image_size, channels, num_classes, patch, width, depth, heads and, where they are
-        not to be the defaults, mlp_ratio and attention (the decoder's too), dtype, remat,
-        learn_sigma, prediction: see `DiT`.
+      encoder: image_size, channels, num_classes, patch, width, depth and heads, and optionally
+        mlp_ratio and attention (also the decoder's), dtype, remat, learn_sigma, prediction: see
+        `DiT`.
     """
 
     masks = True
@@ -77,7 +78,7 @@ class MaskDiT(DiT):
                 e, decoder_heads, self.mlp_ratio, dtype, self.attention, rngs, conditioning=d
             )
 
-        # These three take the place of what an encoder alone would have.
+        # These three replace those of the encoder.
         self.label_embedding = Classes(self.conditioning.num_classes, d, rngs, null_row=False)
         self.final_modulation = layers.Linear(d, 2 * e, dtype, rngs, layers.ZEROS)
         self.final = layers.Linear(e, self.final.out_features, dtype, rngs, layers.ZEROS)
@@ -95,14 +96,14 @@ class MaskDiT(DiT):
     ) -> list[jax.Array]:
         """Return several predictions at the same x_t.
 
-        They share the patch embedding; the decoder, and the encoder too where all keep equally many
-        tokens, runs once on one batch of them.
+        They share the patch embedding. The decoder runs once, on all of them as one batch, and so
+        does the encoder if all keep the same number of tokens.
 
         Args:
           x: images x_t [B, H, W, C].
-          t: times [B], fed to the timestep embedding as they are.
+          t: times [B], fed to the timestep embedding unscaled.
           conditions: one for all branches, or one for each.
-          ids: for each branch its kept ids [B, K], alone or as the only item of a list; or None to
+          ids: for each branch its kept ids [B, K], possibly in a list of one item; or None to
             encode every token.
 
         Returns:
@@ -129,7 +130,7 @@ class MaskDiT(DiT):
         return split(out, count)
 
     def _encode(self, h: jax.Array, c: jax.Array, ids: jax.Array | None) -> jax.Array:
-        """Return what the decoder gets to see [B, N, E] of tokens h [B, N, D]."""
+        """Return the decoder's input [B, N, E] from tokens h [B, N, D]."""
         if ids is None:
             return self._project(self.blocks(h, c, [None]), c)
         kept = self._project(self.blocks(tokens.gather(h, ids), c, [None]), c)  # [B, K, E]
@@ -145,7 +146,7 @@ class MaskDiT(DiT):
 
     @property
     def choices(self) -> int:
-        """How many independent choices of tokens a forward pass takes: the masked ones."""
+        """How many independent choices of kept tokens a forward pass takes: one."""
         return 1
 
 
@@ -155,12 +156,12 @@ def _normalise(h: jax.Array, modulation: layers.Linear, c: jax.Array) -> jax.Arr
 
 
 def _single(ids: Any) -> jax.Array | None:
-    """Return the one [B, K] of a branch, given alone or in a list."""
+    """Return the array [B, K] of a branch, given by itself or in a list."""
     if isinstance(ids, list | tuple):
         if len(ids) != 1:
             raise UserError(
-                f"keep_ids holds {len(ids)} arrays, but masking has one choice of tokens: give one "
-                f"array [B, K]."
+                f"keep_ids has {len(ids)} arrays, but masking has one choice of tokens: give one "
+                "array [B, K]."
             )
         ids = ids[0]
     if ids is not None:

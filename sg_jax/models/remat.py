@@ -1,7 +1,7 @@
-"""A scan over blocks whose backward pass finds what they `save`, and computes the rest again.
+"""A scan over blocks whose backward pass reads what they `save` and recomputes the rest.
 
-What `jax.checkpoint` with named values does, but that a kernel can read what is kept at its place,
-by the number of the block: slices would be copied, since XLA fuses them with no kernel.
+It does what `jax.checkpoint` does with named values, but a kernel can read a saved array in place,
+by the number of its block. XLA cannot fuse slices with a kernel, so it would copy them.
 """
 
 import contextlib
@@ -13,11 +13,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-Carry = tuple  # tokens [B, N, D], and what else goes from block to block
+Carry = tuple  # tokens [B, N, D], and whatever else goes from block to block
 
 
 class Kept(NamedTuple):
-    """What one block saved, as a part of what all of them did."""
+    """What one block saved, as a part of what all blocks saved."""
 
     stack: jax.Array  # [L, ...]
     place: jax.Array  # of the block in it
@@ -31,12 +31,12 @@ _visit: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("visit"
 
 
 def save(x: jax.Array) -> jax.Array:
-    """Mark what the backward pass should find again where remat is "selective"."""
+    """Mark what the backward pass should not recompute if remat is "selective"."""
     return saved(x)[0]
 
 
 def saved(x: jax.Array) -> tuple[jax.Array, Kept | None]:
-    """`save` x; where it was already, in the backward pass, return its place as well."""
+    """`save` x; in the backward pass, where it is saved already, also return its place."""
     visit = _visit.get()
     return visit(x) if visit else (x, None)
 
@@ -53,9 +53,9 @@ def plain_scan(run: Callable, carry: Carry, c: jax.Array, stack, unroll: bool = 
 def unrolled_scan(run: Callable, carry: Carry, c: jax.Array, stack) -> jax.Array:
     """Return what `plain_scan` does; with gradients, the blocks are written out in the program.
 
-    A loop copies what it keeps into stacks, which start as zeros, and out of them again: 5 to 10%
-    of a training step on a CPU, for a compile a third longer (DiT-S/2, tests/benchmarks/peer.md).
-    Without gradients the loop is as fast.
+    A loop copies what it keeps into stacks, which start as zeros, and out of them again. Without
+    the loop, a training step on a CPU takes 5 to 10% less time, and its compile a third longer
+    (DiT-S/2, tests/benchmarks/peer.md). Without gradients the loop is equally fast.
     """
 
     @jax.custom_vjp
@@ -73,8 +73,8 @@ def scan(run: Callable, carry: Carry, c: jax.Array, stack) -> jax.Array:
     """Return the tokens [B, N, D] after all blocks; with gradients, keep what they save.
 
     Args:
-      run: (block, carry, c) -> carry; calls `save` in the same order each time, and never inside
-        of a transformation.
+      run: (block, carry, c) -> carry; calls `save` in the same order each time, and never inside a
+        transformation.
       carry: where to start.
       c: conditioning [B, D].
       stack: the blocks' weights, on a leading axis.
@@ -91,7 +91,7 @@ def scan(run: Callable, carry: Carry, c: jax.Array, stack) -> jax.Array:
                 with _visiting(_record(kept)):
                     return run(block, carry, c), kept
 
-            # The gradient is not used, but custom gradients' forward passes are to be run.
+            # The gradient is unused; it makes the forward passes of custom gradients run.
             new, _, kept = jax.vjp(recorded, carry, has_aux=True)
             return new, (carry, kept)
 
@@ -120,7 +120,7 @@ def scan(run: Callable, carry: Carry, c: jax.Array, stack) -> jax.Array:
 
         places = jnp.arange(len(carries[0]))
         end = (dh, *jax.tree.map(lambda y: jnp.zeros(y.shape[1:], y.dtype), carries[1:]))
-        # What a scan returns starts as zeros, which takes 0.5% of a step; this need not.
+        # A scan first fills its results with zeros, which takes 0.5% of a step. This does not.
         start = (
             end,
             jnp.zeros_like(c),
@@ -159,7 +159,7 @@ def _replay(kept: Iterator[Kept]) -> Callable:
 
 @jax.custom_vjp
 def _instead(x, kept):
-    """Return `kept`, whose gradient goes to x: what made x need not be computed again."""
+    """Return `kept`, and send its gradient to x, so that x need not be recomputed."""
     return kept
 
 

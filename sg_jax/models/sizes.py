@@ -1,4 +1,4 @@
-"""The published sizes of DiT (arXiv 2212.09748), by their names."""
+"""The published sizes of DiT (arXiv 2212.09748), by name."""
 
 from sg_jax.errors import UserError, nearest
 

@@ -1,12 +1,12 @@
-"""SSM: a state-space backbone, to which routes apply as they do to a transformer.
+"""SSM: a state-space backbone, with routes that work as they do in a transformer.
 
 A block scans the tokens with a selective state space (Mamba, Gu & Dao, arXiv 2312.00752) in both
-directions (Vision Mamba, arXiv 2401.09417), conditioned by adaLN-Zero as diffusion models of this
-kind are (DiM, arXiv 2405.14224; ZigMa, arXiv 2403.13802). Kept tokens are in raster order, so a
+directions (Vision Mamba, arXiv 2401.09417), conditioned by adaLN-Zero like other diffusion models
+of this kind (DiM, arXiv 2405.14224; ZigMa, arXiv 2403.13802). Kept tokens are in raster order, so a
 route scans them in that order, as if the bypassed ones did not exist (TREAD, arXiv 2501.04765).
 
-Mamba's short convolution is left out: its weights belong to offsets, and the next kept token lies
-at another offset at every draw and every gamma. Places are told by the position table alone.
+Mamba's short convolution is left out: its weights belong to offsets, but the offset to the next
+kept token changes with every draw and every gamma. Only the position table says where a token lies.
 """
 
 import math
@@ -40,29 +40,30 @@ def selective_scan(
     chunk: int = CHUNK,
     scan: str = "sequential",
 ) -> jax.Array:
-    """Run a diagonal state space over tokens, its step and matrices depending on them.
+    """Run a diagonal state space over tokens, with a step and matrices that depend on them.
 
     s_n = exp(step_n A) s_{n-1} + step_n B_n u_n,   y_n = C_n s_n       (arXiv 2312.00752, Eq. 2)
 
     A is discretised as in its Eq. 4, B by Euler's rule as in its published code.
 
-    Each of the E channels of u has S states. The backward pass needs those of all tokens,
-    [N, B, S, E]: for N = 256, E = 2304 and S = 16 that is 38 MB per image. So it keeps the state
-    once per chunk and runs one chunk again at a time: (N / chunk + chunk) B S E floats, least at
-    chunk = sqrt(N); with chunk = S what is kept is no larger than u. E is last because TPU tiles
-    are 128 wide there.
+    Each of the E channels of u has S states. The backward pass needs the states of all tokens,
+    [N, B, S, E]; with N = 256, E = 2304 and S = 16 this is 38 MB per image. So it keeps one state
+    per chunk and recomputes one chunk at a time. These are (N / chunk + chunk) B S E floats, and
+    chunk = sqrt(N) needs least. With chunk = S, the kept states are no larger than u. E is last
+    because TPU tiles are 128 wide there.
 
-    Within a chunk "associative" is `jax.lax.associative_scan`: log(chunk) steps, for devices that a
-    short loop leaves idle. "sequential" goes token by token: where batch, states and channels fill
-    the machine already, the tree of partial products costs more, 3.6 times as much per block on
-    TPU v5e (compiler's estimate, chunk 16, with gradient) and 6 to 7 times as much on CPU.
+    Within a chunk "associative" is `jax.lax.associative_scan`: log(chunk) steps, for devices that
+    would be idle in a short loop. "sequential" goes token by token. It is faster if batch, states
+    and channels already fill the machine; there the tree of partial products costs more, 3.6 times
+    as much per block on TPU v5e (compiler's estimate, chunk 16, with gradient) and 6 to 7 times as
+    much on CPU.
 
     Args:
-      u: input [B, N, E], float32 as all others.
+      u: input [B, N, E], float32 like all others.
       step: step sizes [B, N, E], positive.
       a: diagonal of A [S, E], negative.
       b, c: [B, N, S].
-      chunk: tokens of a chunk, at most; chunks are made equally long.
+      chunk: most tokens of a chunk; all chunks get the same length.
       scan: "sequential" or "associative".
 
     Returns:
@@ -72,7 +73,7 @@ def selective_scan(
     count = -(-n // chunk)
     length = -(-n // count)
 
-    def chunks(x):  # a token of step 0, as in the padding, leaves the state as it is
+    def chunks(x):  # a token with step 0, such as padding, does not change the state
         x = jnp.pad(x, ((0, 0), (0, count * length - n), (0, 0)))
         return x.reshape(batch, count, length, -1).transpose(1, 2, 0, 3)  # [N/T, T, B, E or S]
 
@@ -106,9 +107,9 @@ def _compose(first, then):
 
 
 class Selective(nnx.Module):
-    """A selective scan in one direction: the tokens themselves give step, B and C.
+    """A selective scan in one direction: step, B and C come from the tokens themselves.
 
-    The recurrence is float32 whatever the compute type: its decays lie close to 1.
+    The recurrence is always float32, because its decays are close to 1.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class Block(nnx.Module):
     def __call__(
         self, h: jax.Array, found: layers.Moments, c: jax.Array
     ) -> tuple[jax.Array, layers.Moments]:
-        """Return tokens [B, N, D] and their moments, from those of h and conditioning c [B, D]."""
+        """Return tokens [B, N, D] and their moments, given h, its moments and c [B, D]."""
         shift, scale, gate = layers.modulation(self.modulation, c, 3)  # each [B, D]
         x = layers.adaptive_norm(h, found, shift, scale)
         u, z = jnp.split(jax.nn.silu(save(self.inward(x))), 2, axis=-1)  # each [B, N, E]
@@ -159,14 +160,14 @@ class Block(nnx.Module):
         return h, layers.moments(h)
 
     def macs(self, tokens: int, mixing: bool) -> float:
-        """Return multiply-adds of this block on `tokens` tokens of one image.
+        """Return the multiply-adds of this block on `tokens` tokens of one image.
 
         (3 D + 2 (2 R + 2 S)) E K + 3 D^2, and 2 * 3 S E K for the two scans (inflow, recurrence
         and readout, as if run token by token); the exponentials are not counted.
 
         Args:
           tokens: K.
-          mixing: whether what goes on between tokens counts, here the scans.
+          mixing: whether the work between tokens counts, here the scans.
         """
         linear = 3 * self.width + 4 * (self.rank + self.state)
         scans = 6 * self.state if mixing else 0
@@ -185,7 +186,7 @@ class SSM(Backbone):
       scan: "sequential" or "associative"; see `selective_scan`.
       dtype: compute type.
       rngs: initial weights.
-      backbone: image_size, channels, num_classes, patch, depth and what else `Backbone` takes.
+      backbone: image_size, channels, num_classes, patch, depth, and so on; see `Backbone`.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""A stack of blocks, cut into segments by its routes, run one block after another.
+"""A stack of blocks, cut into segments by its routes and run one block after another.
 
-A block is any module `block(h [B, N, D], moments, c [B, D]) -> (h, moments)`, where moments are
-what the norm of a block needs to know of h.
+A block is any module `block(h [B, N, D], moments, c [B, D]) -> (h, moments)`, where moments are the
+mean and the inverse deviation that the next block's norm needs.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,14 +16,14 @@ from sg_jax.method.routing import Route
 from sg_jax.models import layers, remat
 from sg_jax.parallel import blocks, sharding
 
-REMAT = ("none", "selective", "full")  # keep every activation, what blocks `save`, or only tokens
+REMAT = ("none", "selective", "full")  # keep all activations, what blocks `save`, or only tokens
 
 
 class RoutedStack(nnx.Module):
     """`depth` blocks, stacked and scanned, one stack per segment.
 
-    One stack per segment because slicing one large stack inside the step copies its weights. The
-    dense model uses the same segments, so a checkpoint has one layout whatever gamma is.
+    Each segment has its own stack, since slicing one large stack inside the step copies weights.
+    The dense model uses the same segments, so a checkpoint has one layout whatever gamma is.
 
     Args:
       block: makes one block from initial random keys.

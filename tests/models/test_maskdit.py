@@ -58,7 +58,7 @@ def test_ids_come_alone_or_in_a_list_and_in_any_order(masked, inputs, forward):
     alone = forward(masked, *inputs, IDS)
     np.testing.assert_array_equal(forward(masked, *inputs, [IDS]), alone)
     close(forward(masked, *inputs, IDS[:, ::-1]), alone)
-    with pytest.raises(UserError, match="holds 2 arrays"):
+    with pytest.raises(UserError, match="has 2 arrays"):
         masked(*inputs, [IDS, IDS])
 
 
