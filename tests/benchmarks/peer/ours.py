@@ -14,14 +14,14 @@ from sg_jax.config import parsing as config_lib
 from sg_jax.costs import flops
 from sg_jax.method import guidance as guidance_lib
 from sg_jax.method.sampler import Sampler
-from sg_jax.models import dit
+from sg_jax.models import sizes
 from sg_jax.parallel import sharding
 from sg_jax.programs import sampling
 from sg_jax.programs.training import abstract_state, start_state
 from sg_jax.weights import convert
 
 CONFIGS = pathlib.Path(__file__).parents[3] / "configs"
-SIZES = {f"{s}/2": CONFIGS / f"imagenet256_sit_{s.lower()}2_routing.py" for s in dit.SIZES}
+SIZES = {f"{s}/2": CONFIGS / f"imagenet256_sit_{s.lower()}2_routing.py" for s in sizes.SIZES}
 SETTINGS = {"unguided": "unguided", "CFG": "cfg", "SG": "sg_flops"}  # ours: the config's
 
 
