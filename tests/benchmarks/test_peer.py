@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from sg_jax.errors import UserError
+from sg_jax.weights import convert
 
 FOLDER = pathlib.Path(__file__).parent / "peer"
 
@@ -126,3 +127,25 @@ def test_stand_ins_compute_what_timm_computes(part):
         mine.load_state_dict(theirs.state_dict())
         x = torch.randn(shape)
         torch.testing.assert_close(mine(x), theirs(x))
+
+
+def test_our_side_runs_as_the_package_is_now(part, make_small, tmp_path, monkeypatch):
+    """A step of each program, of a network of 16 tokens in place of a published size."""
+    config = tmp_path / "small.py"
+    config.write_text(
+        "def get_config():\n"
+        "    model = dict(depth=2, width=16, heads=4, patch=8, routes=((1, 1),))\n"
+        "    return dict(model=dict(model, image_size=32, channels=4, num_classes=1000))\n"
+    )
+    sizes = dict(image_size=32, channels=4, num_classes=1000, patch=8, width=16, heads=4)
+    model = make_small(**sizes)
+    ours = part("ours")
+    assert all(path.is_file() for path in ours.SIZES.values())
+    monkeypatch.setitem(ours.SIZES, "S/2", config)
+    mine = ours.Ours("S/2", "float32", convert.to_state_dict(model, "tread"))
+    programs = mine.sampling(batch=1, steps=1) + mine.training(batch=1, steps=1)
+    for program in programs:
+        program.call()
+    assert [p.name for p in programs] == [
+        "ours, unguided", "ours, CFG", "ours, SG", "ours, dense training", "ours, routed training"
+    ]  # fmt: skip
