@@ -1,10 +1,10 @@
-"""The one error that a user is meant to read, and settings that raise it themselves.
+"""The one error meant for users, and settings that check themselves and raise it.
 
 A section of settings is a frozen dataclass derived from `Settings`. Each field is declared once, by
-`setting`: its default, what it means, which values it takes, and whether a run may change it. The
+`setting`: its default, its meaning, the values it allows, and whether a run may change it. The
 check, the help text, the config's defaults and the rule for continuing a run all come from there.
 
-To add a setting: give its section one more field.
+To add a setting, add a field to its section.
 """
 
 import contextlib
@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 
-# When a setting must be what the run was trained with; see `setting`.
+# When a setting must be the one that the run was trained with; see `setting`.
 CONTINUED = ("continued",)
 ALWAYS = ("continued", "scored", "sampled")
 
 
 class UserError(ValueError):
-    """Report bad input: one paragraph with the key, its value and what is allowed."""
+    """Report bad input in one paragraph: the key, its value and what is allowed."""
 
 
 class SettingError(UserError):
-    """Report a setting with a wrong value: its section and name, the value, and the rule."""
+    """Report a wrong value of a setting: its section and name, the value, and the rule."""
 
     def __init__(self, section: str, name: str, value: Any, rule: str):
         super().__init__(f"{section}.{name}={value!r} {rule}")
@@ -36,7 +36,7 @@ class SettingError(UserError):
 
 @contextlib.contextmanager
 def section(name: str) -> Iterator[None]:
-    """Name the section of settings that are made inside, such as "config.guidance.sg"."""
+    """Name the section of settings that are made in this context, such as "config.guidance.sg"."""
     try:
         yield
     except SettingError as error:
@@ -51,7 +51,7 @@ def nearest(name: object, options: Iterable[object]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Declared:
-    """What is declared of one setting; see `setting`."""
+    """The declaration of one setting; see `setting`."""
 
     text: str
     low: float | None
@@ -64,7 +64,7 @@ class Declared:
     note: str
 
     def broken(self, value: Any, default: Any) -> str:
-        """Return the rule that a value breaks, as the rest of a sentence, or ""."""
+        """Return the rule that a value breaks, as the end of a sentence, or ""."""
         if self.rule is not None:
             return self.rule(value)
         if self.options is not None:
@@ -75,7 +75,7 @@ class Declared:
         kind = type(default)
         fits: Any = {bool: bool, int: int, float: int | float}.get(kind, kind)
         if not isinstance(value, fits) or (kind in (int, float) and isinstance(value, bool)):
-            words = {bool: "True or False", int: "an int", float: "a number", str: "a text"}
+            words = {bool: "True or False", int: "an int", float: "a number", str: "a string"}
             return f"must be {words.get(kind, 'a ' + kind.__name__)}."
         if kind in (int, float) and not self._inside(value):
             return f"must {self._bounds()}{self.note}."
@@ -107,7 +107,7 @@ class Declared:
 
     @property
     def allowed(self) -> str:
-        """What the setting takes, for its help text; "" where the default says it all."""
+        """The values that the setting allows, for its help text; "" if the default says it all."""
         if self.options is not None:
             return "one of " + ", ".join(map(repr, self.options))
         bounds = (self.low, self.high, self.above, self.below)
@@ -130,13 +130,13 @@ def setting(
     """Declare a field of a section.
 
     Args:
-      default: its default; a value must be of this type, unless there is a `rule`.
-      text: what it means, for `--help`.
-      low, high: bounds that it may reach.
-      above, below: bounds that it must not reach.
-      options: the texts that it may be.
-      rule: returns what is wrong with a value, as "must be ...", or "".
-      fixed: when it must be what a run was trained with: where that is `CONTINUED`, `ALWAYS`, ...
+      default: its default; values must have the same type, unless there is a `rule`.
+      text: its meaning, for `--help`.
+      low, high: bounds that a value may reach.
+      above, below: bounds that a value must not reach.
+      options: the allowed texts.
+      rule: returns what is wrong with a value, such as "must be ...", or "".
+      fixed: when it must be the one that a run was trained with: `CONTINUED`, `ALWAYS`, ...
       note: added to the message about the bounds.
     """
     declared = Declared(text, low, high, above, below, options, rule, fixed, note)
@@ -146,11 +146,11 @@ def setting(
 class Settings:
     """A section of settings that checks itself; derive a frozen dataclass from it.
 
-    NumPy and JAX scalars become Python numbers, and lists become tuples. What the chosen options do
-    not read must stay at its default: it would be ignored.
+    NumPy and JAX scalars become Python numbers, and lists become tuples. Settings that the chosen
+    options do not read must keep their defaults, because they would be ignored.
     """
 
-    SECTION = "settings"  # how messages call it, unless `section` names it
+    SECTION = "settings"  # its name in messages, unless `section` gives another
 
     def __post_init__(self) -> None:
         for name, declared in declared_in(self).items():
@@ -166,12 +166,12 @@ class Settings:
                 )
 
     def unread(self) -> Mapping[str, str]:
-        """Return the settings that nothing reads as things stand, and why."""
+        """Return the settings that nothing reads with these values, and why."""
         return {}
 
 
 def declared_in(settings: Settings | type[Settings]) -> dict[str, Declared]:
-    """Return what is declared of each setting of a section, by name."""
+    """Return the declarations of a section's settings, by name."""
     fields = dataclasses.fields(settings)  # type: ignore[arg-type]
     return {f.name: f.metadata["setting"] for f in fields if "setting" in f.metadata}
 

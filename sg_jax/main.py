@@ -23,12 +23,12 @@ from sg_jax.runs.progress import log
 
 USAGE = """Usage: python -m sg_jax.main --config FILE --workdir DIR [--mode MODE] [FLAGS]
 
-  --config FILE        the experiment, such as configs/digits.py; may be left out where DIR is a run
+  --config FILE        the experiment, such as configs/digits.py; may be left out if DIR is a run
   --workdir DIR        folder of the run, on disk or gs://BUCKET/FOLDER
   --config.KEY=VALUE   set one value, such as --config.train.steps=500
   --help config        list the sections of keys; --help config.train lists those of one
   --dry-run            print the resolved config and the costs, and stop
-  --mode MODE          what to do, with the flags of its own:
+  --mode MODE          what to do; the modes, each with its own flags:
 
 {modes}
 """
@@ -80,7 +80,7 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
     config = parsing.parse(rest, given.config, of_run, names)
     tree.check(config)
     source = None
-    if geometry.is_known(config) and (given.dry or not mode.data):  # these need no data
+    if geometry.is_known(config) and (given.dry or not mode.data):  # then the data is not needed
         config = geometry.fill_geometry(config)
     else:
         data = config.data
@@ -92,8 +92,9 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
         )
     if source is not None and source.latents and mode.pixels:
         raise UserError(
-            f"--mode={mode.name} needs images, but config.data.name={source.name!r} holds latents, "
-            f"and there is no decoder yet: --mode=sample writes latents, to be decoded elsewhere."
+            f"--mode={mode.name} needs images, but config.data.name={source.name!r} contains "
+            "latents, and there is no decoder yet: --mode=sample writes latents to decode "
+            "elsewhere."
         )
     job = Job(workdir, job.command, job.options, config, source)
     if (given.dry or mode.alone) and not processes.is_writer():
@@ -107,7 +108,7 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
 
 
 def _check_flags(mode: Mode, rest: Sequence[str]) -> None:
-    """Raise where a flag of another mode is given."""
+    """Raise if a flag of another mode is given."""
     for argument in rest:
         name = argument.lstrip("-").partition("=")[0]
         for other in MODES.values():
@@ -117,9 +118,9 @@ def _check_flags(mode: Mode, rest: Sequence[str]) -> None:
 
 
 def _keep_programs(workdir: str) -> None:
-    """Keep compiled programs in the run's folder, so that continuing it compiles nothing again.
+    """Keep compiled programs in the run's folder, so that a continued run does not compile again.
 
-    Not on CPU, where compiling takes seconds and programs are for one kind of processor.
+    Not on CPU, where compiling takes seconds and a program fits only one kind of processor.
     JAX_COMPILATION_CACHE_DIR names another folder.
     """
     named = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]

@@ -1,1 +1,1 @@
-"""Devices and processes: the mesh, the rule of shardings, what several processes do together."""
+"""Devices and processes: the mesh, the rule for shardings, work of several processes."""

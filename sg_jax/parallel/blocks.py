@@ -8,13 +8,13 @@ from jax.sharding import PartitionSpec as P
 
 from sg_jax.parallel import sharding
 
-CHUNKS = {"cpu": 1024}  # tokens to run at once; by tests/benchmarks/peer.md
+CHUNKS = {"cpu": 1024}  # tokens to run at once; measured in tests/benchmarks/peer.md
 
 
 def gathered(network: Any) -> Any:
-    """Gather a network's weights over `fsdp`, but for its stacks, in a program traced `on` a mesh.
+    """Gather a network's weights over `fsdp`, except its stacks, in a program traced `on` a mesh.
 
-    Left to itself, XLA moves activations instead.
+    Without this, XLA moves activations instead.
     """
     mesh = jax.sharding.get_abstract_mesh()
 
@@ -40,19 +40,19 @@ def scan_blocks(
     """Return tokens [B, N, D] after all blocks of a stack.
 
     In a program traced `on` a mesh, each device runs them on its own part of the batch: it gathers
-    a block's weights right before that block's turn, and receives its own part of the sum of
-    their gradients (`jax.shard_map`: all-gather and reduce-scatter, as in ZeRO-3). What `tensor`
-    splits is left to XLA.
+    a block's weights right before it runs that block, and receives its own part of the sum of their
+    gradients (`jax.shard_map`: all-gather and reduce-scatter, as in ZeRO-3). XLA handles what
+    `tensor` splits.
 
     Args:
       run: (block, carry, c) -> carry.
-      scan: (run, h, c, stack) -> h: runs all blocks. It is given a `run` that gathers a block's
-        weights first, so that no block keeps them.
+      scan: (run, h, c, stack) -> h: runs all blocks. Its `run` gathers a block's weights first, so
+        that no block keeps them.
       h: tokens [B, N, D].
       c: conditioning [B, D].
       stack: weights of the blocks, on a leading axis (`sharding.stacked`).
-      chunk: tokens that a device runs at once, at most, by whole images; 0 for all, -1 for what
-        suits it. What fits into on-chip memory is computed faster, and needs less at a time.
+      chunk: most tokens that a device runs at once, in whole images; 0 for all, -1 for the device's
+        best number. What fits into on-chip memory is computed faster, with less memory at a time.
     """
     mesh = jax.sharding.get_abstract_mesh()
     chunk = CHUNKS.get(sharding.platform(), 0) if chunk < 0 else chunk
@@ -89,14 +89,14 @@ def scan_blocks(
         chunks,
         in_specs=(P(sharding.BATCH), P(sharding.BATCH), specs),
         out_specs=P(sharding.BATCH),
-        # XLA splits no kernels; where nothing is left to it, it is not asked to.
+        # XLA cannot split a kernel, so it gets an axis only if there is something to split.
         axis_names=set(sharding.AXES if mesh.shape["tensor"] == 1 else sharding.BATCH),
         check_vma=False,
     )(h, c, stack)
 
 
 def _parts(images: int, tokens: int, chunk: int) -> int:
-    """Return into how many equal parts to cut a batch, so that each has `chunk` tokens at most."""
+    """Return how many equal parts to cut a batch into, so that each has at most `chunk` tokens."""
     parts = [n for n in range(1, images + 1) if images % n == 0]
     fitting = [n for n in parts if images // n * tokens <= chunk] if chunk else parts
     return fitting[0] if fitting else images

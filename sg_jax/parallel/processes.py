@@ -1,10 +1,10 @@
-"""Several processes, one or more per host: how they find each other, and what they do together.
+"""Several processes, one or more per host: how they join, and what they do together.
 
 Each process runs the same program on its own devices and takes part in every computation over the
-mesh. Process 0, the writer, also scores, logs and writes files; all need to see one folder.
+mesh. Process 0, the writer, also scores, logs and writes files; all processes must see its folder.
 
-Where a process fails or is killed, jax ends the others: at once after process 0, else after
-HEARTBEAT seconds, and sooner where their next computation notices.
+If a process fails or is killed, jax ends the others: at once if it was process 0, otherwise after
+HEARTBEAT seconds, or earlier if their next computation fails.
 """
 
 import contextlib
@@ -24,19 +24,19 @@ from sg_jax.errors import UserError
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 HEARTBEAT = 60  # seconds of silence after which a process counts as dead
-SHUTDOWN = 30  # seconds that a process which ends, or fails, waits for the others to end too
+SHUTDOWN = 30  # seconds that a process waits for the others when it ends or fails
 
 
 def start() -> None:
-    """Join the processes of this run; do nothing where there is one. Call before any use of jax.
+    """Join the processes of this run; do nothing if there is only one. Call it before using jax.
 
-    JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID come
-    first. Without them jax asks the cluster, if there is one of several processes: srun, mpirun, or
+    JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID take
+    precedence. Without them, jax asks the cluster if it started several processes: srun, mpirun or
     a TPU pod.
 
     Raises:
       UserError: some of the three variables are missing or wrong.
-      SystemExit: the processes cannot be joined; status 1, so that what started this tries again.
+      SystemExit: the processes cannot join; status 1, so that what started this tries again.
     """
     if jax.distributed.is_initialized():
         return
@@ -49,39 +49,38 @@ def start() -> None:
             **arguments, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=SHUTDOWN
         )
     except (ValueError, RuntimeError) as error:
-        # Not a UserError, which nothing would try again: another host may only be late.
+        # Not a UserError, after which nothing is tried again: another host may only be late.
         raise SystemExit(
-            f"Error: {cluster or ', '.join(VARIABLES)}: this is one of several processes, but they "
-            f"cannot be joined ({error}). Set {', '.join(VARIABLES)} in each process, and call "
-            f"nothing of jax before."
+            f"Error: {cluster or ', '.join(VARIABLES)}: this process cannot join the others "
+            f"({error}). Set {', '.join(VARIABLES)} in each process, and do not use jax before."
         ) from error
 
 
 def is_writer() -> bool:
-    """Say whether this is the process that logs and writes: number 0."""
+    """Return whether this is the process that logs and writes: number 0."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes have called this."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def to_host(x: jax.Array) -> np.ndarray:
-    """Return a whole array in every process, however its devices share it."""
+    """Return a whole array in every process, whatever devices hold its parts."""
     if x.is_fully_addressable:
         return np.asarray(x)
     return multihost_utils.process_allgather(x, tiled=True)
 
 
 def from_writer(values: Sequence[int]) -> np.ndarray:
-    """Return the writer's `values`; there are equally many in all processes."""
+    """Return the writer's `values`; every process passes the same number of them."""
     return multihost_utils.broadcast_one_to_all(np.asarray(values))
 
 
 def share(sharding: jax.sharding.Sharding) -> tuple[int, int]:
-    """Return (index, count): which of how many equal shares of a batch this process has to read.
+    """Return (index, count): this process reads share `index` of `count` equal shares of a batch.
 
     Processes whose devices hold the same rows read the same share.
 
@@ -102,14 +101,15 @@ def stop_signals() -> Iterator[Callable[[], str]]:
     """Make SIGTERM and Ctrl-C end a run after a step, in all processes after the same one.
 
     Yields:
-      A function that says after a step, each time, because of which signal it is the last, or "".
+      A function to call after each step; it returns the signal that makes this step the last, or
+      "".
     """
     together, before = jax.distributed.is_initialized(), {}
     received: list[int] = []
-    calls = itertools.count(1)  # not steps: jax expects every number from 1 on
+    calls = itertools.count(1)  # not steps, because jax expects every number from 1
 
     def asked() -> str:
-        if together:  # jax has taken SIGTERM, tells all processes and finds a call ahead of them
+        if together:  # jax handles SIGTERM, informs all processes and finds a call ahead of them
             return "SIGTERM" if multihost_utils.reached_preemption_sync_point(next(calls)) else ""
         return signal.Signals(received[0]).name if received else ""
 
@@ -131,14 +131,14 @@ def stop_signals() -> Iterator[Callable[[], str]]:
 
 
 def end_by_sigterm() -> None:
-    """Let SIGTERM end this process where nobody asks for it: jax, once joined, only notes it."""
+    """Let SIGTERM end this process; after joining the others, jax would only record the signal."""
     if jax.distributed.is_initialized():
         with contextlib.suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _given() -> dict:
-    """Return jax's arguments from the three variables, {} where none is set."""
+    """Return jax's arguments from the three variables, {} if none is set."""
     values = {name: os.environ.get(name, "") for name in VARIABLES}
     missing = [name for name, value in values.items() if not value]
     if len(missing) == len(VARIABLES):
@@ -146,13 +146,13 @@ def _given() -> dict:
     if missing:
         raise UserError(
             f"{' and '.join(n for n in VARIABLES if n not in missing)} without "
-            f"{' and '.join(missing)}: set all three, one process each, or none for a single one."
+            f"{' and '.join(missing)}: set all three in each process, or none for a single process."
         )
     address, count, index = values.values()
     if not re.fullmatch(r".+:\d+", address):
         raise UserError(
-            f"JAX_COORDINATOR_ADDRESS={address!r} must be host:port of process 0, such as "
-            f"'10.0.0.1:1234'."
+            f"JAX_COORDINATOR_ADDRESS={address!r} must be the host:port of process 0, such as "
+            "'10.0.0.1:1234'."
         )
     if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
         raise UserError(
@@ -163,8 +163,8 @@ def _given() -> dict:
 
 
 def _cluster() -> str:
-    """Return what says that a cluster started several processes, or ""."""
-    # An allocation names its tasks too; only a step of several, which srun starts, runs them.
+    """Return what shows that a cluster started several processes, or ""."""
+    # An allocation names its tasks too, but only a step that srun starts runs several.
     if min(_count("SLURM_NTASKS"), _count("SLURM_STEP_NUM_TASKS")) > 1:
         return f"SLURM_NTASKS={os.environ['SLURM_NTASKS']}"
     if _count("OMPI_COMM_WORLD_SIZE") > 1:
@@ -174,13 +174,13 @@ def _cluster() -> str:
 
 
 def _tpu_hosts() -> int:
-    """Return how many hosts have the TPUs that this one's belong to, over all slices."""
-    # jax puts "tpu" there where it finds chips and libtpu, unless JAX_PLATFORMS says otherwise.
+    """Return how many hosts, over all slices, share the TPUs of this host."""
+    # jax puts "tpu" there if it finds chips and libtpu, unless JAX_PLATFORMS names another.
     if "tpu" not in (jax.config.jax_platforms or ""):  # type: ignore[attr-defined]
         return 1
     names = os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES")
     slices = _count("MEGASCALE_NUM_SLICES")
-    if not names and "TPU_SKIP_MDS_QUERY" not in os.environ:  # a TPU VM: only its host knows
+    if not names and "TPU_SKIP_MDS_QUERY" not in os.environ:  # a TPU VM: ask its host
         names = _metadata("worker-network-endpoints")
         found = re.search(r"MEGASCALE_NUM_SLICES: *'?(\d+)", _metadata("tpu-env"))
         slices = int(found[1]) if found else slices
@@ -188,7 +188,7 @@ def _tpu_hosts() -> int:
 
 
 def _metadata(key: str) -> str:
-    """Ask a cloud machine's host, at an address that leads nowhere else; "" without an answer."""
+    """Ask the metadata server of a cloud machine; return "" without an answer."""
     address = os.environ.get("GCE_METADATA_IP", "169.254.169.254")
     request = urllib.request.Request(
         f"http://{address}/computeMetadata/v1/instance/attributes/{key}",

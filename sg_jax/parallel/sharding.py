@@ -9,8 +9,8 @@
 
 XLA inserts the collectives, except where blocks gather their weights: see `blocks`.
 
-Layers say how `tensor` splits them: a parameter made with `tensor_axis=-2` is split along its input
-channels, others along their last axis. `stacked` marks weights that lie on a leading axis.
+Layers declare how `tensor` splits them: a parameter made with `tensor_axis=-2` is split along its
+input channels, others along their last axis. `stacked` marks weights stacked on a leading axis.
 """
 
 import contextlib
@@ -33,10 +33,10 @@ BATCH = ("replica", "data", "fsdp")  # the axes that split the batch
 def make_mesh(
     replica: int = 1, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None
 ) -> Mesh:
-    """Return a mesh over `devices`, by default all; one of the sizes may be -1, "the rest".
+    """Return a mesh over `devices`, by default all; one size may be -1, which means the rest.
 
-    Neighbours on an axis are neighbours in the interconnect. Where devices come in several slices,
-    `replica` must be their number: it alone crosses the slow network between them.
+    Neighbours on an axis are neighbours in the interconnect. If the devices come in several slices,
+    `replica` must be their number: it is the only axis that crosses the slow network between them.
     """
     devices = jax.devices() if devices is None else devices
     asked = dict(zip(AXES, (replica, data, fsdp, tensor), strict=True))
@@ -70,7 +70,7 @@ def one_device() -> Mesh:
 
 
 def batch_devices(mesh: Mesh) -> int:
-    """Return into how many parts the batch is split."""
+    """Return how many parts the batch is split into."""
     return math.prod(mesh.shape[axis] for axis in BATCH)
 
 
@@ -80,13 +80,13 @@ def check_batch(key: str, batch_size: int, mesh: Mesh, accumulate: int = 1) -> N
     if batch_size < 1 or batch_size % parts:
         steps = f" times config.train.accumulate={accumulate}" if accumulate > 1 else ""
         raise UserError(
-            f"{key}={batch_size} must be a positive multiple of {parts}: the devices that share a "
-            f"batch, {parts // accumulate}{steps}."
+            f"{key}={batch_size} must be a positive multiple of {parts}: the number of devices "
+            f"that share a batch, {parts // accumulate}{steps}."
         )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of an array that every device holds whole."""
+    """Return the sharding of an array of which every device has a copy."""
     return NamedSharding(mesh, P())
 
 
@@ -96,7 +96,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def stacked(tree: Any) -> Any:
-    """Mark parameters as those of blocks stacked on a leading axis, which nothing splits."""
+    """Mark parameters as stacked: their leading axis, which is never split, runs over blocks."""
 
     def mark(x):
         return type(x)(x.get_value(), **{**x.get_metadata(), "stacked": True})
@@ -105,21 +105,21 @@ def stacked(tree: Any) -> Any:
 
 
 def is_parameter(x: Any) -> bool:
-    """Return whether x is a parameter, which knows how it is split, and not a bare array."""
+    """Return whether x is a parameter, which declares how it is split, and not a bare array."""
     return isinstance(x, nnx.Variable)
 
 
 def is_stacked(x: Any) -> bool:
-    """Return whether x is a parameter on whose leading axis blocks are stacked."""
+    """Return whether x is a parameter whose leading axis runs over blocks."""
     return is_parameter(x) and x.get_metadata().get("stacked", False)
 
 
 def infer(tree: Any, mesh: Mesh) -> Any:
     """Return a sharding for each array of a state, from its shape.
 
-    The rule: `tensor` splits the axis that a parameter names. Then `fsdp` splits the first axis
-    left that it divides: gathering along that one copies no weights. Vectors stay whole, and so
-    does the leading axis of stacked blocks, which the scan walks along.
+    The rule: `tensor` splits the axis that a parameter names. Then `fsdp` splits the first
+    remaining axis that it divides, because gathering along it copies no weights. Vectors and the
+    leading axis of stacked blocks, which the scan runs over, stay whole.
 
     Args:
       tree: parameters, arrays or ShapeDtypeStructs.
@@ -135,12 +135,12 @@ def infer(tree: Any, mesh: Mesh) -> Any:
 
 
 def spec_of(x: Any, mesh: Any, axes: tuple[str, ...]) -> P:
-    """Return the rule's answer for one array, without the leading axis of a stack.
+    """Return the sharding of one array by the rule, without the leading axis of a stack.
 
     Args:
       x: a parameter or an array.
       mesh: a mesh, or an abstract one.
-      axes: of the mesh, those that may split it, in this order.
+      axes: the axes of the mesh that may split it, in this order.
     """
     shape = x.shape[1:] if is_stacked(x) else x.shape
     named = x.get_metadata().get("tensor_axis", -1) if is_parameter(x) else -1
@@ -162,7 +162,7 @@ def place(shapes: Any, mesh: Mesh) -> Any:
 
 
 def to_global(batch: Any, mesh: Mesh) -> Any:
-    """Make arrays sharded over the batch from each process's own rows."""
+    """Make arrays that are sharded over the batch from each process's own rows."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
@@ -177,6 +177,6 @@ def on(mesh: Mesh | None) -> contextlib.AbstractContextManager:
 
 
 def platform() -> str:
-    """Return "cpu", "gpu" or "tpu", of the devices a program is traced `on`; "" without a mesh."""
+    """Return "cpu", "gpu" or "tpu": the devices a program is traced `on`; "" without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return "" if mesh.empty else mesh.abstract_device.platform

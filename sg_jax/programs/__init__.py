@@ -1,1 +1,1 @@
-"""What is compiled: a training step, a sampling run."""
+"""The compiled programs: a training step, a sampling run."""

@@ -1,4 +1,4 @@
-"""AdamW with a schedule and clipping, by Optax, and the moving average of the weights."""
+"""AdamW from Optax with a schedule and clipping, and the moving average of the weights."""
 
 import dataclasses
 import math
@@ -34,10 +34,10 @@ class Optimizer(Settings):
     def learning_rates(self, steps: int) -> optax.Schedule:
         """Return the learning rate as a function of the step, counted from 0.
 
-        A linear warmup, then constant, or a cosine down to 0 at `steps`.
+        It rises linearly during the warmup, then is constant or follows a cosine to 0 at `steps`.
 
         Raises:
-          UserError: the warmup takes all of a cosine schedule.
+          UserError: the warmup is as long as a cosine schedule, or longer.
         """
         if self.schedule == "cosine":
             if self.warmup >= steps:
@@ -53,7 +53,7 @@ class Optimizer(Settings):
         return optax.constant_schedule(self.learning_rate)
 
     def make(self, steps: int) -> optax.GradientTransformation:
-        """Return the optimizer of a training of `steps` steps."""
+        """Return the optimizer for training of `steps` steps."""
         rates = self.learning_rates(steps)
         adamw = optax.adamw(rates, b1=self.b1, b2=self.b2, weight_decay=self.weight_decay)
         return (
@@ -66,8 +66,8 @@ class Optimizer(Settings):
 def update_ema(ema: Any, model: Any, decay: float, step: jax.Array) -> Any:
     """Return the moving average after `step` updates (counted from 1).
 
-    ema <- d ema + (1 - d) model with d = min(decay, step / (step + 9)): a start from the initial
-    weights that are forgotten within a few steps, so that early averages need no debiasing.
+    ema <- d ema + (1 - d) model with d = min(decay, step / (step + 9)): the average starts at the
+    initial weights and forgets them within a few steps, so it needs no debiasing.
     """
     step = jnp.asarray(step, jnp.float32)
     return optax.incremental_update(model, ema, 1.0 - jnp.minimum(decay, step / (step + 9.0)))

@@ -1,4 +1,4 @@
-"""Conditions to images: noise, guidance and integrator bound into one compiled program."""
+"""From conditions to images: noise, guidance and integrator in one compiled program."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from sg_jax.parallel import processes, sharding
 
 
 def image_keys(seed: int, first: int, count: int) -> jax.Array:
-    """Return the keys [count] of images first, first + 1, ...: the same in any batch."""
+    """Return the keys [count] of images first, first + 1, ..., which are the same in any batch."""
     fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     return fold(jax.random.key(seed), jnp.arange(first, first + count))
 
@@ -45,13 +45,13 @@ def integrate(
     Args:
       model: the network.
       weak_model: the network of the weak prediction if it is another one.
-      condition: of each image.
-      keys: one per image [B]; all its randomness comes from it alone.
+      condition: the condition of each image.
+      keys: one per image [B], the only source of its randomness.
       scales: omega at each step [steps].
-      plan: what is static of the guidance; see `guidance.plan`.
+      plan: the static part of the guidance; see `guidance.plan`.
       sampler: the integrator.
-      steps: how many.
-      mesh: that the arrays lie on; None for one device.
+      steps: number of sampling steps.
+      mesh: the mesh of the arrays; None for one device.
       chunk: see `sample`.
     """
     model = model.in_chunks(chunk)
@@ -101,32 +101,33 @@ def sample(
 ) -> np.ndarray:
     """Draw one image per label.
 
-    Image i depends on (seed, i, its label) alone, whatever the batch size or number of devices, and
-    has the same noise under every guidance.
+    Image i depends only on (seed, i, its label), whatever the batch size and the number of devices.
+    It starts from the same noise under every guidance.
 
     Args:
       model: from `sg_jax.load`, or any network of `sg_jax.models`.
       labels: B ints in [0, num_classes).
       guidance: a `Guidance` or the name of a preset.
       steps: number of steps of the sampler.
-      seed: of the noise and the token ids.
-      batch_size: images per program call, at most; all at once by default. The last batch is
-        filled up, so there is one compile.
-      chunk: tokens that a device runs through the blocks at once, at most; 0 for all, -1 for what
-        suits the device: 1024 on a CPU, elsewhere all. On TPU v5e 4096 are fastest for XL/2.
-      mesh: devices to spread the batch over; by default where the model lies. With devices of
-        several processes, all of them call with the same arguments and a model loaded onto it.
-      progress: called with the number of images done after each batch.
+      seed: seed of the noise and the token ids.
+      batch_size: most images per program call; all at once by default. The last batch is filled up,
+        so there is one compile.
+      chunk: most tokens that a device runs through the blocks at once; 0 for all, -1 for the
+        device's best number (1024 on a CPU, otherwise all). On TPU v5e 4096 are fastest for XL/2.
+      mesh: devices to spread the batch over; by default those of the model. If they belong to
+        several processes, all must call this with the same arguments and a model loaded onto the
+        mesh.
+      progress: called after each batch with the number of images done.
       sampler: a `Sampler` or the name of one.
       weak_model: the network of the weak prediction if it is another one (autoguidance).
-      pixels: False returns samples as the network makes them, such as latents to decode.
+      pixels: False returns the network's own samples, such as latents to decode.
 
     Returns:
-      Images, uint8 [B, H, W, C], or with pixels=False float32; all of them in every process.
+      Images, uint8 [B, H, W, C], or float32 with pixels=False. Every process gets all of them.
 
     Raises:
-      UserError: a label out of range, networks that cannot do what is asked, or a value that makes
-        no sense, before anything is compiled; samples that are not finite.
+      UserError: a label or a value is out of range, or the networks cannot make the predictions
+        (raised before anything compiles); or samples are not finite.
     """
     guidance = presets.resolve(guidance)
     if weak_model is not None and not guidance.two_networks:
@@ -134,8 +135,8 @@ def sample(
     checks.check_setting(model, guidance, weak_model)
     if pixels and model.channels not in (1, 3):
         raise UserError(
-            f"This network makes samples of {model.channels} channels, which are no pixels (so "
-            f"have latents): sample(..., pixels=False) returns them as they are, to be decoded."
+            f"Samples of this network have {model.channels} channels, so they are latents, not "
+            "pixels: sample(..., pixels=False) returns them for decoding."
         )
     sampler = Sampler(sampler) if isinstance(sampler, str) else sampler
     conditions = model.conditioning.check(labels)
@@ -146,15 +147,15 @@ def sample(
     plan, scales = guidance_lib.plan(guidance, sampler, steps)
     if plan.two_networks and weak_model is None:
         raise UserError(
-            f"guidance {guidance.describe()!r} takes its weak prediction from another network: "
-            f"give it as weak_model, such as sg_jax.load(workdir, step={guidance.weak_step})."
+            f"guidance {guidance.describe()!r} needs another network for its weak prediction: give "
+            f"it as weak_model, such as sg_jax.load(workdir, step={guidance.weak_step})."
         )
     weak_model = weak_model if plan.two_networks else None
     batch_size = max(1, min(batch_size or len(conditions), len(conditions)))
     if mesh is not None:
         parts = sharding.batch_devices(mesh)
         batch_size = -(-batch_size // parts) * parts
-        model, weak_model = (  # nothing moves if it is there already
+        model, weak_model = (  # this moves nothing if they are there already
             jax.device_put(m, sharding.infer(m, mesh)) for m in (model, weak_model)
         )
     shape = (len(conditions), model.image_size, model.image_size, model.channels)
@@ -181,9 +182,9 @@ def sample(
         drawn = processes.to_host(x)[: len(part)]
         if broken := int(np.sum(~np.isfinite(drawn).all(axis=(1, 2, 3)))):
             raise UserError(
-                f"{broken} of {len(part)} samples hold NaN or infinity ({guidance.describe()}, "
-                f"{sampler.name}, {steps} steps): lower the scale, or take more steps. If it is so "
-                f"without guidance too, the weights are broken."
+                f"{broken} of {len(part)} samples contain NaN or infinity ({guidance.describe()}, "
+                f"{sampler.name}, {steps} steps): lower the scale, or use more steps. If it also "
+                "happens without guidance, the weights are broken."
             )
         images[first : first + len(part)] = to_uint8(drawn) if pixels else drawn
         if progress:
@@ -193,6 +194,6 @@ def sample(
 
 def spread(condition: Condition, keys: jax.Array, mesh: Mesh) -> tuple[Condition, jax.Array]:
     """Split conditions and keys [B], equal in all processes, over the batch axes of a mesh."""
-    data = condition, jax.random.key_data(keys)  # keys themselves stay in their process
+    data = condition, jax.random.key_data(keys)  # a key array itself cannot leave its process
     condition, data = jax.device_put(data, sharding.batch_sharding(mesh))
     return condition, jax.random.wrap_key_data(data)

@@ -1,4 +1,4 @@
-"""What training carries from step to step, created sharded and advanced by one function."""
+"""The state of training, created sharded, and the step that advances it."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ class TrainState:
     model: Any
     ema: Any
     opt_state: Any
-    emas: dict[str, Any]  # the others, by decay
+    emas: dict[str, Any]  # further averages, by decay
 
 
 def start_state(model: Any, opt_state: Any, decays: Sequence[float] = ()) -> TrainState:
-    """Return the state at step 0 with given weights; every average starts at them."""
+    """Return the state at step 0 with given weights, at which every average starts."""
 
     def copy():
         return jax.tree.map(jnp.copy, model)
@@ -40,7 +40,7 @@ def abstract_state(
     mesh: Mesh,
     decays: Sequence[float] = (),
 ) -> TrainState:
-    """Return the state as shapes with shardings, without allocating anything."""
+    """Return the shapes and shardings of the state, without allocating anything."""
     shapes = jax.eval_shape(lambda key: _init(make_model, tx, key, decays), jax.random.key(0))
     return sharding.place(shapes, mesh)
 
@@ -68,11 +68,11 @@ def make_train_step(
     ema_decay: float,
     accumulate: int = 1,
 ) -> Callable:
-    """Return (state, batch, key) -> (state, metrics), to be jitted with the state donated.
+    """Return the step (state, batch, key) -> (state, metrics); jit it with the state donated.
 
-    The step's own key is fold_in(key, step): resuming needs no saved random state. Each image of
-    the batch has a key of its own, so that the loss depends neither on devices nor on `accumulate`,
-    the number of parts that the batch is run in, one after the other, to save memory.
+    The step's own key is fold_in(key, step), so resuming needs no saved random state. Each image of
+    the batch has its own key, so the loss does not depend on the devices or on `accumulate`, the
+    number of parts in which the batch runs, one after the other, to save memory.
     """
 
     def train_step(state: TrainState, batch, key):
@@ -108,7 +108,8 @@ def make_train_step(
 def _parts(tree, count: int):
     """Cut arrays [B, ...] into [count, B / count, ...], so that each device keeps its own images.
 
-    Part p holds the images p, p + count, ...: every device's share gives each part its share.
+    Part p has the images p, p + count, ..., so every device's images are shared out among all
+    parts.
     """
     return jax.tree.map(
         lambda x: jnp.moveaxis(x.reshape(len(x) // count, count, *x.shape[1:]), 1, 0), tree
@@ -116,7 +117,7 @@ def _parts(tree, count: int):
 
 
 def compile_train_step(train_step: Callable, state: TrainState, mesh: Mesh) -> Callable:
-    """Jit `train_step` with its shardings fixed and the state's memory reused."""
+    """Jit `train_step` with fixed shardings, reusing the state's memory."""
     shardings = jax.tree.map(lambda x: x.sharding, state)
     whole = sharding.replicated(mesh)
 

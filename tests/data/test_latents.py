@@ -154,7 +154,7 @@ def command(folder, tmp_path):
 
 @pytest.mark.parametrize("mode", ["evaluate", "sweep", "diversity"])
 def test_the_command_scores_no_latents(command, mode):
-    with pytest.raises(UserError, match=rf"--mode={mode} needs images.*'fixed' holds latents"):
+    with pytest.raises(UserError, match=rf"--mode={mode} needs images.*'fixed' contains latents"):
         main(command(mode))
 
 

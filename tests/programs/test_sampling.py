@@ -211,13 +211,13 @@ def test_progress_counts_images(zero):
 
 def test_samples_that_are_not_finite_are_no_images(small):
     broken = jax.tree.map(lambda x: x * jnp.nan, small)
-    with pytest.raises(UserError, match="2 of 2 samples hold NaN or infinity"):
+    with pytest.raises(UserError, match="2 of 2 samples contain NaN or infinity"):
         sample(broken, [0, 1], steps=1)
 
 
 def test_latents_are_returned_as_they_are(make_small):
     model = make_small(channels=4)
-    with pytest.raises(UserError, match=r"4 channels, which are no pixels.*pixels=False"):
+    with pytest.raises(UserError, match=r"4 channels, so they are latents.*pixels=False"):
         sample(model, [0], steps=1)
     latents = sample(model, [0, 1, 2], steps=2, batch_size=2, pixels=False)
     assert (latents.shape, latents.dtype) == ((3, 8, 8, 4), np.float32)
