@@ -1,7 +1,7 @@
 """An experiment: a completed config, and the objects it describes.
 
-Everything a wrong value could break is built here, before any long work: nothing is allocated or
-compiled.
+Everything that a wrong value could break is built here, before any long work. Nothing is allocated
+or compiled.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ from sg_jax.programs.training import TrainState, compile_train_step, make_train_
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """The objects a completed config describes."""
+    """The objects that a completed config describes."""
 
     config: Config
     model: Backbone  # shapes only
     tx: optax.GradientTransformation
-    schedule: Callable[[int], jax.Array]  # learning rate of a step
+    schedule: Callable[[int], jax.Array]  # the learning rate at a step
     mesh: Mesh
 
     @property
@@ -72,7 +72,7 @@ class Experiment:
 
         Args:
           source: the training images.
-          reading: `workers` and `threads`, where they are not the config's.
+          reading: `workers` and `threads`, if they differ from the config's.
         """
         data = self.config.data
         share, shares = processes.share(sharding.batch_sharding(self.mesh))
@@ -88,7 +88,7 @@ class Experiment:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """What `programs.sampling.sample` takes from the config, whatever the guidance."""
+        """Arguments of `programs.sampling.sample` that the config gives, except the guidance."""
         sample = self.config.sample
         return dict(
             steps=sample.steps,
@@ -100,13 +100,13 @@ class Experiment:
         )
 
     def gamma_at(self, step: int) -> float:
-        """Return the sparsity rate that training step `step`, counted from 1, runs at."""
+        """Return the sparsity rate of training step `step`, counted from 1."""
         begun = [gamma for first, gamma in self.config.train.gammas if first < step]
         return begun[-1] if begun else self.objective.gamma
 
     @property
     def training_rates(self) -> tuple[float, ...]:
-        """The sparsity rates that training steps run at, each once, in the order of the steps."""
+        """The sparsity rates of the training steps, each once, in the order of the steps."""
         train = self.config.train
         first_steps = (1, *(int(first) + 1 for first, _ in train.gammas))
         return tuple(dict.fromkeys(self.gamma_at(s) for s in first_steps if s <= train.steps))
@@ -117,10 +117,10 @@ def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Ex
 
     Args:
       config: from `geometry.complete` or `fill_geometry`.
-      devices: to run on; all by default.
+      devices: the devices to run on; all by default.
 
     Raises:
-      UserError: the first value that is wrong, with its key and what is allowed.
+      UserError: a value is wrong; the first one is reported with its key and what is allowed.
     """
     checked = tree.check(config)
     model = geometry.abstract_model(config)

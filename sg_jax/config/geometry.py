@@ -1,4 +1,4 @@
-"""The network that a config describes, its geometry filled in from the data."""
+"""The network that a config describes, with its geometry filled in from the data."""
 
 import jax
 from flax import nnx
@@ -15,7 +15,7 @@ FROM_DATA = ("image_size", "channels", "num_classes")
 
 
 def is_known(config: ConfigDict) -> bool:
-    """Return whether a config tells the network's whole geometry, without any data."""
+    """Return whether a config has the network's whole geometry, without any data."""
     return all(config.model[key] for key in FROM_DATA)
 
 
@@ -25,20 +25,20 @@ def complete(
     num_classes: int,
     latents: bool = False,
 ) -> ConfigDict:
-    """Return a copy with the model's geometry and what comes from the data filled in.
+    """Return a copy with the model's geometry and the values from the data filled in.
 
     Args:
       config: as given.
       image_shape: (H, W, C) of the data.
       num_classes: of the data.
-      latents: whether the data are latents: what needs pixels is then an error.
+      latents: whether the data are latents; then whatever needs pixels is an error.
     """
     check_flip(config.data.flip, latents)
     if latents and (config.train.sample_every or config.train.then):
         raise UserError(
-            f"config.train.sample_every={config.train.sample_every} and config.train.then="
-            f"{config.train.then!r} must be 0 and () for latents (config.data.name="
-            f"{config.data.name!r}): drawing images from them needs a decoder."
+            f"config.train.sample_every={config.train.sample_every} and "
+            f"config.train.then={config.train.then!r} must be 0 and () for latents "
+            f"(config.data.name={config.data.name!r}): drawing images from latents needs a decoder."
         )
     height, width, channels = image_shape
     if not latents and channels not in (1, 3):
@@ -48,15 +48,15 @@ def complete(
         )
     if height != width:
         raise UserError(
-            f"config.data.image_size=0 takes images as stored, {height}x{width}, but they must be "
-            f"square: set config.data.image_size."
+            f"config.data.image_size=0 uses images as stored, {height}x{width}, but they must be "
+            "square: set config.data.image_size."
         )
     found = dict(zip(FROM_DATA, (height, channels, num_classes), strict=True))
     for key, value in found.items():
         if config.model[key] not in (0, value):
             raise UserError(
                 f"config.model.{key}={config.model[key]} differs from the data's {value} "
-                f"(config.data.name={config.data.name!r}); 0 takes the data's."
+                f"(config.data.name={config.data.name!r}); 0 uses the data's."
             )
     return fill_geometry(config, **found)
 
@@ -95,7 +95,7 @@ def make_model(model: Model, key: jax.Array) -> Backbone:
 
 
 def abstract_model(config: ConfigDict) -> Backbone:
-    """Return the network of a completed config as shapes."""
+    """Return the shapes of the network of a completed config."""
     with section("config.model"):
         model = Model(**config.model)
     return jax.eval_shape(lambda key: make_model(model, key), jax.random.key(0))

@@ -1,4 +1,4 @@
-"""What `--help config` prints: sections, and the settings of each, from their declarations."""
+"""The text of `--help config`: sections and their settings, from the declarations."""
 
 import textwrap
 
@@ -23,8 +23,8 @@ def explain(topic: str) -> str:
     kinds: dict[str, type[Settings]] = {**SECTIONS, "guidance": Guidance}
     if name not in kinds:
         raise UserError(
-            f"--help {topic}: there is no section config.{name}; there are {', '.join(kinds)}."
-            + nearest(name, kinds)
+            f"--help {topic}: there is no section config.{name}; the sections are "
+            f"{', '.join(kinds)}." + nearest(name, kinds)
         )
     prefix, kind = f"config.{name}", kinds[name]
     if name == "guidance":
@@ -37,7 +37,7 @@ def explain(topic: str) -> str:
         )
     lines = [f"{prefix}: {_first_line(kind)}", ""]
     if name == "guidance":
-        lines += [f"Settings by name; these are there: {', '.join(PRESETS)}.", ""]
+        lines += [f"Settings by name; the presets are {', '.join(PRESETS)}.", ""]
     for each in names:
         lines += _setting(kind, each)
     return "\n".join(lines)
@@ -52,7 +52,7 @@ def _overview() -> str:
 
 
 def _setting(kind: type[Settings], name: str) -> list[str]:
-    """Return the lines about one setting: its default, what it means, what it takes."""
+    """Return the lines about one setting: its default, its meaning and the allowed values."""
     declared = declared_in(kind)[name]
     words = [declared.text]
     words += [declared.allowed.removeprefix("be ").removeprefix("lie ")] if declared.allowed else []

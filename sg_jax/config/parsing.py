@@ -1,7 +1,7 @@
-"""From files and command lines to a config: what is given, laid over the defaults.
+"""From files and command lines to a config: the given values, laid over the defaults.
 
-A file in `configs/` sets only what its experiment is about; an unknown key is an error with the
-nearest right name. Values are checked by their sections (`config.sections`).
+A file in `configs/` sets only what its experiment is about. An unknown key is an error that
+suggests the nearest right one. Values are checked by their sections (`config.sections`).
 """
 
 import ast
@@ -35,7 +35,7 @@ def load(path: str) -> ConfigDict:
     if spec is None or spec.loader is None:
         raise UserError(f"--config={path} must be a Python file with a function get_config().")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.parent.resolve()))  # a config may build on one beside it
+    sys.path.insert(0, str(file.parent.resolve()))  # a config may import one beside it
     try:
         spec.loader.exec_module(module)
     finally:
@@ -93,9 +93,9 @@ def parse(
     Args:
       arguments: `--config.key=value`, or `--config.key value`.
       path: of the config file.
-      of_run: returns the config of the run that the command is for, if it has one; it is what
-        counts without a file.
-      known: names of the command's other flags, for the message about an unknown one.
+      of_run: returns the config of the run that the command is for, if it has one; used without a
+        file.
+      known: the names of the command's other flags, for the message about an unknown flag.
     """
     if path is not None:
         config = load(path)
@@ -103,8 +103,8 @@ def parse(
         config = of_run()
     else:
         raise UserError(
-            "--config is missing: give an experiment, such as configs/digits.py, or as --workdir "
-            "the folder of a run that is to go on as it began."
+            "--config is missing: give an experiment, such as configs/digits.py, or the folder of "
+            "a run to continue as --workdir."
         )
     rest = joined(arguments)
     for argument in rest:
@@ -124,7 +124,7 @@ def parse(
 
 
 def refuse(left: Sequence[str], known: Iterable[str] = ()) -> None:
-    """Raise where arguments are left that nothing has taken."""
+    """Raise if arguments are left over."""
     if left and left[0].startswith("-"):
         raise UserError(_unknown(left[0].partition("=")[0], known))
     if left:
@@ -132,7 +132,7 @@ def refuse(left: Sequence[str], known: Iterable[str] = ()) -> None:
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with "--config.key", "value" as one, "--config.key=value"."""
+    """Return the arguments with "--config.key", "value" joined into "--config.key=value"."""
     out: list[str] = []
     for argument in arguments:
         before = out[-1] if out else ""
@@ -146,13 +146,13 @@ def joined(arguments: Sequence[str]) -> list[str]:
 
 
 def _last_of_each(argv: list[str]) -> list[str]:
-    """Return the arguments without values that a later one replaces: tuples would be joined."""
+    """Drop arguments that a later one replaces; otherwise their tuples would be joined."""
     last = {a.lstrip("-").partition("=")[0]: i for i, a in enumerate(argv) if "=" in a}
     return [a for i, a in enumerate(argv) if last.get(a.lstrip("-").partition("=")[0], i) == i]
 
 
 def _take_schedules(config: ConfigDict, argv: list[str]) -> list[str]:
-    """Set what may be a number or a schedule (see `schedule`); return the other arguments."""
+    """Set keys that may be numbers or schedules (see `schedule`); return the other arguments."""
     rest = []
     for argument in argv:
         dotted, equals, text = argument.lstrip("-").partition("=")
@@ -191,7 +191,7 @@ def _unknown(flag: str, known: Iterable[str]) -> str:
 
 
 def _split_names(node):
-    """Take the text "cfg,sg", given for a tuple, as two names."""
+    """Split the text "cfg,sg", given for a tuple, into two names."""
     if isinstance(node, ConfigDict):
         return {key: _split_names(value) for key, value in node.items()}
     if isinstance(node, tuple) and len(node) == 1 and isinstance(node[0], str):

@@ -1,4 +1,4 @@
-"""config.json of a run: what was trained, and what of it a later command may not change."""
+"""config.json of a run: what was trained, and what a later command may not change."""
 
 import json
 import os
@@ -19,7 +19,7 @@ NAME = "config.json"
 
 
 def is_run(workdir: str | os.PathLike) -> bool:
-    """Return whether a folder holds the config of a run."""
+    """Return whether a folder has the config of a run."""
     return bool(workdir) and (files.path(workdir) / NAME).exists()
 
 
@@ -34,8 +34,8 @@ def read(workdir: str | os.PathLike) -> tuple[ConfigDict, tuple[str, ...]]:
         raise UserError(f"workdir={str(workdir)!r} does not exist: train there first.")
     if not path.is_file():
         raise UserError(
-            f"workdir={str(workdir)!r} holds no {NAME}, so it is not a run of sg_jax: give the "
-            f"folder that --mode train wrote."
+            f"workdir={str(workdir)!r} has no {NAME}, so it is not a run of sg_jax: give the "
+            "folder that --mode train wrote."
         )
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
@@ -45,15 +45,15 @@ def read(workdir: str | os.PathLike) -> tuple[ConfigDict, tuple[str, ...]]:
 
 
 def prepare(workdir: str, config: ConfigDict, class_names: Sequence[str], begun: bool) -> None:
-    """Make the folder of a new run, or check that it holds the same experiment.
+    """Make the folder of a new run, or check that it has the same experiment.
 
-    All processes check, so that all end with the same error, and the writer makes it.
+    All processes check, so that all end with the same error, and the writer makes the folder.
 
     Args:
       workdir: the folder.
       config: completed.
-      class_names: of the data.
-      begun: whether the folder holds checkpoints.
+      class_names: names of the data's classes.
+      begun: whether the folder has checkpoints.
     """
     folder = files.path(workdir)
     if folder.exists() and not folder.is_dir():
@@ -61,13 +61,13 @@ def prepare(workdir: str, config: ConfigDict, class_names: Sequence[str], begun:
     if begun and is_run(workdir):
         check_same(config, workdir, "continued")
         _tell_of_schedule(config, read(workdir)[0])
-    # A folder made by hand in a bucket is listed as a file in itself, which does not exist.
+    # A bucket lists a folder made by hand as a file in itself, which does not exist.
     elif (
         folder.exists() and not is_run(workdir) and any(path.exists() for path in folder.iterdir())
     ):
         raise UserError(
-            f"--workdir={workdir} is not empty and holds no {NAME}, so it is not a run of sg_jax: "
-            f"give a new folder."
+            f"--workdir={workdir} is not empty and has no {NAME}, so it is not a run of sg_jax: "
+            "give a new folder."
         )
     processes.barrier("workdir checked")
     if processes.is_writer():
@@ -86,17 +86,17 @@ def prepare(workdir: str, config: ConfigDict, class_names: Sequence[str], begun:
 
 
 def _tell_of_schedule(config: ConfigDict, saved: ConfigDict) -> None:
-    """Say where another end of the training moves the learning rate of its steps."""
+    """Log it if another number of steps changes the learning rate of the remaining ones."""
     kind, before, now = config.optimizer.schedule, saved.train.steps, config.train.steps
     if kind != "constant" and before != now:
         log(
             f"config.train.steps={now} was {before}: from here on the learning rate ({kind}) is "
-            f"that of a training of {now} steps."
+            f"that of training for {now} steps."
         )
 
 
 def check_same(config: ConfigDict, workdir: str, when: str) -> None:
-    """Raise if the run in `workdir` was trained with other values of what it must keep.
+    """Raise if the run in `workdir` was trained with other values of keys that must not change.
 
     Args:
       config: completed.
@@ -106,7 +106,7 @@ def check_same(config: ConfigDict, workdir: str, when: str) -> None:
     saved, _ = read(workdir)
     keys, before, now = fixed(when), flat(saved), flat(config)
     used = {f"model.{key}" for key in (*reads(config.model.kind), "kind", "size")}
-    # The kind first: other keys differ because of it.
+    # The kind comes first, because other keys differ with it.
     for path in sorted(keys, key=lambda path: (path != "model.kind", path)):
         if path.startswith("model.") and path not in used:
             continue

@@ -1,4 +1,4 @@
-"""Rules between sections: what one value asks of another, or of the network and the devices."""
+"""Rules between sections: what one value requires of another, or of the network and the devices."""
 
 from jax.sharding import Mesh
 
@@ -15,9 +15,9 @@ def check(config: Config, model: Backbone, mesh: Mesh) -> None:
     """Raise for the first rule that a config breaks.
 
     Args:
-      config: its sections, each of which is right in itself.
-      model: shapes of the network.
-      mesh: of the devices that it is to run on.
+      config: the sections, each of which is valid on its own.
+      model: the shapes of the network.
+      mesh: the mesh of the devices to run on.
     """
     check_rate(model, config.objective.gamma, "config.objective.gamma")
     for _, gamma in config.train.gammas:
@@ -41,14 +41,14 @@ def check(config: Config, model: Backbone, mesh: Mesh) -> None:
         for name in names:
             if name not in config.guidance:
                 raise UserError(
-                    f"config.{key}={name!r} is not a guidance setting; there are "
+                    f"config.{key}={name!r} is not a guidance setting; the settings are "
                     f"{', '.join(config.guidance)}." + nearest(name, config.guidance)
                 )
     _check_drawing(config, model)
 
 
 def _check_reconstruction(config: Config, model: Backbone) -> None:
-    """Raise where a loss of masked tokens is set for a network that masks none."""
+    """Raise if a loss of masked tokens is set for a network that masks none."""
     default = default_of(FlowMatching, "reconstruction")
     if not model.masks and config.objective.reconstruction != default:
         raise UserError(
@@ -69,7 +69,7 @@ def _check_tensor(config: Config, size: int) -> None:
 
 
 def _check_drawing(config: Config, model: Backbone) -> None:
-    """Raise where training could not draw in the end, or on its way, what it is asked to."""
+    """Raise if training could not draw a setting that it is asked for, at its end or in between."""
     train, names = config.train, []
     if "sample" in train.then or train.sample_every:
         names.append(config.sample.guidance)
@@ -81,15 +81,16 @@ def _check_drawing(config: Config, model: Backbone) -> None:
         step = guidance.weak_step
         if train.then and step and not guidance.weak_workdir and not _is_kept(config, step):
             raise UserError(
-                f"config.guidance.{name}.weak_step={step} is no checkpoint that this training "
-                f"keeps: it saves each config.checkpoint.every={config.checkpoint.every} of "
-                f"config.train.steps={train.steps}, and keeps the last {config.checkpoint.keep}, "
-                f"and multiples of config.checkpoint.keep_period={config.checkpoint.keep_period}."
+                f"config.guidance.{name}.weak_step={step} is not a checkpoint that this training "
+                f"keeps: it saves every config.checkpoint.every={config.checkpoint.every} of "
+                f"config.train.steps={train.steps} steps, and keeps the last "
+                f"{config.checkpoint.keep} and multiples of "
+                f"config.checkpoint.keep_period={config.checkpoint.keep_period}."
             )
 
 
 def _is_kept(config: Config, step: int) -> bool:
-    """Return whether a checkpoint of `step` is there when training has ended."""
+    """Return whether the checkpoint of `step` exists when training has ended."""
     every, last = config.checkpoint.every, config.train.steps
     period = config.checkpoint.keep_period
     saved = sorted({*range(every, last + 1, every), last})

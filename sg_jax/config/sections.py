@@ -1,7 +1,7 @@
-"""Every setting of an experiment: sections, each a dataclass that checks itself.
+"""Every setting of an experiment, in sections: each is a dataclass that checks itself.
 
-To add a setting, give its section a field (`errors.setting`). To add a section, give `SECTIONS` a
-row and `Config` a field. What builds one object has its section beside that object: `Guidance`,
+To add a setting, add a field to its section (`errors.setting`). To add a section, add a row to
+`SECTIONS` and a field to `Config`. The section of a single object lies beside it: `Guidance`,
 `Sampler` and `FlowMatching` in method/, `Optimizer` in programs/, `Recipe` in encoders/.
 """
 
@@ -25,7 +25,7 @@ from sg_jax.programs.optimizer import Optimizer
 
 @dataclasses.dataclass(frozen=True)
 class Run(Settings):
-    """What belongs to no section."""
+    """Settings outside all sections."""
 
     SECTION = "config"
 
@@ -36,19 +36,19 @@ class Run(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Data(Settings):
-    """The data set, and how it is read."""
+    """The data set, and how to read it."""
 
     SECTION = "config.data"
 
     name: str = setting("digits", '"digits", a TFDS name, or latents', fixed=ALWAYS)
-    data_dir: str = setting("", "prepared data sets; empty: TFDS's own ($TFDS_DATA_DIR)")
-    split: str = setting("train", "what is trained on", fixed=CONTINUED)
-    test_split: str = setting("test", "real images that the feature network does not train on")
+    data_dir: str = setting("", "folder of prepared data sets; empty: TFDS's own ($TFDS_DATA_DIR)")
+    split: str = setting("train", "the split to train on", fixed=CONTINUED)
+    test_split: str = setting("test", "the split that the feature network is tested on")
     image_size: int = setting(
-        0, "0: as stored; else images are resized and cropped to this side", low=0, fixed=ALWAYS
+        0, "side to resize and crop images to; 0: as stored", low=0, fixed=ALWAYS
     )
     flip: bool = setting(False, "mirror half of the images (not latents)", fixed=CONTINUED)
-    workers: int = setting(0, "processes that read; 0: threads of this one", low=0)
+    workers: int = setting(0, "processes that read; 0: threads of this process", low=0)
     threads: int = setting(4, "threads that prepare batches, in each process", low=0)
 
 
@@ -59,7 +59,7 @@ class Model(Settings):
     SECTION = "config.model"
 
     kind: str = setting("dit", "the backbone", options=BACKBONES, fixed=ALWAYS)
-    size: str = setting("", '"XL/2" and so on; empty: the four below', fixed=CONTINUED)
+    size: str = setting("", 'such as "XL/2"; empty: set the four below', fixed=CONTINUED)
     depth: int = setting(0, "number of blocks", low=0, fixed=ALWAYS)
     width: int = setting(0, "D", low=0, fixed=ALWAYS)
     heads: int = setting(0, "H", low=0, fixed=ALWAYS)
@@ -76,7 +76,7 @@ class Model(Settings):
     )
     remat: str = setting("none", "what the backward pass recomputes", options=REMAT)
     attention: str = setting("auto", "what computes attention", options=IMPLEMENTATIONS)
-    learn_sigma: bool = setting(False, "2 C output channels, as SiT was published", fixed=ALWAYS)
+    learn_sigma: bool = setting(False, "2 C output channels, as in the published SiT", fixed=ALWAYS)
     prediction: str = setting(
         "velocity", "what the network returns", options=PREDICTIONS, fixed=ALWAYS
     )
@@ -100,7 +100,7 @@ class Model(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class MeshAxes(Settings):
-    """Devices along each axis; one may be -1, the rest."""
+    """Devices along each axis; one number may be -1, which means the rest."""
 
     SECTION = "config.mesh"
 
@@ -116,9 +116,9 @@ class Train(Settings):
 
     SECTION = "config.train"
 
-    steps: int = setting(1000, "when it ends", low=1)
+    steps: int = setting(1000, "number of training steps", low=1)
     batch_size: int = setting(256, "images of a step, over all devices", low=1, fixed=CONTINUED)
-    accumulate: int = setting(1, "parts that a batch is run in, to save memory", low=1)
+    accumulate: int = setting(1, "parts to split a batch into, to save memory", low=1)
     ema_decay: float = setting(
         0.9999, "of the moving average of the weights", low=0, below=1, fixed=CONTINUED
     )
@@ -127,48 +127,48 @@ class Train(Settings):
     )
     gammas: tuple = setting(
         (),
-        "((step, gamma), ...): after that step, instead of objective.gamma",
+        "((step, gamma), ...): rates that replace objective.gamma after these steps",
         rule=tuples.gammas,
         fixed=CONTINUED,
     )
     log_every: int = setting(100, "steps between records", low=1)
     sample_every: int = setting(0, "steps between sample grids; 0: none", low=0)
     then: tuple = setting((), "modes that follow: 'sample', 'evaluate'", rule=tuples.then)
-    init_from: str = setting("", "a run whose weights to start from, to finetune", fixed=CONTINUED)
+    init_from: str = setting("", "a run whose weights training starts from", fixed=CONTINUED)
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint(Settings):
-    """Which checkpoints are saved and kept."""
+    """Which checkpoints to save and keep."""
 
     SECTION = "config.checkpoint"
 
     every: int = setting(1000, "steps between saves", low=1)
     keep: int = setting(2, "how many of the latest are kept", low=1)
-    keep_period: int = setting(0, "multiples of it are kept for good; 0: none", low=0)
+    keep_period: int = setting(0, "keep multiples of it for good; 0: none", low=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample(Settings):
-    """What --mode sample draws, and how every mode does."""
+    """What --mode sample draws, and how all modes draw."""
 
     SECTION = "config.sample"
 
     guidance: str = setting("sg", "which guidance setting")
     steps: int = setting(40, "steps of the sampler", low=1)
     batch_size: int = setting(64, "images at once, over all devices", low=1)
-    chunk: int = setting(-1, "tokens a device runs at once; 0: all, -1: what suits it", low=-1)
+    chunk: int = setting(-1, "tokens a device runs at once; 0: all, -1: the best for it", low=-1)
     labels: tuple = setting((), "classes to draw; empty: each in turn")
     count: int = setting(64, "number of images", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Features(Recipe):
-    """The network whose hidden layer measures images: how it is trained, and where it is kept."""
+    """The network whose hidden layer measures images: how to train it, and where to keep it."""
 
     SECTION = "config.features"
 
-    path: str = setting("", ".npz that runs share; empty: the run's own classifier.npz")
+    path: str = setting("", ".npz file that runs share; empty: the run's own classifier.npz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,17 +210,17 @@ class Diversity(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Profile(Settings):
-    """Steps of training to trace."""
+    """Training steps to trace."""
 
     SECTION = "config.profile"
 
-    start: int = setting(0, "the first one; 0: none", low=0)
-    steps: int = setting(5, "how many", low=1)
+    start: int = setting(0, "the first step; 0: no trace", low=0)
+    steps: int = setting(5, "how many steps", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Bench(Settings):
-    """How --mode bench and data measure."""
+    """How --mode bench and --mode data measure."""
 
     SECTION = "config.bench"
 
@@ -251,7 +251,7 @@ SECTIONS: dict[str, type[Settings]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """All sections, checked; what an experiment and the modes read."""
+    """All sections, checked, as an experiment and the modes read them."""
 
     seed: int
     data: Data

@@ -1,6 +1,6 @@
-"""A config as a tree of sections: its defaults, its check, and what of it is fixed.
+"""A config as a tree of sections: its defaults, its check, and the keys that are fixed.
 
-`ConfigDict` carries a config from files and command lines; `Config` is the same, checked.
+`ConfigDict` carries a config from files and command lines; `Config` is the checked result.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ def defaults() -> ConfigDict:
 
 def setting_dict(guidance: Guidance) -> ConfigDict:
     """Return a guidance setting as part of a config."""
-    # Not type-safe, because a number may become a schedule; Guidance checks what it gets.
+    # Not type-safe, because a number may become a schedule; Guidance checks its values.
     return ConfigDict(dataclasses.asdict(guidance), type_safe=False)
 
 
 def check(config: ConfigDict) -> Config:
-    """Return the sections of a config, or raise for the first value that its section refuses."""
+    """Return the sections of a config, or raise for the first value that a section rejects."""
     with section("config"):
         seed = Run(seed=config.seed).seed
     found: dict[str, Any] = {}
@@ -48,7 +48,7 @@ def check(config: ConfigDict) -> Config:
 
 
 def without_unread(config: ConfigDict) -> ConfigDict:
-    """Return a copy in which what nothing reads has its default: a run of before may hold more."""
+    """Return a copy with defaults for what nothing reads; configs of older runs may set more."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
         for name, kind in SECTIONS.items():

@@ -1,8 +1,8 @@
-"""The network whose hidden layer measures images, and how it is trained.
+"""The network whose hidden layer measures images, and its training.
 
-Inception features, made from photographs of 299 pixels, say little about an 8x8 digit or a 32x32
-picture. A network trained for seconds on the same images has features that do, and its own test
-accuracy tells how far to trust them. `evaluation/features.py` uses it and keeps it on disk.
+Inception features, made for photographs of 299 pixels, mean little for an 8x8 digit or a 32x32
+picture. A network trained for seconds on the same images has useful features, and its own test
+accuracy shows how far to trust them. `evaluation/features.py` uses it and keeps it on disk.
 """
 
 import dataclasses
@@ -36,8 +36,8 @@ def _width(value: Any) -> str:
 class Recipe(Settings):
     """The network's size and its training.
 
-    The defaults are for the 8x8 digits: 98 to 99.7% of the test images right (five random splits),
-    about 10 seconds on one CPU core. configs/cifar10_*.py have recipes for photographs.
+    The defaults are for the 8x8 digits: they get 98 to 99.7% of the test images right (five random
+    splits), in about 10 seconds on one CPU core. configs/cifar10_*.py have recipes for photographs.
     """
 
     SECTION = "features"
@@ -48,15 +48,15 @@ class Recipe(Settings):
     epochs: int = setting(30, "passes over the training images", low=1)
     batch: int = setting(64, "images per step", low=1)
     learning_rate: float = setting(
-        3e-3, "peak: warmed up over a tenth of the steps, then a cosine to 0", above=0
+        3e-3, "its peak, after a warmup over a tenth of the steps and before a cosine to 0", above=0
     )
     weight_decay: float = setting(0.05, "AdamW's, on kernels only", low=0)
-    mirror: bool = setting(False, "mirror half of the images; a mirrored 2 is no 2")
+    mirror: bool = setting(False, "mirror half of the images (not digits: a mirrored 2 is not a 2)")
     seed: int = setting(0, "of weights, order and shifts", low=0, below=2**32)
 
 
 class ResidualBlock(nnx.Module):
-    """Two 3x3 convolutions beside a shortcut, each after its norm (He et al., arXiv 1603.05027).
+    """Two 3x3 convolutions, each after its norm, beside a shortcut (He et al., arXiv 1603.05027).
 
     Args:
       inputs: channels in.
@@ -84,9 +84,9 @@ class Classifier(nnx.Module):
     """Map images to features and class logits.
 
     Args:
-      image_shape: (H, W, C). The side is halved while above 4: 8 -> 4, 32 -> 16 -> 8 -> 4.
+      image_shape: (H, W, C). The side is halved while it is above 4: 8 -> 4, 32 -> 16 -> 8 -> 4.
       num_classes: number of classes.
-      recipe: supplies width, blocks and features.
+      recipe: gives width, blocks and features.
       rngs: key for the initial weights.
     """
 
@@ -127,7 +127,7 @@ def _conv(inputs: int, outputs: int, side: int, stride: int, init, rngs: nnx.Rng
 
 
 def _norm(channels: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    # No batch statistics: the score of an image must not depend on the others in its batch.
+    # No batch statistics, because an image's score must not depend on the others in its batch.
     return nnx.GroupNorm(channels, num_groups=NORM_GROUPS, rngs=rngs)
 
 
@@ -167,7 +167,7 @@ def random_mirror(key: jax.Array, images: jax.Array) -> jax.Array:
     return jnp.where(chosen, images[:, :, ::-1], images)
 
 
-@functools.cache  # training the same network a second time compiles nothing
+@functools.cache  # so that training the same network again compiles nothing
 def _compiled(image_shape: tuple[int, int, int], num_classes: int, recipe: Recipe, steps: int):
     def kernels(model):
         return jax.tree.map(lambda weight: weight.ndim > 1, model)

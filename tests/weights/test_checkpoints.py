@@ -232,9 +232,9 @@ def test_a_missing_folder_is_named(tmp_path):
 
 def test_a_foreign_folder_is_named_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(UserError, match=r"holds no config\.json"):
+    with pytest.raises(UserError, match=r"has no config\.json"):
         checkpoints.load(tmp_path)
-    with pytest.raises(UserError, match=r"not empty and holds no config\.json"):
+    with pytest.raises(UserError, match=r"not empty and has no config\.json"):
         record.prepare(str(tmp_path), completed(), NAMES, begun=False)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
