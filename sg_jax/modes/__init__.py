@@ -1,4 +1,4 @@
-"""One file per --mode of the command; importing this package fills `base.MODES`."""
+"""One file for each --mode of the command; importing this package fills `base.MODES`."""
 
 import importlib
 import pkgutil

@@ -1,6 +1,6 @@
-"""Compile a program for TPUs ahead of time, without any, and print what the compiler says of it.
+"""Compile a program for TPUs without a TPU, and print the compiler's estimates.
 
-The compiler is the real one (libtpu); only the run is missing.
+The compiler is the real one (libtpu); nothing is run.
 """
 
 import dataclasses
@@ -29,18 +29,18 @@ from sg_jax.runs.progress import log
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A program to compile: what it is, how to lower it, and what it computes on all devices."""
+    """A program to compile: its name, how to lower it, and its FLOPs on all devices."""
 
     text: str
     lower: Callable[[], jax.stages.Lowered]
     model_flops: float  # of one step
-    steps: int  # that it holds
+    steps: int  # number of its steps
 
 
 def run(job: Job) -> list[epath.Path]:
     """Compile and print; write the report to --json, if given, and return its path.
 
-    The report is one object, or a list of them where training runs at several sparsity rates.
+    The report is one object, or a list of them if training has several sparsity rates.
     """
     assert job.config is not None
     reports = compile_ahead(job.config, job.options["topology"], job.options["for"])
@@ -56,9 +56,9 @@ def compile_ahead(config: ConfigDict, topology: str, purpose: str) -> list[dict[
     Args:
       config: completed; its `mesh` must fit the topology's devices.
       topology: see `chips.devices_of`.
-      purpose: "train": a step of config.train.batch_size images, at each sparsity rate that
-        training runs at; "sample": the run of config.sample.steps steps of
-        config.sample.batch_size images, reported per step.
+      purpose: "train": a step of config.train.batch_size images, at each sparsity rate of training;
+        "sample": the run of config.sample.steps steps of config.sample.batch_size images, reported
+        per step.
 
     Returns:
       The reports.
@@ -86,7 +86,7 @@ def compile_ahead(config: ConfigDict, topology: str, purpose: str) -> list[dict[
 
 
 def _training(experiment: Experiment) -> list[Program]:
-    """Return the training step at each sparsity rate of training, in their order."""
+    """Return the training steps at the sparsity rates of training, in their order."""
     config, model = experiment.config, experiment.model
     name, size = _name(experiment), config.train.batch_size
     return [
@@ -102,7 +102,7 @@ def _training(experiment: Experiment) -> list[Program]:
 
 
 def _sampling(experiment: Experiment) -> list[Program]:
-    """Return the sampling run of config.sample, alone."""
+    """Return the sampling run of config.sample, as the only program."""
     config, mesh = experiment.config, experiment.mesh
     size, steps = config.sample.batch_size, config.sample.steps
     sharding.check_batch("config.sample.batch_size", size, mesh)
@@ -165,16 +165,18 @@ def _key(mesh: Mesh) -> jax.ShapeDtypeStruct:
 MODE = register(
     Mode(
         "aot",
-        "compile for TPUs without having any: memory, cycles, step time",
+        "compile for TPUs without a TPU: memory, cycles, step time",
         run,
         workdir=False,
         data=False,
         alone=True,
         options=(
-            Option("topology", "TPUs to compile for: v5e:16x16, or 2*v5e:16x16", required=True),
+            Option(
+                "topology", "TPUs, such as v5e:16x16, or 2*v5e:16x16 for two slices", required=True
+            ),
             Option(
                 "for",
-                "train or sample: what to compile",
+                "what to compile: train or sample",
                 default="train",
                 choices=("train", "sample"),
             ),

@@ -2,7 +2,7 @@
 
 To add one: 1. write a file here with a function `run(job)` that returns the paths it wrote, 2. end
 it with `MODE = register(Mode(...))`. `--help`, the command line and the checks before any work
-follow from that.
+follow from it.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from sg_jax.errors import UserError, nearest
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a mode is to do.
+    """The task of a mode.
 
     Attributes:
-      workdir: folder of the run; "" for none.
-      command: what follows `python -m sg_jax.main`, so that it can be run again.
+      workdir: the folder of the run; "" for none.
+      command: the arguments after `python -m sg_jax.main`, so that it can be run again.
       options: values of the mode's own flags, by name.
-      config: completed; None for a mode that takes none.
-      source: the training images; None for a mode that reads none.
+      config: the completed config; None for a mode without one.
+      source: the training images; None for a mode that does not read them.
     """
 
     workdir: str = ""
@@ -50,12 +50,12 @@ class Option:
     Attributes:
       name: without dashes.
       help: one line.
-      default: where it is not given.
-      choices: what it may be; empty for anything.
-      many: whether it takes several values.
+      default: its value if it is not given.
+      choices: the allowed values; empty for any.
+      many: whether it may have several values.
       required: whether it must be given.
-      positional: whether its values stand without a flag.
-      type: of a value.
+      positional: whether its values are given without a flag.
+      type: the type of a value.
     """
 
     name: str
@@ -75,15 +75,15 @@ class Mode:
     Attributes:
       name: the value of --mode.
       help: what it does, in one line.
-      run: does it, and returns the paths of what it wrote.
-      config: whether it takes a config, from a file or from the run in --workdir.
+      run: runs it, and returns the paths that it wrote.
+      config: whether it needs a config, from a file or from the run in --workdir.
       workdir: whether --workdir must be given.
-      same: where it needs a trained run: "sampled" or "scored", for what must be as it was in
-        training; see `errors.setting`.
+      same: if it needs a trained run, "sampled" or "scored", which selects the keys that must be as
+        in training; see `errors.setting`.
       data: whether it reads the training images.
-      pixels: whether they must be images, not latents.
-      alone: whether process 0 does it by itself.
-      handles_stop: whether it saves and ends by itself at SIGTERM.
+      pixels: whether these must be images, not latents.
+      alone: whether only process 0 runs it.
+      handles_stop: whether it handles SIGTERM itself: it saves, then ends.
       options: its own flags.
     """
 
@@ -104,20 +104,20 @@ MODES: dict[str, Mode] = {}
 
 
 def register(mode: Mode) -> Mode:
-    """Give `MODES` one more row, and return it."""
+    """Add a row to `MODES`, and return it."""
     MODES[mode.name] = mode
     return mode
 
 
 def mode_named(name: str) -> Mode:
-    """Return a mode, or raise with the names there are."""
+    """Return a mode, or raise with the names of all modes."""
     if name not in MODES:
         raise UserError(f"--mode={name} must be one of {', '.join(MODES)}.{nearest(name, MODES)}")
     return MODES[name]
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of flags that raises a UserError where it cannot parse."""
+    """A parser of flags that raises a UserError if it cannot parse."""
 
     def __init__(self, options: Sequence[Option] = ()):
         super().__init__(add_help=False, allow_abbrev=False)

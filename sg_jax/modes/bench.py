@@ -1,4 +1,4 @@
-"""Time training and sampling steps side by side in one run; print ratios beside FLOPs ratios."""
+"""Time training and sampling steps in one run; print time ratios beside FLOPs ratios."""
 
 import json
 import time
@@ -24,11 +24,11 @@ from sg_jax.runs import files
 from sg_jax.runs.progress import Progress, clock, log
 
 STEPS = 4  # sampling steps of one timed call
-PAUSE = 5.0  # seconds, at least, between two lines of progress
+PAUSE = 5.0  # least seconds between two lines of progress
 
 
 def run(job: Job) -> list[epath.Path]:
-    """Measure, and write `bench.json` if there is a folder for it; return its path."""
+    """Measure, and write `bench.json` if there is a folder; return its path."""
     path = files.path(job.workdir) / "bench.json" if job.workdir else None
     results = measure(job.experiment)
     if path is None or not processes.is_writer():
@@ -42,8 +42,8 @@ def measure(experiment: Experiment) -> list[dict[str, Any]]:
 
     There is a sampling step for each guidance setting of config.evaluate, and for CFG and SG_FLOPS.
 
-    The programs take turns, so that a slow moment of the machine slows them all; a ratio is the
-    median over rounds. Weights are fresh, since the cost of a step does not depend on them.
+    The programs take turns, so a slow moment of the machine affects them all. A ratio is the median
+    over rounds. Weights are untrained, because the cost of a step does not depend on them.
     """
     config = experiment.config
     check_batch("config.sample.batch_size", config.sample.batch_size, experiment.mesh)
@@ -73,7 +73,7 @@ def measure(experiment: Experiment) -> list[dict[str, Any]]:
 def training(experiment: Experiment, rates: Sequence[float]) -> list[Callable[[], None]]:
     """Return, for each sparsity rate, a function that runs one training step and waits for it.
 
-    They share one state, so that several need no more memory than one.
+    They share one state, so several need no more memory than one.
     """
     config, model = experiment.config, experiment.model
     state = init_state(experiment.make_model, experiment.tx, experiment.mesh, jax.random.key(0))
@@ -125,7 +125,7 @@ def _first_calls(programs: dict[str, Callable[[], None]]) -> dict[str, float]:
 def _race(
     programs: dict[str, Callable[[], None]], costs: dict[str, float], repeats: int, steps: int
 ) -> list[dict[str, Any]]:
-    """Time the programs in turns; the first is what the others are compared with."""
+    """Time the programs in turns, and compare the others with the first."""
     compiles = _first_calls(programs)
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     log(f"Timing {len(programs)} programs in {repeats} rounds ...")

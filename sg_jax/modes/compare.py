@@ -1,4 +1,4 @@
-"""Put several runs side by side in one report; see evaluation/compare.py for the files."""
+"""Compare several runs in one report; see evaluation/compare.py for the files."""
 
 from etils import epath
 
@@ -15,7 +15,7 @@ def run(job: Job) -> list[epath.Path]:
 MODE = register(
     Mode(
         "compare",
-        "put what evaluate and sweep measured of several runs into one report",
+        "compare the scores of several runs in one report",
         run,
         config=False,
         workdir=False,

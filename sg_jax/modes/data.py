@@ -1,6 +1,6 @@
 """Time the input pipeline alone, and compare it with what a training step consumes.
 
-Every number is of one host: each process reads its own share of the batch, and process 0 reports
+Every number is for one host: each process reads its own share of the batch, and process 0 reports
 its own numbers.
 """
 
@@ -21,14 +21,14 @@ from sg_jax.parallel import processes, sharding
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
-WINDOW = 0.25  # seconds, at least, over which one rate is taken
-WARM_UP = 1.0  # seconds, at least, that are not counted
-ENOUGH = 1.2  # times what a step consumes: less leaves nothing for a slow moment
-MAX_WORKERS = 32  # tried
+WINDOW = 0.25  # least seconds over which a rate is measured
+WARM_UP = 1.0  # least seconds of warm-up, which are not counted
+ENOUGH = 1.2  # times what a step consumes, to allow for slow moments
+MAX_WORKERS = 32  # most that are tried
 
 
 def run(job: Job) -> list[epath.Path]:
-    """Measure, and write `data_bench.json` if there is a folder for it; return its path."""
+    """Measure, and write `data_bench.json` if there is a folder; return its path."""
     assert job.source is not None
     path = files.path(job.workdir) / "data_bench.json" if job.workdir else None
     result = measure(job.experiment, job.source)
@@ -40,10 +40,10 @@ def run(job: Job) -> list[epath.Path]:
 def measure(experiment: Experiment, source: Source) -> dict[str, Any]:
     """Measure the configured setting, then other numbers of processes and threads.
 
-    A rate is the median over `config.bench.repeats` windows, after what was read ahead is drained.
+    A rate is the median over `config.bench.repeats` windows after the batches read ahead are gone.
 
     Returns:
-      What is written to `data_bench.json`.
+      The contents of `data_bench.json`.
     """
     config = experiment.config
     need = _consumption(experiment)
@@ -81,7 +81,7 @@ def settings(workers: int, threads: int, cpus: int) -> list[tuple[int, int]]:
 
 
 def advice(rows: list[dict], latents: bool) -> str:
-    """Return what to do, from the rows of the table, the configured one first."""
+    """Return advice from the rows of the table, the configured one first."""
     mine, best = rows[0], max(rows, key=lambda row: row["images_per_second"])
     found = f"The pipeline gives {mine['times_consumption']:.2g} x what the step consumes"
     if mine["times_consumption"] >= ENOUGH:
@@ -105,16 +105,16 @@ def advice(rows: list[dict], latents: bool) -> str:
 
 
 def _consumption(experiment: Experiment) -> dict:
-    """Return the images/s of this host that training consumes, given or measured here.
+    """Return the images/s that training consumes on this host, as configured or measured here.
 
-    Where training runs at several sparsity rates, it consumes most at the highest.
+    Of several sparsity rates in training, the highest one consumes most.
     """
     config = experiment.config
     share = config.train.batch_size // _share(experiment)[1]
     if given := config.bench.images_per_second:
         log(f"A step consumes {given:g} images/s per host (config.bench.images_per_second).")
         return dict(images_per_second=given, steps_per_second=given / share, measured_on=None)
-    gamma = max(experiment.training_rates)  # the fewest tokens: the fastest step
+    gamma = max(experiment.training_rates)  # it has the fewest tokens and the fastest step
     log(f"Compiling a training step at γ {gamma:g} ...")
     (call,) = training(experiment, [gamma])
     call()
@@ -139,11 +139,11 @@ def _share(experiment: Experiment) -> tuple[int, int]:
 def _measure(
     experiment: Experiment, source: Source, workers: int, threads: int
 ) -> tuple[list[float], float]:
-    """Return the images/s of each window, and the bytes of an image in a batch."""
+    """Return the images/s in each window, and the bytes of an image in a batch."""
     config = experiment.config
     data = experiment.batches(source, workers=workers, threads=threads)
     images = next(data)["image"]  # starts threads or processes
-    ahead = (threads + 2) * max(workers, 1)  # batches that may be ready
+    ahead = (threads + 2) * max(workers, 1)  # batches that may be ready already
     began = time.perf_counter()
     while ahead > 0 or time.perf_counter() - began < WARM_UP:
         next(data)

@@ -1,9 +1,9 @@
-"""Measure how far guidance moves each image: the paper's Figure 7, left.
+"""Measure how far guidance moves each image, as in the paper's Figure 7 (left).
 
 An image and its unguided twin start from the same noise and have the same label. The paper compares
 the two by LPIPS; here it is the Euclidean distance of their features, in units of the mean distance
-between two different real images of one class. At 1 the guided image has no more in common with its
-twin than any other image of the class.
+between two different real images of one class. At 1, a guided image is as far from its twin as
+another image of the class would be.
 """
 
 import json
@@ -26,7 +26,7 @@ from sg_jax.runs.progress import log
 from sg_jax.weights import checkpoints
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-MOST_PER_CLASS = 256  # real images of a class whose pairs give the unit: enough for 1%
+MOST_PER_CLASS = 256  # real images per class whose pairs give the unit, which is then exact to 1%
 
 
 def run(job: Job) -> list[epath.Path]:
@@ -42,20 +42,20 @@ def diversity(experiment: Experiment, source: Source, workdir: str) -> list[epat
 
     Args:
       experiment: the run's objects.
-      source: the training images, whose distances within a class are the unit.
+      source: the training images, whose distances within a class give the unit.
       workdir: folder of the run.
 
     Returns:
       Paths of diversity.png (densities) and diversity.json (quantiles).
 
     Raises:
-      UserError: a setting that the networks cannot make, before any sampling.
+      UserError: the networks cannot run a setting; raised before any sampling.
     """
     config, folder = experiment.config, files.path(workdir)
     settings = {name: experiment.settings[name] for name in config.diversity.guidance}
     how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
     model = checkpoints.load(workdir, **how)
-    weak_models = {  # all before any sampling: one may be missing, or not fit
+    weak_models = {  # load all before sampling, since one may be missing or not fit
         name: checkpoints.load_weak(guidance, workdir, **how) for name, guidance in settings.items()
     }
     for name, guidance in settings.items():

@@ -1,4 +1,4 @@
-"""Print what a config resolves to and what it costs, without running anything."""
+"""Print the resolved config and its costs, without running anything."""
 
 import math
 
@@ -14,7 +14,7 @@ from sg_jax.weights.checkpoints import named
 def run(job: Job) -> list[epath.Path]:
     """Print the resolved config, the parameters and the GFLOPs of each kind of step.
 
-    It is what --dry-run asks for, in any mode that takes a config; nothing is written.
+    This is --dry-run, for any mode that has a config; it writes nothing.
     """
     model = job.experiment.model
     print(job.config)

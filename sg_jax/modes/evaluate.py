@@ -1,4 +1,4 @@
-"""Score a trained network under several guidance settings: a picture, a table, a report."""
+"""Score a trained network under several guidance settings: a picture, a table and a report."""
 
 import jax
 import numpy as np
@@ -28,20 +28,20 @@ def evaluate(
 ) -> list[epath.Path]:
     """Draw `config.evaluate.samples` images per setting and seed, score them, write the report.
 
-    Image i has the same label and, with one seed, the same noise under every setting. What
-    scores.csv holds is not drawn again. All processes draw; the writer scores and writes.
+    Image i has the same label and, with one seed, the same noise under every setting. Settings in
+    scores.csv are not drawn again. All processes draw; the writer scores and writes.
 
     Args:
       experiment: the run's objects.
       source: the training images, which the samples are compared with.
       workdir: folder of the run.
-      command: printed in the report, so that it can be made again.
+      command: shown in the report, so that it can be made again.
 
     Returns:
       Paths of the picture and of the report.
 
     Raises:
-      UserError: a checkpoint that is not there, before any sampling.
+      UserError: a checkpoint is missing; raised before any sampling.
     """
     config, folder = experiment.config, files.path(workdir)
     steps = checkpoints.saved_steps(workdir)
@@ -107,7 +107,7 @@ def _report(
         reference=_reference(judge),
         command=f"python -m sg_jax.main {command}",
         pictures=shown,
-        notes=["Down a column, every image starts from the same noise and has the same label."],
+        notes=["All images of a column start from the same noise and have the same label."],
     )
 
 
@@ -123,7 +123,7 @@ def _reference(judge: scoring.Judge) -> report.Reference:
 
 
 def _facts(experiment: Experiment, step: int, records: list[dict]) -> dict[str, str]:
-    """Return what the run was, for the report."""
+    """Return facts about the run, for the report."""
     config, model = experiment.config, experiment.model
     seeds = ", ".join(map(str, config.evaluate.seeds or (config.seed,)))
     count = sum(leaf.size for leaf in jax.tree.leaves(model))
@@ -147,7 +147,7 @@ def _facts(experiment: Experiment, step: int, records: list[dict]) -> dict[str, 
 
 
 def _training_rates(experiment: Experiment) -> str:
-    """Return the sparsity rates that training runs at, such as "0.5, then 0"."""
+    """Return the sparsity rates of training, such as "0.5, then 0"."""
     return ", then ".join(f"{rate:g}" for rate in experiment.training_rates)
 
 

@@ -15,13 +15,13 @@ paper counts; "shared": what both predictions share is counted once, as our prog
 
 
 def run(job: Job) -> list[epath.Path]:
-    """Print the table; nothing is written."""
+    """Print the table, and write nothing."""
     show(job.experiment)
     return []
 
 
 def show(experiment: Experiment) -> None:
-    """Print the table: training, dense and at each of its sparsity rates; then every setting.
+    """Print the table: training, dense and at each sparsity rate, then every setting.
 
     A schedule of guidance is averaged over `config.sample.steps`.
     """

@@ -17,8 +17,8 @@ def run(job: Job) -> list[epath.Path]:
     given = job.options
     if files.is_remote(given["to"]):
         raise UserError(
-            f"--to={given['to']} must be a folder on disk: copy the data set to the bucket then, "
-            f"and mount that where it is read."
+            f"--to={given['to']} must be a folder on disk: copy the data set to the bucket "
+            "afterwards, and mount the bucket where it is read."
         )
     examples = itertools.chain.from_iterable(
         read_npy(folder, given["scale"], given["posterior"] or None) for folder in given["from"]
@@ -57,7 +57,7 @@ MODE = register(
             ),
             Option(
                 "posterior",
-                "std or logvar: files hold means, then these; latents are drawn from both",
+                "std or logvar: files contain means, then these; latents are drawn from both",
                 choices=("std", "logvar"),
             ),
             Option("classes", "number of classes", default=1000, type=int),

@@ -1,4 +1,4 @@
-"""Draw images from a trained network into a picture and an .npz file, latents into that alone.
+"""Draw images from a trained network into a picture and an .npz file; latents only into the latter.
 
 The drawing itself is `programs.sampling.sample`, which the package exposes as `sg_jax.sample`.
 """
@@ -23,12 +23,12 @@ from sg_jax.weights import checkpoints
 def draw(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
     """Draw `config.sample.count` images with `config.sample.guidance`.
 
-    Labels are `config.sample.labels` over and over, or every class in turn. Writes
-    samples/NAME.npz ("images" uint8 [B, H, W, C], "labels" [B]) and samples/NAME.png; where the
-    data are latents, the former alone, with "latents" float32 as the network makes them.
+    Labels repeat `config.sample.labels`, or go through the classes in turn. Writes samples/NAME.npz
+    ("images" uint8 [B, H, W, C], "labels" [B]) and samples/NAME.png; for latents only the former,
+    with the network's "latents" in float32.
 
     Returns:
-      Path of the picture, or of the latents.
+      The path of the picture, or of the latents.
     """
     config, settings = experiment.config.sample, experiment.settings
     guidance = settings[config.guidance]

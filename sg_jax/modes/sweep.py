@@ -1,6 +1,6 @@
 """Score a grid of gamma_strong x gamma_weak x omega, as in the paper's Figures 6, 8 and A1.
 
-workdir/scores.csv         one row per cell; what is there is not drawn again
+workdir/scores.csv         one row per cell; cells in it are not drawn again
 workdir/sweep_METRIC.png   one panel per omega
 workdir/sweep_cost.png     quality against cost, with the Pareto front
 """
@@ -30,7 +30,7 @@ def run(job: Job) -> list[epath.Path]:
 
 
 def sweep(experiment: Experiment, source: Source, workdir: str) -> list[epath.Path]:
-    """Score each cell of `config.sweep` that scores.csv lacks, and plot them all.
+    """Score each cell of `config.sweep` that scores.csv lacks, and plot all cells.
 
     All processes draw; the writer scores and writes while they wait.
 
@@ -40,10 +40,10 @@ def sweep(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pa
       workdir: folder of the run.
 
     Returns:
-      Paths of scores.csv and of the pictures; of these only in the writer.
+      Paths of scores.csv and, in the writer, of the pictures.
 
     Raises:
-      UserError: a setting that the networks cannot make, or a scores.csv that is none; before any
+      UserError: the networks cannot run a setting, or scores.csv is invalid; raised before any
         sampling.
     """
     config = experiment.config
@@ -70,7 +70,7 @@ def sweep(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pa
 
 
 def cells(config: Sweep) -> list[Guidance]:
-    """Return the grid, omega innermost: settings that differ in it alone share one program."""
+    """Return the grid, omega innermost: settings that differ only in omega share one program."""
     return [
         Guidance(
             scale=float(scale),
@@ -85,7 +85,7 @@ def cells(config: Sweep) -> list[Guidance]:
 
 
 def summary(found: dict[Guidance, Scores], samples: int) -> str:
-    """Return a table of the cells that are best by some metric, named after what they win."""
+    """Return a table of the cells that are best by some metric, named by these metrics."""
     grid = list(found)
     wins: dict[Guidance, list[str]] = {}
     for metric in METRICS.values():

@@ -1,4 +1,4 @@
-"""Train a network: restore or start, then data -> step -> log -> sample -> save."""
+"""Train a network: restore or start, then for each step: data, step, log, sample, save."""
 
 import contextlib
 import math
@@ -25,13 +25,13 @@ from sg_jax.runs.progress import Progress, Spent, log
 from sg_jax.runs.records import Writer
 from sg_jax.weights import checkpoints
 
-AHEAD = 4  # steps that may wait on the devices: what a stop signal, and memory, have to wait for
+AHEAD = 4  # steps that may be queued on the devices; a stop signal has to wait for them
 
 
 def train(experiment: Experiment, source: Source, workdir: str) -> TrainState:
     """Train to `config.train.steps`, continuing from the latest checkpoint in `workdir`.
 
-    SIGTERM and Ctrl-C, in any process, save before they end the run, so that the same command
+    SIGTERM and Ctrl-C, in any process, save before they end the run; the same command then
     continues it.
 
     Returns:
@@ -90,7 +90,7 @@ def train(experiment: Experiment, source: Source, workdir: str) -> TrainState:
                 progress.restart(step)
             if profiler.after(step, state):
                 progress.restart(step)
-            stopped = stop()  # asked once: what is true here gets saved
+            stopped = stop()  # asked once per step, so that the answer and the checkpoint agree
             last = step == total or bool(stopped)
             if step % config.train.log_every == 0 or last:
                 means = _means(pending, step)
@@ -104,7 +104,7 @@ def train(experiment: Experiment, source: Source, workdir: str) -> TrainState:
                     _sample_grid(experiment, state, writer, workdir, step)
                 progress.restart(step)
             if last or saver.should_save(step):
-                _means(pending, step)  # weights that are not finite replace no others
+                _means(pending, step)  # so that non-finite weights do not replace good ones
                 writer.flush()  # so that a resumed run has all records up to its checkpoint
                 with spent.on("checkpoints"):
                     checkpoints.save(saver, state, step, position)
@@ -125,7 +125,7 @@ def train(experiment: Experiment, source: Source, workdir: str) -> TrainState:
 def _start(
     experiment: Experiment, saver, abstract: TrainState, key: jax.Array
 ) -> tuple[TrainState, int]:
-    """Return the state to go on from, and the data position: of the latest checkpoint, or new."""
+    """Return the state and data position to continue from: the latest checkpoint's, or new ones."""
     if restored := checkpoints.restore(saver, abstract):
         return restored
     config, mesh, decays = experiment.config, experiment.mesh, experiment.config.train.ema_decays
@@ -138,7 +138,7 @@ def _start(
 
 
 def _speed(experiment: Experiment, gamma: float, rates: dict[str, float]) -> dict[str, float]:
-    """Return TFLOP/s, and their share of the devices' peak (MFU) where that is known."""
+    """Return TFLOP/s, and their share of the devices' peak (MFU) if the peak is known."""
     if not rates:
         return {}
     batch = experiment.config.train.batch_size
@@ -159,8 +159,8 @@ def _means(pending: list[dict], step: int) -> dict[str, float]:
     if not math.isfinite(means["loss"]):
         raise UserError(
             f"The loss is {means['loss']} at step {step}; the last checkpoint is older. Lower "
-            f"config.optimizer.learning_rate or set config.optimizer.clip_norm in a new --workdir, "
-            f"with --config.train.init_from=RUN to start from that checkpoint's weights."
+            "config.optimizer.learning_rate or set config.optimizer.clip_norm in a new --workdir, "
+            "with --config.train.init_from=RUN to start from that checkpoint's weights."
         )
     return means
 
@@ -169,11 +169,11 @@ def _sample_grid(experiment: Experiment, state: TrainState, writer, workdir, ste
     """Draw a small grid from the moving average, one column per class."""
     config = experiment.config
     guidance = experiment.settings[config.sample.guidance]
-    if guidance.two_networks:  # the other one may not be trained yet
+    if guidance.two_networks:  # the weak network may not be trained yet
         guidance = Guidance(gamma_strong=guidance.gamma_strong)
     conditioning = experiment.model.conditioning
     columns = min(conditioning.num_classes, 10)
-    rows = max(1, min(10, config.sample.batch_size // columns))  # one program with --mode sample
+    rows = max(1, min(10, config.sample.batch_size // columns))  # same program as --mode sample
     images = sample(
         state.ema,
         np.tile(conditioning.in_turn(columns), rows),
@@ -201,7 +201,7 @@ def run(job: Job) -> list:
 
 
 def _check_evaluation(experiment: Experiment, source: Source) -> None:
-    """Raise where what follows training would find something missing."""
+    """Raise if the modes that follow training would find something missing."""
     config = experiment.config
     drawn = [config.sample.guidance] if "sample" in config.train.then else []
     if "evaluate" in config.train.then:
