@@ -1,7 +1,7 @@
 """TFDS builder for scikit-learn's handwritten digits: real images, no download.
 
 The 1,797 images are the test part of the UCI "Optical Recognition of Handwritten Digits" data,
-which scikit-learn installs with itself: 8x8 pixels, grey values 0 to 16.
+which is installed with scikit-learn: 8x8 pixels, grey values 0 to 16.
 """
 
 import io
@@ -32,7 +32,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    # Without this TFDS looks for checksums of downloads, by a package it does not always install.
+    # Without this TFDS looks for checksums of downloads with a package that may not be installed.
     url_infos = None
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -70,7 +70,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 def _png(image: np.ndarray) -> io.BytesIO:
-    # TFDS encodes arrays with tensorflow; it takes a file of encoded bytes as it is.
+    # TFDS encodes arrays with tensorflow, but does not re-encode a file of encoded bytes.
     file = io.BytesIO()
     Image.fromarray(image).save(file, format="PNG")
     file.seek(0)

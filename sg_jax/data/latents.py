@@ -1,19 +1,19 @@
-"""Latents as a data set: write them once, train on them like on images.
+"""Latents as a data set: write them once, then train on them as on images.
 
-A latent-diffusion model is trained on what an image autoencoder makes of the images, so these are
-computed once and stored, as a TFDS data set in ArrayRecord that needs no tensorflow:
+A latent diffusion model trains on the latents that an image autoencoder makes from the images. They
+are computed once and stored, as a TFDS data set in ArrayRecord that needs no tensorflow:
 
     latents      float16 [S, S, C]: scaled latents; or the mean of their distribution, scaled
     latents_std  float16 [S, S, C]: its standard deviation, scaled; without it latents are fixed
     label        ClassLabel
 
 "Scaled" means multiplied, once and here, by the autoencoder's factor (0.18215 for Stable
-Diffusion's) that makes their standard deviation about 1. Training takes them as they are.
+Diffusion's) that makes their standard deviation about 1. Training does not scale them again.
 
     python -m sg_jax.main --mode latents --from DIR --to DATA_DIR --name NAME --scale 1
 
-reads the widely used folders of .npy files: DIR/*_features/0.npy, 1.npy, ... with one array
-[C, S, S] or [1, C, S, S] each, and DIR/*_labels/0.npy, ... with one integer each.
+reads the common layout of .npy files: DIR/*_features/0.npy, 1.npy, ... with one array [C, S, S] or
+[1, C, S, S] each, and DIR/*_labels/0.npy, ... with one integer each.
 """
 
 import itertools
@@ -30,27 +30,28 @@ import numpy as np
 from sg_jax.errors import UserError
 
 VERSION = "1.0.0"
-SHARD = 4096  # examples in a file; ArrayRecord reads one in time that grows with their number
+SHARD = 4096  # examples per file; the time to read one grows with their number
 CHUNK = 1024  # examples handled at a time
 
 
 def write(
     examples: Iterable[tuple[np.ndarray, int]], data_dir: str, name: str, num_classes: int
 ) -> pathlib.Path:
-    """Write latents as the split `train` of a new data set, whole or not at all.
+    """Write latents as the split `train` of a new data set, completely or not at all.
 
     Args:
       examples: pairs of an array and a label. The array is float [S, S, C], scaled latents, or
         [2, S, S, C], mean and standard deviation of the distribution they are drawn from, scaled.
       data_dir: folder of prepared data sets, config.data.data_dir.
-      name: of the data set, config.data.name.
+      name: name of the data set, config.data.name.
       num_classes: labels are 0 to num_classes - 1.
 
     Returns:
       The data set's folder.
 
     Raises:
-      UserError: it exists; an array of another shape, not finite, or not scaled; a wrong label.
+      UserError: the data set exists, an array has another shape or is not finite or not scaled, or
+        a label is out of range.
     """
     import tensorflow_datasets as tfds
 
@@ -58,7 +59,7 @@ def write(
         raise UserError(f"name={name!r} must be made of letters, digits and underscores.")
     folder = pathlib.Path(data_dir).expanduser() / name / VERSION
     if folder.exists():
-        raise UserError(f"{folder} exists: delete it, or take another name for the data set.")
+        raise UserError(f"{folder} exists: delete it, or choose another name for the data set.")
     examples = iter(examples)
     first = list(itertools.islice(examples, CHUNK))
     if not first:
@@ -69,7 +70,7 @@ def write(
     keys = ("latents", "latents_std")[: 1 if len(shape) == 3 else 2]
     tensor = tfds.features.Tensor(shape=shape[-3:], dtype=np.float16, encoding="bytes")
     label = tfds.features.ClassLabel(num_classes=num_classes)
-    # Beside the name, not under it, so that it is not listed as prepared; renamed when complete.
+    # Beside the data set's folder, so that it is not listed as prepared; renamed when complete.
     partial = folder.parents[1] / f".{name}.{os.getpid()}.partial"
     partial.mkdir(parents=True)
     try:
@@ -107,9 +108,9 @@ def _check_scale(latents: np.ndarray) -> None:
     if not 1 / 3 < found < 3:
         raise UserError(
             f"The latents have a standard deviation of {found:.3g} over the first {len(latents)} "
-            f"examples, where scaled ones have about 1: multiply them once by the autoencoder's "
-            f"factor (Stable Diffusion's is 0.18215: --scale 0.18215, or --scale 1 for files that "
-            f"are scaled already)."
+            "examples, but scaled latents have about 1: multiply them once by the autoencoder's "
+            "factor (Stable Diffusion's is 0.18215: --scale 0.18215, or --scale 1 for files that "
+            "are scaled already)."
         )
 
 
@@ -121,11 +122,11 @@ def _record(
         raise UserError(f"Example {i} has shape {np.shape(array)}, the first one {shape}.")
     stored = np.asarray(array, np.float16)
     if not np.isfinite(stored).all():
-        raise UserError(f"Example {i} holds values that are not finite in float16.")
+        raise UserError(f"Example {i} has values that are not finite in float16.")
     if len(keys) == 2 and stored[1].min() < 0:
         raise UserError(
             f"Example {i} has negative standard deviations; if they are logarithms of variances, "
-            f"say so: --posterior logvar."
+            "use --posterior logvar."
         )
     if not 0 <= int(label) < num_classes:
         raise UserError(f"Example {i} has label {label}; labels must be 0 to {num_classes - 1}.")
@@ -136,16 +137,16 @@ def _record(
 def read_npy(
     folder: str, scale: float, posterior: str | None = None
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield what `write` takes from folders of .npy files, in the order of their numbers.
+    """Yield the examples for `write` from folders of .npy files, in the order of their numbers.
 
     Args:
-      folder: holds one folder of features and one of labels, see the module.
-      scale: what the files' latents are multiplied with; 1 if they are scaled already.
-      posterior: what the second half of the channels is: "std" or "logvar", the first being the
-        mean; None: all channels are latents.
+      folder: contains one folder of features and one of labels; see the module.
+      scale: factor for the files' latents; 1 if they are scaled already.
+      posterior: what the second half of the channels holds, "std" or "logvar"; the first half is
+        the mean. None: all channels are latents.
 
     Raises:
-      UserError: folders or files that are missing or of another form.
+      UserError: a folder or file is missing or has another format.
     """
     features, labels = (_numbered(pathlib.Path(folder), kind) for kind in ("features", "labels"))
     if features.keys() != labels.keys():
@@ -162,7 +163,7 @@ def read_npy(
         if array.ndim != 3 or (posterior and len(array) % 2) or label.size != 1:
             raise UserError(
                 f"{features[number]} must be [C, S, S] or [1, C, S, S] and its label one number, "
-                f"not {array.shape} and {label.shape}; C even with --posterior."
+                f"not {array.shape} and {label.shape}; C must be even with --posterior."
             )
         array = np.moveaxis(array.astype(np.float32), 0, -1)  # [S, S, C]
         if posterior:
@@ -170,8 +171,8 @@ def read_npy(
             if posterior == "logvar":
                 if std.min() >= 0:
                     raise UserError(
-                        f"{features[number]}: no logarithm of a variance is negative, so these are "
-                        f"standard deviations: --posterior std."
+                        f"{features[number]}: none of these values is negative, so they look like "
+                        "standard deviations, not log variances: --posterior std."
                     )
                 std = np.exp(0.5 * np.clip(std, -30, 20))
             array = np.stack([mean, std])  # [2, S, S, C]
@@ -188,13 +189,13 @@ def _numbered(folder: pathlib.Path, kind: str) -> dict[int, pathlib.Path]:
     found = sorted(path for path in folder.glob(f"*{kind}") if path.is_dir())
     if len(found) != 1:
         there = ", ".join(path.name for path in found) or "none"
-        raise UserError(f"--from {folder} must hold one folder *{kind}; there is {there}.")
+        raise UserError(f"--from {folder} must contain one folder *{kind}; it contains {there}.")
     files = {int(p.stem): p for p in found[0].glob("*.npy") if p.stem.isdigit()}
     if not files:
-        raise UserError(f"{found[0]} holds no files 0.npy, 1.npy, ...")
+        raise UserError(f"{found[0]} contains no files 0.npy, 1.npy, ...")
     return files
 
 
-if __name__ == "__main__":  # the command itself is a mode, above this folder
+if __name__ == "__main__":  # the command itself is a mode
     sys.argv[1:1] = ["--mode", "latents"]
     runpy.run_module("sg_jax.main", run_name="__main__", alter_sys=True)

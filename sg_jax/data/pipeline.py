@@ -1,8 +1,8 @@
-"""From a source to batches of a step: shuffled, repeated, flipped, shared among processes.
+"""From a source to the batch of a step: shuffled, repeated, flipped, shared among processes.
 
-Batch `s` is a function of (source, seed, flip, batch size) and `s` alone. Processes and workers
-only divide the reading, so the position of an iterator is the step, and that is all that a
-checkpoint has to hold.
+Batch `s` depends only on the source, the seed, flip, the batch size and `s`. Processes and workers
+only divide the reading. So the position of an iterator is its step, and a checkpoint stores nothing
+else.
 """
 
 import weakref
@@ -30,24 +30,24 @@ def train_iterator(
 ) -> grain.DatasetIterator:
     """Return an endless iterator over {"image": float32 [b, H, W, C], "condition": int32 [b]}.
 
-    Images are in [-1, 1]; latents are as stored, or drawn anew in every epoch from the normal
-    distributions stored. Every epoch is a new permutation of all examples; a batch may span two.
-    The batches of all processes, concatenated in their order, are the batch of one process.
+    Images are in [-1, 1]; latents are as stored, or drawn anew in every epoch from the stored
+    normal distributions. Every epoch is a new permutation of all examples; a batch may span two
+    epochs. The batches of all processes, concatenated in their order, are the batch of one process.
 
     Args:
       source: examples by index.
       batch_size: examples per step over all processes; each gives b = batch_size / process_count.
-      seed: of order, flips and draws, 0 <= seed < 2**32.
-      process_index: which process this is; processes that need the same rows give the same.
-      process_count: how many there are, with other rows each; see `distributed.share`.
+      seed: seed of order, flips and draws, 0 <= seed < 2**32.
+      process_index: which process this is; processes that read the same rows pass the same index.
+      process_count: how many processes read different rows; see `parallel.processes.share`.
       flip: mirror each image left to right with probability 1/2, anew in every epoch.
-      threads: threads that prepare batches ahead, in each reading process; 0 prepares none ahead.
-      workers: processes that read instead of this one. They import the main module anew, so a
+      threads: how many threads prepare batches ahead in each reading process; 0 for none.
+      workers: how many processes read instead of this one. They import the main module again, so a
         script needs `if __name__ == "__main__"`.
 
     Raises:
-      UserError: a batch size that cannot be divided, a seed or a number of workers out of range,
-        latents to be flipped.
+      UserError: the processes cannot share the batch equally, the seed or the number of workers is
+        out of range, or latents are to be flipped.
     """
     if batch_size < 1 or batch_size % process_count:
         raise UserError(
@@ -69,17 +69,17 @@ def train_iterator(
 
 
 def check_flip(flip: bool, latents: bool) -> None:
-    """Raise if latents are to be mirrored: that is not what the mirrored image would give."""
+    """Raise if latents are to be mirrored, since a mirrored image has other latents."""
     if flip and latents:
         raise UserError(
-            "config.data.flip=True mirrors pixels, and the latents of a mirrored image are not the "
+            "config.data.flip=True mirrors pixels, but the latents of a mirrored image are not the "
             "mirrored latents: set it to False, and store the latents of the mirrored images as "
             "further examples (`--mode latents --from A B` joins two folders)."
         )
 
 
 def seek(iterator: grain.DatasetIterator, position: int) -> None:
-    """Make the batch of step `position` the next one, whatever was read before."""
+    """Move to the batch of step `position`."""
     if position < 0:
         raise ValueError(f"position={position} must be 0 or more")
     grain.experimental.set_next_index(iterator, position)
@@ -89,7 +89,7 @@ def _flip(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     if rng.random() >= 0.5:
         return example
     image = example["image"]
-    # A view [:, ::-1] would be copied pixel by pixel into the batch: three times as slow.
+    # A view [:, ::-1] would be copied pixel by pixel into the batch, which is three times as slow.
     return {**example, "image": image.take(range(image.shape[1] - 1, -1, -1), axis=1)}
 
 
@@ -106,10 +106,10 @@ def _finish(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 class _StepIterator(grain.DatasetIterator):
-    """Iterate from any step on, with any number of workers, by slicing the batches there.
+    """Iterate from any step, with any number of workers, by slicing the data set there.
 
-    Grain's own iterator over two or more workers cannot be set to an index, and its state fits no
-    other number of workers.
+    Grain's own iterator cannot move to an index with two or more workers, and its state is tied to
+    their number.
     """
 
     def __init__(self, batches: grain.MapDataset, threads: int, workers: int):
@@ -118,8 +118,8 @@ class _StepIterator(grain.DatasetIterator):
         self._threads = threads
         self._workers = workers
         self._step = 0
-        self._running: list[grain.DatasetIterator] = []  # none before the first batch, then one
-        # Also when Python ends: grain's own clean-up comes too late there, and complains.
+        self._running: list[grain.DatasetIterator] = []  # empty before the first batch, then one
+        # Also at Python's end, where grain's own clean-up comes too late and complains.
         weakref.finalize(self, _close, self._running)
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -141,12 +141,12 @@ class _StepIterator(grain.DatasetIterator):
         batches = self._batches[self._step :]
         if not self._workers:
             return iter(batches.map(_finish).to_iter_dataset(ahead))
-        if not flags.FLAGS.is_parsed():  # which grain needs; a notebook or a test parses none
+        if not flags.FLAGS.is_parsed():  # grain needs parsed flags; notebooks and tests parse none
             flags.FLAGS.mark_as_parsed()
-        # Workers send uint8; the floats made here are a copy, so no batch is in shared memory.
+        # Workers send uint8; the floats made here are a copy, so no batch stays in shared memory.
         options = grain.MultiprocessingOptions(num_workers=self._workers)
         finished = batches.to_iter_dataset(ahead).mp_prefetch(options).map(_finish)
-        # In a thread, so that the training loop does not wait for that.
+        # In a thread, so that the training loop does not wait for this.
         return iter(grain.experimental.ThreadPrefetchIterDataset(finished, prefetch_buffer_size=1))
 
     def get_state(self) -> dict[str, int]:
@@ -165,7 +165,7 @@ class _StepIterator(grain.DatasetIterator):
 
     def close(self) -> None:
         self._closed = True
-        if self._running:  # at Python's end `_close` may be gone, but then there is none
+        if self._running:  # at Python's end `_close` may be gone; then nothing is left to close
             _close(self._running)
 
 

@@ -1,4 +1,4 @@
-"""Find a TFDS data set on disk, prepare it if it is not there, or say what to do about it."""
+"""Find a TFDS data set on disk, prepare it if it is missing, or say how to."""
 
 import contextlib
 import os
@@ -17,11 +17,11 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
 
     Args:
       name: "digits" or a TFDS name, which may carry a config and a version: "name/config:1.0.0".
-      data_dir: folder of prepared data sets; None or "" takes $TFDS_DATA_DIR, else
+      data_dir: folder of prepared data sets; None or "" for $TFDS_DATA_DIR, or else
         ~/tensorflow_datasets.
 
     Raises:
-      UserError: no such data set, or it is neither prepared nor can be.
+      UserError: there is no such data set, or it is not prepared and cannot be.
     """
     import tensorflow_datasets as tfds
     from etils import epath
@@ -38,8 +38,8 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
         known = {*_prepared(root), "digits", *tfds.list_builders(with_community_datasets=False)}
         raise UnknownName(
             f"config.data.name={name!r} is neither a data set of TFDS nor prepared in "
-            f"{_describe(root)}.{nearest(name, sorted(known))} Latents are written there by "
-            f"`python -m sg_jax.main --mode latents`."
+            f"{_describe(root)}.{nearest(name, sorted(known))} To write latents there, use `python "
+            "-m sg_jax.main --mode latents`."
         ) from None
     except Exception as cause:
         raise _unprepared(name, root, cause) from cause
@@ -47,14 +47,14 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
         _check_network(builder, root)
         builder.download_and_prepare(file_format="array_record")
     except Exception as cause:
-        # Another process may have been faster: TFDS renames a complete folder into place, so the
-        # second rename fails and finds what it wanted.
+        # Another process may have been faster. TFDS renames a complete folder into place, so the
+        # second rename fails, and the data set is there.
         if found := _find(name, root):
             return found
         raise _unprepared(name, root, cause) from cause
     if found := _find(name, root):
         return found
-    # TFDS takes any existing folder of that version for a finished data set.
+    # TFDS mistakes any existing folder of that version for a finished data set.
     incomplete = FileExistsError(f"{builder.data_dir} exists but is incomplete; delete it")
     raise _unprepared(name, root, incomplete)
 
@@ -66,7 +66,7 @@ def one_line(cause: Exception) -> str:
 
 
 def _find(name: str, root: Any) -> Any:
-    """Return the builder of the files under `root`, or None where there are none."""
+    """Return the builder of the files under `root`, or None if there are none."""
     from tensorflow_datasets.core import read_only_builder
 
     try:
@@ -75,8 +75,8 @@ def _find(name: str, root: Any) -> Any:
         return None
     except Exception as cause:
         raise UserError(
-            f"config.data.name={name!r}: {root / name.split(':')[0]} holds a data set that cannot "
-            f"be opened ({one_line(cause)}). Delete that folder and prepare or copy it again."
+            f"config.data.name={name!r}: {root / name.split(':')[0]} has a data set that cannot be "
+            f"opened ({one_line(cause)}). Delete that folder and prepare or copy it again."
         ) from cause
 
 
@@ -87,7 +87,7 @@ def _digits(root: Any) -> Any:
 
 
 def _check_network(builder: Any, root: Any) -> None:
-    """Fail in seconds where nothing can be downloaded: TFDS itself tries for minutes."""
+    """Fail within seconds if downloads are impossible; TFDS alone would try for minutes."""
     import requests
 
     urls = [url for url in builder.url_infos or () if url.startswith("http")]
@@ -109,7 +109,7 @@ def _unprepared(name: str, root: Any, cause: Exception) -> UserError:
     else:
         remedy = (
             f'With network, run {install}`python -c "{command}"`, or copy a prepared data set '
-            f"there, or set config.data.data_dir to where one is."
+            "there, or set config.data.data_dir to a folder that has one."
         )
     return UserError(
         f"config.data.name={name!r} is not prepared in {_describe(root)}, and preparing it failed: "

@@ -1,4 +1,4 @@
-"""Data sets by name: what a source of examples is, which kinds there are, and opening one.
+"""Data sets by name: what a source of examples is, which kinds exist, and how to open one.
 
 config.data.name -> the first of KINDS that claims it -> its Source -> batches, in data.pipeline.
 """
@@ -15,12 +15,12 @@ from sg_jax.errors import UserError
 class Source(Protocol):
     """One split of a data set: its examples by index, and what they have in common.
 
-    `source[i]` is {"image": uint8 [H, W, C], "label": int} for 0 <= i < len(source). Of latents,
-    "image" is float16 or float32; with `posterior` it is the mean of a normal distribution that
+    `source[i]` is {"image": uint8 [H, W, C], "label": int} for 0 <= i < len(source). For latents,
+    "image" is float16 or float32; with `posterior` it is the mean of the normal distribution that
     latents are drawn from, and "std" [H, W, C] its standard deviation.
 
-    Examples are read in any order, by several threads at once, and by other processes: a source can
-    be pickled. One that cannot be read raises a UserError that names its file.
+    Examples can be read in any order, by several threads at once, and by other processes, so a
+    source can be pickled. An unreadable example raises a UserError that names its file.
 
     To add a kind of data set:
 
@@ -32,7 +32,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """config.data.name, which opened it."""
+        """The config.data.name that opened it."""
 
     @property
     def split(self) -> str:
@@ -52,7 +52,7 @@ class Source(Protocol):
 
     @property
     def latents(self) -> bool:
-        """Whether "image" holds latents instead of pixels."""
+        """Whether "image" contains latents instead of pixels."""
 
     @property
     def posterior(self) -> bool:
@@ -65,15 +65,15 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of data set: how its names look, and the function that opens one.
+    """A kind of data set: what its names look like, and the function that opens one.
 
     Args:
-      text: how its names look and what they stand for, in one line for error messages.
-      claims: whether a name is one of this kind, judged by how it looks alone.
+      text: what its names look like and stand for, in one line for error messages.
+      claims: whether a name belongs to this kind, judged only by how it looks.
       open: called with name, split, data_dir and image_size (None: as stored), as `open_source`
         describes them. It raises a UserError, with the key and what is allowed, for an unknown
-        name, a split that there is not, images that differ in size without an image_size, a file
-        that is missing or damaged: as much as can be found out before training.
+        name, a missing split, images that differ in size without an image_size, a file that is
+        missing or damaged: whatever can be checked before training.
     """
 
     text: str
@@ -93,20 +93,20 @@ KINDS = [
 def open_source(
     name: str, split: str, data_dir: str | None = None, image_size: int | None = None
 ) -> Source:
-    """Open one split of a data set; prepare it first where that is possible.
+    """Open one split of a data set, after preparing it if that is needed and possible.
 
     Args:
       name: "digits" (prepared on first use, without network), any TFDS name, or what another of
         `KINDS` claims.
       split: a split or a slice of one in TFDS's notation: "train", "train[:100]", "train+test".
-      data_dir: folder of prepared data sets; None or "" takes TFDS's own ($TFDS_DATA_DIR or
+      data_dir: folder of prepared data sets; None or "" for TFDS's own ($TFDS_DATA_DIR or
         ~/tensorflow_datasets).
       image_size: side in pixels to which images are resized and centre-cropped as in ADM; None or 0
         leaves them as stored.
 
     Raises:
-      UserError: unknown name, split or size; a data set that is not prepared, has no image or no
-        label; a missing or damaged file.
+      UserError: the name, split or size is unknown; the data set is not prepared or has no image or
+        label; or a file is missing or damaged.
     """
     if image_size and image_size < 0:
         raise UserError(

@@ -26,7 +26,7 @@ class TfdsSource:
     latents: bool  # as `latents.write` stores them
     posterior: bool
     image_size: int | None = dataclasses.field(repr=False)  # None: as stored
-    keys: dict[str, str] = dataclasses.field(repr=False)  # in a record, of what an example holds
+    keys: dict[str, str] = dataclasses.field(repr=False)  # names in a record, by part of an example
     records: Any = dataclasses.field(repr=False)  # TFDS data source of records, images encoded
     files: tuple[str, ...] = dataclasses.field(repr=False)
     ends: tuple[int, ...] = dataclasses.field(repr=False)  # index after the last record of a file
@@ -69,8 +69,8 @@ class TfdsSource:
         file = self.files[bisect.bisect_right(self.ends, i)]
         return UserError(
             f"config.data.name={self.name!r}: example {i} of split {self.split!r} cannot be read "
-            f"from {file} ({one_line(cause)}). If the file is damaged or cut short, delete its "
-            f"folder and prepare or copy the data set again."
+            f"from {file} ({one_line(cause)}). If the file is damaged or truncated, delete its "
+            "folder and prepare or copy the data set again."
         )
 
 
@@ -79,7 +79,7 @@ def open_tfds(
 ) -> TfdsSource:
     """Open one split; see `data.sources.open_source`.
 
-    A data set with a feature `latents` is opened as latents, see `sg_jax.data.latents`; any other
+    A data set with a feature `latents` is opened as latents (see `sg_jax.data.latents`), any other
     as images.
     """
     builder = prepared_builder(name, data_dir)
@@ -89,13 +89,13 @@ def open_tfds(
     keys["label"], class_names = _label(name, features)
     if latents and image_size not in (None, height):
         raise UserError(
-            f"config.data.image_size={image_size} must be 0 for {name!r}: latents, of "
-            f"{height}x{width} here, cannot be resized."
+            f"config.data.image_size={image_size} must be 0 for {name!r}: latents, here "
+            f"{height}x{width}, cannot be resized."
         )
     if not image_size and None in (height, width):
         raise UserError(
-            f"config.data.image_size=0 takes images as stored, but those of {name!r} differ in "
-            f"size: set it to the side, in pixels, to which they are resized and centre-cropped."
+            f"config.data.image_size=0 uses images as stored, but those of {name!r} differ in "
+            "size: set it to the side in pixels, to which all images are then resized and cropped."
         )
     records, files = _records(name, builder, split, None if latents else keys["image"])
     source = TfdsSource(
@@ -112,14 +112,15 @@ def open_tfds(
         files=tuple(str(file.filename) for file in files),
         ends=tuple(itertools.accumulate(file.take for file in files)),
     )
-    # A file cut short has lost its index, so one record of each file finds it before training.
+    # A truncated file has lost its index, so reading one record of each file finds it before
+    # training.
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(source._read, [end - 1 for end in source.ends]))
     return source
 
 
 def _image(name: str, features: Any) -> tuple[dict[str, str], tuple[Any, Any, int]]:
-    """Return the key of the image feature and its (H, W, C), H and W None where they differ."""
+    """Return the key of the image feature and its (H, W, C); H and W are None if they differ."""
     import tensorflow_datasets as tfds
 
     key = _one(features, "image", tfds.features.Image)
@@ -174,7 +175,7 @@ def _lacking(name: str, features: Any, what: str) -> UserError:
 
 
 def _records(name: str, builder: Any, split: str, image_key: str | None) -> tuple[Any, list[Any]]:
-    """Return TFDS's data source of a split and the instructions of which files it reads."""
+    """Return TFDS's data source of a split, and which files it reads."""
     import tensorflow_datasets as tfds
 
     splits = builder.info.splits
@@ -201,5 +202,5 @@ def _records(name: str, builder: Any, split: str, image_key: str | None) -> tupl
             f"--out_file_format=array_record`, or set another config.data.data_dir to prepare it "
             f"there as array_record."
         ) from cause
-    # Only now: of several file formats, as_data_source has chosen one.
+    # Only now, because as_data_source has chosen one of several file formats.
     return records, builder.info.splits[split].file_instructions

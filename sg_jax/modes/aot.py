@@ -171,9 +171,7 @@ MODE = register(
         data=False,
         alone=True,
         options=(
-            Option(
-                "topology", "TPUs, such as v5e:16x16, or 2*v5e:16x16 for two slices", required=True
-            ),
+            Option("topology", "such as v5e:16x16, or 2*v5e:16x16 for two slices", required=True),
             Option(
                 "for",
                 "what to compile: train or sample",

@@ -11,9 +11,9 @@ from sg_jax.config import record
 from sg_jax.config.experiment import Experiment
 from sg_jax.costs import flops
 from sg_jax.data.pipeline import seek
-from sg_jax.data.sources import Source, open_source
+from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
-from sg_jax.evaluation import pictures
+from sg_jax.evaluation import pictures, scoring
 from sg_jax.method.guidance import Guidance
 from sg_jax.modes.base import MODES, Job, Mode, register
 from sg_jax.parallel import processes, sharding
@@ -206,10 +206,7 @@ def _check_evaluation(experiment: Experiment, source: Source) -> None:
     drawn = [config.sample.guidance] if "sample" in config.train.then else []
     if "evaluate" in config.train.then:
         drawn += config.evaluate.guidance
-        data = config.data
-        open_source(
-            source.name, data.test_split, data_dir=data.data_dir, image_size=data.image_size
-        )
+        scoring.check_ready(config, source)
     for name in drawn:
         if folder := experiment.settings[name].weak_workdir:
             steps, step = checkpoints.saved_steps(folder), experiment.settings[name].weak_step

@@ -1,4 +1,4 @@
-"""Where a run's files are, on a disk or in a bucket; each is written whole or not at all."""
+"""A run's files, on a disk or in a bucket; each is written completely or not at all."""
 
 import os
 import pathlib
@@ -9,15 +9,15 @@ from etils import epath
 
 from sg_jax.errors import UserError
 
-# A listing kept in memory would hide what other hosts, and Orbax by its own client, have written.
+# A cached listing would hide what other hosts, and Orbax with its own client, have written.
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
 def path(name: str | os.PathLike) -> epath.Path:
-    """Return a path with pathlib's methods, in a bucket for "gs://BUCKET/FOLDER", else local.
+    """Return a path with pathlib's methods, in a bucket for "gs://BUCKET/FOLDER", otherwise local.
 
     Raises:
-      UserError: a bucket without the package that reads it, or an address of another kind.
+      UserError: the package for buckets is missing, or the address is of another kind.
     """
     scheme, separator, rest = os.fspath(name).partition("://")
     if not separator:
@@ -52,7 +52,7 @@ def absolute(name: str | os.PathLike) -> epath.Path:
 
 
 def write_atomically(name: str | os.PathLike, content: bytes) -> epath.Path:
-    """Write `content` so that no reader, and no interruption, ever sees half a file.
+    """Write `content` so that no reader ever sees half a file, even after an interruption.
 
     Args:
       name: the file to create or replace; missing folders are made.
@@ -62,12 +62,12 @@ def write_atomically(name: str | os.PathLike, content: bytes) -> epath.Path:
       `name` as a path.
     """
     target = path(name)
-    if is_remote(target):  # an object appears when all of it is there, and needs no folder
+    if is_remote(target):  # an object appears only when it is complete, and needs no folder
         target.write_bytes(content)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, because a rename is atomic only within one file system. Not tempfile:
-    # its files are readable by their owner alone, and reports are shared.
+    # In the same folder, because a rename is atomic only within one file system. Not tempfile: only
+    # the owner can read its files, and reports are shared.
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     try:
         partial.write_bytes(content)

@@ -14,7 +14,7 @@ from sg_jax.runs.progress import log
 class Profiler:
     """Trace steps `start` to `start + steps - 1` into `workdir/profile`; start 0 is off.
 
-    Call `before` and `after` around what belongs to a step. Each process writes a file of its own.
+    Call `before` and `after` around a step. Each process writes its own file.
 
     Args:
       start: first step to trace, counted from 1.
@@ -23,7 +23,7 @@ class Profiler:
       resumed: the step that the run continues from, 0 for a new one.
 
     Raises:
-      UserError: the run is beyond the first step already, and there is no trace of it.
+      UserError: the run is past the first step, and has no trace of it.
     """
 
     def __init__(self, start: int, steps: int, workdir: str, resumed: int):
@@ -32,17 +32,17 @@ class Profiler:
         self._annotation: jax.profiler.StepTraceAnnotation | None = None
         self._local: tempfile.TemporaryDirectory | None = None
         if 0 < start <= resumed:
-            # Not an error where it was traced before: the same command continues a run.
+            # Not an error if it was traced before, because the same command continues a run.
             if not self.folder.exists():
                 raise UserError(
                     f"config.profile.start={start} must be after step {resumed}, from which "
                     f"--workdir={workdir} continues; or 0 for no trace."
                 )
-            log(f"No trace of step {start}: the run is beyond it. See {self.folder}.")
+            log(f"Step {start} is not traced again, because the run is past it. See {self.folder}.")
             self.first = self.last = 0
 
     def before(self, step: int) -> None:
-        """Begin a step, and the trace if it is the first one."""
+        """Begin a step, and also the trace if it is the first traced step."""
         if not 0 < self.first <= step <= self.last:
             return
         if step == self.first:
@@ -61,12 +61,12 @@ class Profiler:
         self._annotation.__exit__(None, None, None)
         self._annotation = None
         if step == self.last:
-            jax.block_until_ready(state)  # so that the steps are in it
+            jax.block_until_ready(state)  # so that the trace contains the steps
             self.close(step)
         return True
 
     def close(self, step: int) -> None:
-        """Write the trace, if there is one, as far as step `step`."""
+        """Write the trace, if there is one, up to step `step`."""
         if 0 < self.first <= step:
             jax.profiler.stop_trace()
             if self._local is not None:

@@ -1,4 +1,4 @@
-"""What a command says while it runs: lines of progress with the time left, where time went."""
+"""What a command prints while it runs: progress with the time left, and how time was spent."""
 
 import contextlib
 import sys
@@ -16,7 +16,7 @@ class Progress:
         self.restart(start)
 
     def restart(self, step: int) -> None:
-        """Leave what happened since the last print out of the next rate."""
+        """Exclude what happened since the last print from the next rate."""
         self.step, self.time = step, time.perf_counter()
 
     def update(self, step: int, **values: float) -> dict[str, float]:
@@ -25,7 +25,7 @@ class Progress:
         parts = [f"{self.unit} {step:>{len(str(self.total))}}/{self.total}"]
         parts += [f"{k} {v:.4g}" for k, v in values.items()]
         rates = {}
-        if done:  # else this is the first step, which is not timed because it compiles
+        if done:  # otherwise it is the first step, which compiles and so is not timed
             rate = done / max(now - self.time, 1e-9)
             rates = {"steps_per_second": rate, "images_per_second": rate * self.images_per_step}
             parts += [f"{rate:.2f} {self.unit}s/s"]
@@ -38,7 +38,7 @@ class Progress:
 
 
 class Spent:
-    """Wall time by what it went into, from the moment this is made."""
+    """Wall time by activity, from the moment this object is made."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
@@ -54,7 +54,7 @@ class Spent:
             self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - began
 
     def report(self, rest: str) -> str:
-        """Return one line with all times and their shares; `rest` names what was in no block."""
+        """Return one line with all times and their shares; `rest` names the remaining time."""
         whole = time.perf_counter() - self.began
         parts = {rest: whole - sum(self.seconds.values()), **self.seconds}
         listed = (f"{k} {clock(v, 1)} ({v / max(whole, 1e-9):.1%})" for k, v in parts.items())
@@ -71,6 +71,6 @@ def clock(seconds: float, digits: int = 0) -> str:
 
 
 def log(message: str) -> None:
-    """Print a line from process 0, at once."""
+    """Print a line at once, but only from process 0."""
     if processes.is_writer():
         print(message, file=sys.stdout, flush=True)

@@ -1,7 +1,7 @@
 """The numbers of a run: metrics.jsonl and TensorBoard events, both without tensorflow.
 
-In a bucket nothing can be appended to a file: there metrics.jsonl is written anew every half minute
-and before each checkpoint, and there are no TensorBoard events.
+A file in a bucket cannot be appended to, so there metrics.jsonl is rewritten every half minute and
+before each checkpoint, and there are no TensorBoard events.
 """
 
 import json
@@ -14,11 +14,11 @@ from sg_jax.parallel import processes
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
-PAUSE = 30.0  # seconds, at least, between two writes of a file in a bucket
+PAUSE = 30.0  # least seconds between two writes of a file in a bucket
 
 
 class Writer:
-    """Write metrics of a run; on a resumed run drop what lies after the step it resumes from.
+    """Write the metrics of a run; if the run is resumed, first drop the records after its step.
 
     Only process 0 writes.
     """
@@ -55,7 +55,7 @@ class Writer:
             self.events.add_image(name, image, step, dataformats="HWC")
 
     def flush(self) -> None:
-        """Write now what is not written yet."""
+        """Write what is pending."""
         if self.active:
             self.file.flush()
 
@@ -68,9 +68,10 @@ class Writer:
 
 
 class _Rewritten:
-    """A text file in a bucket: kept in memory, and written whole every half minute at most.
+    """A text file in a bucket, kept in memory and rewritten at most every half minute.
 
-    Writing takes longer as the file grows; it then waits longer too, and costs 5% of the time.
+    As the file grows, writing takes longer and happens less often, so it costs at most 5% of the
+    time.
     """
 
     def __init__(self, path: epath.Path, content: str):
@@ -96,7 +97,7 @@ class _Rewritten:
 
 
 def read_metrics(workdir: str) -> list[dict]:
-    """Return the records of metrics.jsonl; a last line cut short by a crash is left out."""
+    """Return the records of metrics.jsonl; a last line truncated by a crash is left out."""
     path = files.path(workdir) / "metrics.jsonl"
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
@@ -108,15 +109,15 @@ def read_metrics(workdir: str) -> list[dict]:
 
 
 def training_seconds(records: list[dict]) -> dict[int, float]:
-    """Return step -> seconds that training to it took, for each record with a loss.
+    """Return step -> seconds of training up to that step, for each record with a loss.
 
-    Steps since the record before, over the rate measured between the two, are summed: compiles,
-    samples, and the time between a stop and the next start are left out.
+    Each record adds its steps since the last one, divided by the rate between the two. So compiles,
+    samples and pauses between stop and start are left out.
     """
     found, total, before = {}, 0.0, 0
     for record in records:
         if "loss" in record:
-            # A first step alone has no rate: its time counts when the next rate is known.
+            # A single first step has no rate; its time is added with the next rate.
             if rate := record.get("steps_per_second"):
                 total += (record["step"] - before) / rate
                 before = record["step"]

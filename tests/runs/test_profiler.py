@@ -98,7 +98,7 @@ def test_the_same_command_continues_a_run_that_was_traced(tmp_path, capsys):
     profiler = Profiler(4, 5, str(tmp_path), resumed=6)
     profiler.before(7)
     assert not profiler.after(7, None)
-    assert "No trace of step 4: the run is beyond it" in capsys.readouterr().out
+    assert "Step 4 is not traced again, because the run is past it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
