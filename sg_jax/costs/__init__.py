@@ -1,1 +1,1 @@
-"""What a program costs: counted from shapes, and read off the TPU compiler."""
+"""What a program costs: counted from shapes, and estimated by the TPU compiler."""

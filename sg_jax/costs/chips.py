@@ -1,4 +1,4 @@
-"""TPU chips, devices to compile for where there are none, and the flags of the compiler."""
+"""TPU chips, devices to compile for without having them, and the flags of the compiler."""
 
 import dataclasses
 import importlib.util
@@ -11,17 +11,17 @@ from jax.experimental import topologies
 
 from sg_jax.errors import UserError, nearest
 
-# On-chip memory that one fusion may use: 32 MiB, twice the default. By the compiler's estimate on
-# v5e, SiT-XL/2 samples 5% faster with it; v4 has no more, and is as fast as before.
+# On-chip memory that one fusion may use: 32 MiB, twice the default. By the compiler's estimate,
+# SiT-XL/2 samples 5% faster with it on v5e. v4 has no more memory, and its speed does not change.
 FLAGS = {"xla_tpu_scoped_vmem_limit_kib": "32768"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """A TPU chip: how its devices call themselves, HBM that programs get, clock of its cores."""
+    """A TPU chip: the name of its devices, the HBM that programs get, and its clock."""
 
     kind: str
-    hbm: float  # GiB, as the compiler says
+    hbm: float  # GiB, as reported by the compiler
     clock: float  # Hz: peak FLOP/s over FLOPs per cycle of the matrix units
     bandwidth: float  # of the HBM, bytes/s
     options: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -38,7 +38,7 @@ CHIPS = {
 def set_flags() -> None:
     """Add our flags to LIBTPU_INIT_ARGS, except those set there already.
 
-    The compiler reads them when jax first uses a TPU, so this comes before.
+    The compiler reads them when jax first uses a TPU, so call this before.
     """
     given = os.environ.get("LIBTPU_INIT_ARGS", "")
     ours = [f"--{name}={value}" for name, value in FLAGS.items() if name not in given]
@@ -53,10 +53,10 @@ def chip_of(topology: str) -> Chip:
 def devices_of(topology: str) -> tuple[Chip, list[Any]]:
     """Return the chip and the (virtual) devices of a topology such as "v5e:16x16".
 
-    "2*v5e:16x16" is two slices of it.
+    "2*v5e:16x16" means two such slices.
 
     Raises:
-      UserError: no such topology, or libtpu is not installed.
+      UserError: there is no such topology, or libtpu is not installed.
     """
     found = re.fullmatch(r"(?:(\d+)\*)?(v\w+):(\d+(?:x\d+)+)", topology)
     if not found or found[2] not in CHIPS:
@@ -69,10 +69,10 @@ def devices_of(topology: str) -> tuple[Chip, list[Any]]:
         raise UserError(
             "--mode=aot needs libtpu, the TPU compiler: pip install libtpu (no TPU is needed)."
         )
-    jax.config.update("jax_platforms", "cpu")  # the TPUs to compile for are not those of this host
+    jax.config.update("jax_platforms", "cpu")  # the TPUs to compile for are not this host's
     set_flags()
-    # Otherwise libtpu looks for the TPU machine it is on.
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # else one process at a time
+    # Otherwise libtpu looks for a TPU machine around it.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # otherwise only one process at a time
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
@@ -82,5 +82,5 @@ def devices_of(topology: str) -> tuple[Chip, list[Any]]:
         described = topologies.get_topology_desc(f"{found[2]}:{found[3]}", "tpu", **options)
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--topology={topology!r} is none that TPUs have: {reason}") from None
+        raise UserError(f"--topology={topology!r} is not a topology of TPUs: {reason}") from None
     return chip, list(described.devices)

@@ -1,4 +1,4 @@
-"""What a program compiled for TPUs costs: memory, collectives, cycles and time, per device."""
+"""What a program compiled for TPUs costs: memory, collectives, cycles and time per device."""
 
 import re
 import time
@@ -13,9 +13,9 @@ GIB = 2**30
 MEANING = """
 What this is: the cycles that the TPU compiler expects each operation to take when it schedules
 them, with loops multiplied out, divided by the chip's clock. For our own kernels it is the number
-of instructions that the compiler schedules, or the time their memory traffic takes if that is more.
+of instructions that the compiler schedules, or the time of their memory traffic if that is longer.
 What it is not: a measurement. Collectives have no cycles here: the part of them that does not
-overlap with other work comes on top, and so do waiting for data, the host and stragglers. It tells
+overlap with other work comes on top, and so do waiting for data, the host and stragglers. It shows
 reliably which of two programs is faster, and roughly how fast one is."""
 
 
@@ -24,12 +24,13 @@ def measure(
 ) -> dict[str, Any]:
     """Compile a program and return `analyse` of it, with the seconds that compiling took.
 
-    Where it does not fit, return only that, and the memory that the compiler says it would need.
+    If it does not fit, return only that, and the memory that it would need according to the
+    compiler.
 
     Args:
       lowered: the program, for the devices of `topology`.
       topology: see `chips.devices_of`.
-      model_flops: of one step on one device.
+      model_flops: FLOPs of one step on one device.
       steps: how many the program holds.
     """
     began = time.perf_counter()
@@ -48,8 +49,8 @@ def analyse(
 
     Args:
       compiled: from `lowered.compile()`.
-      topology: that it was compiled for.
-      model_flops: of one step on one device.
+      topology: the one that it was compiled for.
+      model_flops: FLOPs of one step on one device.
       steps: how many the program holds; cycles and collectives are reported of one.
     """
     memory: Any = compiled.memory_analysis()
@@ -80,7 +81,7 @@ def analyse(
 
 
 def cycles_by_kind(text: str, topology: str, loops_only: bool = False) -> dict[str, float]:
-    """Return `hlo.cycles_by_kind`, and under "kernel" those of our kernels."""
+    """Return `hlo.cycles_by_kind`, and under "kernel" the cycles of our kernels."""
     cycles: dict[str, float] = {**hlo.cycles_by_kind(text, loops_only)}
     calls, chip = hlo.kernels(text), chip_of(topology)
     if calls:
@@ -126,7 +127,7 @@ def render(report: dict[str, Any]) -> str:
 
 
 def overflow(message: str) -> dict[str, float]:
-    """Return the memory that the compiler says it would need, or raise what it says instead."""
+    """Return the memory that is needed according to the compiler, or raise its other message."""
     units = {"G": 1.0, "M": 1 / 1024, "K": 1 / 1024**2}
     found = re.search(r"\(([\d.]+)([GMK])\) exceeds", message) or re.search(
         r"Used ([\d.]+)([GMK]) of", message

@@ -1,12 +1,12 @@
 """What a step costs, counted from the shapes of the matrix products.
 
-The paper counts multiply-adds of linear layers and leaves out what goes on between tokens
-(attention's two products). The full count is 2 per multiply-add with those in. Norms, softmax and
-the like count in neither.
+The paper counts multiply-adds of linear layers and leaves out the work between tokens (attention's
+two products). The full count is 2 per multiply-add and includes them. Neither counts norms, softmax
+and the like.
 
 
-A block says itself what it costs, by `block.macs(tokens, mixing)`; what is around the blocks is
-counted here. To add a network that is no `Backbone`: register a function with `macs`.
+A block counts its own cost, `block.macs(tokens, mixing)`; the layers around the blocks are counted
+here. To add a network that is not a `Backbone`, register a function with `macs`.
 """
 
 import functools
@@ -34,7 +34,7 @@ PEAKS = {  # bfloat16 FLOP/s of one device without sparsity, by a part of its na
 
 
 def peak(device_kind: str) -> float | None:
-    """Return the peak FLOP/s of a device, or None where it is not known."""
+    """Return the peak FLOP/s of a device, or None if it is not known."""
     return next((value for name, value in PEAKS.items() if name in device_kind), None)
 
 
@@ -52,13 +52,13 @@ def sampling_step(
 
     Args:
       model: the network (its shapes).
-      guidance: the setting; its schedules are rounded as they are when sampling.
-      full: 2 per multiply-add and everything counted, instead of the paper's convention.
-      shared_head: what equal branches share is counted once, as our program computes it; the paper
-        counts each branch alone.
-      steps: of the run, for schedules.
-      sampler: how often it evaluates per step, and at which times; Euler by default.
-      weak_model: of the weak prediction, if it is one of another shape.
+      guidance: the setting; its schedules are rounded as in sampling.
+      full: whether to count everything, with 2 per multiply-add, instead of the paper's convention.
+      shared_head: whether what equal branches share counts once, as our program computes it; the
+        paper counts each branch on its own.
+      steps: number of steps of the run, for schedules.
+      sampler: decides how often and at which times a step evaluates; Euler by default.
+      weak_model: the network of the weak prediction, if its shapes differ.
     """
     sampler = sampler or Sampler()
     plan, _ = guidance_lib.plan(guidance, sampler, steps)
@@ -69,7 +69,7 @@ def sampling_step(
         if together:
             found = macs(model, stretch.gammas, plan.weak_label == "same", full)
         else:
-            pairs = zip(models, stretch.gammas, strict=False)  # outside the interval only one
+            pairs = zip(models, stretch.gammas, strict=False)  # only one outside the interval
             found = sum(macs(network, (gamma,), True, full) for network, gamma in pairs)
         total += (stretch.stop - stretch.first) / steps * found
     return (2 if full else 1) * sampler.evaluations * total
@@ -85,9 +85,10 @@ def macs(model: Any, gammas: Sequence[float], shared: bool, mixing: bool) -> flo
     """Return multiply-adds per image of one call of a network with a branch for each of `gammas`.
 
     Args:
-      model: the network; shapes will do.
-      gammas: sparsity rate of each branch.
-      shared: whether what comes before the first route at which the branches differ runs once.
+      model: the network; its shapes are enough.
+      gammas: the sparsity rate of each branch.
+      shared: whether the part before the first route, which the branches have in common, counts
+        once.
       mixing: whether the work between tokens (attention's products, scans) counts.
     """
     raise TypeError(f"nothing counts the multiply-adds of a {type(model).__name__}: see `macs`")
@@ -119,7 +120,7 @@ def _masked(model: MaskDiT, gammas: Sequence[float], shared: bool, mixing: bool)
 
 
 def _ends(model: Backbone, branches: int) -> float:
-    """Return multiply-adds of the embeddings, which branches share, and of each one's head."""
+    """Return multiply-adds of the embeddings, which branches share, and of each branch's head."""
     n, d = model.tokens, model.width
     pixels = model.patch**2 * model.channels
     embeddings = 256 * d + d * d + n * pixels * d

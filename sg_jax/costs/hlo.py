@@ -1,7 +1,7 @@
 """Read a compiled TPU program: estimated cycles by kind of operation, collectives by kind.
 
-Both come from the text of the optimised program, in which the compiler notes an estimate of cycles
-beside each operation it schedules. Bodies of loops count as often as they run.
+Both come from the text of the optimised program, in which the compiler notes estimated cycles
+beside each operation that it schedules. Loop bodies count as often as they run.
 """
 
 import collections
@@ -32,7 +32,7 @@ _CHANNEL = re.compile(r"channel_id=(\d+)")
 
 @dataclasses.dataclass(frozen=True)
 class Collectives:
-    """Collectives of one kind: how often they run, and bytes of their results, per device."""
+    """Collectives of one kind: how often they run, and the bytes of their results, per device."""
 
     count: int
     bytes: float
@@ -50,10 +50,10 @@ class Operation:
 
 
 def cycles_by_kind(text: str, loops_only: bool = False) -> dict[str, int]:
-    """Return estimated cycles of each kind of operation, most first; of those in loops, if asked.
+    """Return the estimated cycles of each kind of operation, most first; or only of those in loops.
 
-    A fusion counts as the most costly kind that it holds: matmul, then reduction, indexing (gather,
-    slices), elementwise, copy. What a collective takes on the wires is in no estimate.
+    A fusion counts as the most costly kind in it: matmul, then reduction, indexing (gather,
+    slices), elementwise, copy. The estimates leave out the time of collectives on the wires.
     """
     computations, entry = parse(text)
     found: collections.Counter[str] = collections.Counter()
@@ -80,8 +80,8 @@ def kernels(text: str) -> dict[tuple[str, tuple[int, ...]], int]:
 def collectives(text: str) -> dict[str, Collectives]:
     """Return the collectives of each kind, most bytes first.
 
-    A collective that overlaps with other work is spread over several fusions; its channel tells
-    that it is one.
+    A collective that overlaps with other work is spread over several fusions, and is recognised by
+    its channel.
     """
     computations, entry = parse(text)
     counts: dict[str, int] = collections.Counter()
@@ -131,14 +131,14 @@ def walk(computations: dict[str, list[str]], name: str, times: int = 1) -> Itera
 
 
 def _found(pattern: str, text: str) -> str:
-    """Return what the group of a pattern matches; the compiler writes it in every such line."""
+    """Return what the group of a pattern matches; every such line of the compiler has it."""
     match = re.search(pattern, text)
     assert match, f"{pattern} is not in {text}"
     return match[1]
 
 
 def _trips(line: str, computations: dict[str, list[str]]) -> int:
-    """Return how often a loop runs: as noted, or the bound its condition compares with."""
+    """Return how often a loop runs: as noted, or the bound in its condition."""
     if known := _TRIPS.search(line):
         return int(known[1])
     condition = _found(r"\bcondition=%?([\w.\-]+)", line)
@@ -173,7 +173,7 @@ def _kind(operation: Operation, computations: dict[str, list[str]]) -> str:
 
 
 def _result_bytes(operation: Operation) -> float:
-    """Return bytes of a collective's result; of an asynchronous one's, without its operands."""
+    """Return the bytes of a collective's result; without the operands of an asynchronous one."""
     sizes = [
         BYTES.get(kind, 4) * math.prod(int(n) for n in dims.split(",") if n)
         for kind, dims in _ARRAY.findall(operation.shape)

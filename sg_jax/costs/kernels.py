@@ -1,12 +1,12 @@
-"""Estimate the cycles of our TPU kernels, from the schedules that the compiler makes of them.
+"""Estimate the cycles of our TPU kernels from the schedules that the compiler makes.
 
 The compiler's own estimates leave kernels out. If asked when it is loaded, it writes down which
-instructions a program of a kernel runs in which cycle. So this runs in a process of its own.
+instructions a kernel's program runs in each cycle. So this runs in a process of its own.
 
     python -m sg_jax.costs.kernels v5e:4x4 attention_forward_16 32 128 1152
 
-prints, as JSON, the cycles and the bytes of each call; a call is its name, the number of images,
-their tokens and channels.
+prints the cycles and bytes of each call as JSON. A call is given by its name, images, tokens and
+channels.
 """
 
 import json
@@ -28,8 +28,8 @@ def count(topology: str, calls: list[Call], bytes_per_cycle: float) -> list[floa
 
     Args:
       topology: see `chips.devices_of`.
-      calls: of `models.attention_tpu`.
-      bytes_per_cycle: what a chip reads and writes of its HBM.
+      calls: calls of `models.attention_tpu`.
+      bytes_per_cycle: how much of its HBM a chip reads or writes.
     """
     words = [str(word) for name, shape in calls for word in (name, *shape)]
     command = [sys.executable, "-m", "sg_jax.costs.kernels", topology, *words]
@@ -45,7 +45,7 @@ def _main(topology: str, *words: str) -> None:
         flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
         given = os.environ.get("LIBTPU_INIT_ARGS", "")
         os.environ["LIBTPU_INIT_ARGS"] = f"{given} {flags}"
-        from sg_jax.costs.chips import devices_of  # which reads the environment
+        from sg_jax.costs.chips import devices_of  # it reads the environment
 
         device = devices_of(topology)[1][0]
         calls = [words[at : at + 4] for at in range(0, len(words), 4)]

@@ -1,1 +1,1 @@
-"""Weights in and out: checkpoints of a run, published layouts."""
+"""Weights in and out: checkpoints of a run, and published layouts."""

@@ -1,9 +1,10 @@
-"""Checkpoints of a run, by Orbax; `config.record` has the config beside them.
+"""Checkpoints of a run, by Orbax; `config.record` stores the config beside them.
 
     workdir/checkpoints/STEP/  step, weights, moving average, optimizer state, data position
 
 Arrays are stored under readable names ("model/blocks/stacks/0/mlp/hidden/kernel"), so that a
-checkpoint does not depend on how a library orders its trees, and each part loads alone.
+checkpoint does not depend on how a library orders its trees, and each part can be loaded on its
+own.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from sg_jax.parallel import sharding
 from sg_jax.programs.training import TrainState
 from sg_jax.runs import files
 
-STORED_AS = ("label_embedding/table", "label_embedding")  # in code, and in every checkpoint so far
+STORED_AS = ("label_embedding/table", "label_embedding")  # in code, and in all checkpoints so far
 
 
 def checkpoint_dir(workdir: str | os.PathLike) -> epath.Path:
@@ -35,16 +36,16 @@ def checkpoint_dir(workdir: str | os.PathLike) -> epath.Path:
 
 
 def saved_steps(workdir: str | os.PathLike) -> list[int]:
-    """Return the steps of a run's checkpoints, ascending; a UserError if there is none."""
+    """Return the steps of a run's checkpoints, ascending; raise a UserError if there are none."""
     if not (steps := steps_of(workdir)):
-        raise UserError(f"workdir={str(workdir)!r} holds no checkpoint yet: train longer.")
+        raise UserError(f"workdir={str(workdir)!r} has no checkpoint yet: train longer.")
     return steps
 
 
 def steps_of(workdir: str | os.PathLike) -> list[int]:
-    """Return the steps of a run's checkpoints, ascending; none where there is no run."""
+    """Return the steps of a run's checkpoints, ascending; an empty list without a run."""
     found = [path for path in checkpoint_dir(workdir).glob("*") if path.name.isdigit()]
-    if files.is_remote(workdir):  # there a checkpoint has its name before it is whole
+    if files.is_remote(workdir):  # in a bucket a checkpoint has its name before it is complete
         found = [path for path in found if orbax_utils.is_checkpoint_finalized(path)]
     return sorted(int(path.name) for path in found)
 
@@ -52,9 +53,9 @@ def steps_of(workdir: str | os.PathLike) -> list[int]:
 def open_checkpoints(
     workdir: str, every: int, keep: int, keep_period: int = 0
 ) -> ocp.training.Checkpointer:
-    """Return a checkpointer that saves each `every` steps and keeps the latest `keep`.
+    """Return a checkpointer that saves every `every` steps and keeps the latest `keep`.
 
-    With `keep_period` above 0 it also keeps each step that is a multiple of it.
+    With `keep_period` above 0 it also keeps every multiple of it.
     """
     save, preserve = ocp.training.save_decision_policies, ocp.training.preservation_policies
     kept = [preserve.LatestN(keep)]
@@ -70,7 +71,7 @@ def open_checkpoints(
 def save(
     checkpoints: ocp.training.Checkpointer, state: TrainState, step: int, position: int
 ) -> None:
-    """Save in the background; the same step a second time is no error."""
+    """Save in the background; saving a step again does nothing."""
     if checkpoints.latest is not None and checkpoints.latest.step == step:
         return
     parts = {part: named(tree) for part, tree in parts_of(state).items()}
@@ -97,7 +98,7 @@ def restore(
 
 
 def parts_of(state: TrainState) -> dict:
-    """Return what is stored apart, so that it can be loaded apart, by name."""
+    """Return the parts of a state that are stored, and can be loaded, on their own, by name."""
     parts = {"model": state.model, "ema": state.ema, "opt_state": state.opt_state}
     return parts | {f"ema_{decay}": tree for decay, tree in state.emas.items()}
 
@@ -112,18 +113,18 @@ def load(
     """Load a trained network, ready for `sg_jax.sample`.
 
     Args:
-      workdir: folder that training wrote.
-      step: which checkpoint; the latest by default.
-      weights: "ema" (the moving average), "model" (the raw weights), or "ema_0.999", say, one of
-        the averages of config.train.ema_decays.
-      mesh: devices to spread the weights over, of all processes; one of this process by default.
-      like: a network of the same weights but other settings; by default the one that was trained.
+      workdir: the folder that training wrote.
+      step: which checkpoint to load; the latest by default.
+      weights: "ema" (the moving average), "model" (the raw weights), or one of the averages of
+        config.train.ema_decays, such as "ema_0.999".
+      mesh: the devices of all processes to spread the weights over; one of this process by default.
+      like: a network with the same weights but other settings; by default the trained one.
 
     Returns:
       The network.
 
     Raises:
-      UserError: no run or no such checkpoint in `workdir`.
+      UserError: there is no run or no such checkpoint in `workdir`.
     """
     config, _ = record.read(workdir)
     model = like or abstract_network(workdir)
@@ -144,7 +145,7 @@ def load(
 
 
 def abstract_network(workdir: str | os.PathLike) -> Backbone:
-    """Return the network that a run trained, as shapes."""
+    """Return the shapes of the network that a run trained."""
     return geometry.abstract_model(record.read(workdir)[0])
 
 
@@ -154,12 +155,12 @@ def load_weak(
     mesh: Mesh | None = None,
     like: Backbone | None = None,
 ) -> Backbone | None:
-    """Load the network of a setting's weak prediction where that is another one, else None.
+    """Load the network of the weak prediction if it is another one, otherwise return None.
 
     Args:
       guidance: the setting.
       workdir: the run of the strong prediction.
-      mesh, like: see `load`; a network of another run is as that one says.
+      mesh, like: see `load`; a network of another run follows that run's config.
     """
     if not guidance.two_networks:
         return None
@@ -179,7 +180,7 @@ def unnamed(leaves: dict[str, Any], like: Any) -> Any:
 
 
 def _name(path) -> str:
-    # A parameter is itself a node with its array under "value", which the name leaves out.
+    # A parameter is itself a node with its array under "value", which is left out of the name.
     name = jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
     return name.replace(*STORED_AS)
 
@@ -193,19 +194,19 @@ def check_start(workdir: str | os.PathLike, model: Backbone) -> None:
 
 @contextlib.contextmanager
 def _reading(folder: epath.Path) -> Iterator[None]:
-    """Name the checkpoint that cannot be read, instead of where in a library that shows."""
+    """Report which checkpoint cannot be read, instead of an error from inside a library."""
     try:
         yield
-    except Exception as error:  # damaged files raise any of a dozen kinds
+    except Exception as error:  # damaged files raise many kinds of errors
         what = (str(error).splitlines() or [""])[0][:200]
         raise UserError(
             f"The checkpoint {folder} cannot be read ({type(error).__name__}: {what}). If it is "
-            f"damaged, delete that folder: the run then continues from the one before."
+            "damaged, delete that folder: the run then continues from the checkpoint before."
         ) from error
 
 
 def _check_shapes(folder: epath.Path, wanted: dict[str, dict]) -> None:
-    """Raise one clear error where a checkpoint does not hold the arrays a network needs."""
+    """Raise one clear error if a checkpoint lacks the arrays that a network needs."""
     with _reading(folder):
         stored = ocp.checkpointables_metadata(folder).metadata
         shapes_of = {

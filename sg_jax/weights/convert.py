@@ -1,15 +1,16 @@
-"""Weights of the published PyTorch networks, read into ours and written back under their names.
+"""Weights of published PyTorch networks, read into ours and written back under their names.
 
     state = torch.load("SiT-XL-2-256.pt", map_location="cpu")
     model = from_state_dict(state, "sit", routes=[(2, 24)])
     state = {name: torch.from_numpy(w) for name, w in to_state_dict(model, "sit").items()}
 
-One table per family holds their names, ours and both layouts; reading and writing walk the same
-table. "dit" is facebookresearch/DiT (arXiv 2212.09748), "sit" willisma/SiT (arXiv 2401.08740),
-"tread" CompVis/tread (arXiv 2501.04765), "maskdit" Anima-Lab/MaskDiT (arXiv 2306.09305). A
-converted network is the published function of (x, t, y): what it predicts, and at which t, stays as
-it was trained: "sit" our velocity at our t, "tread" and "maskdit" the F of EDM's preconditioning at
-its c_noise, which `sample` turns into the velocity; "dit" the noise, which it refuses.
+One table per family has their names, ours and both layouts; reading and writing use the same table.
+"dit" is facebookresearch/DiT (arXiv 2212.09748), "sit" willisma/SiT (arXiv 2401.08740), "tread"
+CompVis/tread (arXiv 2501.04765), "maskdit" Anima-Lab/MaskDiT (arXiv 2306.09305). A converted
+network is the published function of (x, t, y): it predicts what it was trained to predict, at the t
+it was trained with. "sit" predicts our velocity at our t. "tread" and "maskdit" predict the F of
+EDM's preconditioning at its c_noise, and `sample` turns this into the velocity. "dit" predicts
+noise, so its weights can be converted but the network is neither sampled nor trained.
 """
 
 import math
@@ -36,36 +37,35 @@ WRAPPERS = ("ema", "ema_state_dict", "model", "model_state_dict", "state_dict") 
 
 
 def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
-    """Build our network from published weights; its sizes are read off their shapes.
+    """Build our network from published weights, with sizes from their shapes.
 
     Args:
-      weights: names to arrays (NumPy, JAX or PyTorch) of any float type. A checkpoint that holds
-        such a dict under "ema", "model" or "state_dict" will do, the moving average first, and so
-        will names with "module." (DDP), "_orig_mod." (torch.compile) or "model." (the EDM wrapper)
-        before them.
+      weights: names to arrays (NumPy, JAX or PyTorch) of any float type. A checkpoint may hold this
+        dict under "ema", "model" or "state_dict"; the moving average is preferred. Names may begin
+        with "module." (DDP), "_orig_mod." (torch.compile) or "model." (the EDM wrapper).
       family: "dit", "sit", "tread" or "maskdit".
-      overrides: what shapes do not tell.
-        heads: by default as published for the widths 384, 768, 1024, 1152 and 1280, else one per
-          64 channels, but at least 4, or the next lower number that divides the width. No shape
-          depends on it: a wrong number goes unnoticed.
+      overrides: what the shapes do not determine.
+        heads: by default as published for the widths 384, 768, 1024, 1152 and 1280, otherwise one
+          per 64 channels, but at least 4, or the next lower number that divides the width. No shape
+          depends on it, so nothing detects a wrong number.
         decoder_heads: "maskdit" only; 16 by default.
         routes: pairs (start, end) of blocks, both included; all but "maskdit"; none by default.
         image_size: by default the one that pos_embed was made for.
         learn_sigma: False leaves out the second half of the output channels.
-        prediction: what it was trained to return, where that is not what was published.
+        prediction: what the network was trained to return, if not what the published one returns.
         dtype, remat: see `Backbone`.
 
     Returns:
       A `DiT` or `MaskDiT` with float32 parameters.
 
     Raises:
-      UserError: an unknown family or option; a name that is missing or left over; a shape that
-        does not fit the others; a pos_embed other than the fixed table that our networks compute.
+      UserError: a family or option is unknown, a name is missing or left over, a shape does not fit
+        the others, or pos_embed is not the fixed table that our networks compute.
     """
     known = _family(family)
     for name in overrides.keys() - set(known.options):
         raise UserError(
-            f"{name}={overrides[name]!r} is no option of family={family!r}: there are "
+            f"{name}={overrides[name]!r} is not an option of family={family!r}: there are "
             f"{', '.join(known.options)}." + nearest(name, known.options)
         )
     arrays = _arrays(weights)
@@ -86,9 +86,9 @@ def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
     for name, table in _tables(known, sizes).items():
         if not (error := np.abs(arrays[name] - table).max()) <= 1e-4:
             raise UserError(
-                f"{name!r} is up to {error:.2g} away from the fixed sine-cosine table of its "
-                f"{sizes['tokens']} tokens, which our networks compute: learned position "
-                f"embeddings cannot be read."
+                f"{name!r} differs by up to {error:.2g} from the fixed sine-cosine table of its "
+                f"{sizes['tokens']} tokens, which our networks compute; learned position "
+                "embeddings cannot be read."
             )
     shapes = named(network)
     leaves: dict[str, np.ndarray] = {}
@@ -102,21 +102,21 @@ def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
 
 
 def to_state_dict(network: DiT, family: str) -> dict[str, np.ndarray]:
-    """Write a network's weights under the published names: the inverse of `from_state_dict`.
+    """Write a network's weights under the published names; the inverse of `from_state_dict`.
 
     The published DiT and SiT have 2 C output channels. For a network without learn_sigma the second
-    half is filled with zeros, which their samplers of velocities never look at; reading the result
-    with learn_sigma=False gives the same network back.
+    half is filled with zeros, which their samplers of velocities never use; reading the result with
+    learn_sigma=False gives the same network.
 
     Args:
-      network: a `DiT`, or a `MaskDiT` for "maskdit". Its routes have no weights, and no place here.
+      network: a `DiT`, or a `MaskDiT` for "maskdit". Routes have no weights.
       family: "dit", "sit", "tread" or "maskdit".
 
     Returns:
       Float32 arrays by name, with the fixed position tables.
 
     Raises:
-      UserError: an unknown family, or one that has no such network.
+      UserError: the family is unknown, or has no such network.
     """
     known = _family(family)
     if type(network) is not known.network:
@@ -156,22 +156,22 @@ def _family(family: str) -> Family:
 
 
 def _arrays(weights: Mapping) -> dict[str, np.ndarray]:
-    """Return float32 arrays under plain names, whatever the weights are wrapped in."""
+    """Return float32 arrays under plain names, without what the weights are wrapped in."""
     while isinstance(weights, Mapping) and (
         inner := [weights[key] for key in WRAPPERS if isinstance(weights.get(key), Mapping)]
     ):
         weights = inner[0]
     if not isinstance(weights, Mapping):
         raise UserError(
-            f"weights must map names to arrays, as module.state_dict() does, and are a "
+            "weights must map names to arrays, as module.state_dict() does, but this is a "
             f"{type(weights).__name__}."
         )
     arrays = {}
     for key, value in weights.items():
         name = re.sub(r"^((module|model)\.)+", "", str(key).replace("_orig_mod.", ""))
         if name in arrays:
-            raise UserError(f"{name!r} is there twice, the second time as {key!r}.")
-        for method in ("detach", "cpu", "float", "numpy"):  # those of a torch tensor
+            raise UserError(f"{name!r} appears twice, the second time as {key!r}.")
+        for method in ("detach", "cpu", "float", "numpy"):  # the methods of a torch tensor
             value = getattr(value, method)() if hasattr(value, method) else value
         try:
             arrays[name] = np.asarray(value, np.float32)
@@ -181,7 +181,7 @@ def _arrays(weights: Mapping) -> dict[str, np.ndarray]:
 
 
 def _depths(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Return how many blocks each list of them has, by the name of the list."""
+    """Return how many blocks each list of blocks has, by the name of the list."""
     depths: dict[str, int] = defaultdict(int)
     for name in arrays:
         if match := re.match(r"(\w+)\.(\d+)\.", name):
@@ -190,7 +190,7 @@ def _depths(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
 
 
 def _place(network: DiT, ours: str, block: int | None) -> tuple[list[str], tuple[int, ...]]:
-    """Return where a rule's weights lie: paths, and the index into the stacked arrays there."""
+    """Return where a rule's weights are: paths, and the index into the stacked arrays there."""
     index: tuple[int, ...] = ()
     if block is not None:
         segments = getattr(network, ours.split("/")[0]).segments
@@ -225,7 +225,7 @@ def _tables(known: Family, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
 
 
 def _infer(arrays: Mapping[str, np.ndarray], layouts: Mapping[str, str]) -> dict[str, int]:
-    """Return the size that most arrays give each axis, of those that are an axis of their own."""
+    """Return the size that most arrays give each axis, from dimensions that are a single axis."""
     votes: dict[str, Counter[int]] = defaultdict(Counter)
     for name, axes in layouts.items():
         parts = groups(axes)
@@ -237,13 +237,13 @@ def _infer(arrays: Mapping[str, np.ndarray], layouts: Mapping[str, str]) -> dict
 
 
 def _arguments(known: Family, arrays, sizes: Mapping[str, int], depths: Mapping[str, int]) -> dict:
-    """Return what the network's constructor needs, heads by the published sizes."""
+    """Return the arguments of the network's constructor, with the published number of heads."""
     width, patch, channels = sizes["width"], sizes["row"], sizes["channels"]
     side = math.isqrt(sizes["tokens"])
     if side**2 != sizes["tokens"]:
         raise UserError(
-            f"'pos_embed' has {sizes['tokens']} tokens, which is no square: extra tokens (class "
-            f"tokens) and oblong images are not known here."
+            f"'pos_embed' has {sizes['tokens']} tokens, which is not square: extra tokens (class "
+            "tokens) and oblong images are not supported."
         )
     pairs = [(sizes["hidden"], width)]
     kwargs = dict(
@@ -258,7 +258,7 @@ def _arguments(known: Family, arrays, sizes: Mapping[str, int], depths: Mapping[
             decoder_width=sizes["decoder"], decoder_depth=depths["decoder_blocks"], decoder_heads=16
         )
     ratio = max(hidden / width for hidden, width in pairs)
-    while any(int(width * ratio) < hidden for hidden, width in pairs):  # a last bit lost
+    while any(int(width * ratio) < hidden for hidden, width in pairs):  # a last bit was lost
         ratio = math.nextafter(ratio, math.inf)
     return kwargs | dict(mlp_ratio=ratio)
 
@@ -284,7 +284,7 @@ def _check_shapes(arrays, layouts, sizes) -> None:
             isinstance(e, int) and s != e for s, e in zip(shape, expected, strict=True)
         ):
             raise UserError(
-                f"{name!r} has the shape {_text(shape)}, but the other weights ask for "
+                f"{name!r} has the shape {_text(shape)}, but the other weights need "
                 f"{_text(expected)}: {axes}."
             )
 

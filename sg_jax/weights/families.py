@@ -1,6 +1,6 @@
-"""How the published PyTorch codes name and shape their weights: one table per family.
+"""How the published PyTorch code names and shapes weights: one table per family.
 
-A table drives both directions of `convert`, which names the codes.
+A table is used in both directions of `convert`, which lists the repositories.
 """
 
 import dataclasses
@@ -51,13 +51,13 @@ def _network(label: str, last: str) -> tuple[Rule, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """How one published code names and shapes its weights."""
+    """How one published repository names and shapes its weights."""
 
     network: type[DiT]
     rules: tuple[Rule, ...]
     tables: dict[str, str]  # names of the fixed position tables, and their layouts
     options: tuple[str, ...]  # of `from_state_dict`
-    null_rows: int  # rows of the label table beyond the classes
+    null_rows: int  # rows of the label table besides the classes
     sigma: bool = False  # always 2 C output channels
     prediction: str = "velocity"  # what the published network was trained to return
 
@@ -93,7 +93,7 @@ FAMILIES = {"dit": DIT, "sit": SIT, "tread": TREAD, "maskdit": MASKDIT}
 def rules_of(
     known: Family, depths: Mapping[str, int]
 ) -> Iterator[tuple[str, str, int | None, str]]:
-    """Yield each of their names with our path, the number of its block, if any, and the layout."""
+    """Yield each of their names with our path, the number of its block (or None) and the layout."""
     for name, ours, layout in known.rules:
         if "*" not in name:
             yield name, ours, None, layout

@@ -1,7 +1,7 @@
-"""Layouts of arrays in words, such as "(3 heads head) width", and arrays moved between them.
+"""Layouts of arrays in words, such as "(3 heads head) width", and moving arrays between them.
 
-Each word is an axis with a size of its own, or a number that is its size; (a b) is one axis that
-holds both, b the faster.
+Each word is an axis with its own size, or a number that is its size; (a b) is one axis made of
+both, with b the faster one.
 """
 
 import math
@@ -18,7 +18,7 @@ def groups(axes: str) -> list[list[str]]:
 
 
 def shape_of(axes: str, sizes: Mapping[str, int]) -> tuple[Any, ...]:
-    """Return the shape of a layout; where a size is not known yet, the words."""
+    """Return the shape of a layout, with the words where a size is not known yet."""
     out: list[int | str] = []
     for group in groups(axes):
         known: list[Any] = [int(a) if a.isdigit() else sizes.get(a) for a in group]
@@ -27,7 +27,7 @@ def shape_of(axes: str, sizes: Mapping[str, int]) -> tuple[Any, ...]:
 
 
 def rearrange(array: np.ndarray, source: str, target: str, sizes: Mapping[str, int]) -> np.ndarray:
-    """Bring an array from one layout into another."""
+    """Bring an array from one layout to another."""
     flat, wanted = ([a for g in groups(axes) for a in g if a != "1"] for axes in (source, target))
     array = array.reshape([int(a) if a.isdigit() else sizes[a] for a in flat])
     array = array.transpose([flat.index(a) for a in wanted])

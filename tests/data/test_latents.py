@@ -339,7 +339,7 @@ def test_folders_are_joined(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda npy: (npy / "x_labels").mkdir(), "one folder .labels; there is imagenet256_labels"),
+        (lambda npy: (npy / "x_labels").mkdir(), "folder .labels; it contains imagenet256"),
         (lambda npy: (npy / "imagenet256_labels/3.npy").unlink(), r"3\.npy must be among"),
         (lambda npy: (npy / "imagenet256_features/3.npy").write_bytes(b"x"), "cannot be read"),
         (lambda npy: np.save(npy / "imagenet256_features/3.npy", FIXED), r"not \(30, 4, 4, 2\)"),

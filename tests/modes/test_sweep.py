@@ -138,5 +138,5 @@ def test_a_grid_has_every_cell_and_omega_innermost():
 
 
 def test_a_run_without_checkpoint_is_named(tmp_path):
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="has no checkpoint"):
         checkpoints.saved_steps(str(tmp_path))

@@ -247,7 +247,7 @@ def test_a_file_is_no_folder(tmp_path):
 
 def test_a_run_without_checkpoints_is_named(tmp_path):
     record.prepare(str(tmp_path), completed(), NAMES, begun=False)
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="has no checkpoint"):
         checkpoints.load(tmp_path)
 
 
