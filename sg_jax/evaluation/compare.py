@@ -9,8 +9,8 @@
     DIR/weak.png       autoguidance, over the step of the checkpoint that makes the weak prediction
     DIR/training.png   loss and quality over the time of training
 
-Only what was measured alike is compared: rows of other numbers of samples or of real images than
-most have are left out, and counted in the output.
+It compares only what was measured in the same way. Rows with other numbers of samples or real
+images than most are left out, and their number is printed.
 """
 
 import os
@@ -47,19 +47,19 @@ Gains = Mapping[str, Mapping[str, tuple[float, float]]]  # method -> run -> (sha
 def run(
     workdirs: Sequence[str | os.PathLike], out: str | os.PathLike, command: str = ""
 ) -> list[epath.Path]:
-    """Write the tables and the figures of what the runs hold; return their paths.
+    """Write tables and figures of what the runs measured; return their paths.
 
     Args:
-      workdirs: folders of the runs.
-      out: folder for what is written.
+      workdirs: the folders of the runs.
+      out: the folder to write to.
       command: shown in the report, so that it can be made again; empty: not shown.
 
     Raises:
-      UserError: a run without scores, two of one name, or runs measured in different ways.
+      UserError: a run has no scores, two have one name, or they were measured in different ways.
     """
     folder, names = files.path(out), [comparison.name_of(w) for w in workdirs]
     if len(set(names)) < len(names):
-        raise UserError(f"The runs must have names of their own: {', '.join(names)}.")
+        raise UserError(f"The runs must have different names: {', '.join(names)}.")
     points = comparison.alike([p for workdir in workdirs for p in comparison.read(workdir)])
     last = comparison.final(points)
     known = comparison.measured(last)
@@ -101,7 +101,7 @@ def run(
 
 
 def front(points: Sequence[Point]) -> "Figure":
-    """Draw the quality against GFLOPs per image: a colour per method, a marker per run."""
+    """Draw the quality against GFLOPs per image, with a colour per method and a marker per run."""
     spots = [
         Spot(
             p.cost,
@@ -123,7 +123,7 @@ def over_training(
     """Draw the losses over the time of training, and the quality; None without records.
 
     Args:
-      points: at all checkpoints that were scored; if it is one each, only the losses are drawn.
+      points: at all scored checkpoints; with one per run, only the losses are drawn.
       metrics: run -> records of its metrics.jsonl.
     """
     seconds = {run: training_seconds(records) for run, records in metrics.items()}
@@ -145,7 +145,7 @@ def over_training(
 def _over_checkpoints(
     points: Sequence[Point], run: str, times: Mapping[int, float], unit: int
 ) -> list[Line]:
-    """Return a line for each setting that was scored at most checkpoints, and not at one alone."""
+    """Return a line for each setting scored at the most checkpoints, if at more than one."""
     found: dict[tuple[str, str], list[Point]] = {}
     for point in points:
         if point.run == run:
@@ -154,7 +154,7 @@ def _over_checkpoints(
     most = max(map(len, found.values()), default=0)
     shown = {words: each for words, each in found.items() if len(each) == most > 1}
     one_sampling = len({sampling for _, sampling in shown}) == 1
-    # Checkpoints need not be among the steps that were logged.
+    # Checkpoints need not be at steps that were logged.
     steps, seconds = [0, *sorted(times)], [0.0, *(times[step] for step in sorted(times))]
     lines = []
     for (guidance, sampling), each in shown.items():
@@ -207,6 +207,6 @@ def markdown(points: Sequence[Point], best: Mapping[str, Mapping[str, Point]], g
     return "\n".join(lines) + "\n"
 
 
-if __name__ == "__main__":  # the command itself is a mode, above this folder
+if __name__ == "__main__":  # the command itself is a mode
     sys.argv[1:1] = ["--mode", "compare"]
     runpy.run_module("sg_jax.main", run_name="__main__", alter_sys=True)

@@ -1,4 +1,4 @@
-"""What several runs measured, as points that can be compared."""
+"""The scores of several runs, as points that can be compared."""
 
 import collections
 import dataclasses
@@ -29,12 +29,12 @@ IMAGE_COST = dataclasses.replace(
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One setting of one run, over the seeds it was measured with.
+    """One setting of one run, over the seeds that it was measured with.
 
     Attributes:
       run: name of the run.
-      key: what it was measured by; its seed is 0, whatever the seeds were.
-      scores: of each seed.
+      key: how it was measured; its seed is always 0.
+      scores: the scores by seed.
     """
 
     run: str
@@ -54,7 +54,7 @@ class Point:
 
     @property
     def quality(self) -> float:
-        """Mean of what settings are ranked by; NaN where it was not measured."""
+        """Mean of the metric that settings are ranked by; NaN if it was not measured."""
         value = self.result.scores.get(QUALITY)
         return math.nan if value is None else value
 
@@ -65,7 +65,7 @@ class Point:
 
     @property
     def cost(self) -> float:
-        """GFLOPs per image, all steps together; NaN where it was not measured."""
+        """GFLOPs per image, all steps together; NaN if they were not measured."""
         value = self.result.scores[IMAGE_COST.name]
         return math.nan if value is None else value
 
@@ -76,18 +76,18 @@ class Point:
 
     @property
     def method(self) -> str:
-        """Which kind of guidance it is, such as "AG+SG"."""
+        """The kind of guidance, such as "AG+SG"."""
         return method(self.key.guidance, self.key.checkpoint)
 
     @property
     def autoguided(self) -> bool:
-        """Whether the weak prediction is another network's."""
+        """Whether another network makes the weak prediction."""
         return self.key.guidance.guided and _another(self.key.guidance, self.key.checkpoint)
 
     def gain(self, baseline: "Point") -> tuple[float, float]:
-        """Return by which share the quality is better than the baseline's, and the deviation.
+        """Return the share by which the quality beats the baseline's, and its deviation over seeds.
 
-        Seeds are compared one by one: with one seed both start from the same noise.
+        Seeds are compared one by one, because with the same seed both start from the same noise.
         """
         shares = []
         for seed, scores in self.scores.items():
@@ -100,13 +100,13 @@ class Point:
 
 
 def columns() -> list[Metric]:
-    """Return the metrics of a table of points: as cost that of an image, not of a step."""
+    """Return the metrics of a table of points, with the cost of an image instead of a step."""
     every = [metric for metric in METRICS.values() if metric.needs != RESULT]
     return [IMAGE_COST if metric.name == COST else metric for metric in every]
 
 
 def _another(guidance: Guidance, checkpoint: int) -> bool:
-    """Return whether the weak network is another than that of step `checkpoint`."""
+    """Return whether the weak network differs from that of step `checkpoint`."""
     return bool(guidance.weak_workdir) or guidance.weak_step not in (0, checkpoint)
 
 
@@ -115,7 +115,7 @@ def method(guidance: Guidance, checkpoint: int) -> str:
 
     Args:
       guidance: the setting.
-      checkpoint: step of the strong prediction; a weak one of the same step is no other network.
+      checkpoint: step of the strong prediction; a weak one of the same step is the same network.
     """
     if not guidance.guided:
         return "unguided"
@@ -142,21 +142,21 @@ def name_of(workdir: str | os.PathLike) -> str:
 
 
 def read(workdir: str | os.PathLike) -> list[Point]:
-    """Return what a run's scores.csv holds, the seeds of a setting together."""
+    """Return the points of a run's scores.csv, with the seeds of a setting together."""
     name = name_of(workdir)
     found: dict[Key, dict[int, Scores]] = {}
     for key, measured in table.read(workdir).items():
         found.setdefault(dataclasses.replace(key, seed=0), {})[key.seed] = measured
     if not found:
-        raise UserError(f"{workdir} holds no {table.NAME}: run --mode evaluate there first.")
+        raise UserError(f"{workdir} has no {table.NAME}: run --mode evaluate there first.")
     return [Point(name, key, scores) for key, scores in found.items()]
 
 
 def alike(points: Sequence[Point]) -> list[Point]:
-    """Return the points that were measured as most were, and say how many others there are.
+    """Return the points that were measured like most, and log how many others there are.
 
     Raises:
-      UserError: runs of which nothing was measured as in the others.
+      UserError: a run has no point that was measured like the others.
     """
 
     def how(point: Point) -> tuple:
@@ -167,17 +167,20 @@ def alike(points: Sequence[Point]) -> list[Point]:
     kept = [point for point in points if how(point) == most]
     if missing := {point.run for point in points} - {point.run for point in kept}:
         raise UserError(
-            f"{', '.join(sorted(missing))} and {', '.join(sorted({p.run for p in kept}))} were not "
-            f"measured alike: score them again with one config.features (one file for all: "
-            f"config.features.path), evaluate.references and evaluate.samples."
+            f"{', '.join(sorted(missing))} and {', '.join(sorted({p.run for p in kept}))} were "
+            "measured in different ways: score them again with the same config.features (one file "
+            "for all: config.features.path), evaluate.references and evaluate.samples."
         )
     if left := len(points) - len(kept):
-        log(f"{left} settings are left out: measured with other samples, or another network.")
+        log(
+            f"{left} settings are left out, because they were measured with another number of "
+            "samples or another feature network."
+        )
     return kept
 
 
 def final(points: Sequence[Point]) -> list[Point]:
-    """Return the points at the last checkpoint that was scored of each run."""
+    """Return the points at the last scored checkpoint of each run."""
     last = {run: max(p.key.checkpoint for p in points if p.run == run) for run in runs_of(points)}
     return [point for point in points if point.key.checkpoint == last[point.run]]
 
@@ -194,10 +197,10 @@ def baseline(point: Point, points: Sequence[Point]) -> Point | None:
 
 
 def best_of_methods(points: Sequence[Point]) -> dict[str, dict[str, Point]]:
-    """Return method -> run -> its setting of the best quality, of those with a baseline.
+    """Return method -> run -> its setting with the best quality, of those with a baseline.
 
-    All are drawn by the sampler and steps that most points have. Where some were measured with
-    more seeds, only these take part: the best of many numbers, each by one seed, is partly luck.
+    Only points with the most common sampler and number of steps count. If some have more seeds,
+    only those count, because the best of many one-seed numbers is partly luck.
     """
     ((usual, _),) = collections.Counter(point.sampling for point in points).most_common(1)
     found: dict[str, dict[str, Point]] = {}
@@ -215,5 +218,5 @@ def _rank(point: Point) -> tuple[int, float]:
 
 
 def measured(points: Sequence[Point]) -> list[Point]:
-    """Return the points of which both quality and cost are known."""
+    """Return the points with both quality and cost."""
     return [p for p in points if math.isfinite(p.quality) and math.isfinite(p.cost)]

@@ -1,6 +1,6 @@
 """Distances between two sets of features, and the accuracy of class-conditional images.
 
-All in float64 NumPy, on the host: these are differences of large numbers, and TPUs have no float64.
+All in float64 NumPy on the host: these are differences of large numbers; TPUs have no float64.
 """
 
 import dataclasses
@@ -10,14 +10,14 @@ import numpy as np
 
 from sg_jax.errors import UserError
 
-# Entries of the distance blocks held at once by precision and recall: 2^23 float64 are 64 MiB.
+# Entries of a block of distances in precision and recall: 2^23 float64 are 64 MiB.
 BLOCK_ENTRIES = 2**23
 NEIGHBOURS = 3  # k of precision and recall
 
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Mean and scatter of features, which batches of any size are merged into.
+    """Mean and scatter of features; those of batches of any size can be merged.
 
     Attributes:
       count: N, the number of samples.
@@ -34,7 +34,7 @@ class Statistics:
         """Return the statistics of features [N, F].
 
         Raises:
-          UserError: another shape, no sample, NaN or infinity; the message begins with `name`.
+          UserError: a wrong shape, no samples, NaN or infinity; the message begins with `name`.
         """
         features = _check(name, features, at_least=1)
         mean = features.mean(axis=0)
@@ -55,7 +55,7 @@ class Statistics:
     def root(self) -> np.ndarray:
         """The symmetric root [F, F] of the unbiased covariance."""
         values, vectors = np.linalg.eigh(self.scatter / (self.count - 1))
-        # What is below rounding error is zero, in particular all beyond the first N - 1 if N <= F.
+        # Values below rounding error are zero, in particular all beyond the first N - 1 if N <= F.
         values[values < values[-1] * len(values) * np.finfo(np.float64).eps] = 0.0
         return (vectors * np.sqrt(values)[None, :]) @ vectors.T  # [F, F]
 
@@ -63,15 +63,15 @@ class Statistics:
 class Manifold:
     """Features with a ball around each that reaches its k-th nearest neighbour among them.
 
-    The radii are computed once, when they are first needed, however many sets are compared.
+    The radii are computed once, when first needed, however many sets are compared.
 
     Args:
       features: [N, F].
-      k: which nearest neighbour sets the radius, the point itself left out.
-      name: what error messages call the features.
+      k: which nearest neighbour sets the radius, not counting the point itself.
+      name: the name of the features in error messages.
 
     Raises:
-      UserError: another shape, NaN or infinity, k < 1, or fewer than k + 1 samples.
+      UserError: a wrong shape, NaN or infinity, k < 1, or fewer than k + 1 samples.
     """
 
     def __init__(self, features: np.ndarray, k: int = NEIGHBOURS, name: str = "features"):
@@ -96,20 +96,20 @@ class Manifold:
 # Fréchet 1957; Heusel et al. 2017 (arXiv 1706.08500), Eq. 6:
 #   d^2 = |m_a - m_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2))
 def frechet(real: np.ndarray | Statistics, fake: np.ndarray | Statistics) -> float:
-    """Compute the squared Fréchet distance of the Gaussians fitted to two sets (what FID reports).
+    """Compute the squared Fréchet distance of the Gaussians fitted to two sets, as FID does.
 
-    It is symmetric, and biased upwards for small sets: compare only values from equally many
-    samples.
+    It is symmetric, and biased upwards for small sets, so compare only values from the same number
+    of samples.
 
     Args:
-      real: features [N, F], or statistics that were accumulated over them.
+      real: features [N, F], or their statistics.
       fake: features [M, F], or statistics; M may differ from N, and both may be below F.
 
     Returns:
       The distance in squared units of the features, at least 0. Covariances are unbiased (N - 1).
 
     Raises:
-      UserError: for other shapes, unequal F, NaN or infinity, or fewer than 2 samples.
+      UserError: wrong shapes, unequal F, NaN or infinity, or fewer than 2 samples.
 
     References:
       Heusel et al., GANs Trained by a Two Time-Scale Update Rule, arXiv 1706.08500.
@@ -131,25 +131,25 @@ def _statistics(name: str, given: np.ndarray | Statistics) -> Statistics:
     return found
 
 
-# Kynkäänniemi et al. 2019 (arXiv 1904.06991), Eq. 1 and 2, NN_k leaving the point itself out:
+# Kynkäänniemi et al. 2019 (arXiv 1904.06991), Eq. 1 and 2, NN_k not counting the point itself:
 #   f(p, S) = 1 if |p - s| <= |s - NN_k(s, S)| for at least one s in S, else 0
 #   precision = mean of f(p, real) over p in fake,  recall = mean of f(p, fake) over p in real
 def precision_recall(
     real: np.ndarray | Manifold, fake: np.ndarray | Manifold, k: int = NEIGHBOURS
 ) -> tuple[float, float]:
-    """Compute improved precision (how many fakes look real) and recall (how much is covered).
+    """Compute improved precision (how many fakes look real) and recall (how much they cover).
 
     Args:
-      real: features of real images [N, F], or the manifold made of them.
+      real: features of real images [N, F], or their manifold.
       fake: features of generated images [M, F], or a manifold. Recall rises with M, precision
         with N.
       k: which nearest neighbour sets the radius around each point; a manifold has its own.
 
     Returns:
-      precision and recall, both 0..1.
+      Precision and recall, both 0..1.
 
     Raises:
-      UserError: for other shapes, unequal F, NaN or infinity, k < 1, or fewer than k + 1 samples.
+      UserError: wrong shapes, unequal F, NaN or infinity, k < 1, or fewer than k + 1 samples.
 
     References:
       Kynkäänniemi et al., Improved Precision and Recall Metric, arXiv 1904.06991.
@@ -187,24 +187,24 @@ def _blocks(rows: int, columns: int) -> list[slice]:
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     norms = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1)[None, :]
     squared = norms - 2 * (a @ b.T)  # [A, B]
-    # Equal points would come out at rounding error, outside a radius of zero.
+    # Equal points would be at a distance of rounding error, outside a radius of zero.
     squared[squared < 1e-12 * norms] = 0.0
     return squared
 
 
 # accuracy = mean of [argmax_c p(c | x_i) = c_i]
 def class_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Compute how often a classifier sees in an image the class it was generated for.
+    """Compute how often a classifier sees the class that an image was generated for.
 
     Args:
       probabilities: [N, num_classes].
-      labels: the classes asked for, int [N].
+      labels: the requested classes, int [N].
 
     Returns:
       The share of hits, 0..1.
 
     Raises:
-      UserError: for other shapes, no samples, NaN, or labels outside 0..num_classes - 1.
+      UserError: wrong shapes, no samples, NaN, or labels outside 0..num_classes - 1.
     """
     probabilities = _check("probabilities", probabilities, at_least=1)
     labels = np.asarray(labels)

@@ -1,4 +1,4 @@
-"""Turn images into features and class probabilities, with a network kept on disk."""
+"""Turn images into features and class probabilities, with a network stored on disk."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ def _silent(_: str) -> None:
 
 
 class Unusable(UserError):
-    """There is no feature network of what was asked for, so one may be made."""
+    """There is no usable feature network, so one may be trained."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Scorer:
 
     Attributes:
       model: the classifier.
-      test_accuracy: share of the test images it labels correctly, 0..1.
+      test_accuracy: share of the test images that it labels correctly, 0..1.
       fingerprint: what it was made from.
     """
 
@@ -48,7 +48,7 @@ class Scorer:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Eight hex digits of the weights: numbers of equal digests are comparable."""
+        """Eight hex digits of the weights; results with equal digests can be compared."""
         crc = zlib.crc32(self.fingerprint.to_json().encode())
         for _, leaf in _named_leaves(self.model):
             crc = zlib.crc32(np.asarray(leaf).tobytes(), crc)
@@ -58,19 +58,19 @@ class Scorer:
         """Compute features and class probabilities in one pass.
 
         Args:
-          images: uint8 [N, H, W, C], of the shape the network was trained on.
+          images: uint8 [N, H, W, C], in the shape that the network was trained on.
 
         Returns:
           float32 features [N, F] and float32 probabilities [N, num_classes].
 
         Raises:
-          UserError: for images of another type or shape.
+          UserError: the images have another type or shape.
         """
         check_images("images", images, self.fingerprint.image_shape)
         outputs = []
         for start in range(0, max(len(images), 1), BATCH):
             part = images[start : start + BATCH]
-            # Padded to one shape, so that any number of images costs one compilation.
+            # Padded to one shape, so that all numbers of images share one compiled program.
             padded = np.zeros((BATCH, *part.shape[1:]), np.uint8)
             padded[: len(part)] = part
             outputs.append([out[: len(part)] for out in _score_batch(self.model, padded)])
@@ -90,7 +90,7 @@ class Scorer:
         return self.probabilities(images).argmax(axis=-1)
 
     def save(self, path: str | os.PathLike) -> epath.Path:
-        """Write weights, accuracy and fingerprint to one .npz file, whole or not at all."""
+        """Write weights, accuracy and fingerprint to one .npz file, completely or not at all."""
         arrays: dict[str, Any] = {
             "fingerprint": np.array(self.fingerprint.to_json()),
             "test_accuracy": np.float64(self.test_accuracy),
@@ -106,20 +106,20 @@ class Scorer:
 
         Args:
           path: the .npz file.
-          expect: the fingerprint the file must carry; None takes any.
+          expect: the fingerprint that the file must have; None allows any.
 
         Returns:
-          The Scorer, which scores exactly as the saved one.
+          A Scorer that scores exactly like the saved one.
 
         Raises:
-          Unusable: if the file is missing, damaged or has another fingerprint.
-          UserError: if it cannot be reached.
+          Unusable: the file is missing or damaged, or has another fingerprint.
+          UserError: the file cannot be reached.
         """
         try:
             content = io.BytesIO(files.path(path).read_bytes())
         except FileNotFoundError:
             raise Unusable(f"There is no feature network at {path}: train one.") from None
-        except OSError as error:  # what is there may be whole
+        except OSError as error:  # the file may be intact
             raise UserError(f"The feature network at {path} cannot be reached: {error}.") from None
         try:
             with np.load(content, allow_pickle=False) as file:
@@ -128,7 +128,7 @@ class Scorer:
             accuracy = float(arrays["test_accuracy"])
             empty = jax.eval_shape(functools.partial(_new_model, fingerprint))
             leaves = [_take(arrays, name, leaf.shape) for name, leaf in _named_leaves(empty)]
-        except Exception as error:  # one flipped byte of a zip file raises any of a dozen kinds
+        except Exception as error:  # one flipped byte of a zip file raises many kinds of errors
             raise Unusable(
                 f"The feature network at {path} cannot be read ({type(error).__name__}: {error}): "
                 "train a new one."
@@ -165,7 +165,7 @@ def train_classifier(
       The Scorer.
 
     Raises:
-      UserError: images or labels that do not fit; see `fingerprint_of`.
+      UserError: images or labels do not fit; see `fingerprint_of`.
     """
     fingerprint = fingerprint_of(train, test, num_classes=num_classes, name=name, recipe=recipe)
     return _train(train, test, fingerprint, log)
@@ -205,8 +205,8 @@ def cached_scorer(
 ) -> Scorer:
     """Load the feature network from `path`, or train it and save it there.
 
-    A file that is damaged, or made from other data or by another recipe, is replaced if that is
-    allowed, and `log` is told why.
+    A file that is damaged, or was made from other data or another recipe, is replaced if `replace`
+    allows it, and the reason is logged.
 
     Args:
       path: the .npz file. Other arguments are those of `train_classifier`.
@@ -216,7 +216,7 @@ def cached_scorer(
       The Scorer.
 
     Raises:
-      UserError: as `train_classifier`; a file that cannot be reached, or not be replaced.
+      UserError: as in `train_classifier`; or a file cannot be reached or must not be replaced.
     """
     expect = fingerprint_of(train, test, num_classes=num_classes, name=name, recipe=recipe)
     try:
@@ -226,7 +226,7 @@ def cached_scorer(
     except Unusable as reason:
         if not replace and files.path(path).exists():
             raise UserError(
-                f"{reason} It is left as it is: give another path, or delete it."
+                f"{reason} It is not replaced: give another path, or delete it."
             ) from None
         log(f"feature network: training it now. {reason}")
     scorer = _train(train, test, expect, log)
@@ -236,7 +236,7 @@ def cached_scorer(
 
 @jax.jit
 def _score_batch(model: Classifier, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # TPUs multiply in bfloat16 unless told otherwise; a distance should not depend on the machine.
+    # TPUs multiply in bfloat16 by default, but a distance should not depend on the machine.
     with jax.default_matmul_precision("float32"):
         features, logits = model(to_unit_range(images))
     return features, jax.nn.softmax(logits)

@@ -36,9 +36,9 @@ class Spot:
     Attributes:
       cost: in the units of its metric's value.
       quality: in the units of its metric's value.
-      text: what it is, for the list of the front.
-      kind: what it shares its colour with.
-      run: what it shares its marker with.
+      text: its name in the list of the front.
+      kind: spots of one kind have one colour.
+      run: spots of one run have one marker.
       deviation: of the quality over seeds; 0 draws no bar.
     """
 
@@ -59,7 +59,7 @@ def front(
       spots: at least one.
       cost: the metric of the costs; less is better.
       quality: the metric of the qualities.
-      colours: of each kind, in the order of the legend.
+      colours: the colour of each kind, in the order of the legend.
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -107,7 +107,7 @@ def front(
 
 
 def pareto_front(costs: np.ndarray, qualities: np.ndarray, better: int) -> list[int]:
-    """Return the settings than which none is both cheaper and better, by rising cost.
+    """Return the indices of the Pareto front by rising cost: no other is both cheaper and better.
 
     Args:
       costs: [P], less is better.
@@ -127,10 +127,10 @@ class Line:
     """One line of a figure over training.
 
     Attributes:
-      run: the run it belongs to, which gives its colour.
+      run: its run, which decides its colour.
       x: steps, or time, ascending [N].
       y: losses, or a metric's values [N].
-      text: what it is called; empty: by its run alone.
+      text: its name; empty: only the run's.
       deviations: of y over seeds [N], or None.
     """
 
@@ -152,17 +152,17 @@ def training(
     metric: Metric = METRICS[QUALITY],
     axis: str = STEPS,
 ) -> "Figure":
-    """Draw the loss of one run or many over training, and beside it a metric, if there is any.
+    """Draw the loss of one or more runs over training, and a metric beside it if there is one.
 
     Args:
-      losses: one line per run, faint as logged and bold as running mean. NaN and infinity are left
-        out and counted in the legend.
-      scores: of `metric`, one line per run and setting.
-      metric: which number `scores` are.
-      axis: what x is.
+      losses: one line per run, faint as logged and bold as a running mean. NaN and infinity are
+        left out and counted in the legend.
+      scores: values of `metric`, one line per run and setting.
+      metric: the metric of `scores`.
+      axis: the name of the horizontal axis.
 
     Raises:
-      UserError: for lines of unequal lengths, or without one finite loss.
+      UserError: a line has unequal lengths, or no finite loss.
     """
     figure = new_figure((9.6, 4.2) if scores else (7.2, 3.8))
     left, *others = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
@@ -212,7 +212,7 @@ def _draw_losses(axes: "Axes", losses: Sequence[Line], colours: Mapping[str, str
         shown.append(y)
         smooth.append(mean)
     every, means = np.concatenate(shown), np.concatenate(smooth)
-    # A steep start would press the rest into a line: show ratios then, or else leave it out.
+    # A steep start would flatten the rest: then use a logarithmic axis, or else crop the start.
     if every.min() > 0 and means.max() > 10 * means.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
@@ -237,8 +237,8 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     Args:
       values: [N].
       window: neighbours taken on each side. Near the start only as many as exist on both sides, so
-        that a steep beginning keeps its height; near the end all on the left, so that the last
-        value is a mean too.
+        that a steep start keeps its height; near the end all on the left, so that the last value is
+        a mean too.
 
     Returns:
       [N].
@@ -255,7 +255,7 @@ def densities(samples: Mapping[str, np.ndarray], label: str) -> "Figure":
 
     Args:
       samples: name to distances [B], at least 0.
-      label: what the horizontal axis shows.
+      label: the name of the horizontal axis.
     """
     figure = new_figure((6.4, 3.9))
     axes = figure.subplots()
@@ -264,7 +264,7 @@ def densities(samples: Mapping[str, np.ndarray], label: str) -> "Figure":
     for i, (name, values) in enumerate(samples.items()):
         colour, median = COLOURS[i % len(COLOURS)], np.median(values)
         text = f"{name}\nmedian {median:.3f}"
-        if np.ptp(values) == 0:  # no curve: all in one place
+        if np.ptp(values) == 0:  # no curve, because all values are equal
             axes.axvline(median, color=colour, linewidth=2, label=text)
             continue
         y = density(values, x)
@@ -283,7 +283,7 @@ def densities(samples: Mapping[str, np.ndarray], label: str) -> "Figure":
 def density(values: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Estimate the density [X] at x >= 0 of values >= 0 [B] by Gaussian kernels.
 
-    What kernels spread below 0 is folded back, so that it integrates to 1 from 0 on.
+    What the kernels spread below 0 is folded back, so that the density integrates to 1.
     """
     from scipy.stats import gaussian_kde
 

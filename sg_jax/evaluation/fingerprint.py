@@ -1,4 +1,4 @@
-"""What a feature network was made from: numbers of different networks must not be compared."""
+"""What a feature network was made from; results of different networks must not be compared."""
 
 import dataclasses
 import json
@@ -10,12 +10,12 @@ from sg_jax.encoders.classifier import Recipe
 from sg_jax.errors import UserError
 from sg_jax.evaluation.reading import Reader, in_parts, spread
 
-MOST, SOME = 100_000, 10_000  # above so many images, the CRC is of this many
+MOST, SOME = 100_000, 10_000  # with more images than MOST, the CRC covers SOME of them
 
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """What a feature network was made from: equal fingerprints, comparable numbers.
+    """What a feature network was made from; results with equal fingerprints can be compared.
 
     Attributes:
       name: of the data set.
@@ -25,8 +25,8 @@ class Fingerprint:
       test_images: number of test images.
       data_crc: CRC-32 of the pixels and labels of both.
       recipe: size, training and seed.
-      checked: of each set of more than 100,000 images, how many evenly spread ones `data_crc` is
-        of; 0: it is of all images.
+      checked: how many evenly spread images `data_crc` covers in a set of more than 100,000; 0: it
+        covers all images.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Fingerprint:
     def to_json(self) -> str:
         """Return the fingerprint as one line of JSON."""
         fields = dataclasses.asdict(self)
-        if not self.checked:  # as it was written before there was this field: digests depend on it
+        if not self.checked:  # as written before this field existed, because digests depend on it
             del fields["checked"]
         return json.dumps(fields)
 
@@ -54,7 +54,7 @@ class Fingerprint:
         return cls(**fields)
 
     def differences(self, other: "Fingerprint") -> str:
-        """Say in words where `other` differs: "seed 1 instead of 0"; empty if it does not."""
+        """Return how `other` differs, such as "seed 1 instead of 0"; empty if it does not."""
         ours, theirs = (dataclasses.asdict(each) for each in (self, other))
         ours |= ours.pop("recipe")
         theirs |= theirs.pop("recipe")
@@ -75,13 +75,13 @@ def fingerprint_of(
       test: the test images.
       num_classes: number of classes.
       name: of the data set.
-      recipe: how the network is made from it.
+      recipe: how the network is trained on it.
 
     Returns:
       The Fingerprint.
 
     Raises:
-      UserError: test images of another shape, or labels outside 0..num_classes - 1.
+      UserError: test images have another shape, or labels are outside 0..num_classes - 1.
     """
     if test.image_shape != train.image_shape:
         raise UserError(
@@ -91,7 +91,7 @@ def fingerprint_of(
     crc, labels = 0, []
     for reader in (train, test):
         ids = spread(SOME if len(reader) > MOST else len(reader), len(reader))
-        labels.append(np.empty(len(ids), np.int64))  # as int64, whatever they are stored as
+        labels.append(np.empty(len(ids), np.int64))  # always int64, however they are stored
         done = 0
         for images, found in reader.batches(in_parts(ids)):
             crc = zlib.crc32(images.tobytes(), crc)

@@ -26,16 +26,16 @@ def heatmaps(
 ) -> "Figure":
     """Draw a panel per scale, gamma_weak to the right and gamma_strong upwards.
 
-    All panels share one colour scale, on which brighter is better. Cells without guidance are
-    hatched; the best cell of a panel has a thin frame, the best of all a thick one.
+    All panels share one colour scale; brighter is better. Cells without guidance are hatched; the
+    best cell of a panel has a thin frame, and the best of all a thick one.
 
     Args:
       values: [S, A, W], in the units of the metric's value.
-      unguided: cells in which nothing guides, bool [S, A, W].
+      unguided: which cells have no guidance, bool [S, A, W].
       scales: omega of each panel [S].
       gamma_strong: of each row of cells [A].
       gamma_weak: of each column of cells [W].
-      metric: which one it is.
+      metric: the metric of `values`.
     """
     from matplotlib.patches import Patch
 

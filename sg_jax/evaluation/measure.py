@@ -1,6 +1,6 @@
 """Draw and score guidance settings, each once: what `evaluate` and `sweep` share.
 
-workdir/scores.csv            one row per setting and seed; what is there is not drawn again, unless
+workdir/scores.csv            one row per setting and seed; settings in it are skipped, unless
                               a metric that can be measured is missing
 workdir/samples/scored/*.npy  the first images of a setting, for pictures
 """
@@ -31,10 +31,10 @@ from sg_jax.weights import checkpoints
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What `run` returns, in the writer; empty elsewhere.
+    """The result of `run`; empty except in the writer.
 
     Attributes:
-      scores: of each setting, one per seed, in the order asked for.
+      scores: of each setting, one per seed, in the given order.
       images: the first images of each setting with the first seed, uint8 [shown, H, W, C].
     """
 
@@ -53,7 +53,7 @@ def run(
     step: int,
     shown: int = 0,
 ) -> Found:
-    """Score each setting with each seed, and write each as soon as it is there.
+    """Score each setting with each seed, and write each score at once.
 
     Image i has the label i modulo the number of classes, and the same noise under every setting.
     All processes draw; the writer scores and writes.
@@ -62,14 +62,14 @@ def run(
       experiment: the run's objects.
       judge: what scores; None in processes that do not write.
       workdir: folder of the run.
-      guidances: the settings; neighbours that differ in omega alone share one compiled program.
+      guidances: the settings; neighbours that differ only in omega share one compiled program.
       samples: images per setting and seed.
       seeds: of noise and token ids, at least one.
       step: of the checkpoint.
       shown: how many of the first images to return.
 
     Raises:
-      UserError: a checkpoint that is not there, before any sampling.
+      UserError: a checkpoint is missing; raised before any sampling.
     """
     drawn = {guidance: _resolved(experiment, guidance, workdir) for guidance in guidances}
     keys = {
@@ -89,7 +89,8 @@ def run(
     }
     rows = table.read(workdir)
     jobs = list(dict.fromkeys(keys.values()))
-    # The writer says what is left: others may read the file a row later, and draw nothing alone.
+    # The writer decides what is left, because others may read a later file, and none may draw
+    # alone.
     wanted = judge.measures if judge else []
     no_row = processes.from_writer(
         [int(any(rows.get(key, {}).get(name) is None for name in wanted)) for key in jobs]
@@ -143,24 +144,24 @@ def _draw_all(experiment, judge, workdir, left, rows: table.Table, shown: int) -
                 weak_model=weak_model,
             )
             scores = judge.score(images, labels, Drawing(cost, rate))
-            rows |= table.read(workdir)  # what another command has written meanwhile
-            rows[key] = rows.get(key, {}) | scores  # what cannot be measured now stays
+            rows |= table.read(workdir)  # which another command may have changed meanwhile
+            rows[key] = rows.get(key, {}) | scores  # keep what cannot be measured now
             table.write(workdir, rows)
             shares = {name: scores[name] for name in scores if METRICS[name].of_images}
             progress.update(done, **shares)
 
 
 def _drawer(experiment, model, weak_model, key: Key) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what draws the images of a key for given labels."""
+    """Return a function that draws the images of a key for given labels."""
     how = {**experiment.sampling, "seed": key.seed}
     return lambda labels: sample(model, labels, key.guidance, weak_model=weak_model, **how)
 
 
 def _resolved(experiment: Experiment, guidance: Guidance, workdir: str | os.PathLike) -> Guidance:
-    """Return what is drawn for a setting: as a table keeps it, the step of its weak network known.
+    """Return a setting as a table stores it, with the step of its weak network filled in.
 
     Raises:
-      UserError: a setting that the networks cannot make, or a checkpoint that is missing.
+      UserError: the networks cannot run the setting, or a checkpoint is missing.
     """
     guidance = table.canonical(guidance)
     if not guidance.two_networks:
@@ -171,8 +172,8 @@ def _resolved(experiment: Experiment, guidance: Guidance, workdir: str | os.Path
     if guidance.weak_step and guidance.weak_step not in steps:
         raise UserError(
             f"The weak prediction of {guidance.describe()!r} needs step {guidance.weak_step} of "
-            f"{str(folder)!r}, which holds {steps}: set its weak_step to one of them, or train "
-            f"with config.checkpoint.keep_period."
+            f"{str(folder)!r}, which has {steps}: set its weak_step to one of them, or train with "
+            "config.checkpoint.keep_period."
         )
     other = checkpoints.abstract_network(folder) if guidance.weak_workdir else experiment.model
     checks.check_setting(experiment.model, guidance, other)
@@ -190,7 +191,7 @@ def _keep_images(workdir: str | os.PathLike, key: Key, images: np.ndarray) -> No
 
 
 def _images(workdir: str | os.PathLike, key: Key, shown: int) -> np.ndarray | None:
-    """Return the first images that are kept of a setting, or None if there are fewer."""
+    """Return the first stored images of a setting, or None if there are fewer."""
     path = _images_path(workdir, key)
     if not shown:
         return np.empty(0, np.uint8)

@@ -1,4 +1,4 @@
-"""Figures of guidance methods side by side: what each gains, and autoguidance by checkpoint."""
+"""Figures that compare guidance methods: what each gains, and autoguidance by checkpoint."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The metrics, one row each; every table, file, figure and report follows from the rows.
+"""The metrics, one row each; all tables, files, figures and reports follow from the rows.
 
 To add one:
   1. Write a function of the real and the generated images' features (two `FeatureSet`s) that
@@ -21,18 +21,18 @@ from sg_jax.evaluation.distances import Manifold, Statistics
 Scores = dict[str, float | None]  # by the name of the metric; None: not measured
 
 CLASSIFIER = "classifier"  # features of the small classifier trained on the same data
-DRAWING = "drawing"  # no features, but how the images were drawn
+DRAWING = "drawing"  # not features, but how the images were drawn
 RESULT = "result"  # neither: a field of `results.SettingResult`
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSet:
-    """What a feature network finds in a set of images.
+    """A feature network's output for a set of images.
 
     Attributes:
       features: [N, F].
       labels: the class of each image, int [N].
-      probabilities: of the classes [N, num_classes]; None from a network that knows no classes.
+      probabilities: of the classes [N, num_classes]; None from a network without classes.
       counted: statistics over more images, of which `features` are evenly spread examples; None
         if `features` are all there are.
     """
@@ -63,8 +63,8 @@ class Drawing:
     """How a set of images was drawn.
 
     Attributes:
-      flops_per_step: of one sampling step of one image.
-      images_per_second: measured, compilation left out.
+      flops_per_step: FLOPs of one sampling step of one image.
+      images_per_second: measured, without compilation.
     """
 
     flops_per_step: float
@@ -73,21 +73,21 @@ class Drawing:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """One number that is measured of a guidance setting.
+    """One number that is measured for a guidance setting.
 
     Attributes:
       name: its column in scores.csv and its key in report.json.
       header: its name in a table.
-      unit: of what is printed.
+      unit: the unit of the printed number.
       better: 1 if higher is better, -1 if lower is, 0 if neither.
-      digits: from the column's largest printed value to the digits behind the point.
+      digits: from a column's largest printed value to the number of decimals.
       needs: a kind of features, such as CLASSIFIER; or DRAWING, or RESULT.
-      explanation: how to read it, for the report; empty: not explained. A few words in braces are
-        filled in: {real} and {test} images, {compared} of the real ones for precision and recall,
-        and their {neighbours}.
+      explanation: how to read it, for the report; empty: not explained. Words in braces are filled
+        in: {real} and {test} images, {compared} of the real ones for precision and recall, and
+        their {neighbours}.
       function: of (real, generated), two `FeatureSet`s, or of a `Drawing`; a RESULT has none.
-      factor: from the value to what is printed.
-      floor: what to add where the metric of the real test images is known, which is {floor}.
+      factor: from the value to the printed number.
+      floor: what to add if the metric of the real test images is known, which is {floor}.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """An arrow to where better is, after a space."""
+        """An arrow that points to better values, after a space."""
         return {1: " ↑", -1: " ↓", 0: ""}[self.better]
 
     @property
@@ -117,7 +117,7 @@ class Metric:
         return f"{self.header}{self.arrow}  ({self.unit})"
 
     def text(self, value: float | None, digits: int | None = None) -> str:
-        """Format one value, in the metric's unit; "–" where it was not measured."""
+        """Format one value in the metric's unit; "–" if it was not measured."""
         value = finite(value)
         if value is None:
             return "–"
@@ -127,11 +127,11 @@ class Metric:
     def texts(
         self, values: Sequence[float | None], deviations: Sequence[float | None] | None = None
     ) -> list[str]:
-        """Format a column with equally many digits, so that the points align.
+        """Format a column with the same number of decimals, so that the points align.
 
         Args:
           values: one per row.
-          deviations: standard deviation of each; None where there is none.
+          deviations: standard deviation of each; None if there is none.
         """
         digits = self._digits(values)
         spread = [finite(each) for each in deviations or [None] * len(values)]
@@ -141,7 +141,7 @@ class Metric:
         ]
 
     def best(self, values: Sequence[float | None]) -> list[bool]:
-        """Say which values print as the best one; none of them if all print the same."""
+        """Return which values print like the best one; none of them if all print the same."""
         texts, winner = self.texts(values), self.winner(values)
         if not self.better or winner is None or len(set(texts) - {"–"}) < 2:
             return [False] * len(texts)
@@ -168,7 +168,7 @@ def significant(count: int) -> Callable[[float], int]:
 
 
 def fixed(count: int) -> Callable[[float], int]:
-    """Return `digits` of a metric that always prints `count` of them."""
+    """Return `digits` of a metric that always prints `count` decimals."""
     return lambda _: count
 
 
@@ -193,21 +193,21 @@ METRICS: dict[str, Metric] = {
         Metric(
             "precision", "Precision", "0–1", 1, fixed(3), CLASSIFIER,
             "Share of generated images that look real: that lie within reach of some real image, "
-            "the reach being the radius that holds its {neighbours} nearest neighbours among "
-            "{compared} real ones (Kynkäänniemi et al. 2019). A larger data set is represented by "
-            "10,000 evenly spread images, as many as ADM's evaluation compares with.",
+            "where the reach is the radius to its {neighbours} nearest neighbours among {compared} "
+            "real ones (Kynkäänniemi et al. 2019). A larger data set is represented by 10,000 "
+            "evenly spread images, the number that ADM's evaluation uses.",
             lambda real, fake: real.manifold.share_inside(fake.features),
         ),
         Metric(
             "recall", "Recall", "0–1", 1, fixed(3), CLASSIFIER,
             "Share of the same {compared} real images that lie within reach of some generated "
-            "image, the reach now measured among the generated ones. It falls when generated "
+            "image, with the reach measured among the generated ones. It falls when generated "
             "images become alike.",
             lambda real, fake: fake.manifold.share_inside(real.features),
         ),
         Metric(
             "accuracy", "Accuracy", "%", 1, fixed(1), CLASSIFIER,
-            "Share of generated images in which the classifier sees the class that was asked for.",
+            "Share of generated images in which the classifier sees the requested class.",
             lambda _, fake: distances.class_accuracy(fake.probabilities, fake.labels),
             factor=100,
             floor="Above {floor}%, its score on real images, they are more typical than real ones.",
@@ -220,11 +220,11 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             "images_per_second", "Speed", "images/s", 1, significant(3), DRAWING,
-            "Images per second when they were drawn, compilation left out.",
+            "Images drawn per second, without compilation.",
             lambda drawing: drawing.images_per_second,
         ),
         Metric("samples", "Samples", "images", 0, fixed(0), RESULT, "", no_function),
     )
 }  # fmt: skip
 QUALITY = "frechet"  # what settings are ranked by
-COST = "gflops_per_step"  # what it is drawn against
+COST = "gflops_per_step"  # what it is plotted against

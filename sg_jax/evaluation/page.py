@@ -1,4 +1,4 @@
-"""The pieces of a self-contained HTML page: nothing in it is fetched from anywhere."""
+"""The pieces of a self-contained HTML page, which loads nothing from elsewhere."""
 
 import base64
 import html
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sg_jax.errors import UserError
 from sg_jax.runs import files
 
-# One style for phone and desk, light and dark; figures stay on white, as their ink is dark.
+# One style for phone and desk, light and dark; figures stay on white, because their ink is dark.
 CSS = """
 :root { color-scheme: light dark; --ink: #1f2328; --faint: #59636e; --paper: #fff;
   --line: #d1d9e0; --box: #f6f8fa; }
@@ -90,7 +90,7 @@ def code(text: str) -> str:
 
 
 def definitions(pairs: Sequence[tuple[str, str]], css_class: str = "") -> str:
-    """Return terms and what is said about each."""
+    """Return terms, each with its definition."""
     items = (f"<dt>{html.escape(a)}</dt><dd>{html.escape(b)}</dd>" for a, b in pairs)
     return f'<dl class="{css_class}">\n' + "\n".join(items) + "\n</dl>"
 
@@ -100,10 +100,10 @@ def figure(path: str | os.PathLike, caption: str) -> str:
 
     Args:
       path: the PNG.
-      caption: shown below it, and read out in its place.
+      caption: shown below it, and used as its alternative text.
 
     Raises:
-      UserError: if there is no PNG at `path`.
+      UserError: there is no PNG at `path`.
     """
     try:
         content = files.path(path).read_bytes()
@@ -128,8 +128,8 @@ def table(
 
     Args:
       head: text and unit of each column.
-      body: rows of cells; a cell is text, a smaller second line, and whether it is bold.
-      foot: rows of plain cells that take no part in the comparison.
+      body: rows of cells; a cell is its text, a smaller second line, and whether it is bold.
+      foot: rows of plain cells that are not part of the comparison.
     """
 
     def row(cells):

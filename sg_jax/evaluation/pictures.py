@@ -1,6 +1,6 @@
 """Show images as one labelled picture.
 
-PIL and matplotlib are imported inside the functions: training does without them.
+PIL and matplotlib are imported inside the functions, because training does not need them.
 """
 
 import functools
@@ -20,7 +20,7 @@ from sg_jax.runs.files import write_atomically
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
 
-SHOWN_SIDE = 56  # pixels: about what an image is scaled up to
+SHOWN_SIDE = 56  # pixels: about the side that an image is scaled up to
 GAP = 4  # pixels between images
 MARGIN = 16  # pixels around everything, and between labels and images
 FONT_SIZE = 16
@@ -43,11 +43,11 @@ def grid(
         longer side closest to 56 pixels, or 1 for larger images.
 
     Returns:
-      An RGB image. With margins left, top = `image.info["origin"]`, image (r, c) begins at
-      (left + c * pitch_x, top + r * pitch_y), `image.info["pitch"]` being (pitch_x, pitch_y).
+      An RGB image. With margins left, top = `image.info["origin"]` and pitch_x, pitch_y =
+      `image.info["pitch"]`, image (r, c) begins at (left + c * pitch_x, top + r * pitch_y).
 
     Raises:
-      UserError: for images of another type or shape, or a wrong number of labels.
+      UserError: images have another type or shape, or the number of labels is wrong.
     """
     from PIL import Image, ImageDraw
 
@@ -72,7 +72,7 @@ def grid(
     row_texts = [_Text(str(label).split("\n")) for label in row_labels or []]
     column_texts = [_Text(_wrapped(str(label)), equal=True) for label in column_labels or []]
     wide, high = width * scale, height * scale
-    # Cells grow with the longest label rather than cutting it off.
+    # Cells grow with the longest label instead of cutting it off.
     pitch_x = max([wide + GAP] + [text.width + 2 * GAP for text in column_texts])
     pitch_y = max([high + GAP] + [text.height + GAP for text in row_texts])
     left = MARGIN + max([text.width + MARGIN for text in row_texts], default=0)
@@ -120,7 +120,7 @@ class _Text:
 
 
 def _wrapped(label: str) -> list[str]:
-    # Class names can be long ("great white shark, white shark"): lines, not wide columns.
+    # Class names can be long ("great white shark, white shark"), so they wrap in narrow columns.
     return textwrap.wrap(label, width=12, break_long_words=False)
 
 
@@ -129,7 +129,7 @@ def _font(size: int) -> "ImageFont.FreeTypeFont":
     from PIL import ImageFont
 
     try:
-        # PIL's own font draws boxes for omega, gamma and accents; matplotlib brings a better one.
+        # PIL's own font draws boxes for omega, gamma and accents; matplotlib has a better one.
         import matplotlib
 
         return ImageFont.truetype(
@@ -140,7 +140,7 @@ def _font(size: int) -> "ImageFont.FreeTypeFont":
 
 
 def save_png(image: "Image.Image", path: str | os.PathLike) -> epath.Path:
-    """Write a PIL image as PNG, whole or not at all, and return `path` as a path."""
+    """Write a PIL image as PNG, completely or not at all, and return `path` as a path."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return write_atomically(path, buffer.getvalue())

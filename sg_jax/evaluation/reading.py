@@ -14,7 +14,7 @@ import numpy as np
 
 from sg_jax.errors import UserError
 
-KEEP_BYTES = 64 * 2**20  # decoded images of at most that are read once and kept
+KEEP_BYTES = 64 * 2**20  # decoded images of at most this size are read once and kept
 BATCH = 256
 THREADS = min(16, os.cpu_count() or 1)
 
@@ -30,22 +30,22 @@ class Examples(Protocol):
 
 
 class Reader:
-    """Give the images and labels of a source by index, as arrays.
+    """Read the images and labels of a source by index, as arrays.
 
-    Images that take at most 64 MiB in all are decoded once and kept; others are read anew each
+    Images that take at most 64 MiB in all are decoded once and kept; others are read again each
     time, by threads.
 
     Args:
       source: the examples.
-      name: what error messages call them.
+      name: their name in error messages.
 
     Raises:
-      UserError: without an example, or images that are not uint8 [H, W, C].
+      UserError: there are no examples, or images are not uint8 [H, W, C].
     """
 
     def __init__(self, source: Examples, name: str = "images"):
         if not len(source):
-            raise UserError(f"{name} has 0 of them; training and testing both need some.")
+            raise UserError(f"{name} is empty; training and testing both need images.")
         self.source, self.name = source, name
         first = source[0]["image"]
         check_images(name, np.asarray(first)[None])
@@ -60,7 +60,7 @@ class Reader:
         """Return images uint8 [b, H, W, C] and labels int32 [b] of the examples `ids` [b].
 
         Raises:
-          UserError: an image of another type or shape than the first.
+          UserError: an image has another type or shape than the first.
         """
         if self.keeps:
             images, labels = self._all
@@ -86,7 +86,7 @@ class Reader:
         return images, labels
 
     def batches(self, parts: Iterable[Sequence[int] | np.ndarray]) -> Iterator[Batch]:
-        """Yield `read(ids)` for each of `parts`; the next one is read meanwhile."""
+        """Yield `read(ids)` for each of `parts`, reading the next one meanwhile."""
         with ThreadPoolExecutor(1) as ahead:
             following: Future[Batch] | None = None
             for ids in parts:
@@ -103,7 +103,7 @@ def in_parts(ids: np.ndarray, size: int = BATCH) -> Iterator[np.ndarray]:
 
 
 def spread(count: int, total: int) -> np.ndarray:
-    """Return `count` indices evenly spread over `total`, ascending; all if there are fewer.
+    """Return `count` indices evenly spread over `total`, ascending; all if `total` is smaller.
 
     Evenly spread, because a data set may be stored class by class.
     """

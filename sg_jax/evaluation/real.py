@@ -1,8 +1,8 @@
-"""real.npz of a run: what a feature network finds in the real images, so that none is read again.
+"""real.npz of a run: features of the real images, so that these are not read again.
 
 Statistics are accumulated batch by batch and features of at most 10,000 images are kept, so memory
-does not grow with the data set. The file holds for the images that had its data set's name and size
-when it was written: after replacing them by others, delete it.
+does not grow with the data set. The file belongs to the images that had the data set's name and
+size when it was written, so delete it if you replace them.
 """
 
 import dataclasses
@@ -26,15 +26,15 @@ KEPT = 10_000  # images whose features are kept: ADM's number of reference image
 
 
 class FeatureNetwork(Protocol):
-    """What turns images into features."""
+    """A network that turns images into features."""
 
     @property
     def digest(self) -> str:
-        """Hex digits; numbers of equal digests are comparable."""
+        """Hex digits; results with equal digests can be compared."""
 
     @property
     def test_accuracy(self) -> float | None:
-        """Share of the test images that it labels correctly; None if it knows no classes."""
+        """Share of the test images that it labels correctly; None if it has no classes."""
 
     def score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Return features [N, F] and class probabilities [N, num_classes], if any, of images."""
@@ -42,7 +42,7 @@ class FeatureNetwork(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """A feature network, and what it finds in the real images.
+    """A feature network, and its features of the real images.
 
     Attributes:
       network: the network.
@@ -56,7 +56,7 @@ class View:
 
 
 def found_in(network: FeatureNetwork, reader: Reader, ids: np.ndarray) -> FeatureSet:
-    """Return what a network finds in the images `ids` of a data set, reading them once.
+    """Return a network's features of the images `ids` of a data set, reading each image once.
 
     Args:
       network: the feature network.
@@ -84,12 +84,12 @@ def found_in(network: FeatureNetwork, reader: Reader, ids: np.ndarray) -> Featur
 
 
 def save(path: str | os.PathLike, about: Mapping[str, Any], view: View) -> epath.Path:
-    """Write what was found in the real images, whole or not at all.
+    """Write the features of the real images, completely or not at all.
 
     Args:
       path: the .npz file.
-      about: what it depends on: JSON values by name.
-      view: the network's digest and both sets are kept, its weights are not.
+      about: what they depend on, as JSON values by name.
+      view: both sets and the network's digest are stored, its weights are not.
     """
     arrays: dict[str, Any] = {"about": json.dumps({**about, "digest": view.network.digest})}
     for name, each in (("real", view.real), ("test", view.test)):
@@ -100,13 +100,13 @@ def save(path: str | os.PathLike, about: Mapping[str, Any], view: View) -> epath
 
 
 def load(path: str | os.PathLike, about: Mapping[str, Any], network: FeatureNetwork) -> View | None:
-    """Return what `save` wrote; None if it is missing, damaged, or of something else."""
+    """Return what `save` wrote; None if it is missing, damaged, or belongs to something else."""
     try:
         with np.load(io.BytesIO(files.path(path).read_bytes()), allow_pickle=False) as file:
             if json.loads(str(file["about"])) != {**about, "digest": network.digest}:
                 return None
             return View(network, *(_feature_set(file, name) for name in ("real", "test")))
-    except Exception:  # one flipped byte of a zip file raises any of a dozen kinds
+    except Exception:  # one flipped byte of a zip file raises many kinds of errors
         return None
 
 

@@ -1,4 +1,4 @@
-"""Say what was measured, as a table in the terminal, as JSON and as one HTML page."""
+"""Report scores as a table in the terminal, as JSON and as one HTML page."""
 
 import dataclasses
 import json
@@ -18,14 +18,14 @@ from sg_jax.runs.files import write_atomically
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """What the generated images were measured with.
+    """What the generated images were compared with.
 
     Attributes:
       real_images: number of real training images they were compared with.
-      compared: how many of them stand for all in precision and recall; 0: all do.
-      test_images: number of real images kept from training; 0: not known.
-      classifier_accuracy: share of those the feature network labels correctly, 0..1.
-      test_scores: what the real test images score themselves, by metric; empty: not known.
+      compared: how many of them represent all in precision and recall; 0: all are used.
+      test_images: number of real images that were not trained on; 0: not known.
+      classifier_accuracy: share of those that the feature network labels correctly, 0..1.
+      test_scores: scores of the real test images themselves, by metric; empty: not known.
     """
 
     real_images: int
@@ -36,7 +36,7 @@ class Reference:
 
 
 def format_table(rows: Sequence[SettingResult]) -> str:
-    """Lay results out for the terminal: aligned columns, "*" beside the best of each.
+    """Format results for the terminal: aligned columns, with "*" beside the best of each.
 
     Args:
       rows: at least one result.
@@ -98,15 +98,15 @@ def write_report(
     notes: Sequence[str] = (),
     metrics: Sequence[Metric] | None = None,
 ) -> epath.Path:
-    """Write one HTML file that holds everything: table, pictures, explanations, command.
+    """Write one HTML file with everything: table, pictures, explanations, command.
 
     Args:
       path: the file to write, whole or not at all.
       title: heading of the page.
-      facts: what the run was, name to value, in the order to show.
+      facts: facts about the run, name to value, in the order to show.
       rows: at least one result, in the order to show.
-      reference: what was measured against.
-      command: what reproduces the page, ready to paste; empty: not shown.
+      reference: what the images were compared with.
+      command: the command that reproduces the page, ready to paste; empty: not shown.
       pictures: PNG files, each with a caption, in the order to show.
       notes: further sentences, such as what a row of the first picture shares.
       metrics: the columns; None for all of `METRICS`.
@@ -115,7 +115,7 @@ def write_report(
       `path` as a path.
 
     Raises:
-      UserError: without rows, or if a picture is not there.
+      UserError: there are no rows, or a picture is missing.
     """
     _check_rows(rows)
     metrics = list(METRICS.values()) if metrics is None else metrics
@@ -144,7 +144,7 @@ def _column(metric: Metric, rows: Sequence[SettingResult]) -> tuple[list[str], l
 def _score_table(
     rows: Sequence[SettingResult], reference: Reference, metrics: Sequence[Metric]
 ) -> str:
-    # Real images as one more row, because a number alone does not say how good is good.
+    # Real images as one more row, because a number alone does not show what is good.
     real = SettingResult("real test images", "", reference.test_scores, reference.test_images)
     columns, foot = [], [real.name]
     for metric in metrics:

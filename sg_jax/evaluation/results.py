@@ -1,4 +1,4 @@
-"""What was measured of a guidance setting, over its seeds."""
+"""The scores of a guidance setting over its seeds."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from sg_jax.evaluation.metrics import Metric, Scores
 
 @dataclasses.dataclass(frozen=True)
 class SettingResult:
-    """What one guidance setting scored.
+    """The scores of one guidance setting.
 
     Attributes:
       name: short, such as "sg".
@@ -18,8 +18,8 @@ class SettingResult:
       scores: metric to its mean over the seeds; see `metrics.METRICS`. Absent, None or NaN stands
         for "not measured".
       samples: number of generated images per seed.
-      seeds: how many times it was measured, each with other noise.
-      deviations: metric to its standard deviation over the seeds, where it varies.
+      seeds: how many times it was measured, each time with other noise.
+      deviations: metric to its standard deviation over the seeds, if it varies.
     """
 
     name: str
@@ -39,7 +39,7 @@ class SettingResult:
     def over_seeds(
         cls, name: str, description: str, samples: int, scores: Sequence[Scores]
     ) -> "SettingResult":
-        """Summarise what was measured with each seed."""
+        """Summarise the scores of each seed."""
         means, deviations = mean_and_deviation(scores)
         varies = {name: value for name, value in deviations.items() if value}
         return cls(name, description, means, samples, len(scores), varies)
@@ -48,14 +48,14 @@ class SettingResult:
 def mean_and_deviation(scores: Sequence[Scores]) -> tuple[Scores, Scores]:
     """Return each metric's mean, and its standard deviation over seeds (N - 1; 0 for one).
 
-    Seeds without a metric do not count in it; None where no seed has it.
+    Seeds without a metric do not count for it; it is None if no seed has it.
     """
     means: Scores = {}
     deviations: Scores = {}
     for name in dict.fromkeys(name for each in scores for name in each):
         found = [each.get(name) for each in scores]
         values = np.array([value for value in found if value is not None], np.float64)
-        same = len(set(values.tolist())) < 2  # also of equal numbers a mean may be off by a digit
+        same = len(set(values.tolist())) < 2  # even the mean of equal numbers may be off by a digit
         means[name] = (values[0] if same else values.mean()).item() if len(values) else None
         deviations[name] = None if not len(values) else 0.0 if same else values.std(ddof=1).item()
     return means, deviations

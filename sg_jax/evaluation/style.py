@@ -1,7 +1,7 @@
-"""The style of all figures: sizes, colours, axes, and how one is written.
+"""The style of all figures: sizes, colours, axes, and how to write a figure.
 
-No pyplot: nothing global, no display. matplotlib is imported inside the functions: sampling does
-without it.
+No pyplot, so there is no global state and no display. matplotlib is imported inside the functions,
+because sampling does not need it.
 """
 
 import io
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart with any kind of colour vision.
+# Okabe and Ito's colours, which can be told apart with any kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X"
 TEXT: dict[str, Any] = dict(frameon=False, fontsize=8.5, labelcolor=INK)
 BESIDE: dict[str, Any] = dict(loc="upper left", bbox_to_anchor=(1.01, 1.02), **TEXT)
-LOG_ABOVE = 4  # ratio of the largest to the smallest value from which a scale is logarithmic
+LOG_ABOVE = 4  # a scale is logarithmic if the largest value is this many times the smallest
 
 
 def shades(names: Sequence[str]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def hues(names: Sequence[str]) -> dict[str, Any]:
 
 
 def new_figure(size: tuple[float, float]) -> "Figure":
-    """Return an empty figure of that many inches."""
+    """Return an empty figure with a size in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -53,7 +53,7 @@ def new_figure(size: tuple[float, float]) -> "Figure":
 
 
 def save(figure: "Figure", path: str | os.PathLike) -> epath.Path:
-    """Write a figure as PNG, whole or not at all, and return `path` as a path."""
+    """Write a figure as PNG, completely or not at all, and return `path` as a path."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return write_atomically(path, buffer.getvalue())
@@ -66,14 +66,14 @@ def is_wide(values: np.ndarray | Iterable[float]) -> bool:
 
 
 def log_ticks() -> Any:
-    """Return where a logarithmic scale has numbers."""
+    """Return the places of numbers on a logarithmic scale."""
     from matplotlib.ticker import LogLocator
 
     return LogLocator(subs=(1, 1.5, 2, 3, 5, 7))
 
 
 def logarithmic_if_wide(axes: "Axes", values: np.ndarray) -> None:
-    """Make the vertical axis logarithmic, with plain numbers, where values differ much."""
+    """Make the vertical axis logarithmic, with plain numbers, if values differ much."""
     if is_wide(values):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(log_ticks())

@@ -1,10 +1,10 @@
-"""scores.csv of a run: what was measured of each guidance setting, kept as soon as it is there.
+"""scores.csv of a run: the scores of each guidance setting, saved as soon as they are measured.
 
-`evaluate` and `sweep` write it and draw nothing that is in it; `compare` reads it. Columns are read
-by name: those of the setting, those of the conditions it was measured under, and one per metric. A
-setting or condition without a column has its default, a metric without one was not measured, and
-columns of no known name stay in the file. A row holds for the weights of its checkpoint: after
-training again from the start, delete the file.
+`evaluate` and `sweep` write it, and skip what is in it; `compare` reads it. Columns are read by
+name: those of the setting, those of the conditions under which it was measured, and one per metric.
+A setting or condition without a column has its default, a metric without one was not measured, and
+columns with unknown names stay in the file. A row is valid for the weights of its checkpoint, so
+delete the file after you train again from the start.
 """
 
 import ast
@@ -30,18 +30,18 @@ NAME = "scores.csv"
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """All that scores depend on: images of equal keys are equal.
+    """Everything that scores depend on; images with equal keys are equal.
 
     Attributes:
       guidance: the setting, as `canonical` returns it.
       sampler: in words, see `words`.
-      steps: of the sampler.
+      steps: number of steps of the sampler.
       samples: number of generated images.
       references: number of real images compared with.
       features: digest of the feature network.
-      seed: of noise and token ids.
-      checkpoint: its step.
-      compared: of the real images, how many stand for all in precision and recall; 0: all do.
+      seed: seed of noise and token ids.
+      checkpoint: the step of the checkpoint.
+      compared: how many of the real images represent all in precision and recall; 0: all are used.
     """
 
     guidance: Guidance = dataclasses.field(default_factory=Guidance)
@@ -66,9 +66,9 @@ CONDITIONS: dict[str, Any] = {field.name: field.default for field in dataclasses
 
 
 def canonical(guidance: Guidance) -> Guidance:
-    """Return the setting without what changes no image: omega where nothing guides, say.
+    """Return the setting without values that have no effect, such as omega without guidance.
 
-    Settings of equal images are equal after this, so that each is drawn once.
+    Afterwards, settings with equal images are equal, so each is drawn once.
     """
     if not guidance.guided:
         guidance = Guidance(
@@ -80,7 +80,7 @@ def canonical(guidance: Guidance) -> Guidance:
     gammas = (guidance.gamma_strong, guidance.gamma_weak)[: 2 if guidance.guided else 1]
     if not any(isinstance(gamma, tuple) for gamma in gammas):
         guidance = dataclasses.replace(guidance, segments=SETTING["segments"])
-    # At rate 0 every token is kept and at rate 1 none: nothing to draw, nor to nest another in.
+    # At rate 0 all tokens are kept and at rate 1 none, so no ids are drawn, and none can be nested.
     drawn = [gamma for gamma in gammas if gamma not in (0.0, 1.0)]
     if not drawn or (guidance.ids == "nested" and len(drawn) == 1):
         guidance = dataclasses.replace(guidance, ids=SETTING["ids"])
@@ -88,7 +88,7 @@ def canonical(guidance: Guidance) -> Guidance:
 
 
 def words(sampler: Sampler) -> str:
-    """Return a sampler's name and what of it is not the default, such as "euler shift=3.0"."""
+    """Return a sampler's name and the settings that are not default, such as "euler shift=3.0"."""
     default = Sampler()
     fields = [f.name for f in dataclasses.fields(sampler)[1:]]
     changed = [n for n in fields if getattr(sampler, n) != getattr(default, n)]
@@ -96,10 +96,10 @@ def words(sampler: Sampler) -> str:
 
 
 def read(workdir: str | os.PathLike) -> Table:
-    """Return the rows of a run's table, {} without one; a last line cut short is left out.
+    """Return the rows of a run's table, {} without one; a truncated last line is left out.
 
     Raises:
-      UserError: a table of something else, or a line that is no row.
+      UserError: the file is another table, or a line is not a row of scores.
     """
     path = files.path(workdir) / NAME
     table: Table = {}
@@ -107,21 +107,21 @@ def read(workdir: str | os.PathLike) -> Table:
         try:
             key, scores = _parse(row)
         except (ValueError, SyntaxError) as error:  # a UserError too
-            raise UserError(f"{path}, line {number} is no row of scores: {error}.") from None
+            raise UserError(f"{path}, line {number} is not a row of scores: {error}.") from None
         known = {name: value for name, value in scores.items() if value is not None}
         table[key] = {**scores, **table.get(key, {}), **known}
     return table
 
 
 def write(workdir: str | os.PathLike, table: Table) -> epath.Path:
-    """Write all rows, whole or not at all; floats read back as the same number.
+    """Write all rows, completely or not at all; floats read back as the same number.
 
-    Columns of the file there that this version does not know are kept with their rows.
+    Columns of the existing file that this version does not know are kept with their rows.
     """
     path = files.path(workdir) / NAME
     unknown: dict[Key, dict[str, str]] = {}
     for _, row in _rows(path):
-        with contextlib.suppress(ValueError, SyntaxError):  # no row: it is replaced
+        with contextlib.suppress(ValueError, SyntaxError):  # a line that is not a row is dropped
             key, _ = _parse(row)
             others = {n: t for n, t in row.items() if n not in {*SETTING, *CONDITIONS, *_numbers()}}
             unknown[key] = unknown.get(key, {}) | others
@@ -146,7 +146,7 @@ def _rows(path: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the number of each whole line and its cells by column.
 
     Raises:
-      UserError: a header without any condition.
+      UserError: the header has no condition.
     """
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     lines = csv.reader(io.StringIO(text[: text.rfind("\n") + 1]))
@@ -156,12 +156,12 @@ def _rows(path: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
     if not CONDITIONS.keys() & set(header):
         raise UserError(f"{path} has none of the columns of a table of scores: move it away.")
     for number, cells in enumerate(lines, start=2):
-        # A line of another length is no row, which `_parse` says.
+        # A line of another length is not a row; `_parse` raises for it.
         yield number, dict(zip(header, cells, strict=False)) if len(cells) == len(header) else {}
 
 
 def _parse(row: dict[str, str]) -> tuple[Key, Scores]:
-    """Return the key of a row, as `canonical` has it, and what was measured."""
+    """Return the key of a row, made canonical, and the scores."""
     if not row:
         raise ValueError("it has more or fewer cells than the header")
     setting = {name: _value(row[name], SETTING[name]) for name in SETTING if name in row}

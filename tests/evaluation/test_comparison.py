@@ -185,7 +185,7 @@ def test_what_is_measured_otherwise_is_left_out_or_refused(runs, capsys):
     assert "1 settings are left out" in capsys.readouterr().out
     other = {dataclasses.replace(k, features="00000000"): m for k, m in list(rows.items())[:3]}
     table.write(runs[0], other)
-    with pytest.raises(UserError, match=r"dense and routing were not .*config\.features\.path"):
+    with pytest.raises(UserError, match=r"dense and routing were measured .*config\.features\.path"):
         comparison.alike([p for run in runs for p in comparison.read(run)])
 
 
@@ -195,9 +195,9 @@ def test_a_run_is_named_by_its_folder(runs, monkeypatch):
 
 
 def test_a_run_without_scores_or_a_name_of_its_own_is_named(runs, tmp_path):
-    with pytest.raises(UserError, match=r"holds no scores\.csv"):
+    with pytest.raises(UserError, match=r"has no scores\.csv"):
         compare.run([tmp_path / "empty"], tmp_path / "out")
-    with pytest.raises(UserError, match="names of their own: dense, dense"):
+    with pytest.raises(UserError, match="different names: dense, dense"):
         compare.run([runs[0], runs[0]], tmp_path / "out")
 
 

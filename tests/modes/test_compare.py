@@ -51,5 +51,5 @@ def test_the_module_is_the_mode(runs, tmp_path):
     done = subprocess.run(
         [*command[:3], str(tmp_path / "none"), *command[-2:]], capture_output=True, text=True
     )
-    assert done.returncode == 2 and "holds no scores.csv" in done.stderr
+    assert done.returncode == 2 and "has no scores.csv" in done.stderr
     assert "Traceback" not in done.stderr
