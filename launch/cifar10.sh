@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train a dense, a routed and a masking network on CIFAR-10, score them under every guidance setting, compare them.
-# A second call continues where the first one stopped: what is trained or scored is not done again.
+# A second call continues where the first one stopped, and skips what is trained or scored.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -35,7 +35,7 @@ for kind in "${kinds[@]}"; do
   # Heun evaluates twice per step: half of the steps cost the same.
   main "$kind" --mode=evaluate --config.sampler.name=heun --config.sample.steps="$half" \
     --config.evaluate.guidance=unguided,cfg_150,sg_150,sg_flops_150
-  main "$kind" --mode=evaluate # last, for guidance.png and report.html to be about all settings
+  main "$kind" --mode=evaluate # last, so that guidance.png and report.html show all settings
 done
 for kind in "${kinds[@]}"; do [ "$kind" = dense ] || main "$kind" --mode=sweep; done
 for kind in "${kinds[@]}"; do main "$kind" --mode=diversity; done

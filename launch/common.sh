@@ -26,7 +26,7 @@ option() {
 switch() {
   option "$1" "$2" "" "$3"
   IS_SWITCH["--$1"]=yes
-  [ -z "${!2}" ] || [ "${!2}" = yes ] || fail "$2=${!2} must be yes or empty. It says: $3."
+  [ -z "${!2}" ] || [ "${!2}" = yes ] || fail "$2=${!2} must be yes or empty. It means: $3."
 }
 
 fail() {
@@ -56,7 +56,7 @@ parse() {
   if [ -n "${VERBS[0]:-}" ]; then
     VERB="${1:-}"
     [[ -n $VERB && " ${VERBS[*]} " == *" $VERB "* ]] ||
-      fail "'$VERB' is not something ${0##*/} does: say one of ${VERBS[*]}. --help explains them."
+      fail "'$VERB' is not a verb of ${0##*/}: use one of ${VERBS[*]}. --help explains them."
     shift
   fi
   while [ $# -gt 0 ]; do

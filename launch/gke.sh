@@ -8,7 +8,7 @@ SUMMARY="Run sg_jax on TPU slices of an existing GKE cluster, as a JobSet (launc
 the run is in a bucket that the nodes' service account may write to. Needs gcloud, kubectl, docker."
 verb create "a node pool for each slice, and the JobSet controller"
 verb image "build the image from this checkout and push it"
-verb run "image, then apply the JobSet; what runs under that name already saves first"
+verb run "image, then apply the JobSet; a run under that name saves first"
 verb resume "apply the JobSet again, which restarts by itself up to --max-restarts times"
 verb logs "the log of process 0"
 verb status "the JobSet, its Pods, the node pools"
@@ -58,7 +58,7 @@ json_list() {
   local word line="" open="\$(" doubled="\$\$("
   for word in "$@"; do
     [[ $word != *[[:cntrl:]]* ]] ||
-      fail "a flag of sg_jax.main has a line break or a tab in it, which the manifest cannot hold."
+      fail "a flag of sg_jax.main contains a line break or a tab, which the manifest cannot hold."
     word="${word//\\/\\\\}"
     word="${word//\"/\\\"}"
     line+="${line:+, }\"${word//"$open"/$doubled}\""

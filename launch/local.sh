@@ -11,7 +11,7 @@ of one machine a single process is enough: python -m sg_jax.main."
 option processes PROCESSES 2 "how many processes"
 option devices DEVICES "" "virtual CPU devices of each process; without it, the devices that JAX finds"
 option logs LOGS runs/logs "folder of process_1.log, process_2.log, ..."
-option grace GRACE 30 "seconds that the others have to end when one failed"
+option grace GRACE 30 "seconds for the others to end after one fails"
 parse "$@"
 
 [[ $PROCESSES =~ ^[1-9][0-9]*$ ]] || fail "--processes $PROCESSES must be a positive number."

@@ -6,9 +6,9 @@ set -euo pipefail
 . launch/env.sh
 
 SUMMARY="Run sg_jax on the GPUs of a Slurm cluster, one process per GPU, which is what jax.distributed expects
-there. This checkout, its environment and the folder of the run must be on a disk that all nodes see. At the end
-of its time, or when it is preempted, the job saves, waits in the queue again, and continues. Anything else that
-sbatch knows can be set by its own SBATCH_... variables."
+there. This checkout, its environment and the folder of the run must be on a disk that all nodes see. At its
+time limit, or when it is preempted, the job saves, queues again and continues. Set any other option of sbatch
+by its SBATCH_... variable."
 verb run "install here, on the login node, and submit; it waits for a job of the same name to end"
 verb resume "the same: a run continues from its last checkpoint"
 verb logs "the log of process 0"

@@ -11,7 +11,7 @@ Before the first run: ssh-add ~/.ssh/google_compute_engine (gcloud makes that ke
 verb create "queue for the slice; returns at once"
 verb run "wait for the slice, bring code and command to all hosts, start"
 verb resume "after a preemption: queue again, wait, run; the run continues from its last checkpoint"
-verb watch "resume whenever it is needed, until the run ends; leave this running somewhere"
+verb watch "resume whenever needed, until the run ends; leave this command running"
 verb logs "the log of process 0"
 verb status "the queued resource, and the run on every host"
 verb ssh "a shell on host 0"
@@ -94,7 +94,7 @@ watch() {
         return 0
         ;;
       *failed*)
-        echo "The run failed, and trying again did not help; the verb logs shows why." >&2
+        echo "The run failed again after a retry; the verb logs shows why." >&2
         return 1
         ;;
     esac

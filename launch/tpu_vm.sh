@@ -9,7 +9,7 @@ GROUP=tpu-vm
 SUMMARY="Run sg_jax on one TPU VM. A folder in a bucket (--workdir gs://...) outlives the machine; any other is
 on its disk, seen from ~/sg_jax."
 verb create "create the machine"
-verb run "bring code and command there and start; what runs there already saves first"
+verb run "copy code and command there, and start; a run that is already there saves first"
 verb resume "after a stop, a preemption or a failure: make the machine ready again, then run"
 verb logs "the log of the run"
 verb status "the machine, and the run on it"

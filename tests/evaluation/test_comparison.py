@@ -185,7 +185,7 @@ def test_what_is_measured_otherwise_is_left_out_or_refused(runs, capsys):
     assert "1 settings are left out" in capsys.readouterr().out
     other = {dataclasses.replace(k, features="00000000"): m for k, m in list(rows.items())[:3]}
     table.write(runs[0], other)
-    with pytest.raises(UserError, match=r"dense and routing were measured .*config\.features\.path"):
+    with pytest.raises(UserError, match=r"dense and routing were .*config\.features\.path"):
         comparison.alike([p for run in runs for p in comparison.read(run)])
 
 
