@@ -31,7 +31,7 @@ def measure(
       lowered: the program, for the devices of `topology`.
       topology: see `chips.devices_of`.
       model_flops: FLOPs of one step on one device.
-      steps: how many the program holds.
+      steps: how many steps the program has.
     """
     began = time.perf_counter()
     try:
@@ -51,7 +51,7 @@ def analyse(
       compiled: from `lowered.compile()`.
       topology: the one that it was compiled for.
       model_flops: FLOPs of one step on one device.
-      steps: how many the program holds; cycles and collectives are reported of one.
+      steps: how many steps the program has; cycles and collectives are reported for one.
     """
     memory: Any = compiled.memory_analysis()
     text, chip = compiled.as_text() or "", chip_of(topology)

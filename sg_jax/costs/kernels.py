@@ -24,7 +24,7 @@ Call = tuple[str, tuple[int, ...]]  # name with its heads; images, tokens, chann
 
 
 def count(topology: str, calls: list[Call], bytes_per_cycle: float) -> list[float]:
-    """Return the cycles of each call: what its instructions take, or its memory, if that is more.
+    """Return the cycles of each call: of its instructions, or of its memory if those are more.
 
     Args:
       topology: see `chips.devices_of`.

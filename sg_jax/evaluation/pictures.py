@@ -100,7 +100,7 @@ def grid(
 
 
 class _Text:
-    """Lines of a label and their measures; after the first smaller and grey, unless `equal`."""
+    """Lines of a label and their sizes; the later ones are smaller and grey, unless `equal`."""
 
     def __init__(self, lines: Sequence[str], equal: bool = False):
         self.lines = []

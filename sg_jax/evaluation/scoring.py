@@ -1,4 +1,4 @@
-"""Score sets of images against a data set: what evaluation, sweep and diversity share."""
+"""Score sets of images against a data set; evaluate, sweep and diversity use this."""
 
 import dataclasses
 import json
@@ -23,10 +23,10 @@ from sg_jax.runs.progress import log
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """Feature networks, each with what it finds in the real images.
+    """Feature networks, each with its features of the real images.
 
     Attributes:
-      views: by the kind of features that metrics need, CLASSIFIER among them.
+      views: by the kind of features that metrics need; one is CLASSIFIER.
     """
 
     views: Mapping[str, View]
@@ -38,7 +38,7 @@ class Judge:
 
     @property
     def digest(self) -> str:
-        """Which feature network it is, in eight hex digits."""
+        """Eight hex digits that identify the feature network."""
         return self.classifier.network.digest
 
     @property
@@ -48,13 +48,13 @@ class Judge:
 
     @property
     def compared(self) -> int:
-        """How many of them stand for all in precision and recall; 0: all do."""
+        """How many of them represent all in precision and recall; 0: all are used."""
         kept = len(self.classifier.real.features)
         return 0 if kept == self.references else kept
 
     @property
     def measures(self) -> list[str]:
-        """Names of the metrics that it can measure."""
+        """The names of the metrics that it can measure."""
         return [m.name for m in METRICS.values() if m.needs == DRAWING or m.needs in self.views]
 
     def score(self, images: np.ndarray, labels: np.ndarray, drawing: Drawing) -> Scores:
@@ -73,7 +73,7 @@ class Judge:
         return scores
 
     def of_test_images(self) -> Scores:
-        """Score the real test images: about the best that generated ones can reach."""
+        """Score the real test images, which is about the best that generated ones can reach."""
         scores: Scores = {}
         for metric in METRICS.values():
             if metric.needs in self.views:
@@ -85,35 +85,66 @@ class Judge:
         return scores
 
 
-def open_judge(config: Config, source: Source, workdir: str | os.PathLike) -> Judge:
-    """Read or train the feature network, and read or gather what it finds in the real images.
+def check_ready(config: Config, source: Source) -> None:
+    """Raise if an evaluation, after training say, would not find what it needs.
 
-    The network learns from all training images; `config.evaluate.references` of them, evenly spread
-    over the data set, are what is compared with (0: all). It is kept in the run's classifier.npz,
-    or in `config.features.path`, which runs on the same data can share. What it finds is kept in
-    the run's real.npz; while both files fit, no image is read.
+    Raises:
+      UserError: a test split that cannot be opened; a `config.features.path` that is another file,
+        or cannot be written.
+    """
+    _open_test(config, source)
+    if not config.features.path:
+        return
+    path = files.path(config.features.path)
+    if path.exists():
+        if features.Scorer.load(path).fingerprint.recipe != _recipe(config):
+            raise UserError(
+                f"config.features.path={config.features.path!r} holds a network of another recipe "
+                f"than config.features: give another path, or the recipe that it was made by."
+            )
+    elif not files.is_remote(path):
+        folder = next(parent for parent in files.absolute(path).parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise UserError(
+                f"config.features.path={config.features.path!r} cannot be written: {folder} is not "
+                f"a folder that you may write to."
+            )
+
+
+def _open_test(config: Config, source: Source) -> Source:
+    data = config.data
+    return open_source(source.name, data.test_split, data.data_dir, data.image_size)
+
+
+def _recipe(config: Config) -> Recipe:
+    fields = dataclasses.fields(Recipe)
+    return Recipe(**{field.name: getattr(config.features, field.name) for field in fields})
+
+
+def open_judge(config: Config, source: Source, workdir: str | os.PathLike) -> Judge:
+    """Read or train the feature network, and read or compute its features of the real images.
+
+    The network learns from all training images. Generated images are compared with
+    `config.evaluate.references` of them, evenly spread over the data set (0: all). The network is
+    stored in the run's classifier.npz, or in `config.features.path`, which runs on the same data
+    can share. The features are stored in the run's real.npz. As long as both files fit, no image is
+    read.
 
     Args:
-      config: its sections `data`, `features` and `evaluate` count.
+      config: the sections `data`, `features` and `evaluate` are used.
       source: the training images.
       workdir: folder of the run.
 
     Raises:
-      UserError: a test split that cannot be opened.
+      UserError: the test split cannot be opened.
     """
-    test = open_source(
-        source.name,
-        config.data.test_split,
-        data_dir=config.data.data_dir,
-        image_size=config.data.image_size,
-    )
+    test = _open_test(config, source)
     folder = files.path(workdir)
     path = config.features.path or folder / "classifier.npz"
     about = _about(config, source, test)
-    fields = dataclasses.fields(Recipe)
-    recipe = Recipe(**{field.name: getattr(config.features, field.name) for field in fields})
+    recipe = _recipe(config)
     if (view := _kept(path, folder, about, recipe)) is not None:
-        log(f"feature network: read from {path}, what it finds in real images from {real.NAME}")
+        log(f"feature network: read from {path}, features of real images from {real.NAME}")
         return Judge({CLASSIFIER: view})
     train_images, test_images = Reader(source), Reader(test, "test_images")
     scorer = features.cached_scorer(
@@ -124,7 +155,7 @@ def open_judge(config: Config, source: Source, workdir: str | os.PathLike) -> Ju
         num_classes=source.num_classes,
         recipe=recipe,
         log=log,
-        replace=not config.features.path,  # other runs may use that one, or it is another file
+        replace=not config.features.path,  # other runs may use that file
     )
     references = spread(config.evaluate.references or len(source), len(source))
     log(f"real images: measuring {len(references):,} training and {len(test):,} test images")
@@ -146,11 +177,11 @@ def _about(config: Config, source: Source, test: Source) -> dict[str, Any]:
         image_shape=source.image_shape,
         references=min(config.evaluate.references or len(source), len(source)),
     )
-    return json.loads(json.dumps(about))  # tuples become lists, as they are read back
+    return json.loads(json.dumps(about))  # tuples become lists, as in the file
 
 
 def _kept(path, folder, about: dict[str, Any], wanted: Recipe) -> View | None:
-    """Return what the files of an earlier evaluation hold; None if they do not fit."""
+    """Return the contents of an earlier evaluation's files; None if they do not fit."""
     try:
         scorer = features.Scorer.load(path)
     except features.Unusable:
@@ -165,8 +196,8 @@ def timed(
 ) -> tuple[np.ndarray, float]:
     """Return `draw(labels)` and its images/s.
 
-    The last batch costs as much as a whole one, and counts as one. Call `draw` on a batch before,
-    so that compilation is left out.
+    The last batch costs as much as a full one, so it counts as one. Call `draw` once before, so
+    that compilation is not timed.
     """
     batch = min(batch_size, len(labels))
     began = time.perf_counter()

@@ -50,9 +50,8 @@ def segments(depth: int, routes: Sequence[Route]) -> tuple[Segment, ...]:
             )
         if start < done:
             raise UserError(
-                f"config.model.routes: route=({start}, {end}) begins before block {done}, but the "
-                f"route before it ends at block {done - 1}. Routes must be in order and not "
-                "overlap."
+                f"config.model.routes: route=({start}, {end}) begins before block {done}, the "
+                "first one after the route before it. Routes must be in order and not overlap."
             )
         if start > done:
             cuts.append(Segment(done, start, None))

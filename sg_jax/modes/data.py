@@ -1,4 +1,4 @@
-"""Time the input pipeline alone, and compare it with what a training step consumes.
+"""Time only the input pipeline, and compare it with what a training step consumes.
 
 Every number is for one host: each process reads its own share of the batch, and process 0 reports
 its own numbers.

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from sg_jax.models.dit import DiT
 from sg_jax.models.maskdit import MaskDiT
 
-# A rule: their name, our path, and "their axes -> our axes", where (a b) is one axis that holds
-# both, b the faster, and a number is its own size. A * is the number of a block in their names and
-# that of its stack in ours; "qkv" is three arrays of ours, side by side along the axis 3.
+# A rule: their name, our path, and "their axes -> our axes", where (a b) is one axis made of both,
+# b the faster, and a number is its own size. A * is the number of a block in their names and that
+# of its stack in ours; "qkv" is three arrays of ours, side by side along the axis 3.
 Rule = tuple[str, str, str]
 
 
