@@ -154,6 +154,11 @@ def test_a_signal_saves_and_the_same_command_continues(call, data_dir, tmp_path)
         (["--config.train.gammas=(('a',0.5),)"], ["config.train.gammas", "pairs"]),
         (["--config.diversity.guidance=foo"], ["config.diversity.guidance='foo'"]),
         (["--config.evaluate.guidance=ag"], ["config.guidance.ag.weak_step=50000", "keeps"]),
+        (["--config.data.test_split=tset"], ["'tset'", "not a split", "mean 'test'"]),
+        (["--config.features.path=/proc/x.npz"], ["config.features.path='/proc/x.npz'", "/proc"]),
+        (["--config.sweep.scale=()"], ["config.sweep.scale=()", "one or more different numbers"]),
+        (["--config.sampler.churn=2"], ["config.sampler.churn=2.0", "'euler' does not read it"]),
+        (["--config.model.state=4"], ["config.model.state=4", "'dit' does not read it"]),
     ],
 )
 def test_bad_input_is_one_paragraph_before_anything_is_written(

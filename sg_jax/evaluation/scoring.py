@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -104,11 +105,14 @@ def check_ready(config: Config, source: Source) -> None:
             )
     elif not files.is_remote(path):
         folder = next(parent for parent in files.absolute(path).parents if parent.exists())
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
             raise UserError(
-                f"config.features.path={config.features.path!r} cannot be written: {folder} is not "
-                f"a folder that you may write to."
-            )
+                f"config.features.path={config.features.path!r} cannot be written in {folder} "
+                f"({error.strerror}): give another path."
+            ) from None
 
 
 def _open_test(config: Config, source: Source) -> Source:

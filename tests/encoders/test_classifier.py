@@ -1,0 +1,54 @@
+"""The classifier that measures images: its shapes, and what its training does to images."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from sg_jax.encoders.classifier import Classifier, Recipe, random_mirror, random_shift
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "recipe", "blocks"),
+    [
+        ((8, 8, 1), Recipe(), 2),  # 8 -> 4
+        ((28, 28, 1), Recipe(), 4),  # 28 -> 14 -> 7 -> 4
+        ((32, 32, 3), Recipe(blocks=2, features=128), 8),  # 32 -> 16 -> 8 -> 4, two at each
+        ((64, 48, 3), Recipe(), 5),
+    ],
+)
+def test_network_fits_any_small_image(image_shape, recipe, blocks):
+    model = jax.eval_shape(lambda: Classifier(image_shape, 10, recipe, rngs=nnx.Rngs(0)))
+    assert len(model.blocks) == blocks
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    found, logits = jax.eval_shape(lambda model, x: model(x), model, images)
+    assert found.shape == (2, recipe.features) and logits.shape == (2, 10)
+
+
+def test_two_networks_have_one_treedef():
+    trees = [
+        jax.tree.structure(
+            jax.eval_shape(
+                lambda seed=seed: Classifier((8, 8, 1), 3, Recipe(), rngs=nnx.Rngs(seed))
+            )
+        )
+        for seed in (0, 1)
+    ]
+    assert trees[0] == trees[1]
+
+
+def test_random_shift_moves_by_one_pixel_at_most():
+    image = jnp.arange(64.0).reshape(8, 8, 1)
+    padded = np.pad(np.asarray(image), ((1, 1), (1, 1), (0, 0)), mode="edge")
+    allowed = {padded[r : r + 8, c : c + 8].tobytes() for r in range(3) for c in range(3)}
+    shifted = random_shift(jax.random.key(0), jnp.repeat(image[None], 100, axis=0))
+    assert {np.asarray(each).tobytes() for each in shifted} == allowed
+
+
+def test_random_mirror_turns_about_half_of_the_images():
+    image = jnp.arange(64.0).reshape(8, 8, 1)
+    drawn = np.asarray(random_mirror(jax.random.key(0), jnp.repeat(image[None], 200, axis=0)))
+    turned = [np.array_equal(each, image[:, ::-1]) for each in drawn]
+    assert 80 < sum(turned) < 120
+    assert sum(turned) + sum(np.array_equal(each, image) for each in drawn) == 200
