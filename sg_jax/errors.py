@@ -49,6 +49,10 @@ def nearest(name: object, options: Iterable[object]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Declared:
     """The declaration of one setting; see `setting`."""
@@ -98,12 +102,12 @@ class Declared:
         most = None if most == math.inf else most
         if least is not None and most is not None:
             left, right = "(" if self.low is None else "[", ")" if self.high is None else "]"
-            return f"lie in {left}{least:g}, {most:g}{right}"
+            return f"lie in {left}{_number(least)}, {_number(most)}{right}"
         if self.above is not None:
-            return f"be above {self.above:g}"
+            return f"be above {_number(self.above)}"
         if self.low is not None:
-            return f"be at least {self.low:g}"
-        return "be a number" if most is None else f"be at most {most:g}"
+            return f"be at least {_number(self.low)}"
+        return "be a number" if most is None else f"be at most {_number(most)}"
 
     @property
     def allowed(self) -> str:

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from sg_jax.errors import UserError
 from sg_jax.method import schedule, tokens
-from sg_jax.method.guidance import WEAK_LABELS, Guidance
+from sg_jax.method.guidance import WEAK_LABELS, Guidance, rates
 from sg_jax.method.network import Network
 
 
@@ -73,3 +75,9 @@ def possible(
         else:
             able[name] = setting
     return able, notes
+
+
+def rounding(guidance: Guidance, steps: int) -> float:
+    """Return the largest difference between a step's rate and its schedule."""
+    pairs = zip(rates(guidance, steps), (guidance.gamma_strong, guidance.gamma_weak), strict=True)
+    return max(float(np.abs(np.array(r) - schedule.values(g, steps)).max()) for r, g in pairs)

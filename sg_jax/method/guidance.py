@@ -180,12 +180,6 @@ def rates(guidance: Guidance, steps: int) -> tuple[list[float], list[float]]:
     return out[0], out[1]
 
 
-def rounding(guidance: Guidance, steps: int) -> float:
-    """Return the largest difference between a step's rate and its schedule."""
-    pairs = zip(rates(guidance, steps), (guidance.gamma_strong, guidance.gamma_weak), strict=True)
-    return max(float(np.abs(np.array(r) - schedule.values(g, steps)).max()) for r, g in pairs)
-
-
 def combine(strong: jax.Array, weak: jax.Array, scale: jax.Array | float) -> jax.Array:
     """Return omega * strong + (1 - omega) * weak                                      (Eq. 7)."""
     return scale * strong + (1 - scale) * weak

@@ -4,7 +4,7 @@ from etils import epath
 
 from sg_jax.config.experiment import Experiment
 from sg_jax.costs import flops
-from sg_jax.method import checks, guidance
+from sg_jax.method import checks
 from sg_jax.modes.base import Job, Mode, register
 
 EXPLANATION = """GFLOPs of one sampling step of one image, and of training on one batch.
@@ -49,7 +49,7 @@ def show(experiment: Experiment) -> None:
             for full in (False, True)
         ]
         rows.append((f"{name} ({setting.describe()})", costs))
-        if moved := guidance.rounding(setting, steps):
+        if moved := checks.rounding(setting, steps):
             notes.append(
                 f"{name}: rates rounded to {setting.segments} stretches, by {moved:.3f} at most."
             )

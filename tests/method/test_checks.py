@@ -80,7 +80,7 @@ def test_constant_rates_keep_what_training_keeps(make_small):
     """A third of 36 tokens is 12; 0.333333 of them would be 11.99."""
     third = Guidance(gamma_strong=1 / 3)
     assert guidance.rates(third, 3) == ([1 / 3] * 3, [0.0] * 3)
-    assert guidance.rounding(third, 3) == 0.0
+    assert checks.rounding(third, 3) == 0.0
     (stretch,) = guidance.plan(third, Sampler(), 3)[0].stretches
     model = make_small(image_size=12)
     (ids,) = draw_ids(model, jax.random.split(jax.random.key(0), 2), stretch.gammas[0])
