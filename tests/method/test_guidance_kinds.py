@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sg_jax.errors import UserError
+from sg_jax.method import checks, schedule
 from sg_jax.method import guidance as lib
-from sg_jax.method import schedule
 from sg_jax.method.guidance import Guidance, draw_pair
 from sg_jax.method.presets import PRESETS
 from sg_jax.method.sampler import Sampler
@@ -180,12 +180,12 @@ def test_sg_fids_rates_cross_over():
 
 def test_more_segments_round_less():
     by = [
-        lib.rounding(dataclasses.replace(PRESETS["sg_fid"], segments=s), 40)
+        checks.rounding(dataclasses.replace(PRESETS["sg_fid"], segments=s), 40)
         for s in (1, 2, 4, 8, 20, 40)
     ]
     assert sorted(by, reverse=True) == by and len(set(by)) == 6
     assert by[0] == pytest.approx(0.3) and by[-1] < 1e-6
-    assert lib.rounding(PRESETS["sg_flops"], 40) == 0
+    assert checks.rounding(PRESETS["sg_flops"], 40) == 0
 
 
 @pytest.mark.parametrize("gammas", [(0.25, 0.75), (0.75, 0.25), (0.5, 0.5), (0.25, 1.0)])
