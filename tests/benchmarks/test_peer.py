@@ -129,6 +129,7 @@ def test_stand_ins_compute_what_timm_computes(part):
         torch.testing.assert_close(mine(x), theirs(x))
 
 
+@pytest.mark.slow
 def test_our_side_runs_as_the_package_is_now(part, make_small, tmp_path, monkeypatch):
     """A step of each program, of a network of 16 tokens in place of a published size."""
     config = tmp_path / "small.py"

@@ -158,6 +158,7 @@ def test_the_command_scores_no_latents(command, mode):
         main(command(mode))
 
 
+@pytest.mark.slow
 def test_the_command_draws_latents(command, tmp_path):
     main(command("train"))
     main(command("sample"))

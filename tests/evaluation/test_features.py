@@ -45,6 +45,7 @@ def scorer(few):
     return train_classifier(*readers(*few), num_classes=10, name="digits", recipe=SMALL)
 
 
+@pytest.mark.slow
 def test_learns_the_digits(digits):
     lines = []
     # A fifth of the default's epochs, which reach 98% and more.

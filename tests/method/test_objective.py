@@ -261,6 +261,7 @@ def test_masking_nothing_is_plain_flow_matching(batch):
     )
 
 
+@pytest.mark.slow
 def test_lambda_weighs_the_masked_tokens_of_a_network_that_masks(images):
     shapes = jax.eval_shape(
         lambda: MaskDiT(

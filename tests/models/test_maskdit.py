@@ -114,6 +114,7 @@ def test_gamma_0_is_dense_and_gamma_1_impossible(masked, inputs):
         masked(*inputs, [IDS[:, :0]])
 
 
+@pytest.mark.slow
 def test_it_trains_and_is_guided_like_any_network(masked, inputs):
     x, _, y = inputs
     objective = FlowMatching(gamma=0.75)

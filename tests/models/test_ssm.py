@@ -256,6 +256,7 @@ def test_half_precision_agrees_roughly_and_returns_float32(model, make, inputs):
     assert 0 < jnp.sqrt(jnp.square(out - exact).mean()) < 0.03 * exact.std()
 
 
+@pytest.mark.slow
 def test_flow_matching_trains_it():
     """30 steps on four images, routed at gamma 0.5, with time, noise and ids held fixed."""
     fresh = SSM(**{**TINY, "width": 16, "depth": 1, "routes": ((0, 0),)}, rngs=nnx.Rngs(0))

@@ -52,6 +52,7 @@ def test_flops_has_a_row_for_each_rate(capsys):
     assert costs[0] > costs[1] > costs[2]
 
 
+@pytest.mark.slow
 def test_bench_times_each_rate_and_says_what_it_does(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "PAUSE", 0.0)
     job = Job(str(tmp_path))

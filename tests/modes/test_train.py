@@ -37,6 +37,7 @@ def run(tmp_path, monkeypatch):
     return call
 
 
+@pytest.mark.slow
 def test_few_steps_wait_on_the_device(run):
     """Or else a stop signal saves only after all the steps up to the next record."""
     waiting, losses = [], []

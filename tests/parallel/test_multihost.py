@@ -196,6 +196,7 @@ def test_what_four_processes_saved_goes_on_in_fewer(one, four, run, tmp_path, nu
     assert_same_losses(workdir, one)
 
 
+@pytest.mark.slow
 def test_two_processes_draw_and_score_as_one(one, run, tmp_path):
     workdir = shutil.copytree(one, tmp_path / "run")
     shutil.rmtree(workdir / "samples")
@@ -221,6 +222,7 @@ def test_two_processes_draw_and_score_as_one(one, run, tmp_path):
     assert (workdir / "report.html").exists() and (workdir / "guidance.png").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_and_a_kill_ends_both(one, start, tmp_path):
     workdir = tmp_path / "run"
     endless = ("--config.train.steps=1000000", "--config.checkpoint.every=1000000")

@@ -85,6 +85,7 @@ def _losses(workdir):
     return [record["loss"] for record in read_metrics(workdir)]
 
 
+@pytest.mark.slow
 def test_what_a_failed_run_recorded_is_in_the_bucket(call, bucket):
     with pytest.raises(UserError, match=r"The loss is (nan|inf)"):
         _train(
