@@ -16,6 +16,8 @@ from sg_jax.data.images import to_float
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 
+KEPT = 64 * 2**20  # bytes of examples that a reading process keeps, at most
+
 
 def train_iterator(
     source: Source,
@@ -59,13 +61,36 @@ def train_iterator(
     if workers < 0:
         raise UserError(f"config.data.workers={workers} must be 0 or more.")
     check_flip(flip, source.latents)
-    examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    examples = grain.MapDataset.source(_kept(source)).seed(seed).shuffle().repeat()
     if flip:
         examples = examples.random_map(_flip)
     if source.posterior:
         examples = examples.random_map(_draw)
     batches = examples.batch(batch_size // process_count, drop_remainder=True)
     return _StepIterator(batches[process_index::process_count], threads, workers)
+
+
+class _Kept:
+    """A small source whose examples are read and decoded once."""
+
+    def __init__(self, source: Source):
+        self._source = source
+        self._examples: dict[int, dict[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        if i not in self._examples:
+            self._examples[i] = self._source[i]
+        return self._examples[i]
+
+
+def _kept(source: Source) -> Any:
+    """Return a source that keeps its examples in memory if they are small, else the source."""
+    numbers = len(source) * int(np.prod(source.image_shape)) * (1 + source.posterior)
+    size = numbers * (4 if source.latents else 1)
+    return _Kept(source) if size <= KEPT else source
 
 
 def check_flip(flip: bool, latents: bool) -> None:
