@@ -71,6 +71,7 @@ def test_fixed_latents_come_as_they_are(folder):
 class InMemory:
     """What the data sets of `folder` hold, read faster."""
 
+    image_shape = FIXED.shape[1:]
     latents = True
 
     def __init__(self, posterior):
