@@ -114,4 +114,4 @@ def _gelu(x):
     return jax.nn.gelu(x, approximate=True)
 
 
-gelu.defvjp(lambda x: (gelu(x), x), lambda x, dy: jax.vjp(_gelu, x)[1](dy))
+gelu.defvjp(lambda x: (_gelu(x), x), lambda x, dy: jax.vjp(_gelu, x)[1](dy))
