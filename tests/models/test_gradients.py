@@ -49,3 +49,11 @@ def test_the_gradient_of_gelu_is_that_of_its_formula():
     np.testing.assert_array_equal(gradients.gelu(x), jax.nn.gelu(x, approximate=True))
     ours, expected = (jax.vmap(jax.grad(f))(x) for f in (gradients.gelu, jax.nn.gelu))
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gelu_has_its_barrier_only_without_gradients():
+    """With gradients it would keep XLA from fusing the reading of what was saved."""
+    x = jnp.ones(3)
+    assert "optimization_barrier" in str(jax.make_jaxpr(gradients.gelu)(x))
+    with_gradient = jax.make_jaxpr(lambda x: jax.vjp(gradients.gelu, x)[1](x))(x)
+    assert "optimization_barrier" not in str(with_gradient)
