@@ -71,7 +71,7 @@ def run(
     Raises:
       UserError: a checkpoint is missing; raised before any sampling.
     """
-    drawn = {guidance: _resolved(experiment, guidance, workdir) for guidance in guidances}
+    drawn = {guidance: resolved(experiment, guidance, workdir) for guidance in guidances}
     keys = {
         (guidance, seed): Key(
             guidance=drawn[guidance],
@@ -157,7 +157,7 @@ def _drawer(experiment, model, weak_model, key: Key) -> Callable[[np.ndarray], n
     return lambda labels: sample(model, labels, key.guidance, weak_model=weak_model, **how)
 
 
-def _resolved(experiment: Experiment, guidance: Guidance, workdir: str | os.PathLike) -> Guidance:
+def resolved(experiment: Experiment, guidance: Guidance, workdir: str | os.PathLike) -> Guidance:
     """Return a setting as a table stores it, with the step of its weak network filled in.
 
     Raises:

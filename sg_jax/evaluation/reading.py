@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from sg_jax.data.pipeline import KEPT as KEEP_BYTES
 from sg_jax.errors import UserError
 
-KEEP_BYTES = 64 * 2**20  # decoded images of at most this size are read once and kept
 BATCH = 256
 THREADS = min(16, os.cpu_count() or 1)
 

@@ -76,7 +76,8 @@ class Mode:
       name: the value of --mode.
       help: what it does, in one line.
       run: runs it, and returns the paths that it wrote.
-      config: whether it needs a config, from a file or from the run in --workdir.
+      config: whether it needs a config, from a file or from the run in --workdir; without one it
+        reads no training images, and process 0 does it by itself.
       workdir: whether --workdir must be given.
       same: if it needs a trained run, "sampled" or "scored", which selects the keys that must be as
         in training; see `errors.setting`.

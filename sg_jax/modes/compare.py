@@ -19,8 +19,6 @@ MODE = register(
         run,
         config=False,
         workdir=False,
-        data=False,
-        alone=True,
         options=(
             Option("RUN", "folders of the runs", many=True, positional=True),
             Option("out", "folder for tables and figures", required=True),

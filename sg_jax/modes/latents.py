@@ -38,8 +38,6 @@ MODE = register(
         run,
         config=False,
         workdir=False,
-        data=False,
-        alone=True,
         options=(
             Option(
                 "from",

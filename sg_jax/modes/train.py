@@ -13,7 +13,7 @@ from sg_jax.costs import flops
 from sg_jax.data.pipeline import seek
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
-from sg_jax.evaluation import pictures, scoring
+from sg_jax.evaluation import measure, pictures, scoring
 from sg_jax.method.guidance import Guidance
 from sg_jax.modes.base import MODES, Job, Mode, register
 from sg_jax.parallel import processes, sharding
@@ -208,13 +208,9 @@ def _check_evaluation(experiment: Experiment, source: Source) -> None:
         drawn += config.evaluate.guidance
         scoring.check_ready(config, source)
     for name in drawn:
-        if folder := experiment.settings[name].weak_workdir:
-            steps, step = checkpoints.saved_steps(folder), experiment.settings[name].weak_step
-            if step and step not in steps:
-                raise UserError(
-                    f"config.guidance.{name}.weak_step={step} is not a checkpoint in {folder!r}: "
-                    f"there are {steps}."
-                )
+        guidance = experiment.settings[name]
+        if guidance.weak_workdir:
+            measure.resolved(experiment, guidance, guidance.weak_workdir)
 
 
 MODE = register(
