@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import tempfile
 import uuid
 
 import fsspec
@@ -16,12 +17,14 @@ fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 def path(name: str | os.PathLike) -> epath.Path:
     """Return a path with pathlib's methods, in a bucket for "gs://BUCKET/FOLDER", otherwise local.
 
+    A leading "~" stands for the user's home, as in a shell.
+
     Raises:
       UserError: the package for buckets is missing, or the address is of another kind.
     """
     scheme, separator, rest = os.fspath(name).partition("://")
     if not separator:
-        return epath.Path(name)
+        return _at_home(name)
     try:
         fsspec.get_filesystem_class(scheme)
         found = epath.Path(name)
@@ -41,6 +44,16 @@ def path(name: str | os.PathLike) -> epath.Path:
     return found
 
 
+def _at_home(name: str | os.PathLike) -> epath.Path:
+    try:
+        return epath.Path(pathlib.Path(name).expanduser())
+    except RuntimeError:
+        raise UserError(
+            f"{os.fspath(name)!r} begins with a user that this machine does not have: write ./ "
+            "before a name with a tilde, or the whole path."
+        ) from None
+
+
 def is_remote(name: str | os.PathLike) -> bool:
     """Return whether a path is in a bucket, where a file can be replaced but not appended to."""
     return "://" in os.fspath(name)
@@ -48,7 +61,45 @@ def is_remote(name: str | os.PathLike) -> bool:
 
 def absolute(name: str | os.PathLike) -> epath.Path:
     """Return the path from the root of the file system, or from its bucket."""
-    return path(name) if is_remote(name) else epath.Path(pathlib.Path(name).absolute())
+    found = path(name)
+    return found if is_remote(name) else epath.Path(pathlib.Path(found).absolute())
+
+
+def children(folder: str | os.PathLike) -> list[epath.Path]:
+    """Return what is in a folder, by name; an empty list if there is no folder.
+
+    Not by glob, to which a bracket or a star in the folder's own name is a pattern.
+    """
+    found = path(folder)
+    if not found.is_dir():
+        return []
+    # A bucket lists a folder made by hand as a file in itself, which does not exist.
+    return sorted(child for child in found.iterdir() if child.exists() or not is_remote(found))
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """Raise unless files can be written to a folder, or the folder can be made.
+
+    A bucket is not asked.
+
+    Raises:
+      UserError: the folder is a file, or may not be written, or its disk is read-only or full.
+    """
+    if is_remote(folder):
+        return
+    target = absolute(folder)
+    there = next(parent for parent in (target, *target.parents) if parent.exists())
+    if not there.is_dir():
+        raise UserError(f"{there} is a file, where a folder is needed: give another folder.")
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"a" * 4096)
+            file.flush()
+    except OSError as error:
+        raise UserError(
+            f"{there} cannot be written ({error.strerror}): make it writable, make room on its "
+            "disk, or give another folder."
+        ) from None
 
 
 def write_atomically(name: str | os.PathLike, content: bytes) -> epath.Path:

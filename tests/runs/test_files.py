@@ -126,3 +126,33 @@ def test_a_folder_in_a_bucket_with_other_files_is_refused(bucket):
         record.prepare("gs://b/run", parsing.merge({}), ("a",), begun=False)
     with pytest.raises(UserError, match=r"--workdir=gs://b/run/notes\.txt is a file"):
         record.prepare("gs://b/run/notes.txt", parsing.merge({}), ("a",), begun=False)
+
+
+def test_a_tilde_is_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.path("~/runs/a") == files.absolute("~/runs/a") == tmp_path / "runs" / "a"
+    assert str(files.path("a/~b")) == "a/~b"
+    with pytest.raises(UserError, match="'~nobody-here/runs' begins with a user"):
+        files.path("~nobody-here/runs")
+
+
+@pytest.mark.parametrize("name", ["lr[3e-3]", "a*b", "what?", "back\\slash", "[!a]", "{a,b}"])
+def test_children_of_a_folder_with_a_pattern_in_its_name(tmp_path, name):
+    (tmp_path / name / "4").mkdir(parents=True)
+    (tmp_path / name / "10").write_text("")
+    found = files.children(tmp_path / name)
+    assert [child.name for child in found] == ["10", "4"]
+    assert files.children(tmp_path / "missing") == []
+
+
+def test_a_folder_that_can_be_written(tmp_path):
+    files.check_writable(tmp_path / "new" / "deeper")
+    assert list(tmp_path.iterdir()) == []  # nothing is left, not even the folder
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file is a file, where a folder is needed"):
+        files.check_writable(tmp_path / "file" / "run")
+    with pytest.raises(UserError, match="/proc.* cannot be written"):
+        files.check_writable("/proc/run")  # also for the superuser
