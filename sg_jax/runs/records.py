@@ -5,7 +5,9 @@ before each checkpoint, and there are no TensorBoard events.
 """
 
 import json
+import math
 import time
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -14,13 +16,17 @@ from sg_jax.parallel import processes
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
+NAME = "metrics.jsonl"
+DAMAGED = "metrics.damaged.jsonl"  # lines of metrics.jsonl that are no records
+START = b'{"step": '  # of each record
 PAUSE = 30.0  # least seconds between two writes of a file in a bucket
 
 
 class Writer:
     """Write the metrics of a run; if the run is resumed, first drop the records after its step.
 
-    Only process 0 writes.
+    Each step keeps one record. Lines that are none are moved to metrics.damaged.jsonl. Only
+    process 0 writes.
     """
 
     def __init__(self, workdir: str, start_step: int):
@@ -28,9 +34,17 @@ class Writer:
         if not self.active:
             return
         folder = files.path(workdir)
-        kept = [r for r in read_metrics(workdir) if r["step"] <= start_step]
-        content = "".join(json.dumps(r) + "\n" for r in kept)
-        path = files.write_atomically(folder / "metrics.jsonl", content.encode())
+        records, damaged = _read(folder / NAME)
+        kept = {r["step"]: r for r in records if r["step"] <= start_step}
+        content = "".join(json.dumps(kept[step]) + "\n" for step in sorted(kept))
+        if damaged:
+            _keep_aside(folder / DAMAGED, damaged)
+            shown = damaged[0][:40].decode(errors="replace")
+            log(
+                f"Lines of {folder / NAME} that are no records: {len(damaged)}, such as {shown!r}. "
+                f"They are in {DAMAGED} now; all others are kept."
+            )
+        path = files.write_atomically(folder / NAME, content.encode())
         if files.is_remote(path):
             self.file, self.events = _Rewritten(path, content), None
             log(f"No TensorBoard events in a bucket: the numbers are in {path}.")
@@ -41,12 +55,13 @@ class Writer:
         self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Write one record of named numbers."""
+        """Write one record of named numbers; those that are not finite are left out."""
         if self.active:
-            self.file.write(json.dumps({"step": step, **values}) + "\n")
+            found = _finite(values)
+            self.file.write(json.dumps({"step": step, **found}, allow_nan=False) + "\n")
             if self.events is not None:
                 self.file.flush()
-                for name, value in values.items():
+                for name, value in found.items():
                     self.events.add_scalar(name, value, step)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
@@ -97,15 +112,53 @@ class _Rewritten:
 
 
 def read_metrics(workdir: str) -> list[dict]:
-    """Return the records of metrics.jsonl; a last line truncated by a crash is left out."""
-    path = files.path(workdir) / "metrics.jsonl"
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    """Return the records of metrics.jsonl, without lines that are none."""
+    return _read(files.path(workdir) / NAME)[0]
+
+
+def _read(path: epath.Path) -> tuple[list[dict], list[bytes]]:
+    """Return the records of a file and its other lines.
+
+    A last record that a crash cut short is in neither: its step is done again.
+    """
+    *lines, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    if _record(last) is not None or not (last.startswith(START) or START.startswith(last)):
+        lines.append(last)
+    found = [(line, _record(line)) for line in lines if line.strip()]
+    records = [record for _, record in found if record is not None]
+    return records, [line for line, record in found if record is None]
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """Return the record in a line, or None: an object of a step and finite numbers.
+
+    Numbers that are not finite, which older versions wrote, are left out.
+    """
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):  # also bytes that are not UTF-8
+        return None
+    if not isinstance(found, dict) or not all(_is_number(value) for value in found.values()):
+        return None
+    if not isinstance(step := found.pop("step", None), int) or step < 0:
+        return None
+    return {"step": step, **_finite(found)}
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, float)
+
+
+def _finite(values: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def _keep_aside(path: epath.Path, lines: list[bytes]) -> None:
+    """Add lines to a file."""
+    before = path.read_bytes() if path.exists() else b""
+    files.write_atomically(path, before + b"\n".join(lines) + b"\n")
 
 
 def training_seconds(records: list[dict]) -> dict[int, float]:

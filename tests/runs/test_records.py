@@ -54,6 +54,59 @@ def test_a_run_goes_on_after_a_line_cut_short(tmp_path):
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
+GOOD = ['{"step": 10, "loss": 5.0}', '{"step": 20, "loss": 10.0}', '{"step": 30, "loss": 15.0}']
+BAD = [
+    "not JSON", "\x00\x89PNG", "{", "[1, 2]", '"text"', "5", "null", "{}", '{"loss": 1.0}',
+    '{"step": "4", "loss": 1.0}', '{"step": 4.5}', '{"step": -1}', '{"step": true}',
+    '{"step": 4, "loss": "low"}', '{"step": 4, "loss": null}', '{"step": 4, "loss": {"a": 1}}',
+    '{"step": 4, "loss": 1' + "0" * 400 + "}", '{"step": 1' + "0" * 5000 + "}", "[" * 100_000,
+    '{"step": 4} {"step": 5}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_a_line_that_is_no_record_loses_no_other(tmp_path, capsys, place):
+    path, aside = tmp_path / "metrics.jsonl", tmp_path / "metrics.damaged.jsonl"
+    path.write_text("".join(line + "\n" for line in (*GOOD[:place], *BAD, *GOOD[place:])))
+    assert steps(tmp_path) == [10, 20, 30]  # as a report reads them
+    write(tmp_path, [40], start=30)
+    assert path.read_text().splitlines()[:3] == GOOD and steps(tmp_path) == [10, 20, 30, 40]
+    assert aside.read_text().splitlines() == BAD  # nothing is deleted
+    (line,) = capsys.readouterr().out.splitlines()
+    assert f"no records: {len(BAD)}" in line and "'not JSON'" in line and aside.name in line
+    path.write_text(path.read_text() + "more\n")
+    write(tmp_path, [], start=40)
+    assert aside.read_text().splitlines() == [*BAD, "more"]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"text", b"", b"\n\n", bytes(range(256)) * 9])
+def test_another_file_in_place_of_the_records_is_kept_aside(tmp_path, content):
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    assert steps(tmp_path) == []
+    write(tmp_path, [10], start=0)
+    assert steps(tmp_path) == [10]
+    aside = tmp_path / "metrics.damaged.jsonl"
+    kept = aside.read_bytes() if aside.exists() else b""
+    assert kept.split() == content.split()
+
+
+def test_numbers_that_are_not_finite_are_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0, "grad_norm": Infinity}\n{"step": 2, "loss": NaN}\n')
+    assert read_metrics(str(tmp_path)) == [{"step": 1, "loss": 2.0}, {"step": 2}]
+    writer = Writer(str(tmp_path), 2)
+    writer.scalars(3, {"loss": float("nan"), "grad_norm": float("-inf"), "rate": 1.0})
+    writer.close()
+    assert '{"step": 3, "rate": 1.0}' in path.read_text()
+    assert not any(word in path.read_text() for word in ("NaN", "Infinity"))
+
+
+def test_each_step_has_one_record(tmp_path):
+    write(tmp_path, [10, 20, 20, 10], start=0)
+    write(tmp_path, [30], start=20)
+    assert steps(tmp_path) == [10, 20, 30]
+
+
 def test_records_after_the_step_a_run_resumes_from_are_dropped(tmp_path):
     write(tmp_path, [10, 20, 30, 40], start=0)
     write(tmp_path, [30], start=20)
