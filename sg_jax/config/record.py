@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from sg_jax.config import parsing
 from sg_jax.config.tree import fixed, without_unread
+from sg_jax.data import identity
 from sg_jax.errors import UserError
 from sg_jax.models.kinds import reads
 from sg_jax.parallel import processes
@@ -16,6 +17,7 @@ from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
 NAME = "config.json"
+DATA = "data"  # its entry about what the data is
 
 
 def is_run(workdir: str | os.PathLike) -> bool:
@@ -29,6 +31,14 @@ def read(workdir: str | os.PathLike) -> tuple[ConfigDict, tuple[str, ...]]:
     Raises:
       UserError: there is no run in `workdir`, or its config cannot be read.
     """
+    config, class_names, _ = _read(workdir)
+    return config, class_names
+
+
+def _read(
+    workdir: str | os.PathLike,
+) -> tuple[ConfigDict, tuple[str, ...], identity.Identity]:
+    """Return the config of a run, the names of its classes, and what its data is."""
     path = files.path(workdir) / NAME
     if not path.parent.is_dir():
         raise UserError(f"workdir={str(workdir)!r} does not exist: train there first.")
@@ -39,12 +49,19 @@ def read(workdir: str | os.PathLike) -> tuple[ConfigDict, tuple[str, ...]]:
         )
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        return without_unread(parsing.merge(saved["config"])), tuple(saved["class_names"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        config = without_unread(parsing.merge(saved["config"]))
+        return config, tuple(saved["class_names"]), dict(saved.get(DATA, {}))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as a config of sg_jax: {error}") from None
 
 
-def prepare(workdir: str, config: ConfigDict, class_names: Sequence[str], begun: bool) -> None:
+def prepare(
+    workdir: str,
+    config: ConfigDict,
+    class_names: Sequence[str],
+    begun: bool,
+    data: identity.Identity | None = None,
+) -> None:
     """Make the folder of a new run, or check that it has the same experiment.
 
     All processes check, so that all end with the same error, and the writer makes the folder.
@@ -54,12 +71,17 @@ def prepare(workdir: str, config: ConfigDict, class_names: Sequence[str], begun:
       config: completed.
       class_names: names of the data's classes.
       begun: whether the folder has checkpoints.
+      data: what the training data is, by `data.identity.of`. A run of before, which does not say
+        what its data was, takes this one's.
     """
     folder = files.path(workdir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--workdir={workdir} is a file: give a folder.")
+    known: identity.Identity = {}
     if begun and is_run(workdir):
+        known = _read(workdir)[2]
         check_same(config, workdir, "continued")
+        check_data(workdir, config, class_names, data)
         _tell_of_schedule(config, read(workdir)[0])
     # A bucket lists a folder made by hand as a file in itself, which does not exist.
     elif (
@@ -74,6 +96,7 @@ def prepare(workdir: str, config: ConfigDict, class_names: Sequence[str], begun:
         saved = {
             "config": json.loads(config.to_json_best_effort()),
             "class_names": tuple(class_names),
+            DATA: {**known, **(data or {})},
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +106,43 @@ def prepare(workdir: str, config: ConfigDict, class_names: Sequence[str], begun:
                 f"--workdir={workdir} cannot be written ({error}): give another folder."
             ) from None
     processes.barrier("workdir made")
+    if not processes.is_writer():  # this host may have another copy of the data
+        check_data(workdir, config, class_names, data)
+
+
+def check_data(
+    workdir: str,
+    config: ConfigDict,
+    class_names: Sequence[str],
+    data: identity.Identity | None,
+) -> None:
+    """Raise if the data is not what the run in `workdir` was trained with.
+
+    Another split is another part of the same data set, so only the classes are compared then.
+
+    Args:
+      workdir: the run.
+      config: completed.
+      class_names: names of the data's classes.
+      data: what the data is, by `data.identity.of`.
+    """
+    saved, names, known = _read(workdir)
+    differs = ""
+    if tuple(class_names) != names:
+        differs = f"{len(class_names)} classes instead of {len(names)}"
+        for i, (name, before) in enumerate(zip(class_names, names, strict=False)):
+            if name != before:
+                differs = f"class {i} is {name!r} instead of {before!r}"
+                break
+    elif data and saved.data.split == config.data.split:
+        differs = identity.differences(known, data)
+    if differs:
+        raise UserError(
+            f"config.data.name={config.data.name!r} in config.data.data_dir="
+            f"{config.data.data_dir!r} is not the data that the run in --workdir={workdir} was "
+            f"trained with: {differs}. Set config.data.data_dir to that data, or give another "
+            "workdir."
+        )
 
 
 def _tell_of_schedule(config: ConfigDict, saved: ConfigDict) -> None:

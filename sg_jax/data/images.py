@@ -3,23 +3,55 @@
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+from sg_jax.errors import UserError, one_line
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")  # of others, Pillow runs a program for some
+MOST_PIXELS = 2**25  # of an image: a few bytes of a file can stand for gigabytes of pixels
+MOST_SIDE = 4096  # of config.data.image_size
 
 
 def decode(encoded: bytes, channels: int, image_size: int | None = None) -> np.ndarray:
-    """Decode a PNG or JPEG to uint8 [H, W, channels], centre-cropped if `image_size` is given.
+    """Decode an image file to uint8 [H, W, channels], centre-cropped if `image_size` is given.
 
     It always uses Pillow, because TFDS would switch to OpenCV, which gives other pixels, if it is
     installed. It converts the grey, palette and CMYK files that data sets of colour images contain.
+
+    Raises:
+      UserError: these bytes are no image of `FORMATS`, are cut short or damaged, or stand for more
+        than `MOST_PIXELS` pixels.
     """
-    with Image.open(io.BytesIO(encoded)) as file:
-        mode = _MODES[channels]
-        image = file if file.mode == mode else file.convert(mode)  # convert always copies
-        if image_size is not None:
-            image = centre_crop(image, image_size)
-        return np.asarray(image).reshape(image.height, image.width, channels)
+    if channels not in _MODES:
+        raise UserError(
+            f"Images are decoded to {', '.join(map(str, _MODES))} channels, not {channels}."
+        )
+    mode = _MODES[channels]
+    try:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as file:
+            _check_pixels(file.size, "An image")
+            image = file if file.mode == mode else file.convert(mode)  # convert always copies
+            if image_size is not None:
+                image = centre_crop(image, image_size)
+            return np.asarray(image).reshape(image.height, image.width, channels)
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise UserError(f"These {len(encoded)} bytes are no image in {known}.") from None
+    except Exception as cause:  # damaged files raise many kinds
+        raise UserError(
+            f"The image in these {len(encoded)} bytes cannot be decoded ({one_line(cause)})."
+        ) from cause
+
+
+def _check_pixels(size: tuple[int, int], what: str) -> None:
+    if size[0] * size[1] > MOST_PIXELS:
+        raise UserError(
+            f"{what} of {size[0]} x {size[1]} pixels is too large: at most {MOST_PIXELS:,} pixels "
+            "are decoded."
+        )
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
@@ -34,6 +66,7 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     scale = size / min(image.size)
     if scale != 1:
         resized = (round(image.width * scale), round(image.height * scale))
+        _check_pixels(resized, f"An image of {image.width} x {image.height}, resized to one")
         image = image.resize(resized, Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))

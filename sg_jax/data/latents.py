@@ -17,17 +17,17 @@ reads the common layout of .npy files: DIR/*_features/0.npy, 1.npy, ... with one
 """
 
 import itertools
-import os
 import pathlib
 import runpy
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from sg_jax.errors import UserError
+from sg_jax.data import partial
+from sg_jax.data.tfds_source import MOST_CLASSES
+from sg_jax.errors import UserError, one_line
+from sg_jax.runs import files
 
 VERSION = "1.0.0"
 SHARD = 4096  # examples per file; the time to read one grows with their number
@@ -50,56 +50,76 @@ def write(
       The data set's folder.
 
     Raises:
-      UserError: the data set exists, an array has another shape or is not finite or not scaled, or
-        a label is out of range.
+      UserError: the data set exists or cannot be written, an array has another shape or is not
+        finite or not scaled, or a label is out of range.
     """
+    if files.is_remote(data_dir):
+        raise UserError(
+            f"The data set cannot be written to {data_dir}: write it to a disk, copy it to the "
+            "bucket afterwards, and mount the bucket where it is read."
+        )
+    root = pathlib.Path(files.path(data_dir))
+    place = root / name / VERSION
+    if not (name.isascii() and name.isidentifier() and name[0] != "_"):
+        raise UserError(
+            f"name={name!r} must be made of letters, digits and underscores, and begin with a "
+            "letter."
+        )
+    if not 1 <= num_classes <= MOST_CLASSES:
+        raise UserError(f"There are {num_classes} classes; there must be 1 to {MOST_CLASSES:,}.")
+    exists = UserError(f"{place} exists: delete it, or choose another name for the data set.")
+    if place.exists():
+        raise exists
+    with partial.folder(root, name) as made:
+        folder = made / VERSION
+        folder.mkdir()
+        try:
+            _write(iter(examples), folder, name, num_classes)
+            place.parent.mkdir(exist_ok=True)
+            if place.exists():  # another process was faster
+                raise exists
+            folder.rename(place)
+        except (OSError, RuntimeError) as cause:  # the latter from the writer of ArrayRecord
+            raise UserError(f"{place} cannot be written ({one_line(cause)}).") from cause
+    return place
+
+
+def _write(
+    examples: Iterator[tuple[np.ndarray, int]], folder: pathlib.Path, name: str, num_classes: int
+) -> None:
+    """Write a data set into an empty folder."""
     import tensorflow_datasets as tfds
 
-    if not name.isidentifier():
-        raise UserError(f"name={name!r} must be made of letters, digits and underscores.")
-    folder = pathlib.Path(data_dir).expanduser() / name / VERSION
-    if folder.exists():
-        raise UserError(f"{folder} exists: delete it, or choose another name for the data set.")
-    examples = iter(examples)
     first = list(itertools.islice(examples, CHUNK))
     if not first:
         raise UserError(f"There are no examples for the data set {name!r}.")
     shape = np.shape(first[0][0])
-    if len(shape) not in (3, 4) or shape[-3] != shape[-2] or shape[:-3] not in ((), (2,)):
+    fits = len(shape) in (3, 4) and shape[-3] == shape[-2] and shape[:-3] in ((), (2,))
+    if not fits or 0 in shape:
         raise UserError(f"Latents of shape {shape} must be [S, S, C] or [2, S, S, C].")
     keys = ("latents", "latents_std")[: 1 if len(shape) == 3 else 2]
     tensor = tfds.features.Tensor(shape=shape[-3:], dtype=np.float16, encoding="bytes")
     label = tfds.features.ClassLabel(num_classes=num_classes)
-    # Beside the data set's folder, so that it is not listed as prepared; renamed when complete.
-    partial = folder.parents[1] / f".{name}.{os.getpid()}.partial"
-    partial.mkdir(parents=True)
-    try:
-        identity = tfds.core.DatasetIdentity(name, VERSION, str(partial), module_name="")
-        info = tfds.core.DatasetInfo(
-            builder=identity,
-            description="Latents of images, scaled; see sg_jax.data.latents.",
-            features=tfds.features.FeaturesDict({**dict.fromkeys(keys, tensor), "label": label}),
-            disable_shuffling=True,
-        )
-        writer = tfds.core.SequentialWriter(info, SHARD, file_format="array_record")
-        writer.initialize_splits(["train"])
-        done = 0
-        while first:
-            chunk = [
-                _record(array, label, keys, shape, num_classes, done + i)
-                for i, (array, label) in enumerate(first)
-            ]
-            if not done:
-                _check_scale(np.stack([record["latents"] for record in chunk]))
-            writer.add_examples({"train": chunk})
-            done += len(chunk)
-            first = list(itertools.islice(examples, CHUNK))
-        writer.close_all()
-        folder.parent.mkdir(exist_ok=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(name, VERSION, str(folder), module_name=""),
+        description="Latents of images, scaled; see sg_jax.data.latents.",
+        features=tfds.features.FeaturesDict({**dict.fromkeys(keys, tensor), "label": label}),
+        disable_shuffling=True,
+    )
+    writer = tfds.core.SequentialWriter(info, SHARD, file_format="array_record")
+    writer.initialize_splits(["train"])
+    done = 0
+    while first:
+        chunk = [
+            _record(array, label, keys, shape, num_classes, done + i)
+            for i, (array, label) in enumerate(first)
+        ]
+        if not done:
+            _check_scale(np.stack([record["latents"] for record in chunk]))
+        writer.add_examples({"train": chunk})
+        done += len(chunk)
+        first = list(itertools.islice(examples, CHUNK))
+    writer.close_all()
 
 
 def _check_scale(latents: np.ndarray) -> None:
@@ -120,7 +140,8 @@ def _record(
     """Return the record of example `i`, checked."""
     if np.shape(array) != shape:
         raise UserError(f"Example {i} has shape {np.shape(array)}, the first one {shape}.")
-    stored = np.asarray(array, np.float16)
+    with np.errstate(over="ignore"):  # infinity is reported
+        stored = np.asarray(array, np.float16)
     if not np.isfinite(stored).all():
         raise UserError(f"Example {i} has values that are not finite in float16.")
     if len(keys) == 2 and stored[1].min() < 0:
@@ -132,68 +153,6 @@ def _record(
         raise UserError(f"Example {i} has label {label}; labels must be 0 to {num_classes - 1}.")
     parts = stored if len(keys) == 2 else stored[None]
     return {**dict(zip(keys, parts, strict=True)), "label": int(label)}
-
-
-def read_npy(
-    folder: str, scale: float, posterior: str | None = None
-) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield the examples for `write` from folders of .npy files, in the order of their numbers.
-
-    Args:
-      folder: contains one folder of features and one of labels; see the module.
-      scale: factor for the files' latents; 1 if they are scaled already.
-      posterior: what the second half of the channels holds, "std" or "logvar"; the first half is
-        the mean. None: all channels are latents.
-
-    Raises:
-      UserError: a folder or file is missing or has another format.
-    """
-    features, labels = (_numbered(pathlib.Path(folder), kind) for kind in ("features", "labels"))
-    if features.keys() != labels.keys():
-        odd = min(features.keys() ^ labels.keys())
-        raise UserError(f"--from {folder}: {odd}.npy must be among the features and the labels.")
-
-    def load(number: int) -> tuple[np.ndarray, int]:
-        try:
-            array, label = np.load(features[number]), np.load(labels[number])
-        except (OSError, ValueError) as cause:
-            raise UserError(f"{features[number]} or its label cannot be read: {cause}") from cause
-        if array.ndim == 4 and len(array) == 1:
-            array = array[0]
-        if array.ndim != 3 or (posterior and len(array) % 2) or label.size != 1:
-            raise UserError(
-                f"{features[number]} must be [C, S, S] or [1, C, S, S] and its label one number, "
-                f"not {array.shape} and {label.shape}; C must be even with --posterior."
-            )
-        array = np.moveaxis(array.astype(np.float32), 0, -1)  # [S, S, C]
-        if posterior:
-            mean, std = np.split(array, 2, axis=-1)
-            if posterior == "logvar":
-                if std.min() >= 0:
-                    raise UserError(
-                        f"{features[number]}: none of these values is negative, so they look like "
-                        "standard deviations, not log variances: --posterior std."
-                    )
-                std = np.exp(0.5 * np.clip(std, -30, 20))
-            array = np.stack([mean, std])  # [2, S, S, C]
-        return array * np.float32(scale), int(label.item())
-
-    numbers = sorted(features)
-    with ThreadPoolExecutor(16) as pool:
-        for i in range(0, len(numbers), CHUNK):
-            yield from pool.map(load, numbers[i : i + CHUNK])
-
-
-def _numbered(folder: pathlib.Path, kind: str) -> dict[int, pathlib.Path]:
-    """Return the files 0.npy, 1.npy, ... of the one subfolder called *features or *labels."""
-    found = sorted(path for path in folder.glob(f"*{kind}") if path.is_dir())
-    if len(found) != 1:
-        there = ", ".join(path.name for path in found) or "none"
-        raise UserError(f"--from {folder} must contain one folder *{kind}; it contains {there}.")
-    files = {int(p.stem): p for p in found[0].glob("*.npy") if p.stem.isdigit()}
-    if not files:
-        raise UserError(f"{found[0]} contains no files 0.npy, 1.npy, ...")
-    return files
 
 
 if __name__ == "__main__":  # the command itself is a mode

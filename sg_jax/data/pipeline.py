@@ -5,6 +5,7 @@ only divide the reading. So the position of an iterator is its step, and a check
 else.
 """
 
+import math
 import weakref
 from typing import Any
 
@@ -12,11 +13,15 @@ import grain
 import numpy as np
 from absl import flags
 
+from sg_jax.data.checks import Checked
 from sg_jax.data.images import to_float
 from sg_jax.data.sources import Source
-from sg_jax.errors import UserError
+from sg_jax.data.tfds_source import TfdsSource
+from sg_jax.data.workers import end_with_parent
+from sg_jax.errors import UserError, one_line
 
 KEPT = 64 * 2**20  # bytes of examples that a reading process keeps, at most
+MOST_WORKERS, MOST_THREADS = 256, 1024  # a machine has no use for more
 
 
 def train_iterator(
@@ -48,8 +53,9 @@ def train_iterator(
         script needs `if __name__ == "__main__"`.
 
     Raises:
-      UserError: the processes cannot share the batch equally, the seed or the number of workers is
-        out of range, or latents are to be flipped.
+      UserError: the processes cannot share the batch equally, the seed or the number of workers or
+        threads is out of range, or latents are to be flipped. When a batch is read: an example is
+        unreadable, is no image or not finite, or its label is out of range.
     """
     if batch_size < 1 or batch_size % process_count:
         raise UserError(
@@ -58,8 +64,12 @@ def train_iterator(
         )
     if not 0 <= seed < 2**32:
         raise UserError(f"config.seed={seed} must satisfy 0 <= seed < 2**32.")
-    if workers < 0:
-        raise UserError(f"config.data.workers={workers} must be 0 or more.")
+    for key, value, most in (
+        ("workers", workers, MOST_WORKERS),
+        ("threads", threads, MOST_THREADS),
+    ):
+        if not 0 <= value <= most:
+            raise UserError(f"config.data.{key}={value} must be 0 to {most}.")
     check_flip(flip, source.latents)
     examples = grain.MapDataset.source(_kept(source)).seed(seed).shuffle().repeat()
     if flip:
@@ -73,7 +83,7 @@ def train_iterator(
 class _Kept:
     """A small source whose examples are read and decoded once."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Any):
         self._source = source
         self._examples: dict[int, dict[str, Any]] = {}
 
@@ -87,10 +97,12 @@ class _Kept:
 
 
 def _kept(source: Source) -> Any:
-    """Return a source that keeps its examples in memory if they are small, else the source."""
-    numbers = len(source) * int(np.prod(source.image_shape)) * (1 + source.posterior)
+    """Return a source that checks its examples, and keeps them in memory if they are small."""
+    numbers = len(source) * math.prod(source.image_shape) * (1 + source.posterior)
     size = numbers * (4 if source.latents else 1)
-    return _Kept(source) if size <= KEPT else source
+    # Those of TFDS check themselves, because they know the file that an example comes from.
+    checked = source if isinstance(source, TfdsSource) else Checked(source)
+    return _Kept(checked) if size <= KEPT else checked
 
 
 def check_flip(flip: bool, latents: bool) -> None:
@@ -149,7 +161,16 @@ class _StepIterator(grain.DatasetIterator):
 
     def __next__(self) -> dict[str, np.ndarray]:
         self.start_prefetch()
-        batch = next(self._running[0])
+        try:
+            batch = next(self._running[0])
+        except RuntimeError as error:
+            if not (self._workers and "Worker process" in str(error)):
+                raise
+            raise UserError(
+                f"A process that reads data has ended ({one_line(error)}). If the system killed it "
+                f"for its memory, lower config.data.workers={self._workers} or config.data.threads="
+                f"{self._threads}. The same command continues the run from its last checkpoint."
+            ) from error
         self._step += 1
         return batch
 
@@ -170,7 +191,7 @@ class _StepIterator(grain.DatasetIterator):
             flags.FLAGS.mark_as_parsed()
         # Workers send uint8; the floats made here are a copy, so no batch stays in shared memory.
         options = grain.MultiprocessingOptions(num_workers=self._workers)
-        finished = batches.to_iter_dataset(ahead).mp_prefetch(options).map(_finish)
+        finished = batches.to_iter_dataset(ahead).mp_prefetch(options, end_with_parent).map(_finish)
         # In a thread, so that the training loop does not wait for this.
         return iter(grain.experimental.ThreadPrefetchIterDataset(finished, prefetch_buffer_size=1))
 

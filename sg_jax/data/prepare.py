@@ -1,11 +1,22 @@
 """Find a TFDS data set on disk, prepare it if it is missing, or say how to."""
 
 import contextlib
+import json
 import os
+import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
-from sg_jax.errors import UserError, nearest
+from sg_jax.data import partial
+from sg_jax.errors import UserError, nearest, one_line, shown
+from sg_jax.runs import files
+from sg_jax.runs.progress import log
+
+# TFDS would also take arguments, and "NAMESPACE:NAME", whose code it would download and run.
+NAME = re.compile(r"[A-Za-z]\w*(/\w[\w+.-]*)?(:(\d+|\*)(\.(\d+|\*)){2})?")
+
+FEATURES = "features.json"  # which every prepared data set has
 
 
 class UnknownName(UserError):
@@ -24,31 +35,24 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
       UserError: there is no such data set, or it is not prepared and cannot be.
     """
     import tensorflow_datasets as tfds
-    from etils import epath
 
-    root = epath.Path(
-        data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    ).expanduser()
+    root = files.path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    if not NAME.fullmatch(name):
+        raise _unknown(name, root)
     # Files first: they need neither the code that made them nor its exact version.
     if found := _find(name, root):
         return found
     try:
         builder = _digits(root) if name == "digits" else tfds.builder(name, data_dir=root)
     except ValueError:
-        known = {*_prepared(root), "digits", *tfds.list_builders(with_community_datasets=False)}
-        raise UnknownName(
-            f"config.data.name={name!r} is neither a data set of TFDS nor prepared in "
-            f"{_describe(root)}.{nearest(name, sorted(known))} To write latents there, use `python "
-            "-m sg_jax.main --mode latents`."
-        ) from None
+        raise _unknown(name, root) from None
     except Exception as cause:
         raise _unprepared(name, root, cause) from cause
     try:
-        _check_network(builder, root)
-        builder.download_and_prepare(file_format="array_record")
+        _prepare(builder, root)
     except Exception as cause:
-        # Another process may have been faster. TFDS renames a complete folder into place, so the
-        # second rename fails, and the data set is there.
+        # Another process may have been faster. A second folder cannot be renamed to the first
+        # one's place, and the data set is there.
         if found := _find(name, root):
             return found
         raise _unprepared(name, root, cause) from cause
@@ -59,25 +63,60 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
     raise _unprepared(name, root, incomplete)
 
 
-def one_line(cause: Exception) -> str:
-    """Return an exception as one line of at most 300 characters."""
-    text = " ".join(f"{type(cause).__name__}: {cause}".split()).rstrip(".")
-    return text if len(text) <= 300 else text[:297] + "..."
+def is_prepared(name: str, data_dir: str | os.PathLike) -> bool:
+    """Return whether a data set is in a folder, so that opening it writes nothing."""
+    return bool(NAME.fullmatch(name)) and _find(name, files.path(data_dir)) is not None
 
 
 def _find(name: str, root: Any) -> Any:
     """Return the builder of the files under `root`, or None if there are none."""
     from tensorflow_datasets.core import read_only_builder
 
+    folder = root / re.split("[/:]", name)[0]
     try:
+        _check_features(folder)
         return read_only_builder.builder_from_files(name, data_dir=root)
+    except UserError:
+        raise
     except ValueError:
         return None
     except Exception as cause:
         raise UserError(
-            f"config.data.name={name!r}: {root / name.split(':')[0]} has a data set that cannot be "
-            f"opened ({one_line(cause)}). Delete that folder and prepare or copy it again."
+            f"config.data.name={name!r}: {folder} has a data set that cannot be opened "
+            f"({one_line(cause)}). If its files are damaged, delete that folder and prepare or "
+            "copy it again."
         ) from cause
+
+
+def _check_features(folder: Any) -> None:
+    """Raise if a features.json names a class outside of TFDS, whose module TFDS would import."""
+    for pattern in (f"*/{FEATURES}", f"*/*/{FEATURES}"):
+        for path in folder.glob(pattern):
+            try:
+                classes = list(_classes(json.loads(path.read_text())))
+            except (OSError, ValueError, RecursionError):
+                continue  # TFDS says what is wrong with it
+            for name in classes:
+                if not name.startswith("tensorflow_datasets."):
+                    raise UserError(
+                        f"{path} names the feature {name!r}. Only features of "
+                        "tensorflow_datasets are read, because others would import code."
+                    )
+
+
+def _classes(value: Any) -> Iterator[str]:
+    """Yield the names of Python classes in the contents of a features.json."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if key in ("type", "pythonClassName", "python_class_name") and isinstance(part, str):
+                yield part
+            elif key == "json" and isinstance(part, str):  # as some features keep their parts
+                yield from _classes(json.loads(part))
+            else:
+                yield from _classes(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _classes(part)
 
 
 def _digits(root: Any) -> Any:
@@ -86,15 +125,91 @@ def _digits(root: Any) -> Any:
     return Digits(data_dir=root)
 
 
-def _check_network(builder: Any, root: Any) -> None:
+def _prepare(builder: Any, root: Any) -> None:
+    """Prepare a data set in ArrayRecord, unless it exists."""
+    place = files.path(builder.data_dir)
+    if place.exists():
+        return
+    if files.is_remote(root):
+        raise OSError(f"{root} is in a bucket: prepare the data set on a disk, and copy it there")
+    if urls := [url for url in builder.url_infos or () if url.startswith("http")]:
+        _check_network(builder, root, urls)
+        log(f"{builder.name} is not prepared in {root}: downloading it ...")
+    if builder.name != "digits":
+        builder.download_and_prepare(file_format="array_record")
+        return
+    # Not in TFDS's own temporary folder, which a killed process would leave for ever.
+    with partial.folder(pathlib.Path(root), builder.name) as made:
+        inside = _digits(made)
+        inside.download_and_prepare(file_format="array_record")
+        place.parent.mkdir(exist_ok=True)
+        files.path(inside.data_dir).rename(place)
+
+
+def _check_network(builder: Any, root: Any, urls: list[str]) -> None:
     """Fail within seconds if downloads are impossible; TFDS alone would try for minutes."""
     import requests
 
-    urls = [url for url in builder.url_infos or () if url.startswith("http")]
     here = builder.MANUAL_DOWNLOAD_INSTRUCTIONS or (root / "downloads" / builder.name).is_dir()
-    if urls and not here:
+    if not here:
         with contextlib.suppress(requests.ReadTimeout):
             requests.head(urls[0], timeout=20)
+
+
+def _unknown(name: str, root: Any) -> UnknownName:
+    import tensorflow_datasets as tfds
+
+    text = f"config.data.name={shown(name)} is neither a data set of TFDS nor prepared in"
+    if hint := _folder_hint(name):
+        return UnknownName(f"{text} {_describe(root)}. {hint}")
+    known = {*_prepared(root), "digits", *tfds.list_builders(with_community_datasets=False)}
+    form = "" if NAME.fullmatch(name) else " A name is NAME, NAME/CONFIG or NAME:VERSION."
+    return UnknownName(
+        f"{text} {_describe(root)}.{form}{nearest(name, sorted(known))} To write latents there, "
+        "use `python -m sg_jax.main --mode latents`."
+    )
+
+
+def _folder_hint(name: str) -> str:
+    """Return what to do with a folder that is given as a name, or "" for what looks like a name."""
+    try:
+        path = files.absolute(name)
+        if not name.strip() or (name[0] not in "/.~" and not path.is_dir()):
+            return ""
+        found = [folder for depth in range(3) for folder in path.glob("*/" * depth + FEATURES)]
+    except (OSError, ValueError):  # no name of a file either
+        return ""
+    if found:
+        places = sorted({_place(features.parent) for features in found})
+        root = places[0][0]
+        names = " or ".join(f"--config.data.name={kind}" for where, kind in places if where == root)
+        return f"That folder holds a prepared data set: --config.data.data_dir={root} {names}."
+    if not path.is_dir():
+        there = "There is no such folder" if not path.exists() else "That is a file"
+        return f"{there}, and a name is NAME, NAME/CONFIG or NAME:VERSION in config.data.data_dir."
+    if any(child.name.endswith("_features") for child in files.children(path)):
+        return (
+            "That folder looks like latents in .npy files; a data set is made of them by `python "
+            f"-m sg_jax.main --mode latents --from {path} --to DATA_DIR --name NAME --scale SCALE`."
+        )
+    return (
+        "That folder holds no prepared data set. A folder can be config.data.data_dir, with data "
+        "sets of TFDS in it as NAME/VERSION. Image files must be made into one first "
+        "(https://www.tensorflow.org/datasets/add_dataset), and folders of .npy latents are made "
+        "into one by --mode latents."
+    )
+
+
+def _place(folder: Any) -> tuple[str, str]:
+    """Return the data_dir and the name of the data set in a folder."""
+    last, before = folder.parents[0], folder.parents[1]
+    try:
+        called = json.loads((folder / "dataset_info.json").read_text())["name"]
+    except (OSError, ValueError, LookupError, TypeError):
+        called = last.name
+    if last.name == called:
+        return str(before), last.name
+    return str(before.parent), f"{before.name}/{last.name}"
 
 
 def _unprepared(name: str, root: Any, cause: Exception) -> UserError:
@@ -124,8 +239,15 @@ def _describe(root: Any) -> str:
 
 
 def _prepared(root: Any) -> list[str]:
-    """Return the names of the data sets under `root`, which lie in name[/config]/version."""
-    if not root.is_dir():
-        return []
-    found = [*root.glob("*/*/features.json"), *root.glob("*/*/*/features.json")]
-    return sorted({path.relative_to(root).parts[0] for path in found})
+    """Return the names of the data sets under `root`."""
+    return sorted({path.relative_to(root).parts[0] for path in _data_sets(root)})
+
+
+def _data_sets(root: Any) -> list[Any]:
+    """Return the folders of the data sets under `root`, name[/config]/version, by name."""
+    found = []
+    for child in files.children(root):
+        if not child.name.startswith("."):  # such as one that is being written
+            for pattern in (f"*/{FEATURES}", f"*/*/{FEATURES}"):
+                found += [path.parent for path in child.glob(pattern)]
+    return sorted(found)

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from sg_jax.data import tfds_source
+from sg_jax.data.checks import fault
+from sg_jax.data.images import MOST_SIDE
 from sg_jax.data.prepare import UnknownName
-from sg_jax.errors import UserError
+from sg_jax.errors import SettingError, UserError
 
 
 class Source(Protocol):
@@ -20,7 +22,11 @@ class Source(Protocol):
     latents are drawn from, and "std" [H, W, C] its standard deviation.
 
     Examples can be read in any order, by several threads at once, and by other processes, so a
-    source can be pickled. An unreadable example raises a UserError that names its file.
+    source can be pickled. An unreadable example raises a UserError that names its file. Latents
+    that are not finite and labels out of range are found by `data.checks`.
+
+    `source.identify(i)` may return bytes that are the same for this example on every machine, and
+    its label; without it, `data.identity` takes the pixels.
 
     To add a kind of data set:
 
@@ -72,8 +78,8 @@ class Kind:
       claims: whether a name belongs to this kind, judged only by how it looks.
       open: called with name, split, data_dir and image_size (None: as stored), as `open_source`
         describes them. It raises a UserError, with the key and what is allowed, for an unknown
-        name, a missing split, images that differ in size without an image_size, a file that is
-        missing or damaged: whatever can be checked before training.
+        name, images that differ in size without an image_size, a file that is missing or damaged:
+        whatever can be checked before training. For a missing split it is a SettingError.
     """
 
     text: str
@@ -91,7 +97,11 @@ KINDS = [
 
 
 def open_source(
-    name: str, split: str, data_dir: str | None = None, image_size: int | None = None
+    name: str,
+    split: str,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    key: str = "split",
 ) -> Source:
     """Open one split of a data set, after preparing it if that is needed and possible.
 
@@ -103,14 +113,16 @@ def open_source(
         ~/tensorflow_datasets).
       image_size: side in pixels to which images are resized and centre-cropped as in ADM; None or 0
         leaves them as stored.
+      key: the key of config.data that gave the split, for messages: "split" or "test_split".
 
     Raises:
       UserError: the name, split or size is unknown; the data set is not prepared or has no image or
         label; or a file is missing or damaged.
     """
-    if image_size and image_size < 0:
+    if image_size and not 0 < image_size <= MOST_SIDE:
         raise UserError(
-            f"config.data.image_size={image_size} must be positive, or 0 for as stored."
+            f"config.data.image_size={image_size} must be positive and at most {MOST_SIDE}, or 0 "
+            "for as stored."
         )
     kind = next(kind for kind in KINDS if kind.claims(name))
     try:
@@ -118,5 +130,9 @@ def open_source(
     except UnknownName as error:
         others = [f" Or: {other.text}." for other in KINDS if other is not kind]
         raise UserError(f"{error}{''.join(others)}") from None
-    source[0]  # one example is decoded before any other work
+    except SettingError as error:
+        named = key if error.name == "split" else error.name
+        raise SettingError("config.data", named, error.value, error.rule) from None
+    if wrong := fault(source[0], source):  # one example is decoded before any other work
+        raise UserError(f"config.data.name={name!r}: example 0 of split {split!r} {wrong}.")
     return source

@@ -9,9 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from sg_jax.data import shards
+from sg_jax.data.checks import fault
 from sg_jax.data.images import decode
-from sg_jax.data.prepare import one_line, prepared_builder
-from sg_jax.errors import UserError, nearest
+from sg_jax.data.prepare import prepared_builder
+from sg_jax.errors import UserError, one_line
+
+MOST_CLASSES = 1_000_000  # a few bytes of features.json can ask for any number
+JPEG = b"\xff\xd8"  # how a file begins
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,36 +46,61 @@ class TfdsSource:
         record = self._read(i)
         example = {name: record[key] for name, key in self.keys.items()}
         if not self.latents:
-            try:
-                image = decode(example["image"], self.image_shape[2], self.image_size)
-            except Exception as cause:
-                raise self._unreadable(i, cause) from cause
-            if image.shape != self.image_shape:
-                wrong = ValueError(f"image of shape {image.shape}, not {self.image_shape}")
-                raise self._unreadable(i, wrong)
-            example["image"] = image
-        return {**example, "label": int(example["label"])}
+            example["image"] = self._decode(i, example["image"], self.image_size)
+        example["label"] = int(example["label"])
+        if wrong := fault(example, self):
+            raise UserError(
+                f"config.data.name={self.name!r}: example {i} of split {self.split!r} {wrong}; it "
+                f"was read from {self.file_of(i)}. Mend the data set, or choose a split without it."
+            )
+        return example
+
+    def file_of(self, i: int) -> str:
+        """Return the file that holds example `i`."""
+        return self.files[bisect.bisect_right(self.ends, i)]
+
+    def identify(self, i: int) -> tuple[bytes, int]:
+        """Return the pixels or latents of example `i`, the same on every machine, and its label.
+
+        A JPEG stays as it is, because decoders differ. Other images are decoded, because encoders
+        differ.
+        """
+        record = self._read(i)
+        label = int(record[self.keys["label"]])
+        if self.latents:
+            keys = (key for name, key in self.keys.items() if name != "label")
+            return b"".join(np.ascontiguousarray(record[key]).tobytes() for key in keys), label
+        encoded = record[self.keys["image"]]
+        return encoded if encoded[:2] == JPEG else self._decode(i, encoded, None).tobytes(), label
+
+    def _decode(self, i: int, encoded: bytes, image_size: int | None) -> np.ndarray:
+        try:
+            return decode(encoded, self.image_shape[2], image_size)
+        except Exception as cause:
+            raise self._unreadable(i, one_line(cause)) from cause
 
     def _read(self, i: int) -> dict[str, Any]:
         """Return record `i` with its image still encoded."""
         try:
             record = self.records[i]
         except Exception as cause:
-            raise self._unreadable(i, cause) from cause
+            raise self._unreadable(i, one_line(cause)) from cause
+        for key in self.keys.values():
+            if record.get(key) is None:
+                raise self._unreadable(i, f"it has no {key!r}, which features.json says it has")
         label = int(record[self.keys["label"]])
         if not 0 <= label < self.num_classes:
             raise UserError(
-                f"config.data.split={self.split!r} of {self.name!r} has label {label} at example "
-                f"{i}; labels must be 0 to {self.num_classes - 1}. Choose a labelled split."
+                f"Split {self.split!r} of config.data.name={self.name!r} has label {label} at "
+                f"example {i}; labels must be 0 to {self.num_classes - 1}. Choose a labelled split."
             )
         return record
 
-    def _unreadable(self, i: int, cause: Exception) -> UserError:
-        file = self.files[bisect.bisect_right(self.ends, i)]
+    def _unreadable(self, i: int, cause: str) -> UserError:
         return UserError(
             f"config.data.name={self.name!r}: example {i} of split {self.split!r} cannot be read "
-            f"from {file} ({one_line(cause)}). If the file is damaged or truncated, delete its "
-            "folder and prepare or copy the data set again."
+            f"from {self.file_of(i)} ({cause}). If that file is damaged or cut short, "
+            f"{shards.AGAIN}."
         )
 
 
@@ -85,8 +115,9 @@ def open_tfds(
     builder = prepared_builder(name, data_dir)
     features = builder.info.features
     latents = "latents" in features
-    keys, (height, width, channels) = (_latents if latents else _image)(name, features)
-    keys["label"], class_names = _label(name, features)
+    there = f"config.data.name={name!r}, in {builder.data_dir},"
+    keys, (height, width, channels) = (_latents if latents else _image)(there, features)
+    keys["label"], class_names = _label(there, features)
     if latents and image_size not in (None, height):
         raise UserError(
             f"config.data.image_size={image_size} must be 0 for {name!r}: latents, here "
@@ -97,7 +128,7 @@ def open_tfds(
             f"config.data.image_size=0 uses images as stored, but those of {name!r} differ in "
             "size: set it to the side in pixels, to which all images are then resized and cropped."
         )
-    records, files = _records(name, builder, split, None if latents else keys["image"])
+    records, files = shards.open_records(name, builder, split, None if latents else keys["image"])
     source = TfdsSource(
         name=name,
         split=split,
@@ -119,18 +150,18 @@ def open_tfds(
     return source
 
 
-def _image(name: str, features: Any) -> tuple[dict[str, str], tuple[Any, Any, int]]:
+def _image(there: str, features: Any) -> tuple[dict[str, str], tuple[Any, Any, int]]:
     """Return the key of the image feature and its (H, W, C); H and W are None if they differ."""
     import tensorflow_datasets as tfds
 
     key = _one(features, "image", tfds.features.Image)
     if key is None or np.dtype(features[key].np_dtype) != np.uint8 or len(features[key].shape) != 3:
-        raise _lacking(name, features, "still image in uint8")
+        raise _lacking(there, features, "still image in uint8")
     height, width, channels = features[key].shape
     return {"image": key}, (height, width, channels or 3)
 
 
-def _latents(name: str, features: Any) -> tuple[dict[str, str], tuple[Any, Any, int]]:
+def _latents(there: str, features: Any) -> tuple[dict[str, str], tuple[Any, Any, int]]:
     """Return the keys of the latents (and of their standard deviation), and their (H, W, C)."""
     keys = {"image": "latents"} | ({"std": "latents_std"} if "latents_std" in features else {})
     shape = features["latents"].shape
@@ -139,7 +170,7 @@ def _latents(name: str, features: Any) -> tuple[dict[str, str], tuple[Any, Any, 
         square = len(found) == 3 and found[0] == found[1] and None not in found
         if not square or found != shape or dtype not in ("float16", "float32"):
             raise UserError(
-                f"config.data.name={name!r} has a feature {key!r} of shape {found} and type "
+                f"{there} has a feature {key!r} of shape {found} and type "
                 f"{dtype}; latents must be [S, S, C] in float16 or float32, and their standard "
                 f"deviation, latents_std, of the same shape. `python -m sg_jax.data.latents` "
                 f"writes such a data set."
@@ -147,13 +178,18 @@ def _latents(name: str, features: Any) -> tuple[dict[str, str], tuple[Any, Any, 
     return keys, shape
 
 
-def _label(name: str, features: Any) -> tuple[str, tuple[str, ...]]:
+def _label(there: str, features: Any) -> tuple[str, tuple[str, ...]]:
     """Return the key of the label feature and the names of its classes."""
     import tensorflow_datasets as tfds
 
     key = _one(features, "label", tfds.features.ClassLabel)
     if key is None or not features[key].num_classes:
-        raise _lacking(name, features, "class label")
+        raise _lacking(there, features, "class label")
+    if features[key].num_classes > MOST_CLASSES:
+        raise UserError(
+            f"{there} has {features[key].num_classes} classes; there may be at "
+            f"most {MOST_CLASSES:,}. If it has fewer, its features.json is damaged: {shards.AGAIN}."
+        )
     return key, tuple(features[key].names)
 
 
@@ -164,43 +200,11 @@ def _one(features: Any, preferred: str, kind: type) -> str | None:
     return keys[0] if len(keys) == 1 else None
 
 
-def _lacking(name: str, features: Any, what: str) -> UserError:
+def _lacking(there: str, features: Any, what: str) -> UserError:
     found = ", ".join(
         f"{key} ({type(feature).__name__})" for key, feature in sorted(features.items())
     )
     return UserError(
-        f"config.data.name={name!r} has no feature that is its one {what}; its features are "
+        f"{there} has no feature that is its one {what}; its features are "
         f"{found}. Choose a data set of labelled images."
     )
-
-
-def _records(name: str, builder: Any, split: str, image_key: str | None) -> tuple[Any, list[Any]]:
-    """Return TFDS's data source of a split, and which files it reads."""
-    import tensorflow_datasets as tfds
-
-    splits = builder.info.splits
-    there = ", ".join(f"{key} ({info.num_examples})" for key, info in splits.items())
-    try:
-        count = splits[split].num_examples
-    except Exception as cause:
-        whole = split.partition("[")[0]
-        hint = "" if whole in splits else nearest(whole, splits)
-        raise UserError(
-            f"config.data.split={split!r} is not a split of {name!r} ({one_line(cause)}). There "
-            f"are: {there}, and slices such as 'train[:100]'.{hint}"
-        ) from cause
-    if not count:
-        raise UserError(f"config.data.split={split!r} of {name!r} is empty. There are: {there}.")
-    try:
-        decoders = {image_key: tfds.decode.SkipDecoding()} if image_key else None
-        records = builder.as_data_source(split, decoders=decoders)
-    except NotImplementedError as cause:
-        raise UserError(
-            f"config.data.name={name!r} is prepared in {builder.data_dir} as "
-            f"{builder.info.file_format.value}, which has no random access. Convert it (needs "
-            f"tensorflow) with `tfds convert_format --dataset_version_dir={builder.data_dir} "
-            f"--out_file_format=array_record`, or set another config.data.data_dir to prepare it "
-            f"there as array_record."
-        ) from cause
-    # Only now, because as_data_source has chosen one of several file formats.
-    return records, builder.info.splits[split].file_instructions

@@ -1,4 +1,4 @@
-"""Time only the input pipeline, and compare it with what a training step consumes.
+"""Time only the input pipeline, and compare it with what a training step consumes; or check it.
 
 Every number is for one host: each process reads its own share of the batch, and process 0 reports
 its own numbers.
@@ -14,27 +14,69 @@ import numpy as np
 from etils import epath
 
 from sg_jax.config.experiment import Experiment
-from sg_jax.data.sources import Source
-from sg_jax.modes.base import Job, Mode, register
+from sg_jax.config.sections import Config
+from sg_jax.data.checks import unreadable
+from sg_jax.data.sources import Source, open_source
+from sg_jax.errors import SettingError, UserError
+from sg_jax.modes.base import Job, Mode, Option, register
 from sg_jax.modes.bench import training
 from sg_jax.parallel import processes, sharding
 from sg_jax.runs import files
-from sg_jax.runs.progress import log
+from sg_jax.runs.progress import Progress, log
 
 WINDOW = 0.25  # least seconds over which a rate is measured
 WARM_UP = 1.0  # least seconds of warm-up, which are not counted
 ENOUGH = 1.2  # times what a step consumes, to allow for slow moments
 MAX_WORKERS = 32  # most that are tried
+OFTEN = 5.0  # seconds between two lines of progress while data is checked
+SHOWN = 5  # damaged files that a message names, at most
 
 
 def run(job: Job) -> list[epath.Path]:
-    """Measure, and write `data_bench.json` if there is a folder; return its path."""
+    """Measure, and write `data_bench.json` if there is a folder; return its path.
+
+    With `--check` read all examples instead, and write nothing.
+    """
     assert job.source is not None
+    if job.options.get("check"):
+        for split in job.options["check"]:
+            check(job.experiment.config, split)
+        return []
     path = files.path(job.workdir) / "data_bench.json" if job.workdir else None
     result = measure(job.experiment, job.source)
     if path is None or not processes.is_writer():
         return []
     return [files.write_atomically(path, json.dumps(result, indent=1).encode())]
+
+
+def check(config: Config, split: str) -> None:
+    """Read every example of a split.
+
+    Raises:
+      UserError: some cannot be read; it names the first one and the files of all.
+    """
+    data = config.data
+    try:
+        source: Any = open_source(data.name, split, data.data_dir, data.image_size)
+    except SettingError as error:
+        raise UserError(f"--check {split} {error.rule}") from None
+    log(f"Reading the {len(source):,} examples of split {split!r} ...")
+    progress = Progress(0, len(source), 1, unit="example")
+
+    def tell(done: int) -> None:
+        if time.perf_counter() - progress.time > OFTEN:
+            progress.update(done)
+
+    found = list(unreadable(source, tell))
+    if found:
+        named = hasattr(source, "file_of")
+        places = sorted({source.file_of(i) if named else f"example {i}" for i, _ in found})
+        more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
+        raise UserError(
+            f"{len(found):,} of the {len(source):,} examples of split {split!r} cannot be read, in "
+            f"{', '.join(places[:SHOWN])}{more}. The first: {found[0][1]}"
+        )
+    log(f"All {len(source):,} examples of split {split!r} can be read.")
 
 
 def measure(experiment: Experiment, source: Source) -> dict[str, Any]:
@@ -158,4 +200,12 @@ def _measure(
     return rates, images.nbytes / len(images)
 
 
-MODE = register(Mode("data", "time the input pipeline", run, workdir=False))
+MODE = register(
+    Mode(
+        "data",
+        "time the input pipeline, or check the data",
+        run,
+        workdir=False,
+        options=(Option("check", "splits to read whole instead, such as train test", many=True),),
+    )
+)

@@ -1,25 +1,19 @@
-"""Write folders of .npy latents as a data set to train on; see data/latents.py for the files."""
+"""Write folders of .npy latents as a data set to train on; data/latents.py describes the files."""
 
 import itertools
 
 from etils import epath
 
-from sg_jax.data.latents import read_npy, write
+from sg_jax.data.latents import write
+from sg_jax.data.npy import read_npy
 from sg_jax.data.sources import open_source
-from sg_jax.errors import UserError
 from sg_jax.modes.base import Job, Mode, Option, register
-from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
 
 def run(job: Job) -> list[epath.Path]:
     """Convert the folders of --from, in their order; return the folder of the data set."""
     given = job.options
-    if files.is_remote(given["to"]):
-        raise UserError(
-            f"--to={given['to']} must be a folder on disk: copy the data set to the bucket "
-            "afterwards, and mount the bucket where it is read."
-        )
     examples = itertools.chain.from_iterable(
         read_npy(folder, given["scale"], given["posterior"] or None) for folder in given["from"]
     )
@@ -45,7 +39,12 @@ MODE = register(
                 many=True,
                 required=True,
             ),
-            Option("to", "folder of prepared data sets: config.data.data_dir", required=True),
+            Option(
+                "to",
+                "folder of prepared data sets: config.data.data_dir",
+                required=True,
+                written=True,
+            ),
             Option("name", "name of the data set: config.data.name", required=True),
             Option(
                 "scale",

@@ -71,6 +71,7 @@ def test_fixed_latents_come_as_they_are(folder):
 class InMemory:
     """What the data sets of `folder` hold, read faster."""
 
+    name, split, num_classes = "memory", "train", 5
     image_shape = FIXED.shape[1:]
     latents = True
 
@@ -201,11 +202,12 @@ def test_a_killed_writer_is_not_taken_for_complete(tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 1
     (left,) = tmp_path.iterdir()
-    assert left.name.endswith(".partial") and (left / "features.json").exists()
+    assert left.name.endswith(".partial") and (left / "1.0.0" / "features.json").exists()
     with pytest.raises(UserError, match=r"'mine' is neither .*\(holds: nothing\)"):
         open_source("mine", "train", str(tmp_path))
     latents.write(zip(FIXED, LABELS, strict=True), str(tmp_path), "mine", 5)
     assert len(open_source("mine", "train", str(tmp_path))) == 30
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize(

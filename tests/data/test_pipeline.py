@@ -13,6 +13,7 @@ from sg_jax.errors import UserError
 class Numbers:
     """Ten examples: number i has label i and the pixels [[i, 100 + i]], so a flip shows."""
 
+    name, split, num_classes = "numbers", "train", 10
     image_shape = (1, 2, 1)
     latents = posterior = False
 

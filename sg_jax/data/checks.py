@@ -1,0 +1,109 @@
+"""What an example must be, checked where it is read: its shape, its numbers and its label."""
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+
+from sg_jax.errors import UserError
+
+PART = 1024  # examples that are read at a time
+
+
+class Described(Protocol):
+    """What the examples of a source have in common; see `data.sources.Source`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+    @property
+    def latents(self) -> bool: ...
+    @property
+    def posterior(self) -> bool: ...
+
+
+def fault(example: Mapping[str, Any], source: Described) -> str:
+    """Return what is wrong with an example, as the end of "example 3 ...", or "".
+
+    It costs a few microseconds for 32x32 latents.
+    """
+    for key in ("image", "std") if source.posterior else ("image",):
+        what = {"image": "latents" if source.latents else "an image", "std": "standard deviations"}
+        if wrong := _wrong_array(example.get(key), source):
+            return f"has {what[key]} {wrong}"
+    if source.posterior and example["std"].min() < 0:
+        return f"has a standard deviation of {example['std'].min():.3g}, which must not be negative"
+    label = example.get("label")
+    try:
+        number = operator.index(label)  # type: ignore[arg-type]
+    except TypeError:
+        return f"has label {label!r}; labels must be 0 to {source.num_classes - 1}"
+    if not 0 <= number < source.num_classes:
+        return f"has label {number}; labels must be 0 to {source.num_classes - 1}"
+    return ""
+
+
+def _wrong_array(array: Any, source: Described) -> str:
+    types = ("float16", "float32") if source.latents else ("uint8",)
+    if not isinstance(array, np.ndarray) or array.dtype.name not in types:
+        kind = getattr(array, "dtype", type(array).__name__)
+        return f"of type {kind}, which must be {' or '.join(types)}"
+    if array.shape != source.image_shape:
+        return f"of shape {array.shape}, not {source.image_shape}"
+    if source.latents and not np.isfinite(array).all():
+        place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        return f"that are not finite ({array[place]} at {place})"
+    return ""
+
+
+class Checked:
+    """A source whose examples are checked as they are read."""
+
+    def __init__(self, source: Any):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, i: int) -> Mapping[str, Any]:
+        example = self._source[i]
+        if wrong := fault(example, self._source):
+            raise UserError(
+                f"config.data.name={self._source.name!r}: example {i} of split "
+                f"{self._source.split!r} {wrong}. Mend the data, or leave the example out."
+            )
+        return example
+
+
+def unreadable(
+    source: Any, progress: Callable[[int], object], threads: int = 16
+) -> Iterator[tuple[int, UserError]]:
+    """Read every example of a source; yield those that cannot be read, and why.
+
+    Args:
+      source: as `data.sources.Source` describes it.
+      progress: called with the number of examples read, now and then.
+      threads: that read.
+    """
+
+    def read(i: int) -> UserError | None:
+        try:
+            source[i]
+        except UserError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(source), PART):
+            part = range(start, min(start + PART, len(source)))
+            for i, error in zip(part, pool.map(read, part), strict=True):
+                if error is not None:
+                    yield i, error
+            progress(part.stop)
