@@ -24,6 +24,7 @@ from sg_jax.runs.profiler import Profiler
 from sg_jax.runs.progress import Progress, Spent, log
 from sg_jax.runs.records import Writer
 from sg_jax.weights import checkpoints
+from sg_jax.weights.saver import Saver
 
 AHEAD = 4  # steps that may be queued on the devices; a stop signal has to wait for them
 
@@ -44,9 +45,7 @@ def train(experiment: Experiment, source: Source, workdir: str) -> TrainState:
     spent = Spent()
     abstract = abstract_state(experiment.make_model, experiment.tx, mesh, decays)
     with (
-        checkpoints.open_checkpoints(
-            workdir, every, config.checkpoint.keep, config.checkpoint.keep_period
-        ) as saver,
+        Saver(workdir, every, config.checkpoint.keep, config.checkpoint.keep_period) as saver,
         processes.stop_signals() as stop,
         contextlib.ExitStack() as stack,
     ):
@@ -107,7 +106,7 @@ def train(experiment: Experiment, source: Source, workdir: str) -> TrainState:
                 _means(pending, step)  # so that non-finite weights do not replace good ones
                 writer.flush()  # so that a resumed run has all records up to its checkpoint
                 with spent.on("checkpoints"):
-                    checkpoints.save(saver, state, step, position)
+                    saver.save(state, step, {"data_position": position})
                     if last:
                         saver.wait()
             if last:
@@ -123,11 +122,12 @@ def train(experiment: Experiment, source: Source, workdir: str) -> TrainState:
 
 
 def _start(
-    experiment: Experiment, saver, abstract: TrainState, key: jax.Array
+    experiment: Experiment, saver: Saver, abstract: TrainState, key: jax.Array
 ) -> tuple[TrainState, int]:
     """Return the state and data position to continue from: the latest checkpoint's, or new ones."""
-    if restored := checkpoints.restore(saver, abstract):
-        return restored
+    if restored := saver.restore(abstract):
+        state, progress = restored
+        return state, progress["data_position"]
     config, mesh, decays = experiment.config, experiment.mesh, experiment.config.train.ema_decays
     state = init_state(experiment.make_model, experiment.tx, mesh, key, decays)
     if config.train.init_from:

@@ -14,6 +14,9 @@ from sg_jax.errors import UserError
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
+PARTIAL = ".partial"  # how the name of a file ends while it is written
+
+
 def path(name: str | os.PathLike) -> epath.Path:
     """Return a path with pathlib's methods, in a bucket for "gs://BUCKET/FOLDER", otherwise local.
 
@@ -119,7 +122,7 @@ def write_atomically(name: str | os.PathLike, content: bytes) -> epath.Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because a rename is atomic only within one file system. Not tempfile: only
     # the owner can read its files, and reports are shared.
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
         partial.write_bytes(content)
         os.replace(partial, target)

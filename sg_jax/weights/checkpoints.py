@@ -1,6 +1,8 @@
-"""Checkpoints of a run, by Orbax; `config.record` stores the config beside them.
+"""Checkpoints of a run, by Orbax: where they are, how their arrays are named, loading weights.
 
     workdir/checkpoints/STEP/  step, weights, moving average, optimizer state, data position
+
+`config.record` stores the config beside them, and `weights.saver` writes them.
 
 Arrays are stored under readable names ("model/blocks/stacks/0/mlp/hidden/kernel"), so that a
 checkpoint does not depend on how a library orders its trees, and each part can be loaded on its
@@ -8,13 +10,15 @@ own.
 """
 
 import contextlib
+import glob
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
+from etils.epath import gpath
 from jax.sharding import Mesh
 from orbax.checkpoint import utils as orbax_utils
 from orbax.checkpoint import v1 as ocp
@@ -23,16 +27,27 @@ from sg_jax.config import geometry, record
 from sg_jax.errors import UserError, nearest
 from sg_jax.method.guidance import Guidance
 from sg_jax.models.backbone import Backbone
-from sg_jax.parallel import sharding
-from sg_jax.programs.training import TrainState
+from sg_jax.parallel import processes, sharding
 from sg_jax.runs import files
+from sg_jax.runs.progress import log
+from sg_jax.weights import integrity
 
+NUMBER = re.compile("[0-9]+")
 STORED_AS = ("label_embedding/table", "label_embedding")  # in code, and in all checkpoints so far
+
+
+class _Local(gpath.PosixGPath):
+    """A folder whose own name may contain brackets or stars; epath takes them for a pattern."""
+
+    def glob(self, pattern: str) -> Iterator["_Local"]:
+        for found in glob.glob(pattern, root_dir=self):
+            yield self / found
 
 
 def checkpoint_dir(workdir: str | os.PathLike) -> epath.Path:
     """Return where a run's checkpoints are."""
-    return files.absolute(workdir) / "checkpoints"
+    folder = files.absolute(workdir) / "checkpoints"
+    return folder if files.is_remote(folder) else _Local(folder)
 
 
 def saved_steps(workdir: str | os.PathLike) -> list[int]:
@@ -44,63 +59,10 @@ def saved_steps(workdir: str | os.PathLike) -> list[int]:
 
 def steps_of(workdir: str | os.PathLike) -> list[int]:
     """Return the steps of a run's checkpoints, ascending; an empty list without a run."""
-    found = [path for path in checkpoint_dir(workdir).glob("*") if path.name.isdigit()]
+    found = [p for p in files.children(checkpoint_dir(workdir)) if NUMBER.fullmatch(p.name)]
     if files.is_remote(workdir):  # in a bucket a checkpoint has its name before it is complete
         found = [path for path in found if orbax_utils.is_checkpoint_finalized(path)]
     return sorted(int(path.name) for path in found)
-
-
-def open_checkpoints(
-    workdir: str, every: int, keep: int, keep_period: int = 0
-) -> ocp.training.Checkpointer:
-    """Return a checkpointer that saves every `every` steps and keeps the latest `keep`.
-
-    With `keep_period` above 0 it also keeps every multiple of it.
-    """
-    save, preserve = ocp.training.save_decision_policies, ocp.training.preservation_policies
-    kept = [preserve.LatestN(keep)]
-    if keep_period:
-        kept.append(preserve.EveryNSteps(keep_period))
-    return ocp.training.Checkpointer(
-        checkpoint_dir(workdir),
-        save_decision_policy=save.FixedIntervalPolicy(every),
-        preservation_policy=preserve.AnyPreservationPolicy(kept),
-    )
-
-
-def save(
-    checkpoints: ocp.training.Checkpointer, state: TrainState, step: int, position: int
-) -> None:
-    """Save in the background; saving a step again does nothing."""
-    if checkpoints.latest is not None and checkpoints.latest.step == step:
-        return
-    parts = {part: named(tree) for part, tree in parts_of(state).items()}
-    progress = {"step": step, "data_position": position}
-    checkpoints.save_checkpointables_async(step, {**parts, "progress": progress}, force=True)
-
-
-def restore(
-    checkpoints: ocp.training.Checkpointer, abstract: TrainState
-) -> tuple[TrainState, int] | None:
-    """Return the latest state, sharded as `abstract` asks, and the data position; or None."""
-    if checkpoints.latest is None:
-        return None
-    trees = parts_of(abstract)
-    wanted = {part: named(tree) for part, tree in trees.items()}
-    step, folder = checkpoints.latest.step, checkpoints.directory / str(checkpoints.latest.step)
-    _check_shapes(folder, wanted)
-    with _reading(folder):
-        loaded = checkpoints.load_checkpointables(step, {**wanted, "progress": None})
-    parts = {part: unnamed(loaded[part], tree) for part, tree in trees.items()}
-    emas = {decay: parts.pop(f"ema_{decay}") for decay in abstract.emas}
-    step = jax.device_put(np.int32(loaded["progress"]["step"]), abstract.step.sharding)
-    return TrainState(step=step, emas=emas, **parts), int(loaded["progress"]["data_position"])
-
-
-def parts_of(state: TrainState) -> dict:
-    """Return the parts of a state that are stored, and can be loaded, on their own, by name."""
-    parts = {"model": state.model, "ema": state.ema, "opt_state": state.opt_state}
-    return parts | {f"ema_{decay}": tree for decay, tree in state.emas.items()}
 
 
 def load(
@@ -132,16 +94,63 @@ def load(
     if weights not in kept:
         raise UserError(f"weights={weights!r} must be one of {kept}." + nearest(weights, kept))
     folder, steps = checkpoint_dir(workdir), saved_steps(workdir)
-    step = steps[-1] if step is None else step
-    if step not in steps:
+    if step is not None and step not in steps:
         raise UserError(f"step={step} is not a checkpoint in {str(workdir)!r}: there are {steps}.")
     mesh = mesh or sharding.one_device()
     abstract = sharding.place(model, mesh)
     wanted = {weights: named(abstract)}
-    _check_shapes(folder / str(step), wanted)
-    with _reading(folder / str(step)):
-        loaded = ocp.load_checkpointables(folder / str(step), wanted)
-    return unnamed(loaded[weights], abstract)
+    tried = [step] if step is not None else steps[::-1]
+    for number in tried:
+        try:
+            loaded = read(folder / str(number), wanted, mesh)
+        except integrity.Damaged as error:
+            if number == tried[-1]:
+                raise
+            log(f"{error} Load the checkpoint before it.")
+        else:
+            return unnamed(loaded[weights], abstract)
+    raise AssertionError("there is a checkpoint")
+
+
+def read(folder: epath.Path, wanted: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """Return parts of a checkpoint, after verifying their files.
+
+    Args:
+      folder: of the checkpoint.
+      wanted: for each part its arrays by name, with shapes and shardings; None for a part that is
+        returned as stored.
+      mesh: the devices of the arrays; all processes that have some of them must call this.
+
+    Raises:
+      Damaged: the checkpoint is not as it was written, or cannot be read.
+      UserError: it is of another network.
+    """
+    verified = _verify(folder, list(wanted), mesh)
+    arrays = {part: leaves for part, leaves in wanted.items() if leaves is not None}
+    _check_shapes(folder, arrays, verified)
+    with _reading(folder, verified):
+        return ocp.load_checkpointables(folder, wanted)
+
+
+def _verify(folder: epath.Path, parts: list[str], mesh: Mesh) -> bool:
+    """Verify in the writer alone if the processes load together, so that all decide the same."""
+    together = any(d.process_index != jax.process_index() for d in mesh.devices.flat)
+    verified, found = False, None
+    if not together or processes.is_writer():
+        try:
+            verified = integrity.verify(folder, parts)
+        except UserError as error:
+            found = error
+    if together:
+        damaged = isinstance(found, integrity.Damaged)
+        verified, damaged, failed = processes.from_writer([verified, damaged, found is not None])
+        if damaged and found is None:
+            found = integrity.Damaged(folder, "see process 0")
+        elif failed and found is None:
+            found = UserError(f"The checkpoint {folder} cannot be read: see process 0.")
+    if found is not None:
+        raise found
+    return bool(verified)
 
 
 def abstract_network(workdir: str | os.PathLike) -> Backbone:
@@ -166,6 +175,7 @@ def load_weak(
         return None
     like = None if guidance.weak_workdir else like
     step = guidance.weak_step or None
+    assert not isinstance(step, float), "measure.resolved finds the checkpoint of a share"
     return load(guidance.weak_workdir or workdir, step=step, mesh=mesh, like=like)
 
 
@@ -189,25 +199,25 @@ def check_start(workdir: str | os.PathLike, model: Backbone) -> None:
     """Raise unless the latest checkpoint of a run has the weights that a network starts from."""
     record.read(workdir)
     folder = checkpoint_dir(workdir) / str(saved_steps(workdir)[-1])
-    _check_shapes(folder, {"ema": named(model)})
+    _check_shapes(folder, {"ema": named(model)}, verified=False)
 
 
 @contextlib.contextmanager
-def _reading(folder: epath.Path) -> Iterator[None]:
+def _reading(folder: epath.Path, verified: bool) -> Iterator[None]:
     """Report which checkpoint cannot be read, instead of an error from inside a library."""
     try:
         yield
     except Exception as error:  # damaged files raise many kinds of errors
-        what = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(
-            f"The checkpoint {folder} cannot be read ({type(error).__name__}: {what}). If it is "
-            "damaged, delete that folder: the run then continues from the checkpoint before."
-        ) from error
+        what = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        if verified or isinstance(error, PermissionError | MemoryError):
+            message = f"The checkpoint {folder} is whole, but cannot be read here ({what})."
+            raise UserError(message) from error
+        raise integrity.Damaged(folder, f"it cannot be read ({what})") from error
 
 
-def _check_shapes(folder: epath.Path, wanted: dict[str, dict]) -> None:
+def _check_shapes(folder: epath.Path, wanted: dict[str, dict], verified: bool) -> None:
     """Raise one clear error if a checkpoint lacks the arrays that a network needs."""
-    with _reading(folder):
+    with _reading(folder, verified):
         stored = ocp.checkpointables_metadata(folder).metadata
         shapes_of = {
             part: {name: tuple(leaf.shape) for name, leaf in stored[part].items()}

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sg_jax.errors import UserError, nearest
+from sg_jax.errors import UserError, nearest, one_of
 from sg_jax.models.dit import DiT
 from sg_jax.models.layers import position_table
 from sg_jax.models.maskdit import MaskDiT
@@ -148,10 +148,7 @@ def default_heads(width: int) -> int:
 
 
 def _family(family: str) -> Family:
-    if family not in FAMILIES:
-        raise UserError(
-            f"family={family!r} must be one of {', '.join(FAMILIES)}." + nearest(family, FAMILIES)
-        )
+    one_of("family", family, FAMILIES)
     return FAMILIES[family]
 
 

@@ -13,6 +13,7 @@ from sg_jax.modes import bench, data
 from sg_jax.modes.base import Job
 from sg_jax.runs import files
 from sg_jax.weights import checkpoints
+from sg_jax.weights.saver import Saver
 
 
 @pytest.fixture
@@ -44,8 +45,8 @@ def test_absolute_paths(bucket, tmp_path, monkeypatch):
 @pytest.mark.parametrize("workdir", ["gs://bucket/run", "gs://bucket/run/"])
 def test_orbax_is_given_the_address_of_the_bucket(bucket, workdir):
     assert str(checkpoints.checkpoint_dir(workdir)) == "gs://bucket/run/checkpoints"
-    with checkpoints.open_checkpoints(workdir, every=1, keep=1) as saver:
-        assert str(saver.directory) == "gs://bucket/run/checkpoints"
+    with Saver(workdir, every=1, keep=1) as saver:
+        assert str(saver.folder) == "gs://bucket/run/checkpoints"
 
 
 def test_orbax_and_tensorstore_write_to_gs_themselves():
@@ -154,5 +155,5 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file is a file, where a folder is needed"):
         files.check_writable(tmp_path / "file" / "run")
-    with pytest.raises(UserError, match="/proc.* cannot be written"):
+    with pytest.raises(UserError, match=r"/proc.* cannot be written"):
         files.check_writable("/proc/run")  # also for the superuser

@@ -2,54 +2,26 @@
 
 import dataclasses
 import json
-import pathlib
-import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from states import (
+    NAMES,
+    TX,
+    assert_equal,
+    completed,
+    make_model,
+    make_network,
+    random_state,
+)
 
-from sg_jax.config import geometry, parsing, record
-from sg_jax.config.sections import Model
+from sg_jax.config import record
 from sg_jax.errors import UserError
-from sg_jax.programs.optimizer import Optimizer
 from sg_jax.programs.training import abstract_state
 from sg_jax.weights import checkpoints
-
-TX = Optimizer(learning_rate=1e-2, schedule="cosine", warmup=2, b2=0.99).make(steps=10)
-NAMES = tuple("abcde")
-
-
-def completed(**changes):
-    model = dict(depth=4, width=16, heads=2, patch=2, routes=((1, 2),))
-    changes["model"] = {**model, **changes.get("model", {})}
-    return geometry.complete(parsing.merge(changes), (8, 8, 3), 5)
-
-
-def make_model(key):
-    return make_network(completed(), key)
-
-
-def make_network(config, key):
-    return geometry.make_model(Model(**config.model), key)
-
-
-def random_state(mesh, seed=0, make=make_model):
-    """A state on `mesh` in which every number is another one."""
-    abstract = abstract_state(make, TX, mesh)
-    rng = np.random.default_rng(seed)
-    leaves, tree = jax.tree.flatten(abstract)
-    values = [
-        np.asarray(rng.standard_normal(x.shape) * 100).astype(x.dtype) for x in leaves
-    ]  # integers too
-    return jax.tree.unflatten(tree, map(jax.device_put, values, [x.sharding for x in leaves]))
-
-
-def assert_equal(a, b):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        np.testing.assert_array_equal(x, y)
+from sg_jax.weights.saver import Saver
 
 
 def write(folder, mesh, step=6, position=11, **kwargs):
@@ -57,8 +29,8 @@ def write(folder, mesh, step=6, position=11, **kwargs):
     state = dataclasses.replace(
         random_state(mesh, **kwargs), step=jax.device_put(np.int32(step), mesh.devices.flat[0])
     )
-    with checkpoints.open_checkpoints(folder, every=1, keep=9) as saver:
-        checkpoints.save(saver, state, step, position)
+    with Saver(folder, every=1, keep=9) as saver:
+        saver.save(state, step, {"data_position": position})
     return state
 
 
@@ -74,9 +46,9 @@ def run(tmp_path_factory, mesh_of):
 def test_a_state_comes_back_bit_for_bit_on_any_mesh(run, mesh_of, mesh):
     folder, state = run
     abstract = abstract_state(make_model, TX, mesh_of(*mesh))
-    with checkpoints.open_checkpoints(folder, every=1, keep=9) as saver:
-        restored, position = checkpoints.restore(saver, abstract)
-    assert position == 11 and restored.step == 6
+    with Saver(folder, every=1, keep=9) as saver:
+        restored, progress = saver.restore(abstract)
+    assert progress == {"data_position": 11, "step": 6} and restored.step == 6
     assert jax.tree.structure(restored) == jax.tree.structure(abstract)
     assert_equal(restored, state)
     for leaf, like in zip(jax.tree.leaves(restored), jax.tree.leaves(abstract), strict=True):
@@ -143,24 +115,24 @@ def test_a_step_is_chosen_by_number(tmp_path, mesh_of):
 def test_the_latest_and_every_nth_checkpoint_are_kept(tmp_path, mesh_of, keep, keep_period, left):
     state = random_state(mesh_of(1, 1))
     folder = str(tmp_path)
-    with checkpoints.open_checkpoints(folder, 2, keep, keep_period) as saver:
+    with Saver(folder, 2, keep, keep_period) as saver:
         for step in range(1, 13):
             if saver.should_save(step):
-                checkpoints.save(saver, state, step, step)
+                saver.save(state, step, {})
     assert sorted(int(p.name) for p in checkpoints.checkpoint_dir(folder).iterdir()) == left
 
 
 def test_saving_a_step_twice_is_no_error(tmp_path, mesh_of):
     state = random_state(mesh_of(1, 1))
-    with checkpoints.open_checkpoints(str(tmp_path), 1, 2) as saver:
+    with Saver(str(tmp_path), 1, 2) as saver:
         for _ in range(2):
-            checkpoints.save(saver, state, 3, 3)
+            saver.save(state, 3, {})
 
 
 def test_a_new_run_has_nothing_to_restore(tmp_path, mesh_of):
     abstract = abstract_state(make_model, TX, mesh_of(1, 1))
-    with checkpoints.open_checkpoints(str(tmp_path), 1, 2) as saver:
-        assert checkpoints.restore(saver, abstract) is None
+    with Saver(str(tmp_path), 1, 2) as saver:
+        assert saver.restore(abstract) is None
 
 
 @pytest.mark.parametrize(
@@ -175,10 +147,10 @@ def test_a_checkpoint_of_another_network_is_named(run, mesh_of, model, array):
 
     abstract = abstract_state(other, TX, mesh_of(1, 1))
     with (
-        checkpoints.open_checkpoints(folder, every=1, keep=9) as saver,
+        Saver(folder, every=1, keep=9) as saver,
         pytest.raises(UserError, match=rf"does not fit this network: model/\S*{array}.* there"),
     ):
-        checkpoints.restore(saver, abstract)
+        saver.restore(abstract)
 
 
 def test_a_config_comes_back(run):
@@ -195,11 +167,24 @@ def test_a_run_is_continued_with_its_own_config(run):
     record.prepare(folder, longer, NAMES, begun=True)
 
 
+def test_rates_may_change_and_by_how_much_is_logged(run, tmp_path, capsys):
+    folder = str(tmp_path / "run")
+    record.prepare(folder, completed(), NAMES, begun=True)
+    other = completed(optimizer=dict(learning_rate=3e-5, weight_decay=0.1))
+    record.prepare(folder, other, NAMES, begun=True)
+    said = capsys.readouterr().out
+    assert "learning_rate was 0.0001; from here on it is 3e-05, 0.3 times that." in said
+    assert "weight_decay was 0; from here on it is 0.1." in said
+    record.prepare(folder, other, NAMES, begun=True)
+    assert "from here on" not in capsys.readouterr().out
+    assert record.read(folder)[0].optimizer.learning_rate == 3e-5
+
+
 @pytest.mark.parametrize(
     "changes, named",
     [
         (dict(objective=dict(gamma=0.25)), ["config.objective.gamma=0.25", "0.5"]),
-        (dict(optimizer=dict(learning_rate=1.0)), ["config.optimizer.learning_rate=1.0", "0.0001"]),
+        (dict(optimizer=dict(b1=0.5)), ["config.optimizer.b1=0.5", "0.9"]),
         (dict(train=dict(batch_size=8)), ["config.train.batch_size=8", "256"]),
         (dict(train=dict(ema_decay=0.5)), ["config.train.ema_decay=0.5", "0.9999"]),
         (dict(seed=3), ["config.seed=3", "0"]),
@@ -263,26 +248,6 @@ def test_wrong_weights_are_named(run):
         checkpoints.load(run[0], weights="raw")
 
 
-@pytest.mark.parametrize("damage", ["empty", "data", "manifest"])
-def test_a_damaged_checkpoint_is_named(tmp_path, mesh_of, damage):
-    folder = str(tmp_path / "run")
-    record.prepare(folder, completed(), NAMES, begun=False)
-    write(folder, mesh_of(1, 1), step=4)
-    step = pathlib.Path(checkpoints.checkpoint_dir(folder) / "4")
-    if damage == "empty":
-        shutil.rmtree(step)
-        step.mkdir()
-    for path in step.rglob("d/*" if damage == "data" else "manifest*"):
-        path.write_bytes(path.read_bytes()[:10])
-    message = r"The checkpoint \S*/4 cannot be read .* delete that folder"
-    with pytest.raises(UserError, match=message):
-        checkpoints.load(folder)
-    abstract = abstract_state(make_model, TX, mesh_of(1, 1))
-    with checkpoints.open_checkpoints(folder, every=1, keep=9) as saver:
-        with pytest.raises(UserError, match=message):
-            checkpoints.restore(saver, abstract)
-
-
 def test_a_folder_without_checkpoints_takes_another_config(tmp_path):
     folder = str(tmp_path / "run")
     record.prepare(folder, completed(), NAMES, begun=False)
@@ -307,6 +272,6 @@ def test_a_half_written_checkpoint_is_not_taken_for_one(tmp_path, mesh_of):
     (partial / "model").mkdir()
     assert_equal(checkpoints.load(folder), state.ema)
     abstract = abstract_state(make_model, TX, mesh_of(1, 1))
-    with checkpoints.open_checkpoints(folder, every=1, keep=9) as saver:
-        restored, _ = checkpoints.restore(saver, abstract)
+    with Saver(folder, every=1, keep=9) as saver:
+        restored, _ = saver.restore(abstract)
     assert restored.step == 4

@@ -1,0 +1,187 @@
+"""The checkpoints that training writes, and the one that it continues from."""
+
+import concurrent.futures
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from sg_jax.errors import UserError
+from sg_jax.parallel import processes
+from sg_jax.programs.training import TrainState
+from sg_jax.runs import files
+from sg_jax.runs.progress import log
+from sg_jax.weights import checkpoints, integrity
+
+
+class Saver:
+    """Save in the background every `every` steps, and keep the latest `keep`.
+
+    With `keep_period` above 0 it also keeps every multiple of it. Use it as a context manager, and
+    call `restore` before the first `save`.
+    """
+
+    def __init__(self, workdir: str, every: int, keep: int, keep_period: int = 0):
+        self.folder = checkpoints.checkpoint_dir(workdir)
+        self._workdir, self._every = workdir, every
+        preserve = ocp.training.preservation_policies
+        self._kept = [preserve.LatestN(keep)]
+        if keep_period:
+            self._kept.append(preserve.EveryNSteps(keep_period))
+        self._opened: ocp.training.Checkpointer | None = None
+        self._sealer = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
+        self._pending: tuple[int, concurrent.futures.Future] | None = None
+        logging.getLogger("absl").addFilter(_of_use)
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            self.wait()
+        except UserError:
+            if error is None:  # otherwise the first error is the one to report
+                raise
+        finally:
+            self._sealer.shutdown()
+            if self._opened is not None:
+                with contextlib.suppress(Exception):  # it raises the error of `wait` once more
+                    self._opened.close()
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, int]] | None:
+        """Return the latest state that is whole, sharded as `abstract` asks, and its progress.
+
+        Damaged checkpoints after it are renamed to STEP.damaged, and the log says so.
+
+        Returns:
+          The state and the numbers that were saved with it; None for a new run.
+
+        Raises:
+          UserError: no checkpoint is whole, or the latest one is of another network.
+        """
+        damaged: list[integrity.Damaged] = []
+        for step in reversed(checkpoints.steps_of(self._workdir)):
+            try:
+                found = self._load(step, abstract)
+            except integrity.Damaged as error:
+                damaged.append(error)
+                continue
+            self._set_aside(step, damaged)
+            return found
+        if damaged:
+            raise UserError(
+                f"{damaged[0]} No checkpoint in {self.folder} is whole, so the run cannot continue."
+                " Nothing was deleted: put a copy back, or give a new --workdir to start again."
+            )
+        return None
+
+    def _load(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, int]]:
+        trees = parts_of(abstract)
+        wanted = {part: checkpoints.named(tree) for part, tree in trees.items()}
+        placed = abstract.step.sharding
+        assert isinstance(placed, jax.sharding.NamedSharding)
+        loaded = checkpoints.read(
+            self.folder / str(step), {**wanted, "progress": None}, placed.mesh
+        )
+        parts = {part: checkpoints.unnamed(loaded[part], tree) for part, tree in trees.items()}
+        emas = {decay: parts.pop(f"ema_{decay}") for decay in abstract.emas}
+        progress = {name: int(value) for name, value in loaded["progress"].items()}
+        stored = jax.device_put(np.int32(progress["step"]), abstract.step.sharding)
+        return TrainState(step=stored, emas=emas, **parts), progress
+
+    def _set_aside(self, latest: int, damaged: list[integrity.Damaged]) -> None:
+        """Rename the damaged checkpoints after `latest`, so that their steps can be saved again."""
+        for error in damaged:
+            log(str(error))
+        processes.barrier("checkpoints read")
+        for step in checkpoints.steps_of(self._workdir) if processes.is_writer() else ():
+            if step > latest:
+                aside = self.folder / f"{step}.damaged"
+                for i in range(1, 1000):
+                    if not aside.exists():
+                        break
+                    aside = self.folder / f"{step}.damaged.{i}"
+                (self.folder / str(step)).rename(aside)
+                log(f"It is {aside.name} now. The run continues from the checkpoint before it.")
+        processes.barrier("damaged checkpoints set aside")
+
+    @property
+    def _checkpointer(self) -> ocp.training.Checkpointer:
+        """Orbax's own, opened when it is first needed, because it remembers the folder's steps."""
+        if self._opened is None:
+            policies = ocp.training.save_decision_policies
+            self._opened = ocp.training.Checkpointer(
+                self.folder,
+                save_decision_policy=policies.FixedIntervalPolicy(self._every),
+                preservation_policy=ocp.training.preservation_policies.AnyPreservationPolicy(
+                    self._kept
+                ),
+                cleanup_tmp_directories=True,
+            )
+        return self._opened
+
+    def should_save(self, step: int) -> bool:
+        """Return whether a checkpoint is due."""
+        return self._checkpointer.should_save(step)
+
+    def save(self, state: TrainState, step: int, progress: Mapping[str, int]) -> None:
+        """Save in the background, after the save before it; saving a step again does nothing.
+
+        Args:
+          state: what to save; its arrays may be donated as soon as this returns.
+          step: its step.
+          progress: further numbers to return with it.
+
+        Raises:
+          UserError: the save before it failed, or the folder cannot be written.
+        """
+        self.wait()
+        if processes.is_writer():
+            files.check_writable(self.folder)  # Orbax would wait for minutes
+        latest = self._checkpointer.latest
+        if latest is not None and latest.step == step:
+            return
+        parts: dict[str, Any] = {
+            part: checkpoints.named(tree) for part, tree in parts_of(state).items()
+        }
+        parts["progress"] = {**progress, "step": step}
+        response = self._checkpointer.save_checkpointables_async(step, parts, force=True)
+        self._pending = step, self._sealer.submit(self._finish, step, response)
+
+    def _finish(self, step: int, response) -> None:
+        response.result()  # also releases its thread and descriptors
+        if processes.is_writer():
+            integrity.seal(self.folder / str(step))
+
+    def wait(self) -> None:
+        """Wait for the save in the background.
+
+        Raises:
+          UserError: it failed.
+        """
+        if self._pending is None:
+            return
+        (step, pending), self._pending = self._pending, None
+        try:
+            pending.result()
+        except Exception as error:  # of a full disk, a folder that is gone, another process, ...
+            what = (str(error).splitlines() or [type(error).__name__])[0][:300]
+            raise UserError(
+                f"The checkpoint of step {step} could not be saved in {self.folder} ({what}). Once "
+                "that is mended, the same command continues from the checkpoint before it."
+            ) from error
+
+
+def _of_use(record: logging.LogRecord) -> bool:
+    """Return False for tracebacks that Orbax's threads log, since `Saver.wait` raises the error."""
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+def parts_of(state: TrainState) -> dict[str, Any]:
+    """Return the parts of a state that are stored, and can be loaded, on their own, by name."""
+    parts = {"model": state.model, "ema": state.ema, "opt_state": state.opt_state}
+    return parts | {f"ema_{decay}": tree for decay, tree in state.emas.items()}
