@@ -17,19 +17,21 @@ import numpy as np
 import optax
 from flax import nnx
 
-from sg_jax.errors import Settings, setting
+from sg_jax.errors import Settings, UserError, setting
 
 KERNEL_INIT = nnx.initializers.he_normal()
 ZERO_INIT = nnx.initializers.zeros_init()
 
 SMALLEST_SIDE = 4
 NORM_GROUPS = 8
+WIDEST = 4096
+MOST_WEIGHTS = 200_000_000  # of the network; a thousand times what the recipes in configs/ need
 
 
 def _width(value: Any) -> str:
     whole = isinstance(value, int) and not isinstance(value, bool)
-    fits = whole and value >= 1 and value % NORM_GROUPS == 0
-    return "" if fits else f"must be a positive multiple of {NORM_GROUPS}."
+    fits = whole and 1 <= value <= WIDEST and value % NORM_GROUPS == 0
+    return "" if fits else f"must be a positive multiple of {NORM_GROUPS}, at most {WIDEST}."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Recipe(Settings):
     SECTION = "features"
 
     width: int = setting(32, "channels at full resolution, doubled as the side halves", rule=_width)
-    blocks: int = setting(1, "residual blocks per resolution", low=1)
-    features: int = setting(64, "size F of the hidden layer", low=1)
+    blocks: int = setting(1, "residual blocks per resolution", low=1, high=100)
+    features: int = setting(64, "size F of the hidden layer", low=1, high=65536)
     epochs: int = setting(30, "passes over the training images", low=1)
     batch: int = setting(64, "images per step", low=1)
     learning_rate: float = setting(
@@ -98,13 +100,9 @@ class Classifier(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        height, width, channels = image_shape
-        side, outputs = max(height, width), recipe.width
-        self.stem = _conv(channels, outputs, 3, 1, KERNEL_INIT, rngs)
-        plan = [(outputs, outputs, 1)] * recipe.blocks
-        while side > SMALLEST_SIDE:
-            side, inputs, outputs = -(-side // 2), outputs, 2 * outputs
-            plan += [(inputs, outputs, 2)] + [(outputs, outputs, 1)] * (recipe.blocks - 1)
+        plan = _plan(image_shape, recipe)
+        outputs = plan[-1][1]
+        self.stem = _conv(image_shape[2], recipe.width, 3, 1, KERNEL_INIT, rngs)
         self.blocks = nnx.List([ResidualBlock(*step, rngs=rngs) for step in plan])
         self.norm = _norm(outputs, rngs)
         self.hidden = nnx.Linear(outputs, recipe.features, kernel_init=KERNEL_INIT, rngs=rngs)
@@ -118,6 +116,16 @@ class Classifier(nnx.Module):
         x = nnx.silu(self.norm(x)).mean(axis=(1, 2))  # [B, width of the last stage]
         features = nnx.silu(self.hidden(x))  # [B, F]
         return features, self.head(features)
+
+
+def _plan(image_shape: tuple[int, int, int], recipe: Recipe) -> list[tuple[int, int, int]]:
+    """Return the channels in, the channels out and the stride of each residual block."""
+    side, outputs = max(image_shape[:2]), recipe.width
+    plan = [(outputs, outputs, 1)] * recipe.blocks
+    while side > SMALLEST_SIDE:
+        side, inputs, outputs = -(-side // 2), outputs, 2 * outputs
+        plan += [(inputs, outputs, 2)] + [(outputs, outputs, 1)] * (recipe.blocks - 1)
+    return plan
 
 
 def _conv(inputs: int, outputs: int, side: int, stride: int, init, rngs: nnx.Rngs) -> nnx.Conv:
@@ -219,7 +227,11 @@ def fit(
 
     Returns:
       The trained classifier.
+
+    Raises:
+      UserError: the network is too large, or its training diverges.
     """
+    check_size(image_shape, recipe)
     batch = min(recipe.batch, count)
     epoch_steps = count // batch
     initialise, train_step = _compiled(
@@ -242,4 +254,23 @@ def fit(
                 f"feature network: epoch {epoch + 1}/{recipe.epochs}, loss {loss:.3f}, "
                 f"{seconds:.0f} s, {left:.0f} s left"
             )
+    # The last update comes after the last loss.
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((loss, model))):
+        raise UserError(
+            f"The feature network diverged (loss {float(loss):.3g} at the end): lower "
+            f"config.features.learning_rate={recipe.learning_rate:g}."
+        )
     return model
+
+
+def check_size(image_shape: tuple[int, int, int], recipe: Recipe) -> None:
+    """Raise a UserError if the network would have more than `MOST_WEIGHTS` weights."""
+    # Of the 3x3 convolutions, which have nearly all.
+    weights = sum(9 * (i + o) * o for i, o, _ in _plan(image_shape, recipe))
+    if weights > MOST_WEIGHTS:
+        raise UserError(
+            f"config.features.width={recipe.width} and blocks={recipe.blocks} make a feature "
+            f"network of {weights:,} weights for images of {image_shape[0]}x{image_shape[1]}. Its "
+            f"training takes {16e-9 * weights:,.0f} GB, and at most {MOST_WEIGHTS:,} weights are "
+            "allowed: lower one of them."
+        )

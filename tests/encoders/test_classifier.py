@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sg_jax.encoders.classifier import Classifier, Recipe, random_mirror, random_shift
+from sg_jax.encoders.classifier import Classifier, Recipe, fit, random_mirror, random_shift
+from sg_jax.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,24 @@ def test_random_mirror_turns_about_half_of_the_images():
     turned = [np.array_equal(each, image[:, ::-1]) for each in drawn]
     assert 80 < sum(turned) < 120
     assert sum(turned) + sum(np.array_equal(each, image) for each in drawn) == 200
+
+
+def _fit(recipe):
+    def batches(parts):
+        return ((np.zeros((len(ids), 4, 4, 1), np.uint8), ids % 2) for ids in parts)
+
+    return fit(batches, 8, (4, 4, 1), num_classes=2, recipe=recipe, log=lambda _: None)
+
+
+@pytest.mark.slow
+def test_a_network_that_diverges_measures_nothing():
+    with pytest.raises(UserError, match=r"diverged.*config\.features\.learning_rate=1e\+30"):
+        _fit(Recipe(width=8, features=2, epochs=3, batch=8, learning_rate=1e30))
+
+
+@pytest.mark.parametrize("values", [dict(width=4096), dict(width=1024, blocks=100)])
+def test_a_network_beyond_all_memory_is_refused_before_it_is_made(values):
+    with pytest.raises(UserError, match=r"config\.features\.width=.* takes [\d,]+ GB"):
+        _fit(Recipe(**values))
+    with pytest.raises(UserError, match=r"width=8000000000 must be"):
+        Recipe(width=8_000_000_000)
