@@ -1,8 +1,10 @@
 """A run's files, on a disk or in a bucket; each is written completely or not at all."""
 
+import contextlib
 import os
 import pathlib
 import tempfile
+import time
 import uuid
 
 import fsspec
@@ -15,6 +17,7 @@ fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
 PARTIAL = ".partial"  # how the name of a file ends while it is written
+GRACE = 1.0  # seconds within which a new file may not be locked yet
 
 
 def path(name: str | os.PathLike) -> epath.Path:
@@ -124,8 +127,54 @@ def write_atomically(name: str | os.PathLike, content: bytes) -> epath.Path:
     # the owner can read its files, and reports are shared.
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
-        partial.write_bytes(content)
-        os.replace(partial, target)
+        with open(partial, "xb") as file:
+            _lock(file)  # which shows `tidy` that somebody is writing
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or a machine that stops may leave an empty file
+            os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
     return target
+
+
+def tidy(folder: str | os.PathLike) -> None:
+    """Remove what writers that were killed left in a folder, and in the folders two levels below.
+
+    Files that are being written are left alone, also those of other processes.
+    """
+    if is_remote(folder):
+        return
+    root = absolute(folder)
+    below = _folders(root)
+    for within in [root, *below, *(deeper for child in below for deeper in _folders(child))]:
+        for partial in children(within):
+            if partial.name.startswith(".") and partial.name.endswith(PARTIAL):
+                with contextlib.suppress(OSError):
+                    if time.time() - partial.stat().st_mtime > GRACE and _is_dead(partial):
+                        partial.unlink()
+
+
+def _folders(folder: epath.Path) -> list[epath.Path]:
+    """Return the folders in a folder, without those that a link only points to."""
+    return [f for f in children(folder) if f.is_dir() and not os.path.islink(f)]
+
+
+def _is_dead(path: epath.Path) -> bool:
+    """Return whether nobody writes a file; without file locks, whether it is a day old."""
+    with open(path, "rb") as file:
+        locked = _lock(file)
+    return time.time() - path.stat().st_mtime > 86_400 if locked is None else locked
+
+
+def _lock(file) -> bool | None:
+    """Lock an open file; return False if another process has locked it, None without file locks."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (OSError, ImportError):
+        return None
+    return True

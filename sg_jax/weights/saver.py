@@ -4,10 +4,11 @@ import concurrent.futures
 import contextlib
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 from orbax.checkpoint import v1 as ocp
 
 from sg_jax.errors import UserError
@@ -82,11 +83,8 @@ class Saver:
     def _load(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, int]]:
         trees = parts_of(abstract)
         wanted = {part: checkpoints.named(tree) for part, tree in trees.items()}
-        placed = abstract.step.sharding
-        assert isinstance(placed, jax.sharding.NamedSharding)
-        loaded = checkpoints.read(
-            self.folder / str(step), {**wanted, "progress": None}, placed.mesh
-        )
+        mesh = cast(Mesh, cast(NamedSharding, abstract.step.sharding).mesh)
+        loaded = checkpoints.read(self.folder / str(step), {**wanted, "progress": None}, mesh)
         parts = {part: checkpoints.unnamed(loaded[part], tree) for part, tree in trees.items()}
         emas = {decay: parts.pop(f"ema_{decay}") for decay in abstract.emas}
         progress = {name: int(value) for name, value in loaded["progress"].items()}

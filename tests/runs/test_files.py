@@ -157,3 +157,22 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         files.check_writable(tmp_path / "file" / "run")
     with pytest.raises(UserError, match=r"/proc.* cannot be written"):
         files.check_writable("/proc/run")  # also for the superuser
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "GRACE", -1.0)
+    left = [tmp_path / name for name in ("", "samples", "samples/scored")]
+    for folder in left:
+        folder.mkdir(exist_ok=True)
+        (folder / ".a.npz.0123.partial").write_bytes(b"half")
+        (folder / "a.npz").write_bytes(b"whole")
+    open_one = tmp_path / ".b.npz.4567.partial"
+    with open(open_one, "wb") as file:
+        assert files._lock(file)
+        files.tidy(tmp_path)
+        assert open_one.exists()
+    found = sorted(p.name for p in tmp_path.rglob("*") if p.is_file())
+    assert found == [".b.npz.4567.partial", "a.npz", "a.npz", "a.npz"]
+    files.tidy(tmp_path)
+    assert not open_one.exists()
+    files.tidy(tmp_path / "missing")

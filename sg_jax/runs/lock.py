@@ -1,0 +1,210 @@
+"""One training at a time in a folder: a file says who trains there, and that it is alive.
+
+    workdir/training.json  {"host": "tpu-0", "pid": 4711, "since": "...", "beat": 12, ...}
+
+A second run is refused, whether on this host or on another that shares the folder. A run that was
+killed is noticed: the operating system then releases the file, and its beat no longer changes.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from sg_jax.errors import UserError
+from sg_jax.parallel import processes
+from sg_jax.runs import files
+from sg_jax.runs.progress import log
+
+NAME = "training.json"
+BEAT = 10.0  # seconds between two beats
+SILENCE = 3.5  # beats after which a run on another host counts as dead
+
+
+class Held:
+    """A folder in which this run trains."""
+
+    def __init__(self, path: epath.Path | None, token: str = ""):
+        self._path, self._token = path, token
+
+    def check(self) -> None:
+        """Raise a UserError if another run has taken the folder over, as after a long pause."""
+        if self._path is None:
+            return
+        other = _read(self._path)
+        if other is not None and other.get("token") != self._token:
+            raise UserError(
+                f"{_who(other)} has taken {self._path.parent} over, because this run gave no sign "
+                f"of life for {BEAT * SILENCE:.0f} seconds. Nothing was overwritten."
+            )
+
+
+@contextlib.contextmanager
+def hold(workdir: str | os.PathLike) -> Iterator[Held]:
+    """Hold a folder while training there; all processes of a run call this.
+
+    Raises:
+      UserError: another run trains there, in all processes.
+    """
+    with contextlib.ExitStack() as stack:
+        held, refused = Held(None), None
+        if processes.is_writer():
+            try:
+                held = stack.enter_context(_hold(files.absolute(workdir)))
+            except UserError as error:
+                refused = error
+        if processes.from_writer([refused is not None])[0]:
+            raise refused or UserError(f"--workdir={workdir} is held: see process 0.")
+        yield held
+
+
+@contextlib.contextmanager
+def _hold(folder: epath.Path) -> Iterator[Held]:
+    files.check_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / NAME
+    me: dict[str, Any] = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "token": uuid.uuid4().hex,
+        "machine": _machine(),
+    }
+    held, ended = Held(path, me["token"]), threading.Event()
+    with contextlib.ExitStack() as stack:
+        if not files.is_remote(path):
+            stack.enter_context(_locked(path))
+        _refuse_living(path, me)
+        _write(path, me, 0)
+        if files.is_remote(path):  # of two that start at once, the later write wins
+            time.sleep(min(2.0, BEAT))
+            held.check()
+        thread = threading.Thread(target=_beat, args=(held, path, me, ended), daemon=True)
+        thread.start()
+        try:
+            yield held
+        finally:
+            ended.set()
+            thread.join()
+            with contextlib.suppress(OSError, UserError):
+                held.check()
+                path.unlink()
+
+
+@contextlib.contextmanager
+def _locked(path: epath.Path) -> Iterator[None]:
+    """Lock a file for this process, until it ends; raise if another process has locked it."""
+    import fcntl
+
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise _held(path, _read(path) or {}) from None
+        except OSError:  # a file system without locks: the beat must do
+            break
+        # The run that held it may have removed the file between the two lines above.
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+                break
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_living(path: epath.Path, me: dict[str, Any]) -> None:
+    """Raise if the run that wrote the file is alive; wait for its beat if it is on another host."""
+    other = _read(path)
+    if other is None:
+        return
+    if other.get("machine") == me["machine"]:
+        if files.is_remote(path) and _runs(other.get("pid")):
+            raise _held(path, other)
+        log(f"Take {path.parent} over from {_who(other)}, which is gone.")
+        return
+    wait = BEAT * SILENCE
+    log(f"{_who(other)} trained in {path.parent}: wait up to {wait:.0f} seconds for its beat.")
+    until = time.monotonic() + wait
+    while time.monotonic() < until:
+        time.sleep(min(1.0, BEAT))
+        if (now := _read(path)) is not None and now != other:
+            raise _held(path, now)
+    log(f"Take {path.parent} over from {_who(other)}, which gives no sign of life.")
+
+
+def _held(path: epath.Path, other: dict[str, Any]) -> UserError:
+    return UserError(
+        f"--workdir={path.parent} is in use: {_who(other)} has trained there since "
+        f"{other.get('since', 'a moment ago')}. Wait for it, stop it, or give another folder."
+    )
+
+
+def _who(other: dict[str, Any]) -> str:
+    return f"Process {other.get('pid', '?')} on host {other.get('host', '?')!r}"
+
+
+def _beat(held: Held, path: epath.Path, me: dict[str, Any], ended: threading.Event) -> None:
+    """Show that this run is alive, until it ends or is replaced."""
+    count = 0
+    while not ended.wait(BEAT):
+        count += 1
+        try:
+            held.check()
+            _write(path, me, count)
+        except UserError:  # replaced; the next save says so
+            return
+        except OSError:  # such as a full disk, which ends the run elsewhere
+            continue
+
+
+def _write(path: epath.Path, me: dict[str, Any], count: int) -> None:
+    content = json.dumps({**me, "beat": count}).encode()
+    if files.is_remote(path):
+        path.write_bytes(content)
+        return
+    # In place, because a file that replaced it would not be locked.
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.pwrite(descriptor, content.ljust(512) + b"\n", 0)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: epath.Path) -> dict[str, Any] | None:
+    """Return what the file says; None if it is missing, empty or foreign."""
+    try:
+        with path.open("rb") as file:
+            found = json.loads(file.read(4096))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _machine() -> str:
+    """Return what tells machines apart, also those that share a name, and a machine's restarts."""
+    with contextlib.suppress(OSError):
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    return socket.gethostname()
+
+
+def _runs(pid: Any) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except (OSError, TypeError, ValueError, OverflowError):
+        return False
+    return True
