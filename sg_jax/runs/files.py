@@ -151,7 +151,7 @@ def tidy(folder: str | os.PathLike) -> None:
         for partial in children(within):
             if partial.name.startswith(".") and partial.name.endswith(PARTIAL):
                 with contextlib.suppress(OSError):
-                    if time.time() - partial.stat().st_mtime > GRACE and _is_dead(partial):
+                    if time.time() - os.stat(partial).st_mtime > GRACE and _is_dead(partial):
                         partial.unlink()
 
 
@@ -164,7 +164,7 @@ def _is_dead(path: epath.Path) -> bool:
     """Return whether nobody writes a file; without file locks, whether it is a day old."""
     with open(path, "rb") as file:
         locked = _lock(file)
-    return time.time() - path.stat().st_mtime > 86_400 if locked is None else locked
+    return time.time() - os.stat(path).st_mtime > 86_400 if locked is None else locked
 
 
 def _lock(file) -> bool | None:
