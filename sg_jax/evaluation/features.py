@@ -18,7 +18,7 @@ from sg_jax.encoders.classifier import Classifier, Recipe, fit, to_unit_range
 from sg_jax.errors import UserError
 from sg_jax.evaluation.fingerprint import Fingerprint, fingerprint_of
 from sg_jax.evaluation.reading import Reader, check_images, in_parts
-from sg_jax.runs import files
+from sg_jax.runs import arrays, files
 
 FOR_DIGITS = Recipe()
 BATCH = 256
@@ -91,53 +91,62 @@ class Scorer:
 
     def save(self, path: str | os.PathLike) -> epath.Path:
         """Write weights, accuracy and fingerprint to one .npz file, completely or not at all."""
-        arrays: dict[str, Any] = {
+        parts: dict[str, Any] = {
             "fingerprint": np.array(self.fingerprint.to_json()),
             "test_accuracy": np.float64(self.test_accuracy),
             **{name: np.asarray(leaf) for name, leaf in _named_leaves(self.model)},
         }
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
+        np.savez(buffer, **parts)
         return files.write_atomically(path, buffer.getvalue())
 
     @classmethod
-    def load(cls, path: str | os.PathLike, expect: Fingerprint | None = None) -> "Scorer":
+    def load(
+        cls,
+        path: str | os.PathLike,
+        expect: Fingerprint | None = None,
+        recipe: Recipe | None = None,
+    ) -> "Scorer":
         """Read what `save` wrote.
 
         Args:
           path: the .npz file.
           expect: the fingerprint that the file must have; None allows any.
+          recipe: the recipe that it must have; None allows any.
 
         Returns:
           A Scorer that scores exactly like the saved one.
 
         Raises:
-          Unusable: the file is missing or damaged, or has another fingerprint.
+          Unusable: the file is missing or damaged, or was made otherwise.
           UserError: the file cannot be reached.
         """
         try:
-            content = io.BytesIO(files.path(path).read_bytes())
+            content = arrays.read_bytes(files.path(path))
         except FileNotFoundError:
             raise Unusable(f"There is no feature network at {path}: train one.") from None
         except OSError as error:  # the file may be intact
             raise UserError(f"The feature network at {path} cannot be reached: {error}.") from None
         try:
-            with np.load(content, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            fingerprint = Fingerprint.from_json(str(arrays["fingerprint"]))
-            accuracy = float(arrays["test_accuracy"])
-            empty = jax.eval_shape(functools.partial(_new_model, fingerprint))
-            leaves = [_take(arrays, name, leaf.shape) for name, leaf in _named_leaves(empty)]
+            found = arrays.from_npz(content)
+            fingerprint = Fingerprint.from_json(str(found["fingerprint"]))
         except Exception as error:  # one flipped byte of a zip file raises many kinds of errors
-            raise Unusable(
-                f"The feature network at {path} cannot be read ({type(error).__name__}: {error}): "
-                "train a new one."
-            ) from error
-        if expect is not None and fingerprint != expect:
+            raise _unreadable(path, error) from error
+        # Before the network is built, because another recipe may be of any size.
+        wanted = expect
+        if wanted is None and recipe is not None:
+            wanted = dataclasses.replace(fingerprint, recipe=recipe)
+        if wanted is not None and fingerprint != wanted:
             raise Unusable(
                 f"The feature network at {path} was made from something else: "
-                f"{expect.differences(fingerprint)}."
+                f"{wanted.differences(fingerprint)}."
             )
+        try:
+            accuracy = float(found["test_accuracy"])
+            empty = jax.eval_shape(functools.partial(_new_model, fingerprint))
+            leaves = [_take(found, name, leaf.shape) for name, leaf in _named_leaves(empty)]
+        except Exception as error:  # a file of another version, or by someone else
+            raise _unreadable(path, error) from error
         model = jax.tree.unflatten(jax.tree.structure(empty), leaves)
         return cls(model, accuracy, fingerprint)
 
@@ -252,7 +261,17 @@ def _named_leaves(model: Classifier) -> list[tuple[str, jax.Array]]:
     return [(jax.tree_util.keystr(path), x) for path, x in jax.tree.leaves_with_path(model)]
 
 
-def _take(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> jax.Array:
-    if arrays[name].shape != shape:
-        raise ValueError(f"{name} has shape {arrays[name].shape} instead of {shape}")
-    return jnp.asarray(arrays[name], jnp.float32)
+def _take(found: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> jax.Array:
+    array = found[name]
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape} instead of {shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} contains NaN or infinity")
+    return jnp.asarray(array, jnp.float32)
+
+
+def _unreadable(path: str | os.PathLike, error: Exception) -> Unusable:
+    return Unusable(
+        f"The feature network at {path} cannot be read ({type(error).__name__}: {error}): train a "
+        "new one."
+    )

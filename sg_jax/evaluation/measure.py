@@ -6,25 +6,28 @@ workdir/samples/scored/*.npy  the first images of a setting, for pictures
 """
 
 import dataclasses
+import functools
 import io
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 
+from sg_jax.config import record
 from sg_jax.config.experiment import Experiment
 from sg_jax.costs import flops
-from sg_jax.errors import UserError
+from sg_jax.errors import UserError, one_line
 from sg_jax.evaluation import scoring, table
 from sg_jax.evaluation.metrics import METRICS, Drawing, Scores
 from sg_jax.evaluation.table import Key
-from sg_jax.method import checks
+from sg_jax.method import checks, early
 from sg_jax.method import guidance as guidance_lib
 from sg_jax.method.guidance import Guidance
 from sg_jax.parallel import processes
 from sg_jax.programs.sampling import sample
-from sg_jax.runs import files
+from sg_jax.runs import arrays, files
 from sg_jax.runs.progress import Progress, log
 from sg_jax.weights import checkpoints
 
@@ -36,10 +39,17 @@ class Found:
     Attributes:
       scores: of each setting, one per seed, in the given order.
       images: the first images of each setting with the first seed, uint8 [shown, H, W, C].
+      drawn: each setting as it was drawn; see `resolved`.
+      others: the scores of further settings in the table, by the setting as it was drawn, if they
+        were measured in the same way with all the seeds; `images` has their images, if any.
+      unlike: how many settings in the table were measured in another way.
     """
 
     scores: dict[Guidance, list[Scores]]
     images: dict[Guidance, np.ndarray]
+    drawn: dict[Guidance, Guidance] = dataclasses.field(default_factory=dict)
+    others: dict[Guidance, list[Scores]] = dataclasses.field(default_factory=dict)
+    unlike: int = 0
 
 
 def run(
@@ -71,7 +81,7 @@ def run(
     Raises:
       UserError: a checkpoint is missing; raised before any sampling.
     """
-    drawn = {guidance: resolved(experiment, guidance, workdir) for guidance in guidances}
+    drawn = {guidance: resolved(experiment, guidance, workdir, step) for guidance in guidances}
     keys = {
         (guidance, seed): Key(
             guidance=drawn[guidance],
@@ -87,6 +97,8 @@ def run(
         for guidance in guidances
         for seed in seeds
     }
+    shape = (experiment.model.image_size, experiment.model.image_size, experiment.model.channels)
+    stored = functools.partial(_images, workdir, shown=shown, shape=shape)
     rows = table.read(workdir)
     jobs = list(dict.fromkeys(keys.values()))
     # The writer decides what is left, because others may read a later file, and none may draw
@@ -96,24 +108,52 @@ def run(
         [int(any(rows.get(key, {}).get(name) is None for name in wanted)) for key in jobs]
     )
     no_images = processes.from_writer(
-        [int(key.seed == seeds[0] and _images(workdir, key, shown) is None) for key in jobs]
+        [int(key.seed == seeds[0] and stored(key) is None) for key in jobs]
     )
     left = [(k, r) for k, r, i in zip(jobs, no_row, no_images, strict=True) if r or i]
     log(f"{len(guidances)} settings, {len(seeds)} seeds: {len(jobs)} drawings, {len(left)} left.")
     if left:
-        _draw_all(experiment, judge, workdir, left, rows, shown)
+        again = [key for key, is_left in zip(jobs, no_images, strict=True) if is_left]
+        _draw_all(experiment, judge, workdir, left, again, rows, shown)
     if judge is None:
         return Found({}, {})
+    others = _others(rows, keys[guidances[0], seeds[0]], seeds)
+    for guidance in drawn.values():
+        others.pop(guidance, None)
+    first = {g: keys[g, seeds[0]] for g in guidances}
+    first |= {g: dataclasses.replace(first[guidances[0]], guidance=g) for g in others}
     return Found(
         {g: [rows[keys[g, seed]] for seed in seeds] for g in guidances},
-        {g: i for g in guidances if (i := _images(workdir, keys[g, seeds[0]], shown)) is not None},
+        {g: images for g, key in first.items() if (images := stored(key)) is not None},
+        drawn,
+        others,
+        len({key.guidance for key in rows} - {*others, *drawn.values()}),
     )
 
 
-def _draw_all(experiment, judge, workdir, left, rows: table.Table, shown: int) -> None:
+def _others(rows: table.Table, like: Key, seeds: Sequence[int]) -> dict[Guidance, list[Scores]]:
+    """Return the scores of each setting that was measured like a key, with all of the seeds."""
+    found = {}
+    for guidance in dict.fromkeys(key.guidance for key in rows):
+        keys = [dataclasses.replace(like, guidance=guidance, seed=seed) for seed in seeds]
+        if all(key in rows for key in keys):
+            found[guidance] = [rows[key] for key in keys]
+    return found
+
+
+def _draw_all(
+    experiment: Experiment,
+    judge: scoring.Judge | None,
+    workdir: str | os.PathLike,
+    left: Sequence[tuple[Key, bool]],
+    no_images: Sequence[Key],
+    rows: table.Table,
+    shown: int,
+) -> None:
+    """Draw what is `left`: keys, each with whether it is to be scored, or only its images kept."""
     config, networks, programs = experiment.config.sample, None, set()
     step, samples = left[0][0].checkpoint, left[0][0].samples
-    how = dict(mesh=experiment.mesh, like=experiment.model)
+    how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
     model = checkpoints.load(workdir, step, **how)
     labels = model.conditioning.in_turn(samples)
     progress = Progress(0, len(left), samples, unit="drawing")
@@ -133,7 +173,7 @@ def _draw_all(experiment, judge, workdir, left, rows: table.Table, shown: int) -
             images, rate = scoring.timed(draw, labels, config.batch_size)
         if judge is None:
             continue
-        if shown and _images(workdir, key, shown) is None:
+        if shown and key in no_images:
             _keep_images(workdir, key, images[:shown])
         if score:
             cost = flops.sampling_step(
@@ -144,10 +184,8 @@ def _draw_all(experiment, judge, workdir, left, rows: table.Table, shown: int) -
                 weak_model=weak_model,
             )
             scores = judge.score(images, labels, Drawing(cost, rate))
-            rows |= table.read(workdir)  # which another command may have changed meanwhile
-            rows[key] = rows.get(key, {}) | scores  # keep what cannot be measured now
-            table.write(workdir, rows)
-            shares = {name: scores[name] for name in scores if METRICS[name].of_images}
+            rows |= table.add(workdir, {key: scores})
+            shares: dict[str, Any] = {n: scores[n] for n in scores if METRICS[n].of_images}
             progress.update(done, **shares)
 
 
@@ -157,8 +195,20 @@ def _drawer(experiment, model, weak_model, key: Key) -> Callable[[np.ndarray], n
     return lambda labels: sample(model, labels, key.guidance, weak_model=weak_model, **how)
 
 
-def resolved(experiment: Experiment, guidance: Guidance, workdir: str | os.PathLike) -> Guidance:
+def resolved(
+    experiment: Experiment,
+    guidance: Guidance,
+    workdir: str | os.PathLike,
+    step: int | None = None,
+) -> Guidance:
     """Return a setting as a table stores it, with the step of its weak network filled in.
+
+    Args:
+      experiment: the run's objects.
+      guidance: the setting.
+      workdir: folder of the run.
+      step: of the strong network, of which `weak_step` may be a share; the latest by default. In
+        another run it is a share of the latest.
 
     Raises:
       UserError: the networks cannot run the setting, or a checkpoint is missing.
@@ -169,6 +219,9 @@ def resolved(experiment: Experiment, guidance: Guidance, workdir: str | os.PathL
         return guidance
     folder = guidance.weak_workdir or workdir
     steps = checkpoints.saved_steps(folder)
+    if isinstance(guidance.weak_step, float):
+        last = steps[-1] if guidance.weak_workdir else step or steps[-1]
+        guidance = _at_share(guidance, folder, steps, last)
     if guidance.weak_step and guidance.weak_step not in steps:
         raise UserError(
             f"The weak prediction of {guidance.describe()!r} needs step {guidance.weak_step} of "
@@ -178,6 +231,23 @@ def resolved(experiment: Experiment, guidance: Guidance, workdir: str | os.PathL
     other = checkpoints.abstract_network(folder) if guidance.weak_workdir else experiment.model
     checks.check_setting(experiment.model, guidance, other)
     return dataclasses.replace(guidance, weak_step=guidance.weak_step or steps[-1])
+
+
+def _at_share(
+    guidance: Guidance, folder: str | os.PathLike, steps: Sequence[int], last: int
+) -> Guidance:
+    """Return a setting with the kept step nearest to its share of `last` steps."""
+    share = guidance.weak_step
+    found = early.nearest(share, last, steps)
+    if found is None:
+        every = record.read(folder)[0].checkpoint.every
+        raise UserError(
+            f"The weak prediction of {guidance.describe()!r} needs a checkpoint near step "
+            f"{share * last:.0f}, {share:g} of {last}, of {str(folder)!r}, which has {steps}: set "
+            f"its weak_step to one of them, or train with {early.advice(share, last, every)}."
+        )
+    log(f"{guidance.describe()}: the weak prediction is made by step {found} of {folder}.")
+    return dataclasses.replace(guidance, weak_step=found)
 
 
 def _images_path(workdir: str | os.PathLike, key: Key) -> epath.Path:
@@ -190,12 +260,20 @@ def _keep_images(workdir: str | os.PathLike, key: Key, images: np.ndarray) -> No
     files.write_atomically(_images_path(workdir, key), buffer.getvalue())
 
 
-def _images(workdir: str | os.PathLike, key: Key, shown: int) -> np.ndarray | None:
-    """Return the first stored images of a setting, or None if there are fewer."""
+def _images(
+    workdir: str | os.PathLike, key: Key, *, shown: int, shape: tuple[int, int, int]
+) -> np.ndarray | None:
+    """Return the first stored images [shown, *shape] of a setting; None if they are not there."""
     path = _images_path(workdir, key)
     if not shown:
         return np.empty(0, np.uint8)
-    if not path.exists():
+    try:
+        images = arrays.from_npy(arrays.read_bytes(path))
+        if images.dtype != np.uint8 or images.shape[1:] != shape:
+            raise ValueError(f"{images.dtype} {list(images.shape)}")
+    except FileNotFoundError:
         return None
-    images = np.load(io.BytesIO(path.read_bytes()))
+    except Exception as error:  # damaged files raise many kinds of errors
+        log(f"{path} cannot be read ({one_line(error)}): these images are drawn again.")
+        return None
     return images[:shown] if len(images) >= shown else None

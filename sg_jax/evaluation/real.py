@@ -1,8 +1,8 @@
 """real.npz of a run: features of the real images, so that these are not read again.
 
 Statistics are accumulated batch by batch and features of at most 10,000 images are kept, so memory
-does not grow with the data set. The file belongs to the images that had the data set's name and
-size when it was written, so delete it if you replace them.
+does not grow with the data set. The file belongs to the data sets that it names: their sizes, and
+what `data.identity` finds in them.
 """
 
 import dataclasses
@@ -16,9 +16,10 @@ import numpy as np
 from etils import epath
 
 from sg_jax.evaluation.distances import Statistics
-from sg_jax.evaluation.metrics import FeatureSet
+from sg_jax.evaluation.metrics import FeatureSet, Scores
 from sg_jax.evaluation.reading import Reader, in_parts, spread
-from sg_jax.runs import files
+from sg_jax.runs import arrays, files
+from sg_jax.runs.progress import log
 
 NAME = "real.npz"
 COUNTED = [field.name for field in dataclasses.fields(Statistics)]
@@ -48,11 +49,13 @@ class View:
       network: the network.
       real: the images that generated ones are compared with.
       test: images that the network was not trained on.
+      scores: how the test images score, as far as that was measured.
     """
 
     network: FeatureNetwork
     real: FeatureSet
     test: FeatureSet
+    scores: Scores = dataclasses.field(default_factory=dict)
 
 
 def found_in(network: FeatureNetwork, reader: Reader, ids: np.ndarray) -> FeatureSet:
@@ -89,24 +92,36 @@ def save(path: str | os.PathLike, about: Mapping[str, Any], view: View) -> epath
     Args:
       path: the .npz file.
       about: what they depend on, as JSON values by name.
-      view: both sets and the network's digest are stored, its weights are not.
+      view: both sets, the scores and the network's digest are stored, its weights are not.
     """
-    arrays: dict[str, Any] = {"about": json.dumps({**about, "digest": view.network.digest})}
+    parts: dict[str, Any] = {
+        "about": json.dumps({**about, "digest": view.network.digest}),
+        "scores": json.dumps(view.scores),
+    }
     for name, each in (("real", view.real), ("test", view.test)):
-        arrays |= {f"{name}/{key}": value for key, value in _arrays(each).items()}
+        parts |= {f"{name}/{key}": value for key, value in _arrays(each).items()}
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **parts)
     return files.write_atomically(path, buffer.getvalue())
 
 
 def load(path: str | os.PathLike, about: Mapping[str, Any], network: FeatureNetwork) -> View | None:
     """Return what `save` wrote; None if it is missing, damaged, or belongs to something else."""
     try:
-        with np.load(io.BytesIO(files.path(path).read_bytes()), allow_pickle=False) as file:
-            if json.loads(str(file["about"])) != {**about, "digest": network.digest}:
-                return None
-            return View(network, *(_feature_set(file, name) for name in ("real", "test")))
-    except Exception:  # one flipped byte of a zip file raises many kinds of errors
+        parts = arrays.from_npz(arrays.read_bytes(files.path(path)))
+        if json.loads(str(parts["about"])) != {**about, "digest": network.digest}:
+            return None
+        real, test = (_feature_set(parts, name) for name in ("real", "test"))
+        if real.features.shape[1:] != test.features.shape[1:]:
+            raise ValueError("features of two networks")
+        # Older files have no scores.
+        scores = json.loads(str(parts["scores"])) if "scores" in parts else {}
+        known = {name: None if value is None else float(value) for name, value in scores.items()}
+        return View(network, real, test, known)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # one flipped byte of a zip file raises many kinds of errors
+        log(f"{path} cannot be read ({type(error).__name__}: {error}): it is made anew.")
         return None
 
 
@@ -117,9 +132,22 @@ def _arrays(found: FeatureSet) -> dict[str, np.ndarray]:
     return arrays | {name: np.asarray(getattr(found.statistics, name)) for name in COUNTED}
 
 
-def _feature_set(file: Mapping[str, np.ndarray], name: str) -> FeatureSet:
-    count, mean, scatter = (file[f"{name}/{key}"] for key in COUNTED)
-    counted = Statistics(int(count), mean, scatter)
-    key = f"{name}/probabilities"
-    probabilities = file[key] if key in file else None
-    return FeatureSet(file[f"{name}/features"], file[f"{name}/labels"], probabilities, counted)
+def _feature_set(parts: Mapping[str, np.ndarray], name: str) -> FeatureSet:
+    """Return one set of `_arrays`; raise a ValueError unless they belong together."""
+    count, mean, scatter = (parts[f"{name}/{key}"] for key in COUNTED)
+    features, labels = parts[f"{name}/features"], parts[f"{name}/labels"]
+    probabilities = parts.get(f"{name}/probabilities")
+    kept, size = features.shape
+    wanted = {
+        "mean": (mean, (size,)),
+        "scatter": (scatter, (size, size)),
+        "labels": (labels, (kept,)),
+    }
+    for key, (array, shape) in wanted.items():
+        if array.shape != shape:
+            raise ValueError(f"{name}/{key} has shape {array.shape} instead of {shape}")
+    if probabilities is not None and (probabilities.ndim != 2 or len(probabilities) != kept):
+        raise ValueError(f"{name}/probabilities has shape {probabilities.shape}")
+    if not all(np.isfinite(x).all() for x in (features, mean, scatter)) or labels.dtype.kind != "i":
+        raise ValueError(f"{name} contains NaN, infinity or labels that are no ints")
+    return FeatureSet(features, labels, probabilities, Statistics(int(count), mean, scatter))

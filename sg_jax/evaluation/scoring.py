@@ -1,9 +1,9 @@
 """Score sets of images against a data set; evaluate, sweep and diversity use this."""
 
 import dataclasses
+import functools
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sg_jax.config.sections import Config
+from sg_jax.data import identity
 from sg_jax.data.sources import Source, open_source
 from sg_jax.encoders.classifier import Recipe
 from sg_jax.errors import UserError
@@ -28,9 +29,11 @@ class Judge:
 
     Attributes:
       views: by the kind of features that metrics need; one is CLASSIFIER.
+      keep: stores the classifier's view, with the scores of the test images.
     """
 
     views: Mapping[str, View]
+    keep: Callable[[View], object] = lambda view: None
 
     @property
     def classifier(self) -> View:
@@ -74,16 +77,21 @@ class Judge:
         return scores
 
     def of_test_images(self) -> Scores:
-        """Score the real test images, which is about the best that generated ones can reach."""
-        scores: Scores = {}
-        for metric in METRICS.values():
-            if metric.needs in self.views:
-                view = self.views[metric.needs]
-                try:
-                    scores[metric.name] = metric.function(view.real, view.test)
-                except UserError:  # too few of them
-                    scores[metric.name] = None
-        return scores
+        """Score the real test images, which is about the best that generated ones can reach.
+
+        For 10,000 of them this takes half a minute, so the scores are kept.
+        """
+        wanted = [metric for metric in METRICS.values() if metric.needs in self.views]
+        missing = [m for m in wanted if m.name not in self.views[m.needs].scores]
+        for metric in missing:
+            view = self.views[metric.needs]
+            try:
+                view.scores[metric.name] = metric.function(view.real, view.test)
+            except UserError:  # too few of them
+                view.scores[metric.name] = None
+        if missing:
+            self.keep(self.classifier)
+        return {metric.name: self.views[metric.needs].scores[metric.name] for metric in wanted}
 
 
 def check_ready(config: Config, source: Source) -> None:
@@ -94,30 +102,34 @@ def check_ready(config: Config, source: Source) -> None:
         or cannot be written.
     """
     _open_test(config, source)
+    _check_features(config)
+
+
+def _check_features(config: Config) -> None:
+    """Raise if `config.features.path` is another file, or cannot be written."""
     if not config.features.path:
         return
     path = files.path(config.features.path)
-    if path.exists():
-        if features.Scorer.load(path).fingerprint.recipe != _recipe(config):
-            raise UserError(
-                f"config.features.path={config.features.path!r} holds a network of another recipe "
-                f"than config.features: give another path, or the recipe that it was made by."
-            )
-    elif not files.is_remote(path):
-        folder = next(parent for parent in files.absolute(path).parents if parent.exists())
+    if not path.exists():
         try:
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise UserError(
-                f"config.features.path={config.features.path!r} cannot be written in {folder} "
-                f"({error.strerror}): give another path."
-            ) from None
+            files.check_writable(files.absolute(path).parent)
+        except UserError as error:
+            raise UserError(f"config.features.path={config.features.path!r}: {error}") from None
+        return
+    try:
+        features.Scorer.load(path, recipe=_recipe(config))
+    except features.Unusable as reason:
+        raise UserError(
+            f"config.features.path={config.features.path!r}: {reason} It is not replaced: give "
+            "another path, delete that file, or give the recipe that it was made by."
+        ) from None
 
 
 def _open_test(config: Config, source: Source) -> Source:
     data = config.data
-    return open_source(source.name, data.test_split, data.data_dir, data.image_size)
+    return open_source(
+        source.name, data.test_split, data.data_dir, data.image_size, key="test_split"
+    )
 
 
 def _recipe(config: Config) -> Recipe:
@@ -140,16 +152,18 @@ def open_judge(config: Config, source: Source, workdir: str | os.PathLike) -> Ju
       workdir: folder of the run.
 
     Raises:
-      UserError: the test split cannot be opened.
+      UserError: the test split cannot be opened, or `config.features.path` cannot be used.
     """
     test = _open_test(config, source)
+    _check_features(config)
     folder = files.path(workdir)
     path = config.features.path or folder / "classifier.npz"
     about = _about(config, source, test)
     recipe = _recipe(config)
+    keep = functools.partial(real.save, folder / real.NAME, about)
     if (view := _kept(path, folder, about, recipe)) is not None:
         log(f"feature network: read from {path}, features of real images from {real.NAME}")
-        return Judge({CLASSIFIER: view})
+        return Judge({CLASSIFIER: view}, keep)
     train_images, test_images = Reader(source), Reader(test, "test_images")
     scorer = features.cached_scorer(
         path,
@@ -168,8 +182,8 @@ def open_judge(config: Config, source: Source, workdir: str | os.PathLike) -> Ju
         real.found_in(scorer, train_images, references),
         real.found_in(scorer, test_images, np.arange(len(test))),
     )
-    real.save(folder / real.NAME, about, view)
-    return Judge({CLASSIFIER: view})
+    keep(view)
+    return Judge({CLASSIFIER: view}, keep)
 
 
 def _about(config: Config, source: Source, test: Source) -> dict[str, Any]:
@@ -178,6 +192,8 @@ def _about(config: Config, source: Source, test: Source) -> dict[str, Any]:
         name=source.name,
         splits=[source.split, test.split],
         images=[len(source), len(test)],
+        # Only of sources that know an example without decoding it, so that this stays quick.
+        data=[identity.of(s) if hasattr(s, "identify") else None for s in (source, test)],
         image_shape=source.image_shape,
         references=min(config.evaluate.references or len(source), len(source)),
     )
@@ -187,12 +203,14 @@ def _about(config: Config, source: Source, test: Source) -> dict[str, Any]:
 def _kept(path, folder, about: dict[str, Any], wanted: Recipe) -> View | None:
     """Return the contents of an earlier evaluation's files; None if they do not fit."""
     try:
-        scorer = features.Scorer.load(path)
+        scorer = features.Scorer.load(path, recipe=wanted)
     except features.Unusable:
         return None
-    if scorer.fingerprint.recipe != wanted:
+    view = real.load(folder / real.NAME, about, scorer)
+    # By someone else's file, because such a network would not have written it.
+    if view is not None and view.real.features.shape[1] != wanted.features:
         return None
-    return real.load(folder / real.NAME, about, scorer)
+    return view
 
 
 def timed(

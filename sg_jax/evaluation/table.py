@@ -19,13 +19,18 @@ from typing import Any
 
 from etils import epath
 
-from sg_jax.errors import UserError
+from sg_jax.errors import UserError, one_line, shown
 from sg_jax.evaluation.metrics import METRICS, Scores
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
-from sg_jax.runs import files
+from sg_jax.runs import arrays, files
 
 NAME = "scores.csv"
+LONGEST = 10_000  # characters of a value that is parsed
+# What a line of another kind may raise; some of it from within Python's parser.
+NOT_A_ROW = (
+    ValueError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +111,50 @@ def read(workdir: str | os.PathLike) -> Table:
     for number, row in _rows(path):
         try:
             key, scores = _parse(row)
-        except (ValueError, SyntaxError) as error:  # a UserError too
-            raise UserError(f"{path}, line {number} is not a row of scores: {error}.") from None
+        except NOT_A_ROW as error:
+            raise UserError(
+                f"{path}, line {number} is not a row of scores: {one_line(error)}. Delete that "
+                "line, or move the file away: what is then missing is scored again."
+            ) from None
         known = {name: value for name, value in scores.items() if value is not None}
         table[key] = {**scores, **table.get(key, {}), **known}
     return table
+
+
+def add(workdir: str | os.PathLike, rows: Table) -> Table:
+    """Add scores to a run's table, and return all of it.
+
+    Commands that add at the same time wait for each other, so that none loses a row of another.
+    """
+    with _alone(workdir):
+        table = read(workdir)
+        for key, scores in rows.items():
+            table[key] = table.get(key, {}) | scores  # keep what is not measured now
+        write(workdir, table)
+    return table
+
+
+@contextlib.contextmanager
+def _alone(workdir: str | os.PathLike) -> Iterator[None]:
+    """Wait for other commands that add rows on this machine, and let others wait.
+
+    The folder itself is locked, so that no file is left behind. A bucket, and some network file
+    systems, cannot be locked.
+    """
+    if files.is_remote(workdir):
+        yield
+        return
+    import fcntl
+
+    folder = files.path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
 
 
 def write(workdir: str | os.PathLike, table: Table) -> epath.Path:
@@ -121,7 +165,7 @@ def write(workdir: str | os.PathLike, table: Table) -> epath.Path:
     path = files.path(workdir) / NAME
     unknown: dict[Key, dict[str, str]] = {}
     for _, row in _rows(path):
-        with contextlib.suppress(ValueError, SyntaxError):  # a line that is not a row is dropped
+        with contextlib.suppress(*NOT_A_ROW):  # a line that is not a row is dropped
             key, _ = _parse(row)
             others = {n: t for n, t in row.items() if n not in {*SETTING, *CONDITIONS, *_numbers()}}
             unknown[key] = unknown.get(key, {}) | others
@@ -148,14 +192,17 @@ def _rows(path: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
     Raises:
       UserError: the header has no condition.
     """
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    lines = csv.reader(io.StringIO(text[: text.rfind("\n") + 1]))
-    header = next(lines, None)
-    if header is None:
+    try:
+        text = arrays.read_bytes(path).decode() if path.exists() else ""
+        lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)}): move it away.") from None
+    if not lines:
         return
+    header = lines[0]
     if not CONDITIONS.keys() & set(header):
         raise UserError(f"{path} has none of the columns of a table of scores: move it away.")
-    for number, cells in enumerate(lines, start=2):
+    for number, cells in enumerate(lines[1:], start=2):
         # A line of another length is not a row; `_parse` raises for it.
         yield number, dict(zip(header, cells, strict=False)) if len(cells) == len(header) else {}
 
@@ -166,9 +213,16 @@ def _parse(row: dict[str, str]) -> tuple[Key, Scores]:
         raise ValueError("it has more or fewer cells than the header")
     setting = {name: _value(row[name], SETTING[name]) for name in SETTING if name in row}
     conditions = {name: _value(row[name], CONDITIONS[name]) for name in CONDITIONS if name in row}
+    for name, value in conditions.items():
+        if type(value) is not type(CONDITIONS[name]):
+            raise ValueError(f"{name} is {shown(value)}")
     scores = {name: float(row[name]) if row.get(name) else None for name in _numbers()}
     return Key(canonical(Guidance(**setting)), **conditions), scores
 
 
 def _value(text: str, default: object) -> Any:
-    return text if isinstance(default, str) else ast.literal_eval(text)
+    if isinstance(default, str):
+        return text
+    if len(text) > LONGEST:
+        raise ValueError(f"a cell of {len(text)} characters")
+    return ast.literal_eval(text)

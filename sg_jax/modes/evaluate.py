@@ -1,5 +1,7 @@
 """Score a trained network under several guidance settings: a picture, a table and a report."""
 
+import dataclasses
+
 import jax
 import numpy as np
 from etils import epath
@@ -7,9 +9,20 @@ from etils import epath
 from sg_jax.config.experiment import Experiment
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
-from sg_jax.evaluation import figures, measure, pictures, report, scoring, style
+from sg_jax.evaluation import (
+    comparison,
+    figures,
+    measure,
+    pictures,
+    report,
+    scoring,
+    style,
+    table,
+)
+from sg_jax.evaluation.metrics import Scores
 from sg_jax.evaluation.results import SettingResult
-from sg_jax.modes.base import Job, Mode, register
+from sg_jax.method.guidance import Guidance
+from sg_jax.modes.base import Job, Mode, register, weak_paths
 from sg_jax.parallel import processes
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
@@ -29,7 +42,8 @@ def evaluate(
     """Draw `config.evaluate.samples` images per setting and seed, score them, write the report.
 
     Image i has the same label and, with one seed, the same noise under every setting. Settings in
-    scores.csv are not drawn again. All processes draw; the writer scores and writes.
+    scores.csv are not drawn again, and those scored in the same way before are in the report too.
+    All processes draw; the writer scores and writes.
 
     Args:
       experiment: the run's objects.
@@ -61,23 +75,55 @@ def evaluate(
         shown=min(config.evaluate.columns, source.num_classes, config.evaluate.samples),
     )
     if judge is not None:
-        settings = {name: experiment.settings[name] for name in names}
-        rows = [
-            SettingResult.over_seeds(
-                name, guidance.describe(), config.evaluate.samples, found.scores[guidance]
+        rows, images = [], []
+        for name, guidance, scores in _shown(experiment, found, step):
+            share = isinstance(guidance.weak_step, float)
+            description = (found.drawn[guidance] if share else guidance).describe()
+            rows.append(
+                SettingResult.over_seeds(name, description, config.evaluate.samples, scores)
             )
-            for name, guidance in settings.items()
-        ]
-        shown = np.stack([found.images[experiment.settings[name]] for name in names])
+            if guidance in found.images:
+                images.append((f"{name}\n{description}", found.images[guidance]))
         picture = pictures.grid(
-            shown,
-            row_labels=[f"{row.name}\n{row.description}" for row in rows],
-            column_labels=source.class_names[: shown.shape[1]],
+            np.stack([image for _, image in images]),
+            row_labels=[label for label, _ in images],
+            column_labels=source.class_names[: len(images[0][1])],
         )
         pictures.save_png(picture, folder / "guidance.png")
         _report(experiment, source, workdir, command, step, judge, rows)
+        if found.unlike:
+            log(
+                f"The report leaves out {found.unlike} settings of {table.NAME} that were measured "
+                "with another checkpoint, sampler, feature network, or number of steps or images, "
+                "or lack a seed."
+            )
     processes.barrier("report written")
     return [folder / "guidance.png", folder / "report.html"]
+
+
+def _shown(
+    experiment: Experiment, found: measure.Found, step: int
+) -> list[tuple[str, Guidance, list[Scores]]]:
+    """Return the rows of the report: a name, its setting, and the scores of each seed.
+
+    The settings of this command come first, then what was scored like them before: settings that
+    have a name in the config, and any whose images are kept. The cells of a sweep are neither.
+    """
+    names = experiment.config.evaluate.guidance
+    rows = [(n, g, found.scores[g]) for n in names for g in [experiment.settings[n]]]
+    for guidance, scores in found.others.items():
+        named = next((n for n, g in experiment.settings.items() if _is(guidance, g)), "")
+        if named or guidance in found.images:
+            rows.append((named or comparison.method(guidance, step), guidance, scores))
+    return rows
+
+
+def _is(drawn: Guidance, setting: Guidance) -> bool:
+    """Return whether a setting was drawn so, whatever step stood for a share of the training."""
+    setting = table.canonical(setting)
+    if isinstance(setting.weak_step, float) or (setting.weak_workdir and not setting.weak_step):
+        setting = dataclasses.replace(setting, weak_step=drawn.weak_step)
+    return setting == drawn
 
 
 def _report(
@@ -158,5 +204,7 @@ MODE = register(
         run,
         same="scored",
         pixels=True,
+        writes=("", "samples/scored"),
+        paths=lambda config, _: ["features.path", *weak_paths(config.evaluate.guidance)],
     )
 )

@@ -1,0 +1,58 @@
+"""Arrays from .npy and .npz files that anyone may have written.
+
+They hold no pickles, so that reading executes nothing, and take no more memory than their files:
+a header of a hundred bytes may promise terabytes, and a compressed file may unpack to them.
+"""
+
+import io
+import math
+import zipfile
+
+import numpy as np
+from etils import epath
+
+
+def read_bytes(path: epath.Path) -> bytes:
+    """Return the contents of a regular file, and not of a device, which may have no end.
+
+    Raises:
+      OSError: there is none.
+    """
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise OSError(f"{path} is no regular file")
+    return path.read_bytes()
+
+
+def from_npy(content: bytes) -> np.ndarray:
+    """Return the array of a .npy file.
+
+    Raises:
+      ValueError: it is damaged, or holds Python objects.
+    """
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"an array of version {version}")
+    header = getattr(np.lib.format, f"read_array_header_{version[0]}_{version[1]}")
+    shape, fortran, dtype = header(file)
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects")
+    start = file.tell()
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(content) - start:
+        raise ValueError(f"an array of shape {shape} in {len(content) - start} bytes")
+    flat = np.frombuffer(content, dtype, offset=start)
+    return flat.reshape(shape, order="F" if fortran else "C").copy()
+
+
+def from_npz(content: bytes) -> dict[str, np.ndarray]:
+    """Return the arrays of a .npz file by name, as `np.savez` writes it: not compressed.
+
+    Raises:
+      Exception: of many kinds if it is damaged; one flipped byte of a zip file is enough.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        members = file.infolist()
+        packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+        if packed or sum(member.file_size for member in members) > len(content):
+            raise ValueError("a compressed file")
+        return {m.filename.removesuffix(".npy"): from_npy(file.read(m)) for m in members}
