@@ -21,7 +21,7 @@ def get_config():
                 sample_every=500,
                 then=("sample", "evaluate"),
             ),
-            checkpoint=dict(every=250),
+            checkpoint=dict(every=250, keep_period=500),  # 500 makes autoguidance's weak prediction
             guidance=dict(
                 cfg=dict(scale=1.5),
                 sg=dict(scale=3.0, gamma_strong=0.0, gamma_weak=0.9),

@@ -35,6 +35,7 @@ def get_config():
             optimizer=dict(learning_rate=1e-4),
             train=dict(steps=2_000_000, batch_size=256, ema_decay=0.9999, log_every=100),
             checkpoint=dict(every=10_000, keep=2, keep_period=50_000),
+            guidance=dict(ag=dict(weak_step=50_000), sg_fid=dict(weak_step=50_000)),  # the paper's
             sample=dict(guidance="sg_flops", steps=40, batch_size=256, chunk=4096),
         )
     )

@@ -9,6 +9,7 @@ In a notebook:
     model = sg_jax.load("runs/digits")
     guidance = sg_jax.Guidance(scale=1.5, gamma_strong=0.0, gamma_weak=0.75)
     images = sg_jax.sample(model, [0, 1, 2], guidance=guidance, steps=40, seed=0)  # [3, H, W, C]
+    sg_jax.settings("runs/digits")  # the run's guidance settings by name, such as "sg"
 
 Names are imported when they are first used; README.md here has the map of the code.
 """
@@ -17,6 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sg_jax.config.record import settings
     from sg_jax.errors import UserError
     from sg_jax.method.guidance import Guidance
     from sg_jax.method.presets import PRESETS
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from sg_jax.weights.checkpoints import load
 
 __version__ = "0.1.0"
-__all__ = ["PRESETS", "Guidance", "Sampler", "UserError", "convert", "load", "sample"]
+__all__ = ["PRESETS", "Guidance", "Sampler", "UserError", "convert", "load", "sample", "settings"]
 
 _HOME = {
     "PRESETS": "method.presets",
@@ -36,6 +38,7 @@ _HOME = {
     "convert": "weights.convert",
     "load": "weights.checkpoints",
     "sample": "programs.sampling",
+    "settings": "config.record",
 }
 
 

@@ -1,9 +1,13 @@
 """Rules between sections: what one value requires of another, or of the network and the devices."""
 
+import bisect
+import math
+
 from jax.sharding import Mesh
 
 from sg_jax.config.sections import Config
 from sg_jax.errors import UserError, default_of, nearest
+from sg_jax.method import early
 from sg_jax.method.checks import check_rate, check_setting
 from sg_jax.method.objective import FlowMatching
 from sg_jax.models.backbone import Backbone
@@ -78,21 +82,34 @@ def _check_drawing(config: Config, model: Backbone) -> None:
     for name in names:
         guidance = config.guidance[name]
         check_setting(model, guidance, key=f"config.guidance.{name}")
-        step = guidance.weak_step
-        if train.then and step and not guidance.weak_workdir and not _is_kept(config, step):
-            raise UserError(
-                f"config.guidance.{name}.weak_step={step} is not a checkpoint that this training "
-                f"keeps: it saves every config.checkpoint.every={config.checkpoint.every} of "
-                f"config.train.steps={train.steps} steps, and keeps the last "
-                f"{config.checkpoint.keep} and multiples of "
-                f"config.checkpoint.keep_period={config.checkpoint.keep_period}."
-            )
+        if train.then and guidance.weak_step and not guidance.weak_workdir:
+            _check_weak_step(config, f"config.guidance.{name}", guidance.weak_step)
 
 
-def _is_kept(config: Config, step: int) -> bool:
-    """Return whether the checkpoint of `step` exists when training has ended."""
-    every, last = config.checkpoint.every, config.train.steps
-    period = config.checkpoint.keep_period
-    saved = sorted({*range(every, last + 1, every), last})
-    periodic = period and step % period == 0
-    return step in saved and bool(periodic or step in saved[-config.checkpoint.keep :])
+def _check_weak_step(config: Config, key: str, step: int | float) -> None:
+    """Raise unless the checkpoint of a setting exists when training has ended."""
+    last, saves, kept = config.train.steps, config.checkpoint, _kept(config)
+    if isinstance(step, int):
+        fits, which, remedy = any(step in steps for steps in kept), "is not a checkpoint", ""
+    else:
+        # Of each range only the two steps around the one that is wanted, because it may be long.
+        around = [steps[max(0, bisect.bisect(steps, step * last) - 1) :][:2] for steps in kept]
+        fits = early.nearest(step, last, [s for steps in around for s in steps]) is not None
+        which = f"is step {step * last:.0f}, near which there is no checkpoint"
+        remedy = f": set {early.advice(step, last, saves.every)}"
+    if not fits:
+        raise UserError(
+            f"{key}.weak_step={step} {which} that this training keeps: it saves every "
+            f"config.checkpoint.every={saves.every} of config.train.steps={last} steps, and keeps "
+            f"the last {saves.keep} and multiples of "
+            f"config.checkpoint.keep_period={saves.keep_period}{remedy}."
+        )
+
+
+def _kept(config: Config) -> list[range]:
+    """Return the steps of the checkpoints that exist when training has ended."""
+    saves, last = config.checkpoint, config.train.steps
+    every, period = saves.every, saves.keep_period
+    first = last // every - saves.keep + (1 if last % every == 0 else 2)  # of the latest ones
+    found = [range(max(1, first) * every, last + 1, every), range(last, last + 1)]
+    return found + ([range(m, last + 1, m)] if period and (m := math.lcm(every, period)) else [])

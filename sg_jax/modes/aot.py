@@ -23,7 +23,7 @@ from sg_jax.modes.base import Job, Mode, Option, register
 from sg_jax.parallel import sharding
 from sg_jax.programs.sampling import image_keys, integrate
 from sg_jax.programs.training import abstract_state
-from sg_jax.runs.files import write_atomically
+from sg_jax.runs.files import absolute, check_writable, write_atomically
 from sg_jax.runs.progress import log
 
 
@@ -43,6 +43,8 @@ def run(job: Job) -> list[epath.Path]:
     The report is one object, or a list of them if training has several sparsity rates.
     """
     assert job.config is not None
+    if job.options["json"]:
+        check_writable(absolute(job.options["json"]).parent)
     reports = compile_ahead(job.config, job.options["topology"], job.options["for"])
     if not job.options["json"]:
         return []
@@ -170,6 +172,7 @@ MODE = register(
         workdir=False,
         data=False,
         alone=True,
+        writes=(),
         options=(
             Option("topology", "such as v5e:16x16, or 2*v5e:16x16 for two slices", required=True),
             Option(

@@ -13,9 +13,12 @@ from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 
+from sg_jax.config import trust
 from sg_jax.config.experiment import Experiment, build
+from sg_jax.config.sections import Config
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError, nearest
+from sg_jax.runs import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Option:
       many: whether it may have several values.
       required: whether it must be given.
       positional: whether its values are given without a flag.
+      written: whether its value is a folder that the mode writes to.
       type: the type of a value.
     """
 
@@ -65,6 +69,7 @@ class Option:
     many: bool = False
     required: bool = False
     positional: bool = False
+    written: bool = False
     type: Callable[[str], Any] = str
 
 
@@ -85,6 +90,8 @@ class Mode:
       pixels: whether these must be images, not latents.
       alone: whether only process 0 runs it.
       handles_stop: whether it handles SIGTERM itself: it saves, then ends.
+      writes: the folders in --workdir that it writes to; "" is --workdir itself.
+      paths: from a config and --workdir to the keys of the paths that it uses; see `config.trust`.
       options: its own flags.
     """
 
@@ -98,6 +105,8 @@ class Mode:
     pixels: bool = False
     alone: bool = False
     handles_stop: bool = False
+    writes: tuple[str, ...] = ("",)
+    paths: Callable[[Config, str], Sequence[str]] = lambda config, workdir: ()
     options: tuple[Option, ...] = ()
 
 
@@ -115,6 +124,24 @@ def mode_named(name: str) -> Mode:
     if name not in MODES:
         raise UserError(f"--mode={name} must be one of {', '.join(MODES)}.{nearest(name, MODES)}")
     return MODES[name]
+
+
+def check_folders(mode: Mode, job: Job) -> None:
+    """Raise unless a mode can write what it will write, so that no work is lost at its end."""
+    found = [("workdir", job.workdir, part) for part in mode.writes if job.workdir]
+    found += [(o.name, job.options[o.name], "") for o in mode.options if o.written]
+    for name, value, part in found:
+        try:
+            files.check_writable(files.path(value) / part)
+        except UserError as error:
+            raise UserError(f"--{name}={value} cannot be written: {error}") from None
+    if job.workdir and mode.writes:
+        trust.check_links(job.workdir)
+
+
+def weak_paths(names: Sequence[str]) -> list[str]:
+    """Return the keys of the other runs that guidance settings may take a network from."""
+    return [f"guidance.{name}.weak_workdir" for name in names]
 
 
 class Parser(argparse.ArgumentParser):

@@ -21,7 +21,7 @@ MODE = register(
         workdir=False,
         options=(
             Option("RUN", "folders of the runs", many=True, positional=True),
-            Option("out", "folder for tables and figures", required=True),
+            Option("out", "folder for tables and figures", required=True, written=True),
         ),
     )
 )

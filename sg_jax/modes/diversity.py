@@ -15,10 +15,10 @@ from etils import epath
 from sg_jax.config.experiment import Experiment
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
-from sg_jax.evaluation import figures, scoring, style
+from sg_jax.evaluation import figures, measure, scoring, style
 from sg_jax.method import checks
 from sg_jax.method.guidance import Guidance
-from sg_jax.modes.base import Job, Mode, register
+from sg_jax.modes.base import Job, Mode, register, weak_paths
 from sg_jax.parallel import processes
 from sg_jax.programs.sampling import sample
 from sg_jax.runs import files
@@ -52,7 +52,10 @@ def diversity(experiment: Experiment, source: Source, workdir: str) -> list[epat
       UserError: the networks cannot run a setting; raised before any sampling.
     """
     config, folder = experiment.config, files.path(workdir)
-    settings = {name: experiment.settings[name] for name in config.diversity.guidance}
+    settings = {
+        name: measure.resolved(experiment, experiment.settings[name], workdir)
+        for name in config.diversity.guidance
+    }
     how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
     model = checkpoints.load(workdir, **how)
     weak_models = {  # load all before sampling, since one may be missing or not fit
@@ -161,5 +164,6 @@ MODE = register(
         run,
         same="scored",
         pixels=True,
+        paths=lambda config, _: ["features.path", *weak_paths(config.diversity.guidance)],
     )
 )

@@ -65,5 +65,13 @@ def show(experiment: Experiment) -> None:
 
 
 MODE = register(
-    Mode("flops", "count what each kind of step costs", run, workdir=False, data=False, alone=True)
+    Mode(
+        "flops",
+        "count what each kind of step costs",
+        run,
+        workdir=False,
+        data=False,
+        alone=True,
+        writes=(),
+    )
 )

@@ -4,6 +4,7 @@ The drawing itself is `programs.sampling.sample`, which the package exposes as `
 """
 
 import io
+import zlib
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from etils import epath
 
 from sg_jax.config.experiment import Experiment
 from sg_jax.data.sources import Source
-from sg_jax.evaluation import pictures
-from sg_jax.modes.base import Job, Mode, register
+from sg_jax.evaluation import measure, pictures, table
+from sg_jax.modes.base import Job, Mode, register, weak_paths
 from sg_jax.parallel import processes
 from sg_jax.programs.sampling import sample
 from sg_jax.runs import files
@@ -24,14 +25,16 @@ def draw(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
     """Draw `config.sample.count` images with `config.sample.guidance`.
 
     Labels repeat `config.sample.labels`, or go through the classes in turn. Writes samples/NAME.npz
-    ("images" uint8 [B, H, W, C], "labels" [B]) and samples/NAME.png; for latents only the former,
-    with the network's "latents" in float32.
+    ("images" uint8 [B, H, W, C], "labels" [B], and "about": how they were drawn) and
+    samples/NAME.png; for latents only the former, with the network's "latents" in float32. NAME is
+    that of `name_of`, so that other images are not replaced.
 
     Returns:
       The path of the picture, or of the latents.
     """
-    config, settings = experiment.config.sample, experiment.settings
-    guidance = settings[config.guidance]
+    config = experiment.config.sample
+    step = checkpoints.saved_steps(workdir)[-1]
+    guidance = measure.resolved(experiment, experiment.settings[config.guidance], workdir, step)
     conditioning = experiment.model.conditioning
     cycle = config.labels or conditioning.in_turn(conditioning.num_classes)
     labels = np.resize(cycle, config.count)
@@ -51,12 +54,22 @@ def draw(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
         progress=progress.update,
         pixels=not source.latents,
     )
-    path = files.path(workdir) / "samples" / f"{config.guidance}.npz"
+    key = table.Key(
+        guidance=guidance,
+        sampler=table.words(experiment.sampler),
+        steps=config.steps,
+        samples=config.count,
+        seed=experiment.config.seed,
+        checkpoint=step,
+    )
+    path = files.path(workdir) / "samples" / f"{name_of(config.guidance, key, labels)}.npz"
     if processes.is_writer():
         with spent.on("writing"):
             buffer = io.BytesIO()
             drawn: dict[str, Any] = {"latents" if source.latents else "images": images}
-            np.savez_compressed(buffer, labels=labels, **drawn)
+            about = f"{config.guidance}: {guidance.describe()}, {key.sampler}, {key.steps} steps"
+            about += f", seed {key.seed}, checkpoint {step}"
+            np.savez_compressed(buffer, labels=labels, about=np.array(about), **drawn)
             files.write_atomically(path, buffer.getvalue())
             if not source.latents:
                 columns = min(len(cycle), 10, config.count)
@@ -64,6 +77,19 @@ def draw(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
         log(spent.report("drawing, with its compile"))
     processes.barrier("samples written")
     return path if source.latents else path.with_suffix(".png")
+
+
+def name_of(setting: str, key: table.Key, labels: np.ndarray) -> str:
+    """Return the name of a drawing's files, such as "sg_w3_20steps_seed0_1f2e3d4c".
+
+    It says the setting, ω, steps and seed; the last part stands for all else that images depend
+    on: rates, sampler, checkpoint, labels.
+    """
+    scale = key.guidance.scale
+    omega = scale[0] if isinstance(scale, tuple) else f"{scale:g}"
+    digest = zlib.crc32(repr((setting, key, labels.tolist())).encode())
+    short = setting.encode()[:100].decode(errors="ignore")  # file systems allow some 255 bytes
+    return f"{short}_w{omega}_{key.steps}steps_seed{key.seed}_{digest:08x}"
 
 
 def _write_picture(images: np.ndarray, columns: int, path: epath.Path) -> None:
@@ -79,4 +105,13 @@ def run(job: Job) -> list[epath.Path]:
     return [draw(job.experiment, job.source, job.workdir)]
 
 
-MODE = register(Mode("sample", "draw images into a picture and an .npz file", run, same="sampled"))
+MODE = register(
+    Mode(
+        "sample",
+        "draw images into a picture and an .npz file",
+        run,
+        same="sampled",
+        writes=("samples",),
+        paths=lambda config, _: weak_paths([config.sample.guidance]),
+    )
+)

@@ -142,5 +142,6 @@ MODE = register(
         run,
         same="scored",
         pixels=True,
+        paths=lambda *_: ["features.path"],
     )
 )

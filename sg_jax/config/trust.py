@@ -1,0 +1,67 @@
+"""What a run that someone else made may reach: nothing outside its folder.
+
+A path in a run's own config.json that leads out of the run is used only if this command names it,
+by its key or by giving the run's --config again. Prepared data sets may lie anywhere, because they
+are only read. A folder of the run must not be a link to one elsewhere.
+"""
+
+import os
+import shlex
+from collections.abc import Collection, Iterable
+
+from ml_collections import ConfigDict
+
+from sg_jax.config import record
+from sg_jax.data import prepare
+from sg_jax.errors import UserError
+from sg_jax.runs import files
+
+DATA = "data.data_dir"
+FOLDERS = ("checkpoints", "tensorboard", "profile", "samples", "samples/scored")  # written to
+
+
+def inside(path: str | os.PathLike, folder: str | os.PathLike) -> bool:
+    """Return whether a path lies in a folder, with links, ".." and "~" followed."""
+    if files.is_remote(path) or files.is_remote(folder):
+        given, root = os.fspath(path), os.fspath(folder).rstrip("/")
+        return given.startswith(f"{root}/") and ".." not in given.split("/")
+    real, root = (os.path.realpath(files.absolute(each)) for each in (path, folder))
+    return os.path.commonpath([real, root]) == root
+
+
+def check(config: ConfigDict, workdir: str, used: Iterable[str], said: Collection[str]) -> None:
+    """Raise if a run's own config makes a command use a path outside the run.
+
+    Args:
+      config: that of the run, with what the command sets.
+      workdir: the run.
+      used: the keys of the paths that the command uses, such as "features.path".
+      said: the keys that the command line sets.
+    """
+    values = record.flat(config)
+    for key in used:
+        path = values.get(key)  # a setting without this name is reported later
+        if not path or key in said or inside(path, workdir):
+            continue
+        why = ""
+        if key == DATA:
+            if prepare.is_prepared(config.data.name, path):
+                continue
+            why = f" The data set {config.data.name!r} is not there, and would be written."
+        raise UserError(
+            f"config.{key}={path!r} leads out of the run in --workdir={workdir}, and only its "
+            f"{record.NAME} says so, which may be someone else's.{why} If you mean it, say it in "
+            f"the command: --config.{key}={shlex.quote(path)}"
+        )
+
+
+def check_links(workdir: str) -> None:
+    """Raise if a folder that commands write to is a link to one outside the run."""
+    for name in () if files.is_remote(workdir) else FOLDERS:
+        folder = files.path(workdir) / name
+        if os.path.islink(folder) and not inside(folder, workdir):
+            raise UserError(
+                f"{folder} is a link to {os.path.realpath(folder)}, outside the run, so commands "
+                "would write there. Put the folder itself into the run; to keep a run on another "
+                "disk, link the whole run."
+            )
