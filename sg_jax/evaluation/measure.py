@@ -99,7 +99,7 @@ def run(
     }
     shape = (experiment.model.image_size, experiment.model.image_size, experiment.model.channels)
     stored = functools.partial(_images, workdir, shown=shown, shape=shape)
-    rows = table.read(workdir)
+    rows = table.read(workdir, tell=True)
     jobs = list(dict.fromkeys(keys.values()))
     # The writer decides what is left, because others may read a later file, and none may draw
     # alone.

@@ -24,6 +24,7 @@ from sg_jax.evaluation.metrics import METRICS, Scores
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
 from sg_jax.runs import arrays, files
+from sg_jax.runs.progress import log
 
 NAME = "scores.csv"
 LONGEST = 10_000  # characters of a value that is parsed
@@ -100,15 +101,22 @@ def words(sampler: Sampler) -> str:
     return " ".join([sampler.name, *(f"{n}={getattr(sampler, n)}" for n in changed)])
 
 
-def read(workdir: str | os.PathLike) -> Table:
+def read(workdir: str | os.PathLike, tell: bool = False) -> Table:
     """Return the rows of a run's table, {} without one; a truncated last line is left out.
+
+    Args:
+      workdir: the run.
+      tell: log it if a line is left out.
 
     Raises:
       UserError: the file is another table, or a line is not a row of scores.
     """
     path = files.path(workdir) / NAME
+    text = _text(path)
+    if tell and text[text.rfind("\n") + 1 :]:
+        log(f"{path} ends within a line, which is left out.")
     table: Table = {}
-    for number, row in _rows(path):
+    for number, row in _rows(path, text):
         try:
             key, scores = _parse(row)
         except NOT_A_ROW as error:
@@ -164,7 +172,7 @@ def write(workdir: str | os.PathLike, table: Table) -> epath.Path:
     """
     path = files.path(workdir) / NAME
     unknown: dict[Key, dict[str, str]] = {}
-    for _, row in _rows(path):
+    for _, row in _rows(path, _text(path)):
         with contextlib.suppress(*NOT_A_ROW):  # a line that is not a row is dropped
             key, _ = _parse(row)
             others = {n: t for n, t in row.items() if n not in {*SETTING, *CONDITIONS, *_numbers()}}
@@ -186,16 +194,23 @@ def _numbers() -> list[str]:
     return [name for name in METRICS if name not in CONDITIONS]
 
 
-def _rows(path: epath.Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _text(path: epath.Path) -> str:
+    """Return the contents of the file, "" without one."""
+    try:
+        return arrays.read_bytes(path).decode() if path.exists() else ""
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)}): move it away.") from None
+
+
+def _rows(path: epath.Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the number of each whole line and its cells by column.
 
     Raises:
-      UserError: the header has no condition.
+      UserError: it is no table, or its header has no condition.
     """
     try:
-        text = arrays.read_bytes(path).decode() if path.exists() else ""
         lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
-    except (OSError, ValueError, csv.Error) as error:
+    except csv.Error as error:
         raise UserError(f"{path} cannot be read ({one_line(error)}): move it away.") from None
     if not lines:
         return

@@ -13,7 +13,7 @@ def nearest(share: float, last: int, kept: Sequence[int]) -> int | None:
 
     Steps from `last` on do not count.
     """
-    wanted = share * last
+    wanted = max(1.0, share * last)
     near = [step for step in kept if step < last and wanted / REACH <= step <= wanted * REACH]
     return min(near, key=lambda step: abs(step - wanted), default=None)
 

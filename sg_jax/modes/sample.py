@@ -33,15 +33,15 @@ def draw(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
       The path of the picture, or of the latents.
     """
     config = experiment.config.sample
-    step = checkpoints.saved_steps(workdir)[-1]
-    guidance = measure.resolved(experiment, experiment.settings[config.guidance], workdir, step)
     conditioning = experiment.model.conditioning
     cycle = config.labels or conditioning.in_turn(conditioning.num_classes)
     labels = np.resize(cycle, config.count)
     how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
     spent = Spent()
     with spent.on("loading weights"):
-        model = checkpoints.load(workdir, **how)
+        model, step = checkpoints.load_with_step(workdir, **how)
+        setting = experiment.settings[config.guidance]
+        guidance = measure.resolved(experiment, setting, workdir, step)
         weak_model = checkpoints.load_weak(guidance, workdir, **how)
     log(f"Draw {config.count} images: {config.guidance} ({guidance.describe()}).")
     progress = Progress(0, config.count, 1, unit="image")
