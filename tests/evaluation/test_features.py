@@ -155,6 +155,27 @@ def test_damaged_cache_is_replaced(damage, few, scorer, tmp_path):
     assert "read from" in _cached(path, few)[1]
 
 
+def test_a_recipe_of_any_size_is_not_built(scorer, tmp_path):
+    """Whoever wrote the file could otherwise make a reader build a hundred layers."""
+    path = scorer.save(tmp_path / "network.npz")
+    with np.load(path) as file:
+        parts = {name: file[name] for name in file.files}
+    recipe = dataclasses.replace(SMALL, blocks=100)
+    deep = dataclasses.replace(scorer.fingerprint, recipe=recipe)
+    np.savez(path, **{**parts, "fingerprint": np.array(deep.to_json())})
+    with pytest.raises(UserError, match="blocks 100 instead of 1"):
+        Scorer.load(path, recipe=SMALL)
+    with pytest.raises(UserError, match="blocks 100 instead of 1"):
+        Scorer.load(path, expect=scorer.fingerprint)
+    name = next(name for name in parts if name.startswith("."))
+    np.savez(path, **{**parts, name: np.full_like(parts[name], np.nan)})
+    with pytest.raises(UserError, match="cannot be read .*NaN"):
+        Scorer.load(path, recipe=SMALL)
+    np.savez_compressed(path, **parts)
+    with pytest.raises(UserError, match="cannot be read .*compressed"):
+        Scorer.load(path)
+
+
 def test_what_may_not_be_replaced_is_left_as_it_is(few, scorer, tmp_path):
     arrays, path = readers(*few), tmp_path / "samples.npz"
     options = dict(num_classes=10, name="digits", recipe=SMALL, replace=False)

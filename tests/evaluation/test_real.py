@@ -1,5 +1,6 @@
 """Real images as statistics: accumulated in a stream, kept in a file, read again or not."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -124,6 +125,54 @@ def test_a_later_evaluation_reads_no_image(judge_of, tmp_path):
     assert second.of_test_images() == first.of_test_images()
     accuracy = first.classifier.network.test_accuracy
     assert first.of_test_images()["accuracy"] == pytest.approx(accuracy, abs=1e-12)
+
+
+def test_the_scores_of_the_test_images_are_kept(judge_of, monkeypatch):
+    first, _ = judge_of()
+    scores, calls = first.of_test_images(), []
+    precision = METRICS["precision"]
+    counted = dataclasses.replace(
+        precision, function=lambda *sets: calls.append(sets) or precision.function(*sets)
+    )
+    monkeypatch.setitem(METRICS, "precision", counted)
+    assert judge_of()[0].of_test_images() == scores and not calls
+    # One that is new since is measured, once.
+    monkeypatch.setitem(METRICS, "other", dataclasses.replace(counted, name="other"))
+    for _ in range(2):
+        found = judge_of()[0].of_test_images()
+        assert found == {**scores, "other": scores["precision"]} and len(calls) == 1
+
+
+DAMAGES = {
+    "cut": lambda parts: None,
+    "features of another network": lambda parts: parts.update(
+        {f"{s}/features": parts[f"{s}/features"][:, :5] for s in ("real", "test")}
+    ),
+    "other statistics": lambda parts: parts.update({"real/mean": parts["real/mean"][:3]}),
+    "labels of other images": lambda parts: parts.update({"test/labels": np.zeros(3, np.int32)}),
+    "NaN": lambda parts: parts["real/features"].fill(np.nan),
+    "no labels": lambda parts: parts.pop("real/labels"),
+    "scores": lambda parts: parts.update({"scores": np.array("[1]")}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_file_that_cannot_be_used_is_made_anew(judge_of, tmp_path, capsys, damage):
+    first, _ = judge_of()
+    scores, path = first.of_test_images(), tmp_path / "real.npz"
+    whole = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(whole[:-100])
+    else:
+        with np.load(path) as file:
+            parts = {name: file[name] for name in file.files}
+        DAMAGES[damage](parts)
+        np.savez(path, **parts)
+    capsys.readouterr()
+    judge, reads = judge_of()
+    assert reads > 0 and f"{path} cannot be read" in capsys.readouterr().out
+    assert judge.of_test_images() == scores
+    assert judge_of()[1] == 0 and "cannot be read" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("change", [dict(references=100), dict(count=500), dict(seed=1)])

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -48,6 +49,64 @@ def test_a_file_cut_short_anywhere_keeps_its_whole_rows(tmp_path):
     for length in range(len(whole)):
         path.write_text(whole[:length])
         assert table.read(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    "cell, text",
+    [
+        ("steps", "[1]"), ("seed", "1.5"), ("seed", "{}"), ("seed", "9" * 5000), ("scale", "(" * 999),
+        ("scale", "(((" * 9), ("interval", "__import__('os')"), ("steps", "9" * 20_000),
+        ("frechet", "[]"), ("segments", "1" + "0" * 400),
+    ],
+)  # fmt: skip
+def test_a_row_by_someone_else_is_named_with_the_remedy(tmp_path, cell, text):
+    path = table.write(tmp_path, {KEY: MEASURED})
+    (row,) = csv.DictReader(path.open())
+    row[cell] = text
+    with path.open("a") as file:
+        csv.DictWriter(file, row).writerow(row)
+    content = path.read_bytes()
+    with pytest.raises(
+        UserError, match=r"scores\.csv, line 3 .*Delete that line, or move"
+    ) as raised:
+        table.read(tmp_path)
+    assert len(str(raised.value)) < 1000
+    with pytest.raises(UserError):
+        table.add(tmp_path, {KEY: MEASURED})
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\n", b"steps\n" + b"x" * 200_000 + b"\n"])
+def test_what_is_no_text_or_no_table_is_named(tmp_path, content):
+    (tmp_path / "scores.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"scores\.csv"):
+        table.read(tmp_path)
+
+
+def test_rows_that_are_added_at_the_same_time_are_all_kept(tmp_path):
+    def add(first):
+        for seed in range(first, first + 5):
+            table.add(tmp_path, {dataclasses.replace(KEY, seed=seed): MEASURED})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(0, 40, 5)))
+    assert {key.seed for key in table.read(tmp_path)} == set(range(40))
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
+
+
+def test_what_is_measured_now_is_added_to_what_was(tmp_path):
+    table.add(tmp_path, {KEY: {**MEASURED, "recall": None}})
+    found = table.add(tmp_path, {KEY: {"recall": 0.5}})
+    assert found == table.read(tmp_path) == {KEY: {**MEASURED, "recall": 0.5}}
+
+
+def test_a_line_that_is_cut_off_is_told(tmp_path, capsys):
+    path = table.write(tmp_path, {KEY: MEASURED})
+    table.read(tmp_path, tell=True)
+    assert "ends within" not in capsys.readouterr().out
+    path.write_text(path.read_text()[:-5])
+    assert table.read(tmp_path, tell=True) == {}
+    assert f"{path} ends within a line" in capsys.readouterr().out
 
 
 def test_a_file_of_another_kind_is_named(tmp_path):

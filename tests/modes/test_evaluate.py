@@ -8,6 +8,7 @@ import types
 import numpy as np
 import pytest
 
+from sg_jax.config import record
 from sg_jax.config.sections import Data, Evaluate, Sample, Train
 from sg_jax.errors import UserError
 from sg_jax.evaluation import measure, scoring, table
@@ -117,6 +118,72 @@ def test_what_is_scored_is_kept_setting_by_setting(evaluate_of, tmp_path):
         path.unlink()
     assert evaluate_of(("unguided", "sg"))[0] == []
     assert (tmp_path / "guidance.png").read_bytes() == picture
+
+
+def test_the_report_keeps_what_was_scored_alike(evaluate_of, tmp_path, capsys, monkeypatch):
+    evaluate_of(("unguided", "sg"))
+    page = (tmp_path / "guidance.png").read_bytes()
+    scored, _, report = evaluate_of(("ag",))
+    assert scored == [(SETTINGS["ag"], 5)]
+    assert [row["name"] for row in report] == ["ag", "unguided", "sg"]
+    assert len((tmp_path / "guidance.png").read_bytes()) > len(page)
+    # What was measured in another way is not set beside it, and this is said.
+    capsys.readouterr()
+    assert [row["name"] for row in evaluate_of(("sg",), samples=24)[2]] == ["sg"]
+    assert "leaves out 2 settings of scores.csv" in capsys.readouterr().out
+    assert [row["name"] for row in evaluate_of(("sg",), step=3)[2]] == ["sg"]
+    assert [row["name"] for row in evaluate_of(("sg",), seeds=(5, 6))[2]] == ["sg"]
+    # A setting that has changed since has the name of its method.
+    monkeypatch.setitem(SETTINGS, "sg", Guidance(2.0, 0.0, 0.75))
+    rows = {row["name"]: row["description"] for row in evaluate_of(("sg",))[2]}
+    assert list(rows) == ["sg", "unguided", "SG", "ag"]
+    assert (rows["sg"], rows["SG"]) == ("ω 2, γ 0 / 0.75", "ω 1.5, γ 0 / 0.75")
+
+
+def test_cells_of_a_sweep_are_not_in_the_report(evaluate_of, tmp_path):
+    evaluate_of(("unguided",))
+    ((key, scores),) = table.read(tmp_path).items()
+    cell = dataclasses.replace(key, guidance=Guidance(4.0, 0.0, 0.25))
+    table.add(tmp_path, {cell: scores})
+    assert [row["name"] for row in evaluate_of(("unguided",))[2]] == ["unguided"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "promises", "of another shape", "pickled", "empty"])
+def test_kept_images_that_cannot_be_read_are_drawn_again(evaluate_of, tmp_path, capsys, damage):
+    evaluate_of(("sg",))
+    picture = (tmp_path / "guidance.png").read_bytes()
+    (path,) = (tmp_path / "samples" / "scored").iterdir()
+    whole = path.read_bytes()
+    header = b"'shape': (3, 8, 8, 3), "
+    assert header in whole
+    if damage == "of another shape":
+        np.save(path, np.zeros((3, 4, 4, 3), np.uint8))
+    elif damage == "pickled":
+        np.save(path, np.array([print], object), allow_pickle=True)
+    else:
+        promises = whole.replace(header, b"'shape': (10**9, 3), ".replace(b"10**9", b"9" * 9))
+        path.write_bytes({"cut": whole[:-7], "promises": promises, "empty": b""}[damage])
+    capsys.readouterr()
+    assert evaluate_of(("sg",))[0] == []  # scored before
+    assert f"{path} cannot be read" in capsys.readouterr().out
+    assert path.read_bytes() == whole and (tmp_path / "guidance.png").read_bytes() == picture
+    evaluate_of(("sg",))
+    assert "cannot be read" not in capsys.readouterr().out
+
+
+def test_a_share_of_the_training_is_a_kept_checkpoint(evaluate_of, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(SETTINGS, "share", Guidance(1.5, weak_step=0.4))
+    _, loaded, (row,) = evaluate_of(("share",))
+    assert loaded == [7, 3] and row["description"] == "ω 1.5, γ 0 / 0 step 3"
+    assert "the weak prediction is made by step 3" in capsys.readouterr().out
+    assert {key.guidance for key in table.read(tmp_path)} == {Guidance(1.5, weak_step=3)}
+    assert evaluate_of(("ag",))[0] == []  # it is the same setting
+    saved = types.SimpleNamespace(checkpoint=types.SimpleNamespace(every=10))
+    monkeypatch.setattr(record, "read", lambda workdir: (saved, ()))
+    monkeypatch.setitem(SETTINGS, "share", Guidance(1.5, weak_step=0.1))
+    needs = r"near step 1, 0\.1 of 7,.*\[3, 7\].*checkpoint\.every=1 and .*keep_period=1"
+    with pytest.raises(UserError, match=needs):
+        evaluate_of(("share",))
 
 
 def test_a_metric_that_is_missing_is_measured_again(evaluate_of, tmp_path):
