@@ -169,10 +169,10 @@ def test_a_recipe_of_any_size_is_not_built(scorer, tmp_path):
         Scorer.load(path, expect=scorer.fingerprint)
     name = next(name for name in parts if name.startswith("."))
     np.savez(path, **{**parts, name: np.full_like(parts[name], np.nan)})
-    with pytest.raises(UserError, match="cannot be read .*NaN"):
+    with pytest.raises(UserError, match=r"cannot be read .*NaN"):
         Scorer.load(path, recipe=SMALL)
     np.savez_compressed(path, **parts)
-    with pytest.raises(UserError, match="cannot be read .*compressed"):
+    with pytest.raises(UserError, match=r"cannot be read .*compressed"):
         Scorer.load(path)
 
 
