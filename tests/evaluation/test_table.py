@@ -55,8 +55,8 @@ def test_a_file_cut_short_anywhere_keeps_its_whole_rows(tmp_path):
     "cell, text",
     [
         ("steps", "[1]"), ("seed", "1.5"), ("seed", "{}"), ("seed", "9" * 5000),
-        ("scale", "(" * 999), ("scale", "(((" * 9), ("interval", "__import__('os')"), ("steps", "9" * 20_000),
-        ("frechet", "[]"), ("segments", "1" + "0" * 400),
+        ("scale", "(" * 999), ("scale", "(((" * 9), ("interval", "__import__('os')"),
+        ("steps", "9" * 20_000), ("frechet", "[]"), ("segments", "1" + "0" * 400),
     ],
 )  # fmt: skip
 def test_a_row_by_someone_else_is_named_with_the_remedy(tmp_path, cell, text):
