@@ -6,10 +6,13 @@ a header of a hundred bytes may promise terabytes, and a compressed file may unp
 
 import io
 import math
+import pathlib
 import zipfile
 
 import numpy as np
 from etils import epath
+
+from sg_jax.runs import files
 
 
 def read_bytes(path: epath.Path) -> bytes:
@@ -18,7 +21,8 @@ def read_bytes(path: epath.Path) -> bytes:
     Raises:
       OSError: there is none.
     """
-    if path.exists() and not path.is_dir() and not path.is_file():
+    # Not epath's is_file, for which all that exists and is no folder is a file.
+    if not files.is_remote(path) and path.exists() and not pathlib.Path(path).is_file():
         raise OSError(f"{path} is no regular file")
     return path.read_bytes()
 
