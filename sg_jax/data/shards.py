@@ -1,12 +1,14 @@
 """The files of a split of TFDS: which there are, and whether they are as their folder says."""
 
 import functools
+import pathlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from etils import epath
 
 from sg_jax.errors import SettingError, UserError, nearest, one_line
+from sg_jax.runs import files
 
 THREADS = 16  # that open files, which may be far away
 AGAIN = "delete its folder and prepare or copy the data set again"
@@ -49,7 +51,7 @@ def open_records(name: str, builder: Any, split: str, image_key: str | None) -> 
     try:
         records = builder.as_data_source(split, decoders=decoders)
         # Only now, because as_data_source has chosen one of several file formats.
-        files = builder.info.splits[split].file_instructions
+        shards = builder.info.splits[split].file_instructions
     except NotImplementedError as cause:
         raise UserError(
             f"config.data.name={name!r} is prepared in {builder.data_dir} as "
@@ -65,13 +67,13 @@ def open_records(name: str, builder: Any, split: str, image_key: str | None) -> 
         ) from cause
     wrong_in = functools.partial(_wrong, epath.Path(builder.data_dir))
     with ThreadPoolExecutor(THREADS) as pool:
-        for file, wrong in zip(files, pool.map(wrong_in, files), strict=True):
+        for file, wrong in zip(shards, pool.map(wrong_in, shards), strict=True):
             if wrong:
                 raise UserError(
                     f"config.data.name={name!r}: split {split!r} cannot be read from "
                     f"{file.filename} ({wrong}): {AGAIN}."
                 )
-    return records, files
+    return records, shards
 
 
 def _wrong(folder: epath.Path, file: Any) -> str:
@@ -82,8 +84,11 @@ def _wrong(folder: epath.Path, file: Any) -> str:
     if ".." in path.parts or not path.is_relative_to(folder):
         return "which dataset_info.json puts outside its folder"
     try:
-        if not path.is_file():  # such as a pipe, which would wait for a writer
-            return "it is no regular file" if path.exists() else "the file is missing"
+        if not path.exists():
+            return "the file is missing"
+        # For epath all are files that are no folders, such as a pipe, which waits for a writer.
+        if not files.is_remote(path) and not pathlib.Path(path).is_file():
+            return "it is no regular file"
         # As the data source opens it; its index alone is read.
         reader = ArrayRecordReader(
             str(path), options="readahead_buffer_size:0", file_reader_buffer_size=32768

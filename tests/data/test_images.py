@@ -1,11 +1,14 @@
 import io
+import struct
+import zlib
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from sg_jax.data.images import centre_crop, decode, to_float, to_uint8
+from sg_jax.data.images import FORMATS, centre_crop, decode, to_float, to_uint8
+from sg_jax.errors import UserError
 
 
 def test_bytes_survive_the_way_to_floats_and_back():
@@ -49,3 +52,51 @@ def test_decode_gives_the_channels_asked_for(mode, colour):
     pixels = decode(file.getvalue(), channels=3)
     assert pixels.shape == (3, 4, 3)
     assert (pixels == 9).all()
+
+
+def _saved(kind, size=(6, 5)):
+    file = io.BytesIO()
+    Image.new("RGB", size, (1, 2, 3)).save(file, format=kind)
+    return file.getvalue()
+
+
+def _png(width, height, data=b""):
+    """Return a PNG of any size, as its header says; colour, 8 bits."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", data)]
+    chunks = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in (*parts, (b"IEND", b""))
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_an_image_that_is_cut_short_is_an_error(kind):
+    whole = _saved(kind)
+    assert decode(whole, 3).shape == (5, 6, 3)
+    with pytest.raises(UserError):
+        decode(whole[: len(whole) // 2], 3)
+
+
+@pytest.mark.parametrize("size", [(100_000, 100_000), (2**31 - 1, 2**31 - 1), (6000, 6000)])
+def test_a_header_of_a_few_bytes_takes_no_gigabytes(size):
+    with pytest.raises(UserError, match=r"33,554,432 pixels are decoded|DecompressionBomb"):
+        decode(_png(*size, zlib.compress(bytes(1000))), 3)
+
+
+def test_a_strip_is_not_resized_beyond_all_memory():
+    strip = _saved("PNG", (60_000, 1))
+    assert decode(strip, 3).shape == (1, 60_000, 3)
+    with pytest.raises(UserError, match=r"60000 x 1, resized to one of 15360000 x 256 pixels"):
+        decode(strip, 3, image_size=256)
+
+
+@pytest.mark.parametrize("encoded", [b"", b"hello", _png(0, 5), _saved("EPS"), _saved("TIFF")])
+def test_what_is_no_image_of_these_formats_is_an_error(encoded):
+    with pytest.raises(UserError, match="no image in PNG, JPEG, GIF, BMP or WEBP"):
+        decode(encoded, 3)
+
+
+def test_images_have_one_to_four_channels():
+    with pytest.raises(UserError, match="1, 2, 3, 4 channels, not 5"):
+        decode(_saved("PNG"), 5)

@@ -86,6 +86,15 @@ def test_a_damaged_file_is_named_within_its_own_memory(tmp_path, name, kind):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
 
 
+@pytest.mark.parametrize("target", ["/dev/zero", "/dev/full", "1.npy", ".", "missing"])
+def test_a_device_or_a_loop_is_named(tmp_path, target):
+    folder = _folder(tmp_path)
+    (tmp_path / "x_features" / "1.npy").unlink()
+    (tmp_path / "x_features" / "1.npy").symlink_to(target)
+    with pytest.raises(UserError, match=r"x_features/1\.npy cannot be read as an array"):
+        list(read_npy(folder, 1.0))
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_an_array_of_another_kind_is_named(tmp_path, name):
     content, message = WRONG[name]

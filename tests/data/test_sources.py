@@ -1,7 +1,6 @@
 import io
 import pathlib
 import pickle
-import shutil
 import subprocess
 import sys
 
@@ -10,10 +9,11 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-import sg_jax.data
 from sg_jax.data.digits import Digits
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_digits_are_prepared_once(tmp_path):
@@ -32,10 +32,9 @@ def test_digits_are_prepared_by_two_processes_at_once(tmp_path):
         "print('ready', flush=True); sys.stdin.readline();"
         f"print(len(open_source('digits', 'train', {str(tmp_path)!r})))"
     )
-    root = pathlib.Path(sg_jax.data.__file__).parents[2]
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     run = [sys.executable, "-c", script]
-    processes = [subprocess.Popen(run, cwd=root, **pipes) for _ in range(2)]
+    processes = [subprocess.Popen(run, cwd=ROOT, **pipes) for _ in range(2)]
     assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
     for process in processes:
         process.stdin.write("go\n")
@@ -55,6 +54,21 @@ def test_digits_are_prepared_while_another_process_does(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Digits, "_split_generators", overtaken)
     assert len(open_source("digits", "train", str(tmp_path))) == 1501
+    assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1.0.0"]
+
+
+@pytest.mark.slow
+def test_digits_whose_preparation_was_killed_are_prepared_anew(tmp_path):
+    script = (
+        "import os, sys; from sg_jax.data.digits import Digits; from sg_jax.data import sources\n"
+        "Digits._generate_examples = lambda builder, test: os._exit(1)\n"
+        f"sources.open_source('digits', 'train', {str(tmp_path)!r})"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 1
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".digits.") and left.name.endswith(".partial")
+    assert len(open_source("digits", "train", str(tmp_path))) == 1501
+    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
     assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1.0.0"]
 
 
@@ -80,12 +94,48 @@ def test_a_pickled_source_reads_the_same(digits_dir):
     np.testing.assert_array_equal(copy[295]["image"], source[295]["image"])
 
 
+def test_a_folder_given_as_a_name_is_no_misspelt_name(digits_dir, tmp_path, monkeypatch):
+    def said(name):
+        with pytest.raises(UserError, match=r"config\.data\.name=.* is neither") as error:
+            open_source(name, "train", str(tmp_path / "data"))
+        assert "Did you mean" not in str(error.value)
+        return str(error.value)
+
+    given = f"--config.data.data_dir={digits_dir} --config.data.name=digits."
+    for name in (digits_dir, digits_dir / "digits", digits_dir / "digits" / "1.0.0"):
+        assert said(str(name)).endswith(given)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "images" / "cat").mkdir(parents=True)
+    for name in ("images", "images/cat", "./images", "~/images", str(tmp_path / "images")):
+        assert "Image files must be made into one first" in said(name)
+    (tmp_path / "npy" / "x_features").mkdir(parents=True)
+    assert f"--mode latents --from {tmp_path}/npy" in said("npy")
+    assert "There is no such folder" in said("./nothing")
+    (tmp_path / "photo.png").touch()
+    assert "That is a file" in said("./photo.png")
+
+
+@pytest.mark.parametrize(
+    "name", ["huggingface:mnist", "kubric:x", "digits/data_dir=/tmp", "digits/..", "", "d" * 5000]
+)
+def test_a_name_is_no_code_and_no_argument(digits_dir, name):
+    with pytest.raises(UserError, match=r"^config\.data\.name=.{0,110} is neither a data set"):
+        open_source(name, "train", str(digits_dir))
+
+
 def test_an_unknown_name_gets_the_nearest(digits_dir, tmp_path):
     for name, nearest in {"digts": "digits", "cifar-10": "cifar10", "Digit": "digits"}.items():
         with pytest.raises(UserError, match=rf"config\.data\.name='{name}'.*mean '{nearest}'"):
             open_source(name, "train", str(digits_dir))
     with pytest.raises(UserError, match="no such folder"):
         open_source("digts", "train", str(tmp_path / "absent"))
+
+
+def test_the_key_that_gave_a_split_is_named(digits_dir):
+    for split in ("tset", "test[:0]", "test[900:]"):
+        with pytest.raises(UserError, match=r"^config\.data\.test_split='te?s"):
+            open_source("digits", split, str(digits_dir), key="test_split")
 
 
 def test_an_unknown_split_gets_the_list(digits_dir):
@@ -174,8 +224,9 @@ def test_images_of_one_size_are_resized_too(digits_dir):
     assert abs(halved[0]["image"] - means).max() < 1  # rounded along x, then along y
     same = open_source("digits", "train", str(digits_dir), image_size=8)
     np.testing.assert_array_equal(same[0]["image"], stored)
-    with pytest.raises(UserError, match=r"config\.data\.image_size=-1 must be positive"):
-        open_source("digits", "train", str(digits_dir), image_size=-1)
+    for size in (-1, 4097, 1_000_000):  # the last would take terabytes
+        with pytest.raises(UserError, match=rf"config\.data\.image_size={size} must be positive"):
+            open_source("digits", "train", str(digits_dir), image_size=size)
 
 
 def test_data_without_labels_lists_its_features(tmp_path):
@@ -188,14 +239,6 @@ def test_data_without_labels_lists_its_features(tmp_path):
     _write(Hidden, tmp_path)
     with pytest.raises(UserError, match=r"label -1 at example 0; labels must be 0 to 1"):
         open_source("hidden", "train", str(tmp_path))
-
-
-@pytest.fixture
-def copied(digits_dir, tmp_path):
-    """Return a folder with the digits to damage, and the file of their training split."""
-    shutil.copytree(digits_dir, tmp_path / "copy")
-    (shard,) = (tmp_path / "copy").glob("digits/1.0.0/*train*")
-    return tmp_path / "copy", shard
 
 
 def _write(builder, folder):
