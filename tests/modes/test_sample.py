@@ -1,0 +1,80 @@
+"""Drawings side by side: each setting has files of its own."""
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+
+from sg_jax.config.sections import Sample
+from sg_jax.evaluation.table import Key
+from sg_jax.method.guidance import Guidance
+from sg_jax.method.sampler import Sampler
+from sg_jax.modes import sample
+from sg_jax.weights import checkpoints
+
+KEY = Key(Guidance(3.0, 0.0, 0.9), "euler", 20, 4, checkpoint=1500)
+LABELS = np.arange(4)
+
+
+def test_a_name_says_the_setting_scale_steps_and_seed():
+    name = sample.name_of("sg", KEY, LABELS)
+    assert name.startswith("sg_w3_20steps_seed0_") and name == sample.name_of("sg", KEY, LABELS)
+    scheduled = dataclasses.replace(KEY, guidance=Guidance(("linear", 1.0, 2.5)), seed=7, steps=5)
+    assert sample.name_of("sg", scheduled, LABELS).startswith("sg_wlinear_5steps_seed7_")
+
+
+def test_all_that_images_depend_on_has_another_name():
+    changes = [
+        dict(guidance=dataclasses.replace(KEY.guidance, **change))
+        for change in (
+            dict(gamma_weak=0.8), dict(weak_label="null"), dict(interval=(0.0, 0.5)),
+            dict(ids="nested"), dict(weak_step=500), dict(weak_workdir="other"), dict(scale=3.5),
+        )
+    ]  # fmt: skip
+    changes += [dict(sampler="heun"), dict(steps=21), dict(seed=1), dict(checkpoint=1000)]
+    names = {sample.name_of("sg", dataclasses.replace(KEY, **c), LABELS) for c in [{}, *changes]}
+    names |= {sample.name_of("sg", KEY, LABELS[::-1]), sample.name_of("other", KEY, LABELS)}
+    assert len(names) == len(changes) + 3
+
+
+def test_long_names_are_files_too(tmp_path):
+    for setting in ("x" * 64, "ω" * 64, "字" * 64):
+        name = sample.name_of(setting, KEY, LABELS) + ".npz"
+        (tmp_path / name).touch()
+        assert name.startswith(setting[:30])
+
+
+@pytest.fixture
+def draw(tmp_path, zero, mesh_of, monkeypatch):
+    """Scale and seed -> the path that was written, of a network whose samples are its noise."""
+    monkeypatch.setattr(checkpoints, "load_with_step", lambda *args, **kwargs: (zero, 7))
+
+    def run(scale, seed):
+        mesh, sampler = mesh_of(1, 1), Sampler()
+        experiment = types.SimpleNamespace(
+            config=types.SimpleNamespace(
+                seed=seed, sample=Sample(guidance="sg", steps=2, batch_size=4, count=4)
+            ),
+            settings={"sg": Guidance(scale, 0.0, 0.5)}, model=zero, mesh=mesh, sampler=sampler,
+            sampling=dict(steps=2, seed=seed, batch_size=4, mesh=mesh, sampler=sampler),
+        )  # fmt: skip
+        return sample.draw(experiment, types.SimpleNamespace(latents=False), str(tmp_path))
+
+    return run
+
+
+def test_another_scale_or_seed_replaces_nothing(draw, tmp_path):
+    written = [draw(2.0, 0), draw(3.0, 0), draw(2.0, 1)]
+    files = {path: path.read_bytes() for path in (tmp_path / "samples").iterdir()}
+    assert len(set(written)) == 3 and len(files) == 6
+    with np.load(written[2].with_suffix(".npz")) as drawn:
+        assert drawn["images"].shape == (4, 8, 8, 3)
+        np.testing.assert_array_equal(drawn["labels"], np.arange(4))
+        about = "sg: ω 2, γ 0 / 0.5, euler, 2 steps, seed 1, checkpoint 7"
+        assert str(drawn["about"]) == about
+        images = drawn["images"]
+    assert draw(2.0, 1) == written[2]  # the same again
+    with np.load(written[2].with_suffix(".npz")) as drawn:
+        np.testing.assert_array_equal(drawn["images"], images)
+    assert set((tmp_path / "samples").iterdir()) == set(files)
