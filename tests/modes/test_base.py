@@ -48,5 +48,5 @@ def test_a_file_of_aot_is_tried_before_it_compiles(tmp_path):
     given += [f"--config.model.{shape}" for shape in shapes]
     with pytest.raises(UserError, match="file is a file"):
         main([*given, f"--json={tmp_path / 'file' / 'x.json'}"])
-    with pytest.raises(UserError, match="--out=.* cannot be written"):
+    with pytest.raises(UserError, match=r"--out=.* cannot be written"):
         main(["main", "--mode=compare", str(tmp_path), f"--out={tmp_path / 'file'}"])
