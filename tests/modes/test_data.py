@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import jax
 import pytest
@@ -121,3 +122,20 @@ def test_the_fastest_step_of_training_is_what_counts(monkeypatch):
 def test_a_negative_consumption_is_an_error(data_dir):
     with pytest.raises(UserError, match=r"config\.bench\.images_per_second=-1\.0 must be at least"):
         _command(data_dir, "--config.bench.images_per_second=-1")
+
+
+def test_every_example_of_a_split_can_be_read(data_dir, tmp_path, capsys):
+    _command(data_dir, "--check", "train[:1100]", "test[:7]")
+    out = capsys.readouterr().out
+    assert "All 1,100 examples of split 'train[:1100]' can be read." in out
+    assert "All 7 examples of split 'test[:7]' can be read." in out
+    with pytest.raises(UserError, match=r"^--check tset is not a split of 'digits'.*'test'\?"):
+        _command(data_dir, "--check", "tset")
+    shutil.copytree(data_dir, tmp_path / "copy")
+    (shard,) = (tmp_path / "copy").glob("digits/1.0.0/*test*")
+    data = bytearray(shard.read_bytes())
+    for place in (len(data) // 3, len(data) // 2):
+        data[place] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match=rf"[23] of the 296 examples .* in {shard}\. The first: "):
+        _command(tmp_path / "copy", "--check", "test")

@@ -1,0 +1,167 @@
+"""A run knows its data again, wherever it lies; other data of the same name is refused."""
+
+import dataclasses
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sg_jax.config import parsing, record
+from sg_jax.data import identity
+from sg_jax.data.sources import open_source
+from sg_jax.errors import UserError
+from sg_jax.main import main
+
+MODEL = dict(depth=1, width=4, heads=1, patch=2, image_size=2, channels=1, num_classes=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """`count` grey images of 2x2 pixels, of value i; `odd` is the one that differs."""
+
+    count: int = 10
+    odd: int = -1
+    odd_label: int = -1
+    name: str = "memory"
+    split: str = "train"
+    num_classes: int = 2
+    image_shape: tuple = (2, 2, 1)
+    class_names: tuple = ("even", "odd")
+    latents: bool = False
+    posterior: bool = False
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        image = np.full(self.image_shape, (i + (i == self.odd)) % 256, np.uint8)
+        return {"image": image, "label": (i + (i == self.odd_label)) % 2}
+
+
+def _differences(source, **changes):
+    saved = json.loads(json.dumps(identity.of(source)))  # as a file keeps it
+    return identity.differences(saved, identity.of(dataclasses.replace(source, **changes)))
+
+
+def test_what_differs_is_named():
+    assert _differences(Examples()) == ""
+    assert _differences(Examples(), odd=9) == "other images"
+    assert _differences(Examples(), odd_label=0) == "other labels"
+    assert _differences(Examples(), odd=3, odd_label=4) == "other images and other labels"
+    more = _differences(Examples(), count=2000, num_classes=3)
+    assert more.startswith("examples 2,000 instead of 10, classes 3 instead of 2")
+
+
+def test_of_many_examples_some_are_compared(monkeypatch):
+    monkeypatch.setattr(identity, "ALL", 8)
+    monkeypatch.setattr(identity, "SOME", 3)
+    assert identity.of(Examples(count=9))["checked"] == 3
+    noticed = [i for i in range(9) if _differences(Examples(count=9), odd=i)]
+    assert noticed == [0, 4, 8]
+    monkeypatch.setattr(identity, "SOME", 1)
+    assert [i for i in range(9) if _differences(Examples(count=9), odd=i)] == [0]
+
+
+def test_the_folder_and_the_files_do_not_matter(copied, digits_dir, tmp_path):
+    folder, _ = copied
+    same = [open_source("digits", "train", str(root)) for root in (folder, digits_dir)]
+    whole, moved = (identity.of(source) for source in same)
+    assert whole == moved and whole["checked"] == 1501
+
+    class Reencoded:
+        """As another encoder writes the PNGs."""
+
+        def __init__(self, records):
+            self.records = records
+
+        def __getitem__(self, i):
+            record = self.records[i]
+            grey = same[0]._decode(i, record["image"], None)[..., 0]
+            return {**record, "image": _png(grey)}
+
+    other = dataclasses.replace(same[0], records=Reencoded(same[0].records))
+    assert other.records[0]["image"] != same[0].records[0]["image"]
+    assert identity.of(other) == whole
+
+
+def _png(grey):
+    file = io.BytesIO()
+    Image.fromarray(grey).save(file, format="PNG", compress_level=0)
+    return file.getvalue()
+
+
+def _prepare(folder, source, begun=True, **data):
+    config = parsing.merge(dict(model=MODEL, data=data))
+    record.prepare(str(folder), config, source.class_names, begun, identity.of(source))
+
+
+def test_a_run_is_not_continued_on_other_data(tmp_path):
+    _prepare(tmp_path, Examples(), begun=False)
+    before = (tmp_path / "config.json").read_bytes()
+    _prepare(tmp_path, Examples(), data_dir="/elsewhere")
+    for changes, words in (
+        (dict(odd=3), "trained with: other images. Set config.data.data_dir"),
+        (dict(odd_label=3), "other labels"),
+        (dict(count=11), "examples 11 instead of 10"),
+        (dict(class_names=("even", "uneven")), "class 1 is 'uneven' instead of 'odd'"),
+        (dict(class_names=("even",)), "1 classes instead of 2"),
+    ):
+        with pytest.raises(UserError, match=words):
+            _prepare(tmp_path, Examples(**changes))
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["data"] == json.loads(before)["data"] == identity.of(Examples())
+
+
+def test_a_run_of_before_takes_the_data_that_it_is_continued_on(tmp_path):
+    path = tmp_path / "config.json"
+    _prepare(tmp_path, Examples(), begun=False)
+    old = json.loads(path.read_text())
+    del old["data"]
+    path.write_text(json.dumps(old))
+    config, names = record.read(tmp_path)
+    record.check_data(str(tmp_path), config, names, identity.of(Examples(odd=3)))
+    _prepare(tmp_path, Examples(odd=3))
+    assert json.loads(path.read_text())["data"] == identity.of(Examples(odd=3))
+    with pytest.raises(UserError, match="other images"):
+        _prepare(tmp_path, Examples())
+
+
+def test_another_split_is_other_data_of_the_same_set(tmp_path):
+    _prepare(tmp_path, Examples(), begun=False)
+    config = parsing.merge(dict(model=MODEL, data=dict(split="train[:5]")))
+    part = Examples(count=5)
+    record.check_data(str(tmp_path), config, part.class_names, identity.of(part))
+
+
+@pytest.mark.parametrize("data", [3, "x", [1], {"examples": [[]]}])
+def test_a_foreign_entry_is_named(tmp_path, data):
+    _prepare(tmp_path, Examples(), begun=False)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "data": data}))
+    with pytest.raises(
+        UserError, match=r"cannot be read as a config|examples 10 instead of \[\[\]\]"
+    ):
+        _prepare(tmp_path, Examples())
+
+
+@pytest.mark.slow
+def test_the_command_neither_continues_nor_scores_on_other_data(copied, digits_dir, tmp_path):
+    folder, shard = copied
+    small = [f"--config.model.{key}=2" for key in ("depth", "heads", "patch")]
+    command = [
+        *("main", "--config", "configs/digits.py", "--workdir", str(tmp_path / "run")),
+        *(f"--config.data.data_dir={folder}", "--config.model.width=8", *small),
+        *("--config.model.routes=((1,1),)", "--config.train.batch_size=8"),
+        *("--config.train.then=()", "--config.train.sample_every=0", "--config.train.steps=2"),
+    ]
+    main(command)
+    shutil.copy(str(shard).replace("train", "test"), shard)
+    info = folder / "digits/1.0.0/dataset_info.json"
+    info.write_text(info.read_text().replace('"1501"', '"296"'))
+    for more in (["--config.train.steps=4"], ["--mode=evaluate"], ["--mode=sweep"]):
+        with pytest.raises(UserError, match=r"trained with: examples 296 instead of 1,501"):
+            main([*command, *more])
+    main([*command, f"--config.data.data_dir={digits_dir}", "--config.train.steps=4"])
