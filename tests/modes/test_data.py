@@ -134,8 +134,8 @@ def test_every_example_of_a_split_can_be_read(data_dir, tmp_path, capsys):
     shutil.copytree(data_dir, tmp_path / "copy")
     (shard,) = (tmp_path / "copy").glob("digits/1.0.0/*test*")
     data = bytearray(shard.read_bytes())
-    for place in (len(data) // 3, len(data) // 2):
+    for place in (70_000, 100_000):
         data[place] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(UserError, match=rf"[23] of the 296 examples .* in {shard}\. The first: "):
+    with pytest.raises(UserError, match=rf"2 of the 296 examples .* in {shard}\. The first: "):
         _command(tmp_path / "copy", "--check", "test")
