@@ -37,6 +37,13 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
     import tensorflow_datasets as tfds
 
     root = files.path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    try:
+        files.children(root)
+    except OSError as cause:
+        raise UserError(
+            f"config.data.data_dir={str(root)!r} cannot be read ({one_line(cause)}): make it "
+            "readable, or give another folder."
+        ) from cause
     if not NAME.fullmatch(name):
         raise _unknown(name, root)
     # Files first: they need neither the code that made them nor its exact version.
@@ -59,13 +66,23 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
     if found := _find(name, root):
         return found
     # TFDS mistakes any existing folder of that version for a finished data set.
-    incomplete = FileExistsError(f"{builder.data_dir} exists but is incomplete; delete it")
-    raise _unprepared(name, root, incomplete)
+    raise _unprepared(
+        name,
+        root,
+        FileExistsError(f"{builder.data_dir} exists but is incomplete; delete it"),
+    )
 
 
 def is_prepared(name: str, data_dir: str | os.PathLike) -> bool:
     """Return whether a data set is in a folder, so that opening it writes nothing."""
     return bool(NAME.fullmatch(name)) and _find(name, files.path(data_dir)) is not None
+
+
+def remedy(cause: str) -> str:
+    """Return what to do about files of a prepared data set that cannot be read, by the cause."""
+    if "ermission denied" in cause:
+        return "let this user read it"
+    return "delete its folder and prepare or copy the data set again"
 
 
 def _find(name: str, root: Any) -> Any:
@@ -81,10 +98,11 @@ def _find(name: str, root: Any) -> Any:
     except ValueError:
         return None
     except Exception as cause:
+        # TFDS does not say why it cannot read a file.
+        why = cause.__context__ if isinstance(cause.__context__, PermissionError) else cause
         raise UserError(
             f"config.data.name={name!r}: {folder} has a data set that cannot be opened "
-            f"({one_line(cause)}). If its files are damaged, delete that folder and prepare or "
-            "copy it again."
+            f"({one_line(why)}): {remedy(one_line(why))}."
         ) from cause
 
 
@@ -220,15 +238,15 @@ def _unprepared(name: str, root: Any, cause: Exception) -> UserError:
         f".download_and_prepare(file_format='array_record')"
     )
     if name == "digits":
-        remedy = "Set config.data.data_dir to a folder that can be written."
+        what = "Set config.data.data_dir to a folder that can be written."
     else:
-        remedy = (
+        what = (
             f'With network, run {install}`python -c "{command}"`, or copy a prepared data set '
             "there, or set config.data.data_dir to a folder that has one."
         )
     return UserError(
         f"config.data.name={name!r} is not prepared in {_describe(root)}, and preparing it failed: "
-        f"{one_line(cause)}. {remedy}"
+        f"{one_line(cause)}. {what}"
     )
 
 
@@ -248,6 +266,7 @@ def _data_sets(root: Any) -> list[Any]:
     found = []
     for child in files.children(root):
         if not child.name.startswith("."):  # such as one that is being written
-            for pattern in (f"*/{FEATURES}", f"*/*/{FEATURES}"):
-                found += [path.parent for path in child.glob(pattern)]
+            with contextlib.suppress(OSError):  # it may not be read
+                for pattern in (f"*/{FEATURES}", f"*/*/{FEATURES}"):
+                    found += [path.parent for path in child.glob(pattern)]
     return sorted(found)

@@ -7,11 +7,11 @@ from typing import Any
 
 from etils import epath
 
+from sg_jax.data.prepare import remedy
 from sg_jax.errors import SettingError, UserError, nearest, one_line
 from sg_jax.runs import files
 
 THREADS = 16  # that open files, which may be far away
-AGAIN = "delete its folder and prepare or copy the data set again"
 
 
 def open_records(name: str, builder: Any, split: str, image_key: str | None) -> tuple[Any, list]:
@@ -63,7 +63,7 @@ def open_records(name: str, builder: Any, split: str, image_key: str | None) -> 
     except Exception as cause:
         raise UserError(
             f"config.data.name={name!r}: {epath.Path(builder.data_dir) / 'dataset_info.json'} is "
-            f"damaged ({one_line(cause)}): {AGAIN}."
+            f"damaged ({one_line(cause)}): {remedy('')}."
         ) from cause
     wrong_in = functools.partial(_wrong, epath.Path(builder.data_dir))
     with ThreadPoolExecutor(THREADS) as pool:
@@ -71,7 +71,7 @@ def open_records(name: str, builder: Any, split: str, image_key: str | None) -> 
             if wrong:
                 raise UserError(
                     f"config.data.name={name!r}: split {split!r} cannot be read from "
-                    f"{file.filename} ({wrong}): {AGAIN}."
+                    f"{file.filename} ({wrong}): {remedy(wrong)}."
                 )
     return records, shards
 

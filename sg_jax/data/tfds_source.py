@@ -12,7 +12,7 @@ import numpy as np
 from sg_jax.data import shards
 from sg_jax.data.checks import fault
 from sg_jax.data.images import decode
-from sg_jax.data.prepare import prepared_builder
+from sg_jax.data.prepare import prepared_builder, remedy
 from sg_jax.errors import UserError, one_line
 
 MOST_CLASSES = 1_000_000  # a few bytes of features.json can ask for any number
@@ -99,8 +99,7 @@ class TfdsSource:
     def _unreadable(self, i: int, cause: str) -> UserError:
         return UserError(
             f"config.data.name={self.name!r}: example {i} of split {self.split!r} cannot be read "
-            f"from {self.file_of(i)} ({cause}). If that file is damaged or cut short, "
-            f"{shards.AGAIN}."
+            f"from {self.file_of(i)} ({cause}): {remedy(cause)}."
         )
 
 
@@ -188,7 +187,7 @@ def _label(there: str, features: Any) -> tuple[str, tuple[str, ...]]:
     if features[key].num_classes > MOST_CLASSES:
         raise UserError(
             f"{there} has {features[key].num_classes} classes; there may be at "
-            f"most {MOST_CLASSES:,}. If it has fewer, its features.json is damaged: {shards.AGAIN}."
+            f"most {MOST_CLASSES:,}. If it has fewer, its features.json is damaged: {remedy('')}."
         )
     return key, tuple(features[key].names)
 

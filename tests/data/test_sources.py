@@ -12,6 +12,7 @@ from PIL import Image
 from sg_jax.data.digits import Digits
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
+from sg_jax.runs import files
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -163,6 +164,15 @@ def test_what_cannot_be_prepared_says_how(tmp_path, digits_dir):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="folder that can be written"):
         open_source("digits", "train", str(tmp_path / "file"))
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def forbidden(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(files, "children", forbidden)
+    with pytest.raises(UserError, match=r"config\.data\.data_dir=.* cannot be read \(Permission"):
+        open_source("digits", "train", str(tmp_path))
 
 
 def test_a_tfrecord_data_set_says_how_to_convert_it(copied):
