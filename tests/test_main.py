@@ -76,7 +76,9 @@ def test_training_ends_with_pictures_and_a_report(call, tmp_path):
     done = call("--workdir", str(workdir), "--config.train.steps=4", settings)
     assert done.returncode == 0, done.stderr
     assert f"Written: {workdir / 'guidance.png'}" in done.stdout
-    for name in ("guidance.png", "loss.png", "report.html", "report.json", "samples/sg.png"):
+    (drawn,) = (workdir / "samples").glob("sg_w3_2steps_seed0_*.npz")
+    pictures = ("guidance.png", "loss.png", drawn.with_suffix(".png"))
+    for name in (*pictures, "report.html", "report.json"):
         assert (workdir / name).stat().st_size > 500
     assert {r["name"] for r in json.loads((workdir / "report.json").read_text())} == {
         "unguided", "sg"
@@ -85,7 +87,7 @@ def test_training_ends_with_pictures_and_a_report(call, tmp_path):
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records] == [2, 4]
     assert list((workdir / "tensorboard").glob("events.*"))
-    with np.load(workdir / "samples" / "sg.npz") as drawn:
+    with np.load(drawn) as drawn:
         assert drawn["images"].shape == (20, 8, 8, 1) and drawn["images"].dtype == np.uint8
         np.testing.assert_array_equal(drawn["labels"], np.arange(20) % 10)
         images = drawn["images"]
@@ -154,7 +156,10 @@ def test_a_signal_saves_and_the_same_command_continues(call, data_dir, tmp_path)
         (["--config.evaluate.references=3"], ["config.evaluate.references=3", "at least 4"]),
         (["--config.train.gammas=(('a',0.5),)"], ["config.train.gammas", "pairs"]),
         (["--config.diversity.guidance=foo"], ["config.diversity.guidance='foo'"]),
-        (["--config.evaluate.guidance=ag"], ["config.guidance.ag.weak_step=50000", "keeps"]),
+        (
+            ["--config.evaluate.guidance=ag", "--config.checkpoint.keep_period=0"],
+            ["config.guidance.ag.weak_step=0.33", "keeps", "checkpoint.keep_period=496"],
+        ),
         (["--config.data.test_split=tset"], ["'tset'", "not a split", "mean 'test'"]),
         (["--config.features.path=/proc/x.npz"], ["config.features.path='/proc/x.npz'", "/proc"]),
         (["--config.sweep.scale=()"], ["config.sweep.scale=()", "one or more different numbers"]),
@@ -278,19 +283,26 @@ def test_bench_prints_time_ratios_beside_flops_ratios(call, tmp_path):
     assert all(r["time_ratio"] > 0 for r in rows)
 
 
-def test_programs_are_kept_in_the_run_but_not_on_cpu(tmp_path, monkeypatch):
+def test_programs_are_kept_by_the_user_and_not_in_the_run_but_not_on_cpu(tmp_path, monkeypatch):
     from sg_jax import main
 
-    before = jax.config.jax_compilation_cache_dir
+    before, run = jax.config.jax_compilation_cache_dir, tmp_path / "run"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def kept(workdir=str(run)):
+        jax.config.update("jax_compilation_cache_dir", None)
+        main._keep_programs(workdir)
+        return jax.config.jax_compilation_cache_dir
+
     try:
-        main._keep_programs(str(tmp_path))
-        assert jax.config.jax_compilation_cache_dir == before
+        assert kept() is None
         monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-        main._keep_programs("")
-        assert jax.config.jax_compilation_cache_dir == before
-        main._keep_programs(str(tmp_path))
-        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "programs")
+        assert kept("") is None
+        folder = kept()
+        assert pathlib.Path(folder).parent == tmp_path / "cache" / "sg_jax" and not run.exists()
         main._keep_programs(str(tmp_path / "other"))  # the first one given stays
-        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "programs")
+        assert jax.config.jax_compilation_cache_dir == folder
+        os.chmod(folder, 0o777)  # then anyone could have put a program there
+        assert kept() is None
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

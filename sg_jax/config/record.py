@@ -7,13 +7,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sg_jax.config import parsing
+from sg_jax.config import parsing, tree
 from sg_jax.config.tree import fixed, without_unread
 from sg_jax.data import identity
 from sg_jax.errors import UserError
+from sg_jax.method.guidance import Guidance
 from sg_jax.models.kinds import reads
 from sg_jax.parallel import processes
-from sg_jax.runs import files
+from sg_jax.runs import files, lock
 from sg_jax.runs.progress import log
 
 NAME = "config.json"
@@ -33,6 +34,15 @@ def read(workdir: str | os.PathLike) -> tuple[ConfigDict, tuple[str, ...]]:
     """
     config, class_names, _ = _read(workdir)
     return config, class_names
+
+
+def settings(workdir: str | os.PathLike) -> dict[str, Guidance]:
+    """Return the guidance settings of a run by name, as its config has them.
+
+    Raises:
+      UserError: there is no run in `workdir`, or its config cannot be read.
+    """
+    return tree.settings(read(workdir)[0])
 
 
 def _read(
@@ -82,11 +92,8 @@ def prepare(
         known = _read(workdir)[2]
         check_same(config, workdir, "continued")
         check_data(workdir, config, class_names, data)
-        _tell_of_schedule(config, read(workdir)[0])
-    # A bucket lists a folder made by hand as a file in itself, which does not exist.
-    elif (
-        folder.exists() and not is_run(workdir) and any(path.exists() for path in folder.iterdir())
-    ):
+        _tell_of_changes(config, read(workdir)[0])
+    elif not is_run(workdir) and {p.name for p in files.children(folder)} - {lock.NAME}:
         raise UserError(
             f"--workdir={workdir} is not empty and has no {NAME}, so it is not a run of sg_jax: "
             "give a new folder."
@@ -145,8 +152,13 @@ def check_data(
         )
 
 
-def _tell_of_schedule(config: ConfigDict, saved: ConfigDict) -> None:
-    """Log it if another number of steps changes the learning rate of the remaining ones."""
+def _tell_of_changes(config: ConfigDict, saved: ConfigDict) -> None:
+    """Log what changes the remaining steps: other rates, or another number of steps."""
+    for key in ("learning_rate", "weight_decay"):
+        rate, old = config.optimizer[key], saved.optimizer[key]
+        if rate != old:
+            times = f", {rate / old:.3g} times that" if old else ""
+            log(f"config.optimizer.{key} was {old:g}; from here on it is {rate:g}{times}.")
     kind, before, now = config.optimizer.schedule, saved.train.steps, config.train.steps
     if kind != "constant" and before != now:
         log(

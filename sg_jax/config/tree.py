@@ -32,6 +32,13 @@ def setting_dict(guidance: Guidance) -> ConfigDict:
     return ConfigDict(dataclasses.asdict(guidance), type_safe=False)
 
 
+def default(dotted: str) -> Any:
+    """Return the default of a key, such as "config.train.steps" or "config.guidance.sg.scale"."""
+    _, *sections, key = dotted.split(".")
+    kinds: dict[str, type[Settings]] = {"": Run, **SECTIONS, "guidance": Guidance}
+    return default_of(kinds["".join(sections[:1])], key)
+
+
 def check(config: ConfigDict) -> Config:
     """Return the sections of a config, or raise for the first value that a section rejects."""
     with section("config"):
@@ -40,11 +47,16 @@ def check(config: ConfigDict) -> Config:
     for name, kind in SECTIONS.items():
         with section(f"config.{name}"):
             found[name] = kind(**config[name])
-    guidance = {}
+    return Config(seed=seed, guidance=settings(config), **found)
+
+
+def settings(config: ConfigDict) -> dict[str, Guidance]:
+    """Return the guidance settings of a config by name, or raise for the first wrong value."""
+    found = {}
     for name, values in config.guidance.items():
         with section(f"config.guidance.{name}"):
-            guidance[name] = Guidance(**values)
-    return Config(seed=seed, guidance=guidance, **found)
+            found[name] = Guidance(**values)
+    return found
 
 
 def without_unread(config: ConfigDict) -> ConfigDict:

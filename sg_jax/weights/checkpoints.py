@@ -13,7 +13,7 @@ import contextlib
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from orbax.checkpoint import v1 as ocp
 from sg_jax.config import geometry, record
 from sg_jax.errors import UserError, nearest
 from sg_jax.method.guidance import Guidance
+from sg_jax.method.presets import Named
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
 from sg_jax.runs import files
@@ -74,6 +75,8 @@ def load(
 ) -> Backbone:
     """Load a trained network, ready for `sg_jax.sample`.
 
+    It brings the run's guidance settings: `sample(model, labels, "sg")` takes the run's own "sg".
+
     Args:
       workdir: the folder that training wrote.
       step: which checkpoint to load; the latest by default.
@@ -88,6 +91,17 @@ def load(
     Raises:
       UserError: there is no run or no such checkpoint in `workdir`.
     """
+    return load_with_step(workdir, step, weights, mesh, like)[0]
+
+
+def load_with_step(
+    workdir: str | os.PathLike,
+    step: int | None = None,
+    weights: str = "ema",
+    mesh: Mesh | None = None,
+    like: Backbone | None = None,
+) -> tuple[Backbone, int]:
+    """Return what `load` returns, and its step, which an undamaged checkpoint before may have."""
     config, _ = record.read(workdir)
     model = like or abstract_network(workdir)
     kept = ("ema", "model", *(f"ema_{decay:g}" for decay in config.train.ema_decays))
@@ -108,7 +122,9 @@ def load(
                 raise
             log(f"{error} Load the checkpoint before it.")
         else:
-            return unnamed(loaded[weights], abstract)
+            network = unnamed(loaded[weights], abstract)
+            network.named = Named(record.settings(workdir))
+            return network, number
     raise AssertionError("there is a checkpoint")
 
 
@@ -117,8 +133,8 @@ def read(folder: epath.Path, wanted: dict[str, Any], mesh: Mesh) -> dict[str, An
 
     Args:
       folder: of the checkpoint.
-      wanted: for each part its arrays by name, with shapes and shardings; None for a part that is
-        returned as stored.
+      wanted: for each part its arrays by name, with shapes and shardings; None for a part of
+        numbers, which is returned as stored.
       mesh: the devices of the arrays; all processes that have some of them must call this.
 
     Raises:
@@ -127,7 +143,9 @@ def read(folder: epath.Path, wanted: dict[str, Any], mesh: Mesh) -> dict[str, An
     """
     verified = _verify(folder, list(wanted), mesh)
     arrays = {part: leaves for part, leaves in wanted.items() if leaves is not None}
-    _check_shapes(folder, arrays, verified)
+    _check_shapes(folder, arrays, verified, numbers=wanted.keys() - arrays)
+    for part, leaves in arrays.items():
+        integrity.check_size(folder, part, sum(x.size * x.dtype.itemsize for x in leaves.values()))
     with _reading(folder, verified):
         return ocp.load_checkpointables(folder, wanted)
 
@@ -215,14 +233,23 @@ def _reading(folder: epath.Path, verified: bool) -> Iterator[None]:
         raise integrity.Damaged(folder, f"it cannot be read ({what})") from error
 
 
-def _check_shapes(folder: epath.Path, wanted: dict[str, dict], verified: bool) -> None:
-    """Raise one clear error if a checkpoint lacks the arrays that a network needs."""
+def _check_shapes(
+    folder: epath.Path, wanted: dict[str, dict], verified: bool, numbers: Iterable[str] = ()
+) -> None:
+    """Raise one clear error if a checkpoint lacks the arrays that a network needs.
+
+    It also raises if the parts in `numbers` hold arrays, which would be loaded whatever their size.
+    """
     with _reading(folder, verified):
         stored = ocp.checkpointables_metadata(folder).metadata
         shapes_of = {
             part: {name: tuple(leaf.shape) for name, leaf in stored[part].items()}
             for part in wanted
         }
+        leaves_of = {part: jax.tree.leaves(stored[part]) for part in numbers}
+    for part, found in leaves_of.items():
+        if any(hasattr(leaf, "shape") for leaf in found):
+            raise integrity.Damaged(folder, f"{part} holds arrays instead of numbers")
     for part, leaves in wanted.items():
         shapes = shapes_of[part]
         for name, leaf in leaves.items():

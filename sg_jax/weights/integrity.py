@@ -20,6 +20,8 @@ from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
 NAME = "sha256.json"
+SMALL = 10**8  # bytes of arrays that are never too many
+PROPORTION = 100  # bytes of arrays per byte on disk
 THREADS = 8  # that read and hash; hashing leaves Python to other threads
 
 
@@ -83,6 +85,22 @@ def verify(folder: epath.Path, parts: Iterable[str]) -> bool:
     if wrong := sorted(name for name in wanted if found[name] != wanted[name]):
         raise Damaged(folder, f"{wrong[0]} is not as it was written")
     return True
+
+
+def check_size(folder: epath.Path, part: str, needed: int) -> None:
+    """Raise if arrays take memory out of proportion to their files, which a few bytes can ask for.
+
+    Args:
+      folder: of the checkpoint; a bucket is not asked.
+      part: such as "ema".
+      needed: bytes of its arrays. Those of a network take about as much on disk.
+    """
+    if files.is_remote(folder) or needed < SMALL:
+        return
+    stored = sum(os.path.getsize(folder / part / name) for name in _files(folder / part))
+    if needed > PROPORTION * stored:
+        what = f"{part} would take {needed / 1e9:.1f} GB of memory, from {stored / 1e6:.1f} MB"
+        raise Damaged(folder, what)
 
 
 def _belongs(name: str, parts: set[str]) -> bool:
