@@ -6,6 +6,7 @@ in as many examples, goes unnoticed.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from sg_jax.data.sources import Source
 
 ALL, SOME = 2048, 512  # examples up to which all are read, and how many of more
+SMALL = 2**24  # numbers in all images, above which some are read too
 THREADS = 16
 Identity = Mapping[str, Any]  # values of JSON, by what they describe
 
@@ -25,7 +27,8 @@ def of(source: Source) -> Identity:
     It takes tenths of a second for images on a local disk.
     """
     count = len(source)
-    some = count if count <= ALL else SOME
+    small = count <= ALL and count * math.prod(source.image_shape) <= SMALL
+    some = count if small else min(count, SOME)
     # The first, the last, and evenly spread ones between.
     ids = [i * (count - 1) // max(1, some - 1) for i in range(some)]
     images, labels = hashlib.sha256(), hashlib.sha256()
