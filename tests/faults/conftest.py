@@ -1,0 +1,63 @@
+"""Tiny runs that the tests of this folder start from, made once for all workers."""
+
+import fcntl
+import os
+
+import numpy as np
+import pytest
+from harness import Lab
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """A folder that all workers of this test run share."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "faults"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lab(base):
+    """Where commands are started; none is left at the end."""
+    lab = Lab(base)
+    yield lab
+    lab.close()
+
+
+@pytest.fixture(scope="session")
+def once(base):
+    """Name, function -> folder that the function has filled, once for all workers."""
+
+    def make(name, fill):
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (base / f"{name}.done").exists():
+                fill(base / name)
+                (base / f"{name}.done").touch()
+        return base / name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def whole(lab, once):
+    """The tiny run, uninterrupted: 12 steps, samples and scores. Do not write there."""
+    return once("whole", lab.run)
+
+
+@pytest.fixture(scope="session")
+def make_latents(lab, once):
+    """Folder of data sets -> the command that writes the data set tiny_latents into it."""
+
+    def fill(folder):
+        rng = np.random.default_rng(0)
+        images = rng.standard_normal((40, 1, 4, 4, 4)).astype(np.float32)
+        for name, array in {"a_features": images, "a_labels": np.arange(40)[:, None] % 10}.items():
+            (folder / name).mkdir(parents=True)
+            for i, value in enumerate(array):
+                np.save(folder / name / f"{i}.npy", value)
+
+    stored = once("stored latents", fill)
+    made = ("--mode=latents", f"--from={stored}", "--name=tiny_latents", "--scale=1")
+    return lambda data: lab.start(data, *made, f"--to={data}", base=())

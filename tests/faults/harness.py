@@ -1,0 +1,441 @@
+"""What the tests of this folder share: tiny runs, their processes, and two runs compared.
+
+A run is started by its command and looked at through its log, its files and /proc, as a user
+would. Most commands are forked from a process that has imported everything (`server.py`), which
+saves three seconds each; a test that is about the start gives `fork=False`.
+"""
+
+import csv
+import json
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorstore
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parents[1]
+# Digits of 8x8 pixels, 2 blocks of width 16, and 12 steps saved three times.
+TINY = (
+    "--config=configs/digits.py", "--config.data.split=train[:100]",
+    "--config.data.test_split=test[:40]", "--config.model.depth=2", "--config.model.width=16",
+    "--config.model.heads=2", "--config.model.patch=2", "--config.model.routes=((0,0),)",
+    "--config.optimizer.warmup=0", "--config.train.batch_size=8", "--config.train.log_every=1",
+    "--config.train.sample_every=6", "--config.train.steps=12", "--config.checkpoint.every=4",
+    "--config.checkpoint.keep=2", "--config.sample.steps=2", "--config.sample.count=20",
+    "--config.sample.batch_size=16", "--config.evaluate.samples=40",
+    "--config.evaluate.guidance=unguided,sg", "--config.features.epochs=2",
+    "--config.features.width=8",
+)  # fmt: skip
+NO_PICTURES = ("--config.train.sample_every=0",)
+TRAIN_ONLY = (*NO_PICTURES, "--config.train.then=()")
+# What a clock wrote, and so differs between two equal runs.
+CLOCK = ("steps_per_second", "images_per_second", "tflops_per_second")
+PATIENCE = 300  # seconds that a tiny command may take on a busy machine
+
+
+class Command:
+    """A process of its own session; what it prints goes to a file."""
+
+    def __init__(self, pid: int, log: pathlib.Path, ended: Callable[[float], int | None]):
+        self.pid, self.log, self._ended, self.status = pid, log, ended, None
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def poll(self, timeout: float = 0) -> int | None:
+        """Return the exit status once there is one; minus the signal's number if killed."""
+        if self.status is None:
+            self.status = self._ended(timeout)
+        return self.status
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        status = self.poll(timeout)
+        if status is None:
+            self.send(signal.SIGKILL)
+            raise AssertionError(f"still running after {timeout} s:\n{self.text()}")
+        return status
+
+    def send(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def until(self, seen: Callable[[], Any], timeout: float = PATIENCE) -> bool:
+        """Wait until `seen()`; return whether it came before the process ended."""
+        end = time.monotonic() + timeout
+        while not seen():
+            if self.poll() is not None:
+                return bool(seen())
+            if time.monotonic() > end:
+                self.send(signal.SIGKILL)
+                raise AssertionError(f"not seen within {timeout} s:\n{self.text()}")
+            time.sleep(0.003)
+        return True
+
+    def says(self, words: str, timeout: float = PATIENCE) -> bool:
+        return self.until(lambda: words in self.text(), timeout)
+
+    def left(self) -> list[int]:
+        """Return the processes of its session that still run."""
+        return [pid for pid in processes() if session(pid) == self.pid]
+
+
+class Server:
+    """Starts commands; see `server.py`."""
+
+    def __init__(self, environment: dict[str, str]):
+        self.process = subprocess.Popen(
+            [sys.executable, HERE / "server.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env=environment, cwd=ROOT,
+        )  # fmt: skip
+        self.requests, self.news, self.running = 0, threading.Condition(), True
+        self.started: dict[int, int] = {}
+        self.ended: dict[int, int] = {}
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            message = json.loads(line)
+            with self.news:
+                if "started" in message:
+                    self.started[message["id"]] = message["started"]
+                elif "status" in message:
+                    self.ended[message["pid"]] = message["status"]
+                self.news.notify_all()
+        with self.news:
+            self.running = False
+            self.news.notify_all()
+
+    def start(self, log: pathlib.Path, **request) -> Command:
+        assert self.process.stdin
+        self.requests += 1
+        request |= {"id": self.requests, "log": str(log)}
+        self.process.stdin.write(json.dumps(request).encode() + b"\n")
+        self.process.stdin.flush()
+        with self.news:
+            self.news.wait_for(lambda: request["id"] in self.started or not self.running, PATIENCE)
+            assert request["id"] in self.started, "server.py does not start commands"
+            pid = self.started.pop(request["id"])
+            self.ended.pop(pid, None)  # of an earlier process with this number
+
+        def ended(timeout):
+            with self.news:
+                self.news.wait_for(lambda: pid in self.ended, timeout)
+                return self.ended.get(pid)
+
+        return Command(pid, log, ended)
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait(60)
+
+
+class Lab:
+    """A folder with a data set and compiled programs, in which commands are started."""
+
+    def __init__(self, base: pathlib.Path):
+        self.base = base
+        self.data, self.programs = base / "data", base / "programs"
+        self.environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(self.programs),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+            "PYTHONPATH": str(HERE),
+        }
+        self.server: Server | None = None
+        self.commands: list[Command] = []
+
+    def start(
+        self,
+        workdir: pathlib.Path,
+        *arguments: str,
+        fork: bool = True,
+        devices: int = 1,
+        module: str = "sg_jax.main",
+        base: Sequence[str] = TINY,
+        descriptors: int = 0,
+        user: int | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> Command:
+        """Start a command of the run in `workdir`, the tiny one changed by `arguments`.
+
+        `descriptors` limits its open files, and `user` is the number of the user that runs it.
+        """
+        log = self.base / "logs" / f"{workdir.name}.{len(self.commands)}.{os.getpid()}"
+        log.parent.mkdir(exist_ok=True)
+        log.touch()
+        log.chmod(0o666)
+        given = [*base, f"--config.data.data_dir={self.data}"] if base else []
+        given += [*([f"--workdir={workdir}"] if base else []), *arguments]
+        temporary = workdir.parent / "temporary"
+        temporary.mkdir(parents=True, exist_ok=True)
+        changes = {
+            "TMPDIR": str(temporary),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+            "--xla_backend_optimization_level=0",
+            **(environment or {}),
+        }
+        if fork:
+            self.server = self.server or Server(self.environment)
+            command = self.server.start(
+                log, module=module, arguments=given, environment=changes, folder=str(ROOT),
+                descriptors=descriptors, user=user,
+            )  # fmt: skip
+        else:
+            assert user is None
+
+            def limit():
+                resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
+            with log.open("w") as output:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", module, *given], cwd=ROOT, stdout=output,
+                    stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
+                    env=self.environment | changes, preexec_fn=limit if descriptors else None,
+                )  # fmt: skip
+
+            def ended(timeout):
+                try:
+                    return process.wait(timeout)
+                except subprocess.TimeoutExpired:
+                    return None
+
+            command = Command(process.pid, log, ended)
+        self.commands.append(command)
+        return command
+
+    def start_group(self, workdir: pathlib.Path, *arguments: str, number: int, **options):
+        """Start the processes of one run, as on several hosts."""
+        if number == 1:
+            return [self.start(workdir, *arguments, **options)]
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        known = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(number)}
+        return [
+            self.start(
+                workdir, *arguments, environment=known | {"JAX_PROCESS_ID": str(i)}, **options
+            )
+            for i in range(number)
+        ]
+
+    def run(self, workdir: pathlib.Path, *arguments: str, **options) -> str:
+        """Run a command to its good end; return what it printed."""
+        command = self.start(workdir, *arguments, **options)
+        assert command.wait() == 0, command.text()
+        return command.text()
+
+    def copy(self, run: pathlib.Path, to: pathlib.Path) -> pathlib.Path:
+        return pathlib.Path(shutil.copytree(run, to, symlinks=True))
+
+    def close(self) -> None:
+        for command in self.commands:
+            command.send(signal.SIGKILL)
+            for pid in command.left():
+                os.kill(pid, signal.SIGKILL)
+        if self.server:
+            self.server.close()
+
+
+# What a run holds.
+
+
+def arrays(item: pathlib.Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a part of a checkpoint, such as checkpoints/8/model, by their paths."""
+    store = {"driver": "ocdbt", "base": f"file://{item}/"}
+    keys = [key.decode() for key in tensorstore.KvStore.open(store).result().list().result()]
+    names = [key.removesuffix("/zarr.json") for key in keys if key.endswith("/zarr.json")]
+    found = {}
+    for name in names:
+        where = {"driver": "zarr3", "kvstore": {**store, "path": f"{name}/"}}
+        found[name] = np.asarray(tensorstore.open(where, open=True).result().read().result())
+    assert found, item
+    return found
+
+
+def saved(workdir: pathlib.Path) -> list[int]:
+    """Return the steps of the checkpoints."""
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def records(workdir: pathlib.Path) -> list[dict]:
+    """Return the lines of metrics.jsonl, without what a clock wrote."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in CLOCK} for line in lines]
+
+
+def losses(workdir: pathlib.Path) -> np.ndarray:
+    """Return the loss of each step; each step must be there once, in order."""
+    found = [record for record in records(workdir) if "loss" in record]
+    assert [record["step"] for record in found] == list(range(1, len(found) + 1))
+    return np.array([record["loss"] for record in found])
+
+
+def _rows(path: pathlib.Path) -> list[dict]:
+    if path.suffix == ".csv":
+        with path.open(newline="") as file:
+            rows: list[dict] = list(csv.DictReader(file))
+    else:
+        rows = json.loads(path.read_text())
+    return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
+
+
+def results(workdir: pathlib.Path) -> dict[str, Any]:
+    """Return all that a run computed, by name: arrays, records and the bytes of pictures.
+
+    What cannot be read is an entry that says so.
+    """
+    found: dict[str, Any] = {}
+    items = [item for step in saved(workdir) for item in _items(workdir, step)]
+    others = [path for path in sorted(workdir.rglob("*")) if path.is_file()]
+    for path in [*items, *others]:
+        name = str(path.relative_to(workdir))
+        try:
+            if path in items:
+                found |= {f"{name}, {key}": value for key, value in arrays(path).items()}
+            elif path.suffix == ".npz":
+                with np.load(path) as file:
+                    found |= {f"{name}, {key}": file[key] for key in file.files}
+            elif path.suffix == ".npy":
+                found[name] = np.load(path)
+            elif path.suffix == ".png" and path.parent.name == "samples":
+                found[name] = path.read_bytes()
+            elif path.name in ("scores.csv", "report.json"):
+                found[name] = _rows(path)
+            elif path.name == "metrics.jsonl":
+                found[name] = records(workdir)
+        except Exception as error:
+            found[name] = f"cannot be read: {error}"
+    return found
+
+
+def _items(workdir: pathlib.Path, step: int) -> list[pathlib.Path]:
+    """Return the parts of a checkpoint: model, ema, opt_state, progress."""
+    folder = workdir / "checkpoints" / str(step)
+    return [path for path in sorted(folder.iterdir()) if (path / "_METADATA").exists()]
+
+
+def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """Return the names of what is not equal, bit for bit."""
+    names = [f"{name} (only in one)" for name in sorted(found.keys() ^ expected.keys())]
+    for name in sorted(found.keys() & expected.keys()):
+        a, b = found[name], expected[name]
+        if isinstance(b, np.ndarray):
+            same = a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        else:
+            same = a == b
+        if not same:
+            names.append(name)
+    return names
+
+
+def tree(workdir: pathlib.Path) -> set[str]:
+    """Return the files and folders of a run; names that are random are left out."""
+    found = set()
+    for path in workdir.rglob("*"):
+        name = path.relative_to(workdir)
+        if path.parent.name == "d" or (name.parts[0] == "tensorboard" and len(name.parts) > 1):
+            continue  # Orbax's data files, and the log of TensorBoard of each start
+        found.add(str(name))
+    return found
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+    """Return every file of a folder and its bytes."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
+
+
+def is_one_sentence(text: str) -> bool:
+    """Whether a command ended with one `Error: ...` line and no traceback."""
+    lines = [line for line in text.splitlines() if "Error: " in line]
+    return len(lines) == 1 and lines[0].startswith("Error: ") and "Traceback" not in text
+
+
+# Processes.
+
+
+def processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def session(pid: int) -> int:
+    """Return the session of a process that runs, or 0."""
+    fields = _stat(pid)
+    return int(fields[3]) if fields and fields[0] not in "ZX" else 0
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def threads(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def memory(pid: int) -> float:
+    """Return the memory of a process that is its own, in MB."""
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) / 1e3
+    raise AssertionError(f"/proc/{pid}/status has no RssAnon")
+
+
+# Damage.
+
+
+def truncate(path: pathlib.Path, rng: random.Random) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: pathlib.Path, rng: random.Random) -> None:
+    """Flip one bit somewhere."""
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(bytes(data))
+
+
+def delete(path: pathlib.Path, rng: random.Random) -> None:
+    path.unlink()
+
+
+def replace(path: pathlib.Path, rng: random.Random) -> None:
+    """Put a file of another kind in its place: a picture, or a text where a picture was."""
+    picture = (ROOT / "launch" / "quickstart.png").read_bytes()
+    path.write_bytes(b"Not what was here.\n" if path.suffix == ".png" else picture)
+
+
+DAMAGE = {"truncated": truncate, "one bit flipped": flip, "deleted": delete, "foreign": replace}
+
+
+def open_folder() -> Iterator[pathlib.Path]:
+    """Yield a temporary folder that every user may enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="sg_jax_faults_") as name:
+        folder = pathlib.Path(name)
+        folder.chmod(0o755)
+        yield folder
