@@ -26,7 +26,7 @@ from sg_jax.errors import UserError
 from sg_jax.evaluation import comparison, figures, method_figures, report, style
 from sg_jax.evaluation.comparison import IMAGE_COST, Point
 from sg_jax.evaluation.figures import Line, Spot
-from sg_jax.evaluation.metrics import METRICS, QUALITY
+from sg_jax.evaluation.metrics import METRICS, QUALITY, drawable
 from sg_jax.evaluation.pictures import INK
 from sg_jax.runs import files
 from sg_jax.runs.records import read_metrics, training_seconds
@@ -126,20 +126,26 @@ def over_training(
       points: at all scored checkpoints; with one per run, only the losses are drawn.
       metrics: run -> records of its metrics.jsonl.
     """
-    seconds = {run: training_seconds(records) for run, records in metrics.items()}
+    seconds = {run: _seconds(records) for run, records in metrics.items()}
     longest = max((max(times.values(), default=0) for times in seconds.values()), default=0)
     if not longest:
         return None
     unit = 3600 if longest > 2 * 3600 else 60
     losses, scores = [], []
     for name, times in seconds.items():
-        records = [r for r in metrics[name] if "loss" in r]
-        if records:
+        records = [r for r in metrics[name] if "loss" in r and r["step"] in times]
+        if drawable(np.array([r["loss"] for r in records])).any():
             x = [times[r["step"]] / unit for r in records]
             losses.append(Line(name, x, [r["loss"] for r in records]))
             scores += _over_checkpoints(points, name, times, unit)
     axis = f"time of training ({UNITS[unit]})"
-    return figures.training(losses, scores, axis=axis)
+    return figures.training(losses, scores, axis=axis) if losses else None
+
+
+def _seconds(records: list[dict[str, Any]]) -> dict[int, float]:
+    """Return step -> seconds of training, as far as the records' rates make sense."""
+    found = training_seconds([r for r in records if r.get("steps_per_second", 1.0) > 0])
+    return {step: time for step, time in found.items() if drawable(np.array(time))}
 
 
 def _over_checkpoints(

@@ -11,7 +11,7 @@ import numpy as np
 
 from sg_jax.errors import UserError
 from sg_jax.evaluation import table
-from sg_jax.evaluation.metrics import COST, METRICS, QUALITY, RESULT, Metric, Scores
+from sg_jax.evaluation.metrics import COST, METRICS, QUALITY, RESULT, Metric, Scores, drawable
 from sg_jax.evaluation.results import SettingResult
 from sg_jax.evaluation.table import Key
 from sg_jax.method.guidance import WEAK_LABELS, Guidance
@@ -92,8 +92,11 @@ class Point:
         shares = []
         for seed, scores in self.scores.items():
             mine, other = scores.get(QUALITY), baseline.scores.get(seed, {}).get(QUALITY)
-            if mine is not None and other is not None:
-                shares.append(METRICS[QUALITY].better * (mine / other - 1))
+            if mine is None or not other:
+                continue
+            share = METRICS[QUALITY].better * (mine / other - 1)
+            if drawable(np.array(share)):
+                shares.append(share)
         if not shares:
             return float("nan"), float("nan")
         return float(np.mean(shares)), float(np.std(shares, ddof=1)) if len(shares) > 1 else 0.0
@@ -219,4 +222,4 @@ def _rank(point: Point) -> tuple[int, float]:
 
 def measured(points: Sequence[Point]) -> list[Point]:
     """Return the points with both quality and cost."""
-    return [p for p in points if math.isfinite(p.quality) and math.isfinite(p.cost)]
+    return [p for p in points if drawable(np.array([p.quality, p.cost, p.deviation])).all()]

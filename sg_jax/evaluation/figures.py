@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sg_jax.errors import UserError
-from sg_jax.evaluation.metrics import METRICS, QUALITY, Metric
+from sg_jax.evaluation.metrics import METRICS, QUALITY, Metric, drawable
 from sg_jax.evaluation.pictures import INK
 from sg_jax.evaluation.style import (
     BESIDE,
@@ -155,8 +155,8 @@ def training(
     """Draw the loss of one or more runs over training, and a metric beside it if there is one.
 
     Args:
-      losses: one line per run, faint as logged and bold as a running mean. NaN and infinity are
-        left out and counted in the legend.
+      losses: one line per run, faint as logged and bold as a running mean. NaN, infinity and what
+        is nearly so are left out and counted in the legend.
       scores: values of `metric`, one line per run and setting.
       metric: the metric of `scores`.
       axis: the name of the horizontal axis.
@@ -199,7 +199,7 @@ def _draw_losses(axes: "Axes", losses: Sequence[Line], colours: Mapping[str, str
             raise UserError(
                 f"steps {list(x.shape)} and losses {list(y.shape)} must be two lists of one length."
             )
-        finite = np.isfinite(y)
+        finite = drawable(y)
         if not finite.any():
             raise UserError(f"None of the {len(y)} losses is finite; there is nothing to plot.")
         missing = f"{np.sum(~finite)} of {len(y)} not finite" if not finite.all() else ""

@@ -22,6 +22,7 @@ Scores = dict[str, float | None]  # by the name of the metric; None: not measure
 
 CLASSIFIER = "classifier"  # features of the small classifier trained on the same data
 DRAWING = "drawing"  # not features, but how the images were drawn
+LARGEST = 1e30  # size of a number in a figure
 RESULT = "result"  # neither: a field of `results.SettingResult`
 
 
@@ -160,6 +161,11 @@ class Metric:
 def finite(value: float | None) -> float | None:
     """Return the number, or None for None, NaN and infinity."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def drawable(values: np.ndarray) -> np.ndarray:
+    """Return which numbers a figure can hold: not NaN, and nowhere near the largest ones."""
+    return np.abs(values) < LARGEST
 
 
 def significant(count: int) -> Callable[[float], int]:

@@ -54,6 +54,11 @@ def new_figure(size: tuple[float, float]) -> "Figure":
 
 def save(figure: "Figure", path: str | os.PathLike) -> epath.Path:
     """Write a figure as PNG, completely or not at all, and return `path` as a path."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if "$" in text.get_text():  # in the name of a run, which is not TeX
+            text.set_parse_math(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return write_atomically(path, buffer.getvalue())

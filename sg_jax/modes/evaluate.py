@@ -19,7 +19,7 @@ from sg_jax.evaluation import (
     style,
     table,
 )
-from sg_jax.evaluation.metrics import Scores
+from sg_jax.evaluation.metrics import Scores, drawable
 from sg_jax.evaluation.results import SettingResult
 from sg_jax.method.guidance import Guidance
 from sg_jax.modes.base import Job, Mode, register, weak_paths
@@ -140,7 +140,7 @@ def _report(
     log(report.format_table(rows))
     records = [r for r in read_metrics(workdir) if "loss" in r]
     shown = [(folder / "guidance.png", "Generated images, one row per setting.")]
-    if records:
+    if drawable(np.array([r["loss"] for r in records])).any():
         losses = figures.Line("", [r["step"] for r in records], [r["loss"] for r in records])
         path = style.save(figures.training([losses]), folder / "loss.png")
         shown.append((path, "Training loss."))

@@ -69,8 +69,10 @@ def verify(folder: epath.Path, parts: Iterable[str]) -> bool:
         return False
     try:
         written = json.loads(path.read_bytes())
+        if any(name.startswith("/") or ".." in name.split("/") for name in written):
+            raise ValueError("files elsewhere")
         wanted = {name: written[name] for name in written if _belongs(name, parts)}
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise Damaged(folder, f"{NAME} is not a list of checksums") from None
     except PermissionError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
