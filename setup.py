@@ -34,6 +34,7 @@ setup(
         "tpu": ["jax[tpu]", "gcsfs>=2026.4"],
         "cuda": ["jax[cuda13]"],
         "test": [
+            "hypothesis",
             "ipykernel",
             "mypy",
             "nbclient",

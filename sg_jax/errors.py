@@ -11,11 +11,16 @@ import contextlib
 import dataclasses
 import difflib
 import math
-import numbers
+import re
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
+
+INT32 = 2**31 - 1  # the largest whole number in a program
+FLOAT32 = float(np.finfo(np.float32).max)
+TINY = float(np.finfo(np.float32).tiny)  # smaller numbers are 0 in a program
 
 # When a setting must be the one that the run was trained with; see `setting`.
 CONTINUED = ("continued",)
@@ -30,7 +35,7 @@ class SettingError(UserError):
     """Report a wrong value of a setting: its section and name, the value, and the rule."""
 
     def __init__(self, section: str, name: str, value: Any, rule: str):
-        super().__init__(f"{section}.{name}={value!r} {rule}")
+        super().__init__(f"{section}.{name}={shown(value)} {rule}")
         self.name, self.value, self.rule = name, value, rule
 
 
@@ -45,11 +50,66 @@ def section(name: str) -> Iterator[None]:
 
 def nearest(name: object, options: Iterable[object]) -> str:
     """Return " Did you mean 'x'?" for the option closest to `name`, or an empty string."""
-    close = difflib.get_close_matches(str(name), [str(o) for o in options], n=1, cutoff=0.5)
+    text = name if isinstance(name, str) else shown(name)
+    close = difflib.get_close_matches(text[:200], [str(o) for o in options], n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def one_of(key: str, value: Any, options: Iterable[str]) -> None:
+    """Raise unless a value, that of `key`, is one of the texts in `options`."""
+    if not isinstance(value, str) or value not in options:
+        listed = ", ".join(map(repr, options))
+        raise UserError(f"{key}={shown(value)} must be one of {listed}.{nearest(value, options)}")
+
+
+class _Short(reprlib.Repr):
+    """Texts of values that fit into a message, however large or deep the values are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxother = 4, 200
+        self.maxtuple = self.maxlist = self.maxdict = 12
+        self.maxstring = 300
+
+    def repr_int(self, value: int, level: int) -> str:
+        if abs(value) < 10**30:
+            return repr(value)
+        return f"{'-' * (value < 0)}2**{value.bit_length() - 1} or more"
+
+
+def shown(value: Any) -> str:
+    """Return the text of a value for a message: one line, shortened if it is long."""
+    return re.sub(r"\s*\n\s*", " ", _Short().repr(value))
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Return whether a value is an int or a float, and neither a bool nor NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def is_text(value: str) -> bool:
+    """Return whether a text can be written to a file, and may name one."""
+    try:
+        return len(value) <= 4096 and b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Return whether a value is an int, and not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def one_line(cause: BaseException) -> str:
+    """Return an exception as one line of at most 300 characters, without a full stop."""
+    kind = "" if isinstance(cause, UserError) else f"{type(cause).__name__}: "
+    text = " ".join(f"{kind}{cause}".split()).rstrip(": .")
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
 def _number(value: float) -> str:
+    if value == 2**32:
+        return "2**32"
     return str(value) if isinstance(value, int) else f"{value:g}"
 
 
@@ -77,19 +137,34 @@ class Declared:
             listed = ", ".join(map(repr, self.options))
             return f"must be one of {listed}.{nearest(value, self.options)}"
         kind = type(default)
-        fits: Any = {bool: bool, int: int, float: int | float}.get(kind, kind)
-        if not isinstance(value, fits) or (kind in (int, float) and isinstance(value, bool)):
+        checks: dict[type, Callable] = {int: is_whole, float: lambda v: is_number(v) or v != v}
+        if not checks.get(kind, lambda v: isinstance(v, kind))(value):
             words = {bool: "True or False", int: "an int", float: "a number", str: "a string"}
             return f"must be {words.get(kind, 'a ' + kind.__name__)}."
-        if kind in (int, float) and not self._inside(value):
+        if kind is str:
+            return "" if is_text(value) else "must be Unicode of at most 4,096 characters."
+        if kind not in (int, float):
+            return ""
+        if not self._inside(value):
             return f"must {self._bounds()}{self.note}."
+        if kind is int:
+            bounded = self.high is not None or self.below is not None
+            large = f"must be at most {INT32}: programs count in int32."
+            return large if value > INT32 and not bounded else ""
+        if abs(value) > FLOAT32:
+            large = f"must be at most {FLOAT32:.3g} in size: programs compute in float32."
+            return "" if value == self.high else large
+        rounded = 0.0 if abs(value) < TINY else float(np.float32(value))
+        if not self._inside(rounded, strict=True):
+            return f"must {self._bounds()}{self.note}: in float32 it is {_number(rounded)}."
         return ""
 
-    def _inside(self, value: float) -> bool:
+    def _inside(self, value: float, strict: bool = False) -> bool:
+        """Return whether a value lies within the bounds; `strict`: within those it cannot reach."""
         return (
-            not math.isnan(value)
-            and (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
+            value == value  # not NaN
+            and (strict or self.low is None or value >= self.low)
+            and (strict or self.high is None or value <= self.high)
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
         )
@@ -185,11 +260,20 @@ def default_of(settings: type[Settings], name: str) -> Any:
     return next(f.default for f in dataclasses.fields(settings) if f.name == name)  # type: ignore[arg-type]
 
 
-def plain(value: Any) -> Any:
-    """Return NumPy and JAX scalars as Python numbers, and lists as tuples, nested ones too."""
+def plain(value: Any, levels: int = 6) -> Any:
+    """Return a value as Python's own: NumPy and JAX scalars as numbers, lists and arrays as tuples.
+
+    Lists may be nested `levels` deep; what lies deeper stays as it is, and so does all else.
+    """
     if isinstance(value, list | tuple):
-        return tuple(plain(v) for v in value)
-    if isinstance(value, bool | int | float | str) or value is None:
+        return tuple(plain(v, levels - 1) for v in value) if levels else value
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return value if type(value) is kind else kind(value)
+    if not hasattr(value, "tolist"):
         return value
-    scalar = isinstance(value, np.generic | numbers.Number) or getattr(value, "ndim", None) == 0
-    return value.item() if scalar and hasattr(value, "item") else value
+    try:
+        found = value.tolist()
+    except Exception:  # a value that is traced, or a random key
+        return value
+    return plain(found, levels - 1) if levels else value

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from sg_jax.config.sections import Model
 from sg_jax.data.pipeline import check_flip
-from sg_jax.errors import UserError, section
+from sg_jax.errors import UserError, section, shown
 from sg_jax.models import sizes
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.kinds import BACKBONES, reads
@@ -34,17 +34,18 @@ def complete(
       latents: whether the data are latents; then whatever needs pixels is an error.
     """
     check_flip(config.data.flip, latents)
+    data = f"config.data.name={shown(config.data.name)}"
     if latents and (config.train.sample_every or config.train.then):
         raise UserError(
             f"config.train.sample_every={config.train.sample_every} and "
             f"config.train.then={config.train.then!r} must be 0 and () for latents "
-            f"(config.data.name={config.data.name!r}): drawing images from latents needs a decoder."
+            f"({data}): drawing images from latents needs a decoder."
         )
     height, width, channels = image_shape
     if not latents and channels not in (1, 3):
         raise UserError(
-            f"The images of config.data.name={config.data.name!r} have {channels} channels, but "
-            f"they must be grey (1) or coloured (3)."
+            f"The images of {data} have {channels} channels, but they must be grey (1) or coloured "
+            "(3)."
         )
     if height != width:
         raise UserError(
@@ -55,8 +56,8 @@ def complete(
     for key, value in found.items():
         if config.model[key] not in (0, value):
             raise UserError(
-                f"config.model.{key}={config.model[key]} differs from the data's {value} "
-                f"(config.data.name={config.data.name!r}); 0 uses the data's."
+                f"config.model.{key}={shown(config.model[key])} differs from the data's {value} "
+                f"({data}); 0 uses the data's."
             )
     return fill_geometry(config, **found)
 
@@ -73,7 +74,7 @@ def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
     for key, value in named.items():
         if model[key] not in (0, value):
             raise UserError(
-                f"config.model.size={model.size!r} has {key} {value}, but config.model.{key}="
+                f"config.model.size={shown(model.size)} has {key} {value}, but config.model.{key}="
                 f"{model[key]}: set that to {value} or 0, or leave the size empty."
             )
     with config.unlocked():

@@ -7,30 +7,49 @@ suggests the nearest right one. Values are checked by their sections (`config.se
 import ast
 import importlib.util
 import pathlib
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from sg_jax.config import tree
 from sg_jax.config.tree import defaults
-from sg_jax.errors import UserError, nearest
+from sg_jax.errors import UserError, nearest, plain, shown
 from sg_jax.method.guidance import Guidance
 
 SCHEDULED = ("scale", "gamma_strong", "gamma_weak")  # keys of a guidance setting
+OF_TWO_TYPES = (*SCHEDULED, "weak_step")
+NAME = re.compile(r"\w([\w +-]{0,62}[\w+-])?")  # of a guidance setting
+SWITCH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
 def load(path: str) -> ConfigDict:
     """Return the config of a file's `get_config()` laid over the defaults, with its types."""
-    file = pathlib.Path(path)
-    if not file.is_file():
+    try:
+        file = pathlib.Path(path).expanduser()
+        exists = file.is_file()
         folder = file if file.is_dir() else file.parent
-        known = [str(p) for p in sorted(folder.glob("*.py"))] or ["configs/digits.py"]
+        known = [] if exists else [str(p) for p in sorted(folder.glob("*.py"))]
+    except (OSError, RuntimeError, ValueError):  # what cannot name a file
+        exists, known = False, []
+    if not exists:
+        known = known or ["configs/digits.py"]
         raise UserError(
-            f"--config={path}: no such file. There are: {', '.join(known)}." + nearest(path, known)
+            f"--config={path[:200]}: no such file. There are: {', '.join(known)}."
+            + nearest(path, known)
         )
+    given = _run(path, file)
+    if not isinstance(given, Mapping | ConfigDict):
+        raise UserError(
+            f"--config={path}: get_config() returns {shown(given)}; it must return a ConfigDict."
+        )
+    return merge(given)
+
+
+def _run(path: str, file: pathlib.Path) -> Any:
+    """Return what `get_config()` of a file returns; raise if the file fails."""
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise UserError(f"--config={path} must be a Python file with a function get_config().")
@@ -38,48 +57,54 @@ def load(path: str) -> ConfigDict:
     sys.path.insert(0, str(file.parent.resolve()))  # a config may import one beside it
     try:
         spec.loader.exec_module(module)
+        found = getattr(module, "get_config", None)
+        given = found() if callable(found) else None
+    except UserError:
+        raise
+    except Exception as error:  # whatever the file does
+        raise UserError(f"--config={path} fails with {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
-    if not hasattr(module, "get_config"):
+    if not callable(found):
         raise UserError(f"--config={path} has no function get_config() that returns the config.")
-    given = module.get_config()
-    if not hasattr(given, "items"):
-        raise UserError(
-            f"--config={path}: get_config() returns {given!r}; it must return a ConfigDict."
-        )
-    return merge(given)
+    return given
 
 
-def merge(given) -> ConfigDict:
+def merge(given: Mapping | ConfigDict) -> ConfigDict:
     """Lay a (nested) mapping over the defaults; an unknown key or a wrong type is an error."""
     config = defaults()
     settings = given.get("guidance", {})
-    for name in settings if hasattr(settings, "items") else ():
+    for name in settings if isinstance(settings, Mapping | ConfigDict) else ():
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise UserError(
+                f"config.guidance: {shown(name)} cannot name a setting, because files have its "
+                "name: use at most 64 letters, digits, inner spaces and the signs _, + and -."
+            )
         if name not in config.guidance:
             config.guidance[name] = tree.setting_dict(Guidance())
     _lay(config, given, "config")
     return config.lock()
 
 
-def _lay(config: ConfigDict, given, prefix: str) -> None:
+def _lay(config: ConfigDict, given: Mapping | ConfigDict, prefix: str) -> None:
     for key, value in given.items():
-        path = f"{prefix}.{key}"
-        if key not in config:
-            raise UserError(f"{path} is not a config key." + nearest(key, config))
-        if isinstance(config[key], ConfigDict):
-            if not hasattr(value, "items"):
-                raise UserError(f"{path}={value!r} must be a section: {', '.join(config[key])}.")
-            _lay(config[key], value, path)
+        if not isinstance(key, str) or key not in config:
+            raise UserError(f"{prefix}.{str(key)[:100]} is not a config key.{nearest(key, config)}")
+        path, now, value = f"{prefix}.{key}", config[key], plain(value)
+        if isinstance(now, ConfigDict):
+            if not isinstance(value, Mapping | ConfigDict):
+                raise UserError(f"{path}={shown(value)} must be a section: {', '.join(now)}.")
+            _lay(now, value, path)
             continue
         try:
-            config[key] = _tuples(value)
-        except TypeError:
-            kind = type(config[key]).__name__
-            raise UserError(f"{path}={value!r} must be of type {kind}.") from None
-
-
-def _tuples(value):
-    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
+            if isinstance(value, bool) and type(now) in (int, float):  # True is no 1
+                raise TypeError
+            if not config.is_type_safe:  # otherwise an int would become a float
+                del config[key]
+            config[key] = value
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            kind = type(now).__name__
+            raise UserError(f"{path}={shown(value)} must be of type {kind}.") from None
 
 
 def parse(
@@ -106,21 +131,62 @@ def parse(
             "--config is missing: give an experiment, such as configs/digits.py, or the folder of "
             "a run to continue as --workdir."
         )
-    rest = joined(arguments)
-    for argument in rest:
+    given, left = config.to_dict(), []
+    for argument in joined(arguments):
+        dotted, equals, text = argument.lstrip("-").partition("=")
         if argument.startswith(("--config.", "-config.")):
-            _check_key(config, argument.lstrip("-").split("=")[0])
-    values = flags.FlagValues()
+            _check_key(config, dotted)
+            _, *sections, key = dotted.split(".")
+            node: Any = given
+            for section in sections:
+                node = node[section]
+            node[key] = _value(dotted, text if equals else None)
+        else:
+            left.append(argument)
+    refuse(left, known)
+    return merge(given)
+
+
+def _value(dotted: str, text: str | None) -> Any:
+    """Return the value of a key from its text; None if a command line gives the key alone."""
+    default = tree.default(dotted)
+    kind = type(default)
+    if text is None:
+        if kind is bool:
+            return True
+        raise UserError(f"Missing value: give one, such as --{dotted}={default}.")
     try:
-        rest = _take_schedules(config, _last_of_each(rest))
-        config_flags.DEFINE_config_dict(
-            "config", config, flag_values=values, lock_config=True, sys_argv=["", *rest]
-        )
-        left = values(["", *rest])
-    except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(_explain(str(error), config, known)) from None
-    refuse(left[1:], known)
-    return merge(_split_names(values["config"].value))
+        if dotted.startswith("config.guidance.") and dotted.endswith(OF_TWO_TYPES):
+            return _literal(text)
+        if kind is tuple:
+            return _tuple(text)
+        return SWITCH[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        words = f"of type {kind.__name__}, such as {default!r}"
+        if dotted.endswith(OF_TWO_TYPES):
+            words = "a number"
+        if dotted.endswith(SCHEDULED):
+            words += " or a schedule, such as ('cosine',0.6,0.0)"
+        raise UserError(f"--{dotted}={shown(text)} must be {words}.") from None
+
+
+def _literal(text: str) -> Any:
+    """Return the Python number, text or tuple that a text is, or raise a ValueError."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _tuple(text: str) -> tuple:
+    """Return the tuple that a text is: "(1, 2)", "[1, 2]", "1,2", "1" and "cfg,sg" all are."""
+    try:
+        found = _literal(text) if text.strip() else ()
+    except ValueError:
+        if text.strip()[:1] in "([{":
+            raise
+        found = [name.strip() for name in text.split(",")]
+    return tuple(found) if isinstance(found, list | tuple) else (found,)
 
 
 def refuse(left: Sequence[str], known: Iterable[str] = ()) -> None:
@@ -145,41 +211,10 @@ def joined(arguments: Sequence[str]) -> list[str]:
     return out
 
 
-def _last_of_each(argv: list[str]) -> list[str]:
-    """Drop arguments that a later one replaces; otherwise their tuples would be joined."""
-    last = {a.lstrip("-").partition("=")[0]: i for i, a in enumerate(argv) if "=" in a}
-    return [a for i, a in enumerate(argv) if last.get(a.lstrip("-").partition("=")[0], i) == i]
-
-
-def _take_schedules(config: ConfigDict, argv: list[str]) -> list[str]:
-    """Set keys that may be numbers or schedules (see `schedule`); return the other arguments."""
-    rest = []
-    for argument in argv:
-        dotted, equals, text = argument.lstrip("-").partition("=")
-        path = dotted.split(".")
-        if path[:2] != ["config", "guidance"] or path[-1] not in SCHEDULED or not equals:
-            rest.append(argument)
-            continue
-        try:
-            config.guidance[path[2]][path[3]] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            raise UserError(
-                f"--{dotted}={text!r} must be a number or a schedule, such as ('cosine',0.6,0.0)."
-            ) from None
-    return rest
-
-
-def _explain(message: str, config: ConfigDict, known: Iterable[str]) -> str:
-    """Return the parser's message in our form."""
-    if message.startswith("flag --config."):
-        dotted, _, value = message.removeprefix("flag --").partition(": ")[0].partition("=")
-        node: Any = config
-        for key in dotted.split(".")[1:]:
-            node = node[key]
-        return f"--{dotted}={value!r} must be of type {type(node).__name__}, such as {node!r}."
-    if not message.startswith("Unknown"):
-        return message[0].upper() + message[1:].rstrip(" .") + "."
-    return _unknown("--" + message.partition("'")[2].partition("'")[0], known)
+def keys_of(arguments: Sequence[str]) -> set[str]:
+    """Return the keys that a command line sets, such as "train.steps"."""
+    names = [a.lstrip("-").partition("=")[0] for a in joined(arguments)]
+    return {n.removeprefix("config.") for n in names if n.startswith("config.")}
 
 
 def _unknown(flag: str, known: Iterable[str]) -> str:
@@ -188,15 +223,6 @@ def _unknown(flag: str, known: Iterable[str]) -> str:
         f"{flag} is not a flag.{nearest(flag, names)} Flags are {', '.join(names)} and "
         f"--config.<key>=<value>."
     )
-
-
-def _split_names(node):
-    """Split the text "cfg,sg", given for a tuple, into two names."""
-    if isinstance(node, ConfigDict):
-        return {key: _split_names(value) for key, value in node.items()}
-    if isinstance(node, tuple) and len(node) == 1 and isinstance(node[0], str):
-        return tuple(name.strip() for name in node[0].split(","))
-    return node
 
 
 def _check_key(config: ConfigDict, dotted: str) -> None:

@@ -6,7 +6,7 @@ import math
 from jax.sharding import Mesh
 
 from sg_jax.config.sections import Config
-from sg_jax.errors import UserError, default_of, nearest
+from sg_jax.errors import UserError, default_of, nearest, shown
 from sg_jax.method import early
 from sg_jax.method.checks import check_rate, check_setting
 from sg_jax.method.objective import FlowMatching
@@ -45,7 +45,7 @@ def check(config: Config, model: Backbone, mesh: Mesh) -> None:
         for name in names:
             if name not in config.guidance:
                 raise UserError(
-                    f"config.{key}={name!r} is not a guidance setting; the settings are "
+                    f"config.{key}={shown(name)} is not a guidance setting; the settings are "
                     f"{', '.join(config.guidance)}." + nearest(name, config.guidance)
                 )
     _check_drawing(config, model)

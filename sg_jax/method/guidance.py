@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sg_jax.errors import Settings, setting
+from sg_jax.errors import FLOAT32, INT32, Settings, is_number, is_whole, setting
 from sg_jax.method import prediction, schedule, tokens
 from sg_jax.method.network import Condition, KeepIds, Network
 from sg_jax.method.routing import draw_ids
@@ -55,15 +55,21 @@ IDS = ("uniform", "stratified", "nested")
 
 
 def _scale(value) -> str:
-    return schedule.broken(value, 0.0, float("inf"))
+    return schedule.broken(value, 0.0, FLOAT32)
 
 
 def _rate(value) -> str:
     return schedule.broken(value, 0.0, 1.0)
 
 
+def _step(value) -> str:
+    if is_number(value) and (0 < value < 1 or (is_whole(value) and 0 <= value <= INT32)):
+        return ""
+    return "must be the step of a checkpoint, an int of at least 0, or a share between 0 and 1."
+
+
 def _interval(pair) -> str:
-    numbers = isinstance(pair, tuple) and all(isinstance(t, int | float) for t in pair)
+    numbers = isinstance(pair, tuple) and all(map(is_number, pair))
     if numbers and len(pair) == 2 and 0 <= pair[0] <= pair[1] <= 1:
         return ""
     return "must be two times 0 <= low <= high <= 1."
@@ -82,7 +88,12 @@ class Guidance(Settings):
     gamma_strong: Schedule = setting(0.0, "sparsity rate of the strong prediction", rule=_rate)
     gamma_weak: Schedule = setting(0.0, "of the weak one; 1 skips the routed blocks", rule=_rate)
     weak_label: str = setting("same", "condition of the weak prediction", options=WEAK_LABELS)
-    weak_step: int = setting(0, "checkpoint that makes it (AG); 0: the same network", low=0)
+    weak_step: int | float = setting(
+        0,
+        "checkpoint that makes it (AG), by its step or as a share of the training such as 0.33; 0: "
+        "the same network",
+        rule=_step,
+    )
     weak_workdir: str = setting("", "the run of that checkpoint; empty: the same run")
     interval: tuple = setting((0.0, 1.0), "times t at which guidance acts", rule=_interval)
     ids: str = setting(
@@ -115,7 +126,9 @@ class Guidance(Settings):
             return f"no guidance, γ {strong}"
         words = [f"ω {schedule.text(self.scale)}, γ {strong} / {weak}"]
         words += [w] if (w := WEAK_LABELS[self.weak_label].words) else []
-        words += [f"step {self.weak_step}"] if self.weak_step else []
+        if self.weak_step:
+            at = self.weak_step
+            words.append(f"{100 * at:g}% trained" if isinstance(at, float) else f"step {at}")
         words += [self.weak_workdir] if self.weak_workdir else []
         words += [self.ids] if self.ids != "uniform" else []
         if self.interval != (0.0, 1.0):

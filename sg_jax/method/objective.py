@@ -34,10 +34,18 @@ class FlowMatching(Settings):
         "logit_normal", "distribution of t", options=flow.TIME_DISTRIBUTIONS, fixed=CONTINUED
     )
     time_mean: float = setting(
-        0.0, "of logit(t); EDM's P_mean -1.2, of ln(sigma), is 1.2 here", fixed=CONTINUED
+        0.0,
+        "of logit(t); EDM's P_mean -1.2, of ln(sigma), is 1.2 here",
+        low=-100,
+        high=100,
+        fixed=CONTINUED,
     )
-    time_std: float = setting(1.0, "of logit(t); EDM's P_std is 1.2", above=0, fixed=CONTINUED)
-    shift: float = setting(1.0, "above 1 draws more t near noise", above=0, fixed=CONTINUED)
+    time_std: float = setting(
+        1.0, "of logit(t); EDM's P_std is 1.2", above=0, high=100, fixed=CONTINUED
+    )
+    shift: float = setting(
+        1.0, "above 1 draws more t near noise", low=1e-3, high=1e3, fixed=CONTINUED
+    )
     reconstruction: float = setting(
         0.1, "lambda of the masked tokens (maskdit)", low=0, fixed=CONTINUED
     )

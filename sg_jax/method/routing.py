@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sg_jax.errors import UserError
+from sg_jax.errors import UserError, is_whole, plain, shown
 from sg_jax.method import tokens
 from sg_jax.method.network import KeepIds, Network
 
@@ -38,19 +38,22 @@ def segments(depth: int, routes: Sequence[Route]) -> tuple[Segment, ...]:
     """
     cuts: list[Segment] = []
     done = 0
-    for number, route in enumerate(routes):
-        pair = isinstance(route, tuple | list) and len(route) == 2
-        if not pair or not all(isinstance(block, int) for block in route):
-            raise UserError(f"config.model.routes: {route!r} must be a pair (start, end) of ints.")
+    routes = plain(routes)
+    for number, route in enumerate(routes if isinstance(routes, tuple) else (routes,)):
+        pair = isinstance(route, tuple) and len(route) == 2 and all(map(is_whole, route))
+        if not pair:
+            raise UserError(
+                f"config.model.routes: {shown(route)} must be a pair (start, end) of ints."
+            )
         start, end = route
         if not 0 <= start <= end < depth:
             raise UserError(
-                f"config.model.routes: route=({start}, {end}) must satisfy "
+                f"config.model.routes: route={shown(route)} must satisfy "
                 f"0 <= start <= end < depth={depth} (blocks start..end, both included)."
             )
         if start < done:
             raise UserError(
-                f"config.model.routes: route=({start}, {end}) begins before block {done}, the "
+                f"config.model.routes: route={shown(route)} begins before block {done}, the "
                 "first one after the route before it. Routes must be in order and not overlap."
             )
         if start > done:

@@ -53,16 +53,18 @@ class Sampler(Settings):
     SECTION = "sampler"
 
     name: str = setting("euler", "the integrator", options=SAMPLERS)
-    shift: float = setting(1.0, "above 1 spends more steps near noise", above=0, below=math.inf)
+    shift: float = setting(1.0, "above 1 spends more steps near noise", low=1e-3, high=1e3)
     diffusion: str = setting("sigma", "D(t) of euler_maruyama", options=DIFFUSIONS)
     diffusion_scale: float = setting(1.0, "multiplies D(t)", low=0)
     churn: float = setting(0.0, "S_churn of edm_heun", low=0)
     churn_min: float = setting(0.0, "S_min: no churn at lower noise levels", low=0)
-    churn_max: float = setting(math.inf, "S_max: no churn at higher noise levels", low=0)
-    churn_noise: float = setting(1.0, "S_noise", above=0, below=math.inf)
-    sigma_min: float = setting(0.002, "last noise level of edm_heun", above=0, below=math.inf)
-    sigma_max: float = setting(80.0, "first noise level of edm_heun", above=0, below=math.inf)
-    rho: float = setting(7.0, "how edm_heun spaces its noise levels", above=0, below=math.inf)
+    churn_max: float = setting(
+        math.inf, "S_max: no churn at higher noise levels", low=0, high=math.inf
+    )
+    churn_noise: float = setting(1.0, "S_noise", above=0)
+    sigma_min: float = setting(0.002, "last noise level of edm_heun", low=1e-6, high=1e6)
+    sigma_max: float = setting(80.0, "first noise level of edm_heun", low=1e-6, high=1e6)
+    rho: float = setting(7.0, "how edm_heun spaces its noise levels", low=0.2, high=1000)
 
     def __post_init__(self) -> None:
         super().__post_init__()

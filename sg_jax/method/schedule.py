@@ -7,12 +7,11 @@ A schedule is a number, or a tuple over the progress p from 0 (first step) to 1 
     ("piecewise", (p0, v0), (p1, v1))    straight lines between the points, constant outside them
 """
 
-import math
 from typing import Any
 
 import numpy as np
 
-from sg_jax.errors import nearest
+from sg_jax.errors import FLOAT32, is_number, nearest
 
 Schedule = float | tuple
 KINDS = ("linear", "cosine", "piecewise")
@@ -35,17 +34,18 @@ def values(schedule: Schedule, steps: int) -> np.ndarray:
 
 def broken(schedule: Schedule, low: float, high: float) -> str:
     """Return which rule a schedule in [low, high] breaks, as "must be ...", or ""."""
-    if isinstance(schedule, bool) or not isinstance(schedule, int | float | tuple):
+    number = isinstance(schedule, int | float) and not isinstance(schedule, bool)
+    if not number and not isinstance(schedule, tuple):
         return "must be a number or a schedule, such as ('cosine', 0.6, 0.0)."
     heights: list[Any] = [schedule]
     if isinstance(schedule, tuple):
         kind, *rest = schedule or ("",)
-        if kind not in KINDS:
-            return f"must begin with one of {KINDS}." + nearest(kind, KINDS)
+        if not isinstance(kind, str) or kind not in KINDS:
+            return f"must be a number, or begin with one of {KINDS}." + nearest(kind, KINDS)
         if kind == "piecewise":
             pairs = all(isinstance(r, tuple) and len(r) == 2 for r in rest) and bool(rest)
             points = [r[0] for r in rest] if pairs else []
-            inside = all(isinstance(p, int | float) and 0 <= p <= 1 for p in points)
+            inside = all(is_number(p) and 0 <= p <= 1 for p in points)
             if not pairs or not inside or sorted(points) != points:
                 return (
                     "must list points (progress, value), progress ascending from 0, the first "
@@ -57,10 +57,9 @@ def broken(schedule: Schedule, low: float, high: float) -> str:
         else:
             heights = rest
     for value in heights:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not low <= value <= high or math.isinf(value):
-            if high == math.inf:
-                return f"must be at least {low:g} (1 is off)."
+        if not is_number(value) or not low <= value <= high:
+            if high == FLOAT32:
+                return f"must be a finite number of at least {low:g} (1 is off)."
             return f"must lie in [{low:g}, {high:g}]: 0 computes every token, 1 none of them."
     return ""
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sg_jax.errors import UserError, nearest
+from sg_jax.errors import one_of
 from sg_jax.models import attention_tpu, gradients, layers
 from sg_jax.models.remat import saved
 
@@ -36,11 +36,7 @@ class Attention(nnx.Module):
     """
 
     def __init__(self, dim: int, heads: int, dtype: jnp.dtype, implementation: str, rngs: nnx.Rngs):
-        if implementation not in IMPLEMENTATIONS:
-            raise UserError(
-                f"config.model.attention={implementation!r} must be one of {IMPLEMENTATIONS}."
-                + nearest(implementation, IMPLEMENTATIONS)
-            )
+        one_of("config.model.attention", implementation, IMPLEMENTATIONS)
         self.query = layers.Linear(dim, dim, dtype, rngs, QKV)
         self.key = layers.Linear(dim, dim, dtype, rngs, QKV)
         self.value = layers.Linear(dim, dim, dtype, rngs, QKV)

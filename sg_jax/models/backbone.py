@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sg_jax.errors import UserError
+from sg_jax.errors import UserError, one_of, plain
 from sg_jax.method.network import Condition, KeepIds
+from sg_jax.method.prediction import PREDICTIONS
+from sg_jax.method.presets import Named
 from sg_jax.method.routing import Route, interleave, split
 from sg_jax.method.tokens import patchify, unpatchify
-from sg_jax.models import layers
+from sg_jax.models import layers, sizes
 from sg_jax.models.conditioning import Classes
 from sg_jax.models.stack import RoutedStack
 from sg_jax.parallel import blocks
@@ -58,7 +60,15 @@ class Backbone(nnx.Module):
         prediction: str = "velocity",
         rngs: nnx.Rngs,
     ):
-        if patch < 1 or image_size % patch:
+        image_size, channels, num_classes = sizes.checked(
+            image_size=image_size, channels=channels, num_classes=num_classes
+        )
+        patch, width, depth = sizes.checked(patch=patch, width=width, depth=depth)
+        one_of("config.model.dtype", dtype, ("float32", "bfloat16"))
+        one_of("config.model.prediction", prediction, (*PREDICTIONS, "noise"))
+        if not isinstance(learn_sigma := plain(learn_sigma), bool):
+            raise UserError(f"config.model.learn_sigma={learn_sigma!r} must be True or False.")
+        if image_size % patch:
             raise UserError(
                 f"config.model.patch={patch} must divide the image size, which is {image_size}."
             )
@@ -67,10 +77,6 @@ class Backbone(nnx.Module):
                 f"config.model.width={width} must be divisible by 4 (sine and cosine of row and "
                 f"column)."
             )
-        if dtype not in ("float32", "bfloat16"):
-            raise UserError(f"config.model.dtype={dtype!r} must be 'float32' or 'bfloat16'.")
-        if prediction not in ("velocity", "edm", "noise"):
-            raise UserError(f"prediction={prediction!r} must be 'velocity', 'edm' or 'noise'.")
         numbers = jnp.dtype(dtype)
         self.image_size, self.channels = image_size, channels
         self.patch, self.width, self.depth = patch, width, depth
@@ -80,7 +86,8 @@ class Backbone(nnx.Module):
         self.time_embedding = layers.TimestepEmbedding(width, numbers, rngs)
         self.label_embedding = Classes(num_classes, width, rngs)
         self.blocks = RoutedStack(block, depth, routes, remat, rngs)
-        self.routes = tuple(tuple(route) for route in routes)
+        self.routes = plain(routes)
+        self.named = Named()  # the guidance settings of its run, once it has one
         self.final_modulation = layers.Linear(width, 2 * width, numbers, rngs, layers.ZEROS)
         self.final = layers.Linear(width, pixels * (1 + learn_sigma), numbers, rngs, layers.ZEROS)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sg_jax.errors import UserError
+from sg_jax.errors import UserError, shown
 from sg_jax.models import layers
 
 
@@ -59,13 +59,18 @@ class Classes(nnx.Module):
 
     def check(self, labels: Sequence[int] | np.ndarray, name: str = "labels") -> np.ndarray:
         """Return labels as int32 [B], or raise a UserError that names the first wrong one."""
-        labels = np.atleast_1d(np.asarray(labels))
-        if labels.ndim != 1 or (labels.size and not np.issubdtype(labels.dtype, np.integer)):
-            raise UserError(f"{name} must be a list of ints, not {labels.dtype} {labels.shape}.")
-        wrong = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
+        try:
+            found = np.atleast_1d(np.asarray(labels))
+        except (ValueError, TypeError, OverflowError):  # ragged, or what no array can hold
+            found = np.empty((0, 0))
+        if found.ndim != 1 or (found.size and not np.issubdtype(found.dtype, np.integer)):
+            raise UserError(
+                f"{name}={shown(labels)} must be ints, one per image, such as [0, 1, 2]."
+            )
+        wrong = np.flatnonzero((found < 0) | (found >= self.num_classes))
         if wrong.size:
             raise UserError(
-                f"{name}[{wrong[0]}]={labels[wrong[0]]} must lie in [0, {self.num_classes - 1}]: "
+                f"{name}[{wrong[0]}]={found[wrong[0]]} must lie in [0, {self.num_classes - 1}]: "
                 f"the model has {self.num_classes} classes."
             )
-        return labels.astype(np.int32)
+        return found.astype(np.int32)

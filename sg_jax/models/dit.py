@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sg_jax.errors import UserError
-from sg_jax.models import layers
+from sg_jax.models import layers, sizes
 from sg_jax.models.attention import Attention
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.remat import save
@@ -83,12 +83,16 @@ class DiT(Backbone):
         rngs: nnx.Rngs,
         **backbone,
     ):
-        if heads < 1 or width % heads:
+        width, heads, mlp_ratio = sizes.checked(width=width, heads=heads, mlp_ratio=mlp_ratio)
+        if width % heads:
             raise UserError(
                 f"config.model.width={width} must be divisible by config.model.heads={heads}."
             )
         if int(width * mlp_ratio) < 1:
-            raise UserError(f"config.model.mlp_ratio={mlp_ratio} must be above 0.")
+            raise UserError(
+                f"config.model.mlp_ratio={mlp_ratio} leaves no hidden channel: it must be at least "
+                f"1 / {width}."
+            )
         self.heads, self.mlp_ratio, self.attention = heads, mlp_ratio, attention
 
         def block(rngs: nnx.Rngs) -> Block:

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sg_jax.errors import UserError
+from sg_jax.errors import UserError, plain, shown
 from sg_jax.method import tokens
 from sg_jax.method.network import Condition, KeepIds
 from sg_jax.method.routing import interleave, split
 from sg_jax.method.tokens import patchify, unpatchify
-from sg_jax.models import layers
+from sg_jax.models import layers, sizes
 from sg_jax.models.conditioning import Classes
 from sg_jax.models.dit import Block, DiT
 from sg_jax.models.stack import RoutedStack
@@ -57,18 +57,19 @@ class MaskDiT(DiT):
         rngs: nnx.Rngs,
         **encoder,
     ):
-        if encoder.get("routes"):
+        if routes := plain(encoder.get("routes", ())):
             raise UserError(
-                f"config.model.routes={encoder['routes']} must be empty: a network that masks its "
+                f"config.model.routes={shown(routes)} must be empty: a network that masks its "
                 f"tokens has no routes."
             )
-        if decoder_heads < 1 or decoder_width % decoder_heads or decoder_width % 4:
+        decoder_width, decoder_depth, decoder_heads = sizes.checked(
+            decoder_width=decoder_width, decoder_depth=decoder_depth, decoder_heads=decoder_heads
+        )
+        if decoder_width % decoder_heads or decoder_width % 4:
             raise UserError(
                 f"config.model.decoder_width={decoder_width} must be divisible by 4 (sine and "
                 f"cosine of row and column) and by config.model.decoder_heads={decoder_heads}."
             )
-        if decoder_depth < 1:
-            raise UserError(f"config.model.decoder_depth={decoder_depth} must be at least 1.")
         super().__init__(**encoder, rngs=rngs)
         d, e, dtype = self.width, decoder_width, self.dtype
         self.decoder_width, self.decoder_depth, self.decoder_heads = e, decoder_depth, decoder_heads

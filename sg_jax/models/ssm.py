@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sg_jax.errors import UserError
-from sg_jax.models import layers
+from sg_jax.errors import one_of
+from sg_jax.models import layers, sizes
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.remat import save
 
@@ -200,11 +200,8 @@ class SSM(Backbone):
         rngs: nnx.Rngs,
         **backbone,
     ):
-        for name, value in dict(state=state, expand=expand).items():
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"config.model.{name}={value!r} must be an int of at least 1.")
-        if scan not in SCANS:
-            raise UserError(f"config.model.scan={scan!r} must be one of {SCANS}.")
+        width, state, expand = sizes.checked(width=width, state=state, expand=expand)
+        one_of("config.model.scan", scan, SCANS)
         self.state, self.expand, self.scan = state, expand, scan
 
         def block(rngs: nnx.Rngs) -> Block:

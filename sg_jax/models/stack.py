@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import jax
 from flax import nnx
 
-from sg_jax.errors import UserError, nearest
+from sg_jax.errors import one_of
 from sg_jax.method import routing
 from sg_jax.method.network import KeepIds
 from sg_jax.method.routing import Route
@@ -41,10 +41,7 @@ class RoutedStack(nnx.Module):
         remat: str,
         rngs: nnx.Rngs,
     ):
-        if remat not in REMAT:
-            raise UserError(
-                f"config.model.remat={remat!r} must be one of {REMAT}." + nearest(remat, REMAT)
-            )
+        one_of("config.model.remat", remat, REMAT)
         self.segments = routing.segments(depth, routes)
         self.remat, self.chunk = remat, 0  # see `Backbone.in_chunks`
         keys = jax.random.split(rngs.params(), depth)

@@ -19,16 +19,19 @@ class Optimizer(Settings):
 
     SECTION = "config.optimizer"
 
-    learning_rate: float = setting(
-        1e-4, "its highest value", above=0, below=math.inf, fixed=CONTINUED
-    )
+    learning_rate: float = setting(1e-4, "its highest value", above=0)
     schedule: str = setting("constant", "of the learning rate", options=SCHEDULES, fixed=CONTINUED)
     warmup: int = setting(0, "steps of a linear rise from 0", low=0, fixed=CONTINUED)
     b1: float = setting(0.9, "of AdamW's mean", low=0, below=1, fixed=CONTINUED)
     b2: float = setting(0.999, "of AdamW's mean square", low=0, below=1, fixed=CONTINUED)
-    weight_decay: float = setting(0.0, "of AdamW", low=0, fixed=CONTINUED)
+    weight_decay: float = setting(0.0, "of AdamW", low=0)
     clip_norm: float = setting(
-        1.0, "of the gradient; 0: no clipping", low=0, note=" (no clipping)", fixed=CONTINUED
+        1.0,
+        "of the gradient; 0: no clipping",
+        low=0,
+        high=math.inf,
+        note=" (no clipping)",
+        fixed=CONTINUED,
     )
 
     def learning_rates(self, steps: int) -> optax.Schedule:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sg_jax.data.images import to_uint8
-from sg_jax.errors import UserError
+from sg_jax.errors import Settings, UserError, is_whole, plain, setting, shown
 from sg_jax.method import checks, presets
 from sg_jax.method import guidance as guidance_lib
 from sg_jax.method.guidance import Guidance, Plan
@@ -18,6 +20,28 @@ from sg_jax.method.network import Condition
 from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
+from sg_jax.programs import memory
+
+MOST_STEPS = 100_000  # float32 spaces the times of so many steps to within a percent
+
+
+def _batch(value: Any) -> str:
+    fits = value is None or (is_whole(value) and value >= 1)
+    return "" if fits else "must be an int of at least 1, or None for all images at once."
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers(Settings):
+    """The numbers that `sample` takes."""
+
+    SECTION = "sample"
+
+    steps: int = setting(
+        40, "steps of the sampler", low=1, high=MOST_STEPS, note=", because times are float32"
+    )
+    seed: int = setting(0, "of the noise and the token ids", low=0, below=2**32)
+    batch_size: int | None = setting(None, "most images per program call", rule=_batch)
+    chunk: int = setting(-1, "tokens at once; 0: all, -1: the device's best number", low=-1)
 
 
 def image_keys(seed: int, first: int, count: int) -> jax.Array:
@@ -107,9 +131,10 @@ def sample(
     Args:
       model: from `sg_jax.load`, or any network of `sg_jax.models`.
       labels: B ints in [0, num_classes).
-      guidance: a `Guidance` or the name of a preset.
-      steps: number of steps of the sampler.
-      seed: seed of the noise and the token ids.
+      guidance: a `Guidance`, or the name of a setting: of the run that the network was loaded from,
+        or of a preset.
+      steps: number of steps of the sampler, an int from 1 to 100,000.
+      seed: seed of the noise and the token ids, an int that satisfies 0 <= seed < 2**32.
       batch_size: most images per program call; all at once by default. The last batch is filled up,
         so there is one compile.
       chunk: most tokens that a device runs through the blocks at once; 0 for all, -1 for the
@@ -126,10 +151,16 @@ def sample(
       Images, uint8 [B, H, W, C], or float32 with pixels=False. Every process gets all of them.
 
     Raises:
-      UserError: a label or a value is out of range, or the networks cannot make the predictions
-        (raised before anything compiles); or samples are not finite.
+      UserError: an argument is of a wrong type or out of range, the networks cannot make the
+        predictions, or there is too little memory (raised before anything compiles); or samples are
+        not finite.
     """
-    guidance = presets.resolve(guidance)
+    numbers = Numbers(steps, seed, batch_size, chunk)
+    steps, seed, batch_size, chunk = dataclasses.astuple(numbers)
+    named = getattr(model, "named", presets.Named()).settings
+    guidance, sampler = presets.resolve(guidance, named), _sampler(sampler)
+    pixels = plain(pixels)
+    _check_objects(model, weak_model, mesh, progress, pixels)
     if weak_model is not None and not guidance.two_networks:
         guidance = dataclasses.replace(guidance, weak_workdir="another network")
     checks.check_setting(model, guidance, weak_model)
@@ -138,17 +169,23 @@ def sample(
             f"Samples of this network have {model.channels} channels, so they are latents, not "
             "pixels: sample(..., pixels=False) returns them for decoding."
         )
-    sampler = Sampler(sampler) if isinstance(sampler, str) else sampler
+    place = sharding.one_device() if mesh is None else mesh
+    count = _count(labels)
+    networks = [m for m in (model, weak_model) if m is not None]
+    memory.check(
+        f"Drawing {count} images, {min(batch_size or count, count)} at once,",
+        memory.sampling(networks, min(batch_size or count, count), count, pixels, place),
+        place,
+        "draw fewer images in one call, or give a smaller batch_size",
+    )
     conditions = model.conditioning.check(labels)
-    if steps < 1:
-        raise UserError(f"steps={steps} must be at least 1.")
-    if batch_size is not None and batch_size < 1:
-        raise UserError(f"batch_size={batch_size} must be at least 1, or None for all at once.")
     plan, scales = guidance_lib.plan(guidance, sampler, steps)
     if plan.two_networks and weak_model is None:
+        share = isinstance(guidance.weak_step, float)
+        step = "STEP" if share else guidance.weak_step
         raise UserError(
             f"guidance {guidance.describe()!r} needs another network for its weak prediction: give "
-            f"it as weak_model, such as sg_jax.load(workdir, step={guidance.weak_step})."
+            f"it as weak_model, such as sg_jax.load(workdir, step={step})."
         )
     weak_model = weak_model if plan.two_networks else None
     batch_size = max(1, min(batch_size or len(conditions), len(conditions)))
@@ -190,6 +227,44 @@ def sample(
         if progress:
             progress(first + len(part))
     return images
+
+
+def _sampler(sampler: Any) -> Sampler:
+    """Return a sampler by its name, or the sampler itself."""
+    if isinstance(sampler, Sampler):
+        return sampler
+    if not isinstance(sampler, str):
+        raise UserError(
+            f"sampler={shown(sampler)} must be a Sampler or the name of one, such as 'heun'."
+        )
+    return Sampler(sampler)
+
+
+def _count(labels: Any) -> int:
+    """Return how many labels there are, before they are read."""
+    try:
+        return max(len(labels), 1)
+    except TypeError:  # a single one
+        return 1
+    except OverflowError:  # of a range
+        return sys.maxsize
+
+
+def _check_objects(model: Any, weak_model: Any, mesh: Any, progress: Any, pixels: Any) -> None:
+    """Raise unless the arguments of `sample` that are no numbers have the right types."""
+    for name, network in dict(model=model, weak_model=weak_model).items():
+        if not hasattr(network, "conditioning") and (network is not None or name == "model"):
+            raise UserError(
+                f"{name}={shown(network)} must be a network, such as sg_jax.load(workdir) returns."
+            )
+    if mesh is not None and getattr(mesh, "axis_names", None) != sharding.AXES:
+        raise UserError(
+            f"mesh={shown(mesh)} must be a mesh with the axes {sharding.AXES}, or None."
+        )
+    if progress is not None and not callable(progress):
+        raise UserError(f"progress={shown(progress)} must be a function of one number, or None.")
+    if not isinstance(pixels, bool):
+        raise UserError(f"pixels={shown(pixels)} must be True or False.")
 
 
 def spread(condition: Condition, keys: jax.Array, mesh: Mesh) -> tuple[Condition, jax.Array]:

@@ -24,16 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sg_jax.errors import UserError, nearest, one_of
+from sg_jax.errors import UserError, nearest, one_of, shown
 from sg_jax.models.dit import DiT
 from sg_jax.models.layers import position_table
 from sg_jax.models.maskdit import MaskDiT
 from sg_jax.models.sizes import SIZES
+from sg_jax.weights import state_dict
 from sg_jax.weights.checkpoints import named, unnamed
 from sg_jax.weights.families import FAMILIES, Family, rules_of
 from sg_jax.weights.layouts import groups, rearrange, shape_of
-
-WRAPPERS = ("ema", "ema_state_dict", "model", "model_state_dict", "state_dict")  # in this order
 
 
 def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
@@ -68,7 +67,7 @@ def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
             f"{name}={overrides[name]!r} is not an option of family={family!r}: there are "
             f"{', '.join(known.options)}." + nearest(name, known.options)
         )
-    arrays = _arrays(weights)
+    arrays = state_dict.arrays(weights)
     depths = _depths(arrays)
     layouts = {name: layout.split(" -> ")[0] for name, _, _, layout in rules_of(known, depths)}
     layouts |= known.tables
@@ -76,13 +75,15 @@ def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
     _check_names(arrays, layouts, sizes, family)
     _check_shapes(arrays, layouts, sizes)
     kwargs = _arguments(known, arrays, sizes, depths)
-    if kwargs["learn_sigma"] and overrides.get("learn_sigma") is False:
-        for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
-            arrays[name] = _drop_sigma(arrays[name], kwargs["patch"])
+    both = kwargs["learn_sigma"]
     kwargs |= {"prediction": known.prediction, **overrides}
     network = jax.eval_shape(lambda: known.network(**kwargs, rngs=nnx.Rngs(0)))
+    if both and not network.learn_sigma:
+        for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
+            arrays[name] = _drop_sigma(arrays[name], network.patch)
     sizes = {**_sizes(network, known), "tokens": sizes["tokens"]}
     _check_shapes(arrays, layouts, sizes)
+    state_dict.check_finite(arrays)
     for name, table in _tables(known, sizes).items():
         if not (error := np.abs(arrays[name] - table).max()) <= 1e-4:
             raise UserError(
@@ -152,37 +153,17 @@ def _family(family: str) -> Family:
     return FAMILIES[family]
 
 
-def _arrays(weights: Mapping) -> dict[str, np.ndarray]:
-    """Return float32 arrays under plain names, without what the weights are wrapped in."""
-    while isinstance(weights, Mapping) and (
-        inner := [weights[key] for key in WRAPPERS if isinstance(weights.get(key), Mapping)]
-    ):
-        weights = inner[0]
-    if not isinstance(weights, Mapping):
-        raise UserError(
-            "weights must map names to arrays, as module.state_dict() does, but this is a "
-            f"{type(weights).__name__}."
-        )
-    arrays = {}
-    for key, value in weights.items():
-        name = re.sub(r"^((module|model)\.)+", "", str(key).replace("_orig_mod.", ""))
-        if name in arrays:
-            raise UserError(f"{name!r} appears twice, the second time as {key!r}.")
-        for method in ("detach", "cpu", "float", "numpy"):  # the methods of a torch tensor
-            value = getattr(value, method)() if hasattr(value, method) else value
-        try:
-            arrays[name] = np.asarray(value, np.float32)
-        except (TypeError, ValueError):
-            raise UserError(f"{key!r} is a {type(value).__name__}, not an array.") from None
-    return arrays
-
-
 def _depths(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
     """Return how many blocks each list of blocks has, by the name of the list."""
     depths: dict[str, int] = defaultdict(int)
     for name in arrays:
-        if match := re.match(r"(\w+)\.(\d+)\.", name):
-            depths[match[1]] = max(depths[match[1]], int(match[2]) + 1)
+        if match := re.match(r"(\w+)\.(\d{1,9})\.", name):
+            block = int(match[2])
+            if block >= len(arrays):  # each block has a name at least
+                raise UserError(
+                    f"{shown(name)} is of block {block}, but there are only {len(arrays)} names."
+                )
+            depths[match[1]] = max(depths[match[1]], block + 1)
     return depths
 
 

@@ -335,10 +335,10 @@ def test_edms_loss_is_the_square_distance_of_f_to_its_target(batch):
 @pytest.mark.parametrize(
     "changes, named",
     [
-        (dict(time_std=0.0), ["objective.time_std=0.0", "above 0"]),
+        (dict(time_std=0.0), ["objective.time_std=0.0", "(0, 100]"]),
         (dict(time="uniform", time_std=2.0), ["objective.time_std=2.0", "'uniform'", "at 1.0"]),
         (dict(time="uniform", time_mean=1), ["objective.time_mean=1", "'uniform'", "at 0.0"]),
-        (dict(shift=-1.0), ["objective.shift=-1.0", "above 0"]),
+        (dict(shift=-1.0), ["objective.shift=-1.0", "[0.001, 1000]"]),
         (dict(reconstruction=-0.1), ["objective.reconstruction=-0.1", "at least 0"]),
         (dict(reconstruction=float("nan")), ["objective.reconstruction=nan"]),
     ],

@@ -84,9 +84,13 @@ def test_labels_become_int32(given, labels):
     [
         ([0, 5], ["classes[1]=5", "[0, 4]", "5 classes"]),  # null is not asked for by its number
         ([-1], ["classes[0]=-1"]),
-        ([0.5], ["classes must be a list of ints", "float64"]),
-        ([[1], [2]], ["classes", "(2, 1)"]),
-        (["cat"], ["classes", "<U3"]),
+        ([0.5], ["classes=[0.5] must be ints"]),
+        ([[1], [2]], ["classes=[[1], [2]] must be ints"]),
+        ([[1], [2, 3]], ["classes=[[1], [2, 3]] must be ints"]),
+        (["cat"], ["classes=['cat'] must be ints"]),
+        ([True], ["classes=[True] must be ints"]),
+        (None, ["classes=None must be ints"]),
+        ([2**70], ["classes=[1180591620717411303424] must be ints"]),
     ],
 )
 def test_a_wrong_label_is_named(given, named):

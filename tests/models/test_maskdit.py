@@ -144,7 +144,7 @@ def test_bfloat16_and_remat_compute_the_same(masked, inputs, forward):
         (dict(routes=((0, 1),)), "routes=.*must be empty"),
         (dict(decoder_heads=3), "decoder_width=16 must be divisible .*decoder_heads=3"),
         (dict(decoder_width=18, decoder_heads=2), "decoder_width=18 must be divisible by 4"),
-        (dict(decoder_depth=0), "decoder_depth=0 must be at least 1"),
+        (dict(decoder_depth=0), r"decoder_depth=0 must be an int in \[1, 10000\]"),
         (dict(heads=5), "width=32 must be divisible by config.model.heads=5"),
     ],
 )
