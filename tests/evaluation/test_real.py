@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sg_jax.config.sections import Data, Evaluate, Features
+from sg_jax.errors import UserError
 from sg_jax.evaluation import distances, real, scoring
 from sg_jax.evaluation.metrics import CLASSIFIER, METRICS
 from sg_jax.evaluation.reading import Reader
@@ -125,6 +126,22 @@ def test_a_later_evaluation_reads_no_image(judge_of, tmp_path):
     assert second.of_test_images() == first.of_test_images()
     accuracy = first.classifier.network.test_accuracy
     assert first.of_test_images()["accuracy"] == pytest.approx(accuracy, abs=1e-12)
+
+
+def test_a_shared_network_may_lie_in_the_home(judge_of, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    first, _ = judge_of(path="~/shared[1].npz")
+    assert [p.name for p in (tmp_path / "home").iterdir()] == ["shared[1].npz"]
+    assert judge_of(path="~/shared[1].npz")[0].digest == first.digest
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"config\.features\.path='.*file/x\.npz': .* is a file"):
+        judge_of(path=str(tmp_path / "file" / "x.npz"))
+    (tmp_path / "home" / "shared[1].npz").write_bytes(b"damaged")
+    with pytest.raises(
+        UserError, match=r"cannot be read .*not replaced: give another path, delete"
+    ):
+        judge_of(path="~/shared[1].npz")
+    assert (tmp_path / "home" / "shared[1].npz").read_bytes() == b"damaged"
 
 
 def test_the_scores_of_the_test_images_are_kept(judge_of, monkeypatch):

@@ -29,6 +29,14 @@ def test_a_report_is_written_and_its_files_are_named(runs, tmp_path, capsys):
     assert f"python -m sg_jax.main --mode compare {runs[0]} {runs[1]} --out" in page
 
 
+def test_folders_in_the_home_and_with_brackets_in_their_names(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "dense").rename(tmp_path / "lr[3e-3]*?")
+    main(["sg_jax", "--mode", "compare", "~/lr[3e-3]*?", "~/routing", "--out", "~/o[u]t"])
+    page = (tmp_path / "o[u]t" / "report.html").read_text(encoding="utf-8")
+    assert "lr[3e-3]*?, routing side by side" in page
+
+
 def test_wrong_arguments_are_named(runs):
     with pytest.raises(UserError, match="--out"):
         main(["sg_jax", "--mode", "compare", *runs])
