@@ -89,7 +89,8 @@ def merge(given: Mapping | ConfigDict) -> ConfigDict:
 def _lay(config: ConfigDict, given: Mapping | ConfigDict, prefix: str) -> None:
     for key, value in given.items():
         if not isinstance(key, str) or key not in config:
-            raise UserError(f"{prefix}.{str(key)[:100]} is not a config key.{nearest(key, config)}")
+            name = key[:100] if isinstance(key, str) else shown(key)
+            raise UserError(f"{prefix}.{name} is not a config key.{nearest(key, config)}")
         path, now, value = f"{prefix}.{key}", config[key], plain(value)
         if isinstance(now, ConfigDict):
             if not isinstance(value, Mapping | ConfigDict):

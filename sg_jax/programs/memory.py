@@ -93,6 +93,44 @@ def check(what: str, needs: Mapping[str, int], mesh: Mesh, remedy: str) -> None:
         )
 
 
+def check_program(what: str, program: jax.stages.Compiled, mesh: Mesh, remedy: str) -> None:
+    """Raise if a compiled program, not run yet, needs more memory than the devices have.
+
+    The compiler knows what it needs: arguments, results and what it works on.
+
+    Args:
+      what, mesh, remedy: see `check`.
+      program: compiled.
+    """
+    if found := program.memory_analysis():
+        needs = {
+            "arguments": found.argument_size_in_bytes,
+            "results": found.output_size_in_bytes - found.alias_size_in_bytes,
+            "work": found.temp_size_in_bytes,
+        }
+        check(what, needs, mesh, remedy)
+
+
+class Checked:
+    """A jitted function that is checked by `check_program` when it is first called.
+
+    Args:
+      program: jitted.
+      what, mesh, remedy: see `check`.
+    """
+
+    def __init__(self, program: Any, what: str, mesh: Mesh, remedy: str):
+        self.lower, self._program, self._checked = program.lower, program, False
+        self._what, self._mesh, self._remedy = what, mesh, remedy
+
+    def __call__(self, *arguments: Any) -> Any:
+        if not self._checked:  # what is compiled here is what runs below
+            program = self.lower(*arguments).compile()
+            check_program(self._what, program, self._mesh, self._remedy)
+            self._checked = True
+        return self._program(*arguments)
+
+
 def host() -> int:
     """Return the bytes of memory and swap that this process may use; 0 if nothing says it."""
     try:

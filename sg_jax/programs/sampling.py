@@ -152,8 +152,8 @@ def sample(
 
     Raises:
       UserError: an argument is of a wrong type or out of range, the networks cannot make the
-        predictions, or there is too little memory (raised before anything compiles); or samples are
-        not finite.
+        predictions, or there is too little memory (raised before anything is drawn); or samples
+        are not finite.
     """
     numbers = Numbers(steps, seed, batch_size, chunk)
     steps, seed, batch_size, chunk = dataclasses.astuple(numbers)
@@ -172,12 +172,10 @@ def sample(
     place = sharding.one_device() if mesh is None else mesh
     count = _count(labels)
     networks = [m for m in (model, weak_model) if m is not None]
-    memory.check(
-        f"Drawing {count} images, {min(batch_size or count, count)} at once,",
-        memory.sampling(networks, min(batch_size or count, count), count, pixels, place),
-        place,
-        "draw fewer images in one call, or give a smaller batch_size",
-    )
+    at_once = min(batch_size or count, count)
+    what = f"Drawing {count} images, {at_once} at once,"
+    remedy = "draw fewer images in one call, or give a smaller batch_size"
+    memory.check(what, memory.sampling(networks, at_once, count, pixels, place), place, remedy)
     conditions = model.conditioning.check(labels)
     plan, scales = guidance_lib.plan(guidance, sampler, steps)
     if plan.two_networks and weak_model is None:
@@ -204,18 +202,12 @@ def sample(
         keys = image_keys(seed, first, batch_size)
         if mesh is not None:
             padded, keys = spread(padded, keys, mesh)
-        x = integrate(
-            model,
-            weak_model,
-            jnp.asarray(padded),
-            keys,
-            scales,
-            plan=plan,
-            sampler=sampler,
-            steps=steps,
-            mesh=mesh,
-            chunk=chunk,
-        )
+        arguments = (model, weak_model, jnp.asarray(padded), keys, scales)
+        static = dict(plan=plan, sampler=sampler, steps=steps, mesh=mesh, chunk=chunk)
+        if first == 0:  # what is compiled here is what runs below
+            program = integrate.lower(*arguments, **static).compile()
+            memory.check_program(what, program, place, remedy)
+        x = integrate(*arguments, **static)
         drawn = processes.to_host(x)[: len(part)]
         if broken := int(np.sum(~np.isfinite(drawn).all(axis=(1, 2, 3)))):
             raise UserError(
