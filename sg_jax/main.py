@@ -5,9 +5,15 @@
 Each mode has a file in `modes`; `config` has every setting.
 """
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
+
+from sg_jax.parallel import stops
+
+if __name__ == "__main__":
+    stops.install()  # first, because importing jax takes seconds
 
 import jax
 
@@ -18,7 +24,7 @@ from sg_jax.errors import UserError
 from sg_jax.modes import MODES, dry_run
 from sg_jax.modes.base import Job, Mode, Option, Parser, explain_modes, mode_named
 from sg_jax.parallel import processes
-from sg_jax.runs import files
+from sg_jax.runs import failures, files
 from sg_jax.runs.progress import log
 
 USAGE = """Usage: python -m sg_jax.main --config FILE --workdir DIR [--mode MODE] [FLAGS]
@@ -44,7 +50,22 @@ def main(argv: Sequence[str]) -> None:
 
     Raises:
       UserError: bad input, before anything is compiled or written.
+      Failure: a disk, a limit or memory ended it.
     """
+    try:
+        _run(argv)
+    except UserError:
+        raise
+    except Exception as error:
+        workdir = ""
+        with contextlib.suppress(UserError):
+            workdir = Parser(FLAGS).parse_known_args(parsing.joined(argv[1:]))[0].workdir
+        if text := failures.explain(error, workdir):
+            raise failures.Failure(text) from error
+        raise
+
+
+def _run(argv: Sequence[str]) -> None:
     if {"--help", "-help", "-h"} & set(argv[1:]):
         topics = [a for a in argv[1:] if a.partition(".")[0] == "config"]
         print(help.explain(topics[0]) if topics else USAGE.format(modes=explain_modes()))
@@ -129,9 +150,15 @@ def _keep_programs(workdir: str) -> None:
 
 
 if __name__ == "__main__":
+    failures.quiet()
     try:
         main(sys.argv)
     except UserError as error:
         other = "" if processes.is_writer() else f"Process {jax.process_index()}: "
         print(f"{other}Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        status = 1 if isinstance(error, failures.Failure) else 2
+        if jax.distributed.is_initialized():
+            sys.exit(status)  # jax tells the other processes
+        stops.leave(status)
+    except stops.Stopped as stopped:
+        stops.leave(stopped.code)

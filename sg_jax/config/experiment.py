@@ -64,7 +64,8 @@ class Experiment:
         """
         objective = dataclasses.replace(self.objective, gamma=gamma)
         train = self.config.train
-        step = make_train_step(objective, self.tx, train.ema_decay, train.accumulate)
+        skip = train.on_divergence == "skip"
+        step = make_train_step(objective, self.tx, train.ema_decay, train.accumulate, skip)
         return compile_train_step(step, state, self.mesh)
 
     def batches(self, source: Source, **reading: int) -> grain.DatasetIterator:

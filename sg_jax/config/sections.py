@@ -20,6 +20,7 @@ from sg_jax.models.attention import IMPLEMENTATIONS
 from sg_jax.models.kinds import BACKBONES, reads
 from sg_jax.models.ssm import SCANS
 from sg_jax.models.stack import REMAT
+from sg_jax.programs.health import DIVERGED
 from sg_jax.programs.optimizer import Optimizer
 
 
@@ -135,6 +136,11 @@ class Train(Settings):
     sample_every: int = setting(0, "steps between sample grids; 0: none", low=0)
     then: tuple = setting((), "modes that follow: 'sample', 'evaluate'", rule=tuples.then)
     init_from: str = setting("", "a run whose weights training starts from", fixed=CONTINUED)
+    on_divergence: str = setting(
+        "stop",
+        "stop; skip the update; or go back to a checkpoint and read other data",
+        options=DIVERGED,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

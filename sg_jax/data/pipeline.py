@@ -5,6 +5,7 @@ only divide the reading. So the position of an iterator is its step, and a check
 else.
 """
 
+import contextlib
 import math
 import weakref
 from typing import Any
@@ -17,7 +18,7 @@ from sg_jax.data.checks import Checked
 from sg_jax.data.images import to_float
 from sg_jax.data.sources import Source
 from sg_jax.data.tfds_source import TfdsSource
-from sg_jax.data.workers import end_with_parent
+from sg_jax.data.workers import end_with_parent, without_signals
 from sg_jax.errors import UserError, one_line
 
 KEPT = 64 * 2**20  # bytes of examples that a reading process keeps, at most
@@ -178,8 +179,9 @@ class _StepIterator(grain.DatasetIterator):
         if self._closed:
             raise ValueError("the iterator is closed")
         if not self._running:
-            self._running.append(self._from_step())
-            self._running[0].start_prefetch()
+            with without_signals() if self._workers else contextlib.nullcontext():
+                self._running.append(self._from_step())
+                self._running[0].start_prefetch()
 
     def _from_step(self) -> grain.DatasetIterator:
         # Grain's default is 500 batches ahead: 100 GB at 256 images of 256x256.

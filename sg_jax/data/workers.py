@@ -1,11 +1,30 @@
-"""What a process that reads data does besides reading: it ends when its parent has ended."""
+"""When a process that reads data ends: with its parent, and not by the parent's signals."""
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import threading
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 
 OFTEN = 0.5  # seconds between two looks at the parent's number
+
+
+@contextlib.contextmanager
+def without_signals() -> Iterator[None]:
+    """Start threads and processes that Ctrl-C and SIGTERM do not reach.
+
+    A terminal and Slurm send these to all processes of a command. The parent saves first, for which
+    it may need batches, and then ends its readers.
+    """
+    resource_tracker.ensure_running()  # or the first process would start it, which unblocks them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_parent(*_: int) -> None:

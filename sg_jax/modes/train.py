@@ -1,35 +1,40 @@
 """Train a network: restore or start, then for each step: data, step, log, sample, save."""
 
 import contextlib
-import math
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
 from sg_jax.config import record
 from sg_jax.config.experiment import Experiment
+from sg_jax.config.sections import Config
 from sg_jax.costs import flops
+from sg_jax.data import identity
 from sg_jax.data.pipeline import seek
 from sg_jax.data.sources import Source
-from sg_jax.errors import UserError
 from sg_jax.evaluation import measure, pictures, scoring
 from sg_jax.method.guidance import Guidance
 from sg_jax.modes.base import MODES, Job, Mode, register
 from sg_jax.parallel import processes, sharding
+from sg_jax.programs.health import Diverged, Health
 from sg_jax.programs.sampling import sample
 from sg_jax.programs.training import TrainState, abstract_state, init_state, start_state
-from sg_jax.runs import files
+from sg_jax.runs import files, lock
 from sg_jax.runs.profiler import Profiler
 from sg_jax.runs.progress import Progress, Spent, log
 from sg_jax.runs.records import Writer
 from sg_jax.weights import checkpoints
+from sg_jax.weights.rollbacks import Rollbacks
 from sg_jax.weights.saver import Saver
 
 AHEAD = 4  # steps that may be queued on the devices; a stop signal has to wait for them
 
 
-def train(experiment: Experiment, source: Source, workdir: str) -> TrainState:
+def train(
+    experiment: Experiment, source: Source, workdir: str, held: lock.Held | None = None
+) -> TrainState:
     """Train to `config.train.steps`, continuing from the latest checkpoint in `workdir`.
 
     SIGTERM and Ctrl-C, in any process, save before they end the run; the same command then
@@ -37,16 +42,37 @@ def train(experiment: Experiment, source: Source, workdir: str) -> TrainState:
 
     Returns:
       The last state.
+
+    Raises:
+      UserError: training has diverged, and was to stop then, or has done so too often.
     """
+    compiled: dict[float, Callable] = {}  # one program per sparsity rate
+    rollbacks = Rollbacks(workdir)
+    with processes.stop_signals() as stop:
+        while True:
+            try:
+                return _train(experiment, source, workdir, held, stop, compiled, rollbacks)
+            except Diverged as diverged:
+                rollbacks.after(diverged, experiment.config)
+
+
+def _train(
+    experiment: Experiment,
+    source: Source,
+    workdir: str,
+    held: lock.Held | None,
+    stop: Callable[..., str],
+    compiled: dict[float, Callable],
+    rollbacks: Rollbacks,
+) -> TrainState:
+    """Train until the end or a signal, or raise Diverged."""
     config, mesh = experiment.config, experiment.mesh
     every, total = config.checkpoint.every, config.train.steps
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
-    decays = config.train.ema_decays
     spent = Spent()
-    abstract = abstract_state(experiment.make_model, experiment.tx, mesh, decays)
+    abstract = abstract_state(experiment.make_model, experiment.tx, mesh, config.train.ema_decays)
     with (
         Saver(workdir, every, config.checkpoint.keep, config.checkpoint.keep_period) as saver,
-        processes.stop_signals() as stop,
         contextlib.ExitStack() as stack,
     ):
         with spent.on("start"):
@@ -57,13 +83,15 @@ def train(experiment: Experiment, source: Source, workdir: str) -> TrainState:
             return state
         if start:
             log(f"Continue {workdir} from step {start} of {total}.")
-        data = experiment.batches(source)
+        data = stack.enter_context(contextlib.closing(experiment.batches(source)))
+        position = rollbacks.position(start, position)
         seek(data, position)
         profiler = Profiler(
             config.profile.start, config.profile.steps, workdir=workdir, resumed=start
         )
-        compiled = {}  # one program per sparsity rate
         writer = stack.enter_context(contextlib.closing(Writer(workdir, start)))
+        names = list(checkpoints.named(experiment.model))
+        health = Health(experiment.model, names, config.train.batch_size)
         progress, pending = None, []
         began = time.perf_counter()
         for step in range(start + 1, total + 1):
@@ -92,19 +120,24 @@ def train(experiment: Experiment, source: Source, workdir: str) -> TrainState:
             stopped = stop()  # asked once per step, so that the answer and the checkpoint agree
             last = step == total or bool(stopped)
             if step % config.train.log_every == 0 or last:
-                means = _means(pending, step)
+                means = health.means(step, jax.device_get(pending), last=step == total)
                 rates = progress.update(step, **means)
                 rate = float(experiment.schedule(step - 1))  # counted from 0
                 speed = _speed(experiment, gamma, rates)
-                writer.scalars(step, {**means, "learning_rate": rate, **rates, **speed})
+                back = {"rollbacks": len(rollbacks)} if len(rollbacks) else {}
+                writer.scalars(step, {**means, "learning_rate": rate, **rates, **speed, **back})
                 pending = []
             if config.train.sample_every and step % config.train.sample_every == 0:
                 with spent.on("pictures"):
                     _sample_grid(experiment, state, writer, workdir, step)
                 progress.restart(step)
             if last or saver.should_save(step):
-                _means(pending, step)  # so that non-finite weights do not replace good ones
+                # So that no checkpoint that is spoiled replaces a good one.
+                health.check(step, jax.device_get(pending))
+                health.check_state(step, state, mesh)
                 writer.flush()  # so that a resumed run has all records up to its checkpoint
+                if held is not None:
+                    held.check()  # or two runs would save into one folder
                 with spent.on("checkpoints"):
                     saver.save(state, step, {"data_position": position})
                     if last:
@@ -113,11 +146,12 @@ def train(experiment: Experiment, source: Source, workdir: str) -> TrainState:
                 break
         profiler.close(step)
         log(spent.report("steps"))
-    if step < total:
-        message = (
-            f"Stopped by {stopped} at step {step} of {total}; saved. The same command continues."
-        )
-        raise SystemExit(message if processes.is_writer() else 1)
+        if stopped := stopped or stop(last=True):
+            message = (
+                f"Stopped by {stopped} at step {step} of {total}; saved. The same command "
+                "continues."
+            )
+            raise SystemExit(message if processes.is_writer() else 1)
     return state
 
 
@@ -150,21 +184,6 @@ def _speed(experiment: Experiment, gamma: float, rates: dict[str, float]) -> dic
     return found
 
 
-def _means(pending: list[dict], step: int) -> dict[str, float]:
-    """Return the mean of each metric over the steps since the last record; raise for NaN."""
-    host = jax.device_get(pending)
-    if not host:
-        return {}
-    means = {name: float(np.mean([m[name] for m in host])) for name in host[0]}
-    if not math.isfinite(means["loss"]):
-        raise UserError(
-            f"The loss is {means['loss']} at step {step}; the last checkpoint is older. Lower "
-            "config.optimizer.learning_rate or set config.optimizer.clip_norm in a new --workdir, "
-            "with --config.train.init_from=RUN to start from that checkpoint's weights."
-        )
-    return means
-
-
 def _sample_grid(experiment: Experiment, state: TrainState, writer, workdir, step) -> None:
     """Draw a small grid from the moving average, one column per class."""
     config = experiment.config
@@ -191,13 +210,20 @@ def run(job: Job) -> list:
     experiment, source, workdir = job.experiment, job.source, job.workdir
     assert job.config is not None and source is not None
     config = experiment.config.train
-    if config.init_from:
+    begun = bool(checkpoints.steps_of(workdir))
+    if config.init_from and not begun:
         checkpoints.check_start(config.init_from, experiment.model)
     _check_evaluation(experiment, source)
-    begun = bool(checkpoints.steps_of(workdir))
-    record.prepare(workdir, job.config, source.class_names, begun)
-    train(experiment, source, workdir)
+    with lock.hold(workdir) as held:
+        record.prepare(workdir, job.config, source.class_names, begun, identity.of(source))
+        train(experiment, source, workdir, held)
     return [path for name in config.then for path in MODES[name].run(job)]
+
+
+def _paths(config: Config, workdir: str) -> list[str]:
+    """Return the keys of the paths that training uses; a run that has begun starts from itself."""
+    keys = [] if checkpoints.steps_of(workdir) else ["train.init_from"]
+    return keys + [key for name in config.train.then for key in MODES[name].paths(config, workdir)]
 
 
 def _check_evaluation(experiment: Experiment, source: Source) -> None:
@@ -219,5 +245,7 @@ MODE = register(
         "train, or continue; then the modes in config.train.then",
         run,
         handles_stop=True,
+        writes=("", "checkpoints", "tensorboard", "samples", "samples/scored"),
+        paths=_paths,
     )
 )

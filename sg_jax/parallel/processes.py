@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 import signal
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,9 +22,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from sg_jax.errors import UserError
+from sg_jax.parallel import stops
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 HEARTBEAT = 60  # seconds of silence after which a process counts as dead
+NOTICE = 2.0  # seconds in which jax notices a SIGTERM and has informed all processes
 SHUTDOWN = 30  # seconds that a process waits for the others when it ends or fails
 
 
@@ -97,44 +100,62 @@ def share(sharding: jax.sharding.Sharding) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], str]]:
+def stop_signals() -> Iterator[Callable[..., str]]:
     """Make SIGTERM and Ctrl-C end a run after a step, in all processes after the same one.
 
+    A signal of which nobody was told ends the command when the block ends, so that none is lost.
+
     Yields:
-      A function to call after each step; it returns the signal that makes this step the last, or
-      "".
+      A function to call after each step, and with `last=True` when no step follows; it returns the
+      signal that makes this step the last, or "".
     """
-    together, before = jax.distributed.is_initialized(), {}
-    received: list[int] = []
+    together = jax.distributed.is_initialized()
     calls = itertools.count(1)  # not steps, because jax expects every number from 1
+    told, looked = "", False
 
-    def asked() -> str:
-        if together:  # jax handles SIGTERM, informs all processes and finds a call ahead of them
-            return "SIGTERM" if multihost_utils.reached_preemption_sync_point(next(calls)) else ""
-        return signal.Signals(received[0]).name if received else ""
+    def reached() -> bool:  # jax handles SIGTERM, informs all processes and finds a call ahead
+        return multihost_utils.reached_preemption_sync_point(next(calls))
 
-    def handler(number, _):
+    def asked(last: bool = False) -> str:
+        nonlocal told, looked
+        looked = last
+        if together:
+            found = reached() or (last and _asked_at_the_end(reached, received))
+            told = "SIGTERM" if found else ""
+        else:
+            told = signal.Signals(received[0]).name if received else ""
+        return told
+
+    def inform(number: int) -> None:
         if together:
             signal.raise_signal(signal.SIGTERM)
-        else:
-            received.append(number)
 
-    with contextlib.suppress(ValueError):  # not the main thread: signals stay as they are
-        for number in (signal.SIGINT,) if together else (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, handler)
     try:
-        yield asked
+        with stops.deferred((signal.SIGINT,) if together else stops.SIGNALS, inform) as received:
+            yield asked
+            untold = together and not (told or looked) and asked(last=True)
+        if untold or (received and not told):
+            stops.end(received[0] if received else signal.SIGTERM)
     finally:
-        for number, old in before.items():
-            signal.signal(number, old)
         end_by_sigterm()
+
+
+def _asked_at_the_end(reached: Callable[[], bool], received: list[int]) -> bool:
+    """Return, in all processes, whether a signal has come to any until now."""
+    with contextlib.suppress(ValueError):  # from here on Python notes it, not jax
+        signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    barrier("the last step")
+    for _ in range(round(NOTICE / 0.1)):  # as often in each process
+        if reached():
+            return True
+        time.sleep(0.1)
+    return bool(multihost_utils.process_allgather(np.asarray(bool(received))).any())
 
 
 def end_by_sigterm() -> None:
     """Let SIGTERM end this process; after joining the others, jax would only record the signal."""
     if jax.distributed.is_initialized():
-        with contextlib.suppress(ValueError):  # not the main thread
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        stops.take_back()
 
 
 def _given() -> dict:

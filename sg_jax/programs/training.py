@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from sg_jax.parallel import sharding
-from sg_jax.programs import optimizer
+from sg_jax.programs import health, optimizer
 
 
 @jax.tree_util.register_dataclass
@@ -67,8 +67,11 @@ def make_train_step(
     tx: optax.GradientTransformation,
     ema_decay: float,
     accumulate: int = 1,
+    skip: bool = False,
 ) -> Callable:
     """Return the step (state, batch, key) -> (state, metrics); jit it with the state donated.
+
+    With `skip`, a step that has diverged changes nothing but the step counter; see `health`.
 
     The step's own key is fold_in(key, step), so resuming needs no saved random state. Each image of
     the batch has its own key, so the loss does not depend on the devices or on `accumulate`, the
@@ -99,8 +102,19 @@ def make_train_step(
             decay: optimizer.update_ema(other, model, float(decay), step)
             for decay, other in state.emas.items()
         }
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
-        return TrainState(step, model, ema, opt_state, emas), metrics
+        new = TrainState(step, model, ema, opt_state, emas)
+        metrics = {
+            "loss": loss,
+            "grad_norm": optax.global_norm(grads),
+            "squares": health.squares((batch["image"], state.model, grads)),
+        }
+        if skip:
+            updated = health.squares(model)
+            kept = health.sound(loss, metrics["grad_norm"], updated, model, batch["image"])
+            old = dataclasses.replace(state, step=step)
+            new = jax.tree.map(lambda x, y: jnp.where(kept, x, y), new, old)
+            metrics |= {"skipped": 1 - kept.astype(jnp.float32), "updated": updated}
+        return new, metrics
 
     return train_step
 

@@ -19,7 +19,7 @@ from sg_jax.runs.progress import log
 NAME = "metrics.jsonl"
 DAMAGED = "metrics.damaged.jsonl"  # lines of metrics.jsonl that are no records
 START = b'{"step": '  # of each record
-PAUSE = 30.0  # least seconds between two writes of a file in a bucket
+PAUSE = 30.0  # least seconds between two writes of a file in a bucket, or of events
 
 
 class Writer:
@@ -45,14 +45,14 @@ class Writer:
                 f"They are in {DAMAGED} now; all others are kept."
             )
         path = files.write_atomically(folder / NAME, content.encode())
+        self.file: Any = None
+        self.events: _Events | None = None
         if files.is_remote(path):
-            self.file, self.events = _Rewritten(path, content), None
+            self.file = _Rewritten(path, content)
             log(f"No TensorBoard events in a bucket: the numbers are in {path}.")
-            return
-        from tensorboardX import SummaryWriter
-
-        self.file = path.open("a", encoding="utf-8")
-        self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+        else:
+            self.file = path.open("a", encoding="utf-8")
+            self.events = _Events(folder / "tensorboard", start_step + 1)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Write one record of named numbers; those that are not finite are left out."""
@@ -61,18 +61,19 @@ class Writer:
             self.file.write(json.dumps({"step": step, **found}, allow_nan=False) + "\n")
             if self.events is not None:
                 self.file.flush()
-                for name, value in found.items():
-                    self.events.add_scalar(name, value, step)
+                self.events.scalars(step, found)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Write a picture [H, W, 3], uint8."""
         if self.active and self.events is not None:
-            self.events.add_image(name, image, step, dataformats="HWC")
+            self.events.image(step, name, image)
 
     def flush(self) -> None:
         """Write what is pending."""
         if self.active:
             self.file.flush()
+            if self.events is not None:
+                self.events.flush()
 
     def close(self) -> None:
         """Flush and close."""
@@ -80,6 +81,48 @@ class Writer:
             self.file.close()
             if self.events is not None:
                 self.events.close()
+
+
+class _Events:
+    """TensorBoard's file, written by this thread: an error of the disk is an error of the caller.
+
+    Args:
+      folder: where; each process that writes has a file of its own.
+      first: the step from which on TensorBoard drops what older files have.
+    """
+
+    def __init__(self, folder: epath.Path, first: int):
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._summary, self._event = summary, Event
+        folder.mkdir(parents=True, exist_ok=True)
+        # The name has the second and the step, so that no restart writes over an older file.
+        self._file = EventsWriter(str(folder / "events"), f".{first}")
+        begin = SessionLog(status=SessionLog.START)
+        self._write(step=first, session_log=begin)
+        self.flush()
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._write(step=step, summary=self._summary.scalar(name, value))
+        if time.monotonic() >= self._due:
+            self.flush()
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        shown = self._summary.image(name, image, dataformats="HWC")
+        self._write(step=step, summary=shown)
+
+    def flush(self) -> None:
+        self._file.flush()
+        self._due = time.monotonic() + PAUSE
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, **content: Any) -> None:
+        self._file.write_event(self._event(wall_time=time.time(), **content))
 
 
 class _Rewritten:

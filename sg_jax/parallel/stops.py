@@ -1,0 +1,140 @@
+"""Ctrl-C and SIGTERM: they end a command with one sentence and a status, at any moment.
+
+A command that is stopped says so, cleans up, and ends with status 130 (Ctrl-C) or 143 (SIGTERM).
+If that takes more than `GRACE` seconds, because a library waits or keeps the exception to itself,
+it is ended from another thread. Training has signals `deferred`, saves, and ends by itself. Another
+Ctrl-C always ends the command at once.
+
+This file imports nothing that takes time, so that it works while jax is imported.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE = 5.0  # seconds in which a stopped command may clean up
+
+
+class Stopped(SystemExit):
+    """A signal ends the command; the code is its status."""
+
+
+_deferring = 0  # how many blocks are `deferred`
+_told = False
+
+
+def install() -> None:
+    """Handle the signals of this process from here on; call it in the main thread."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    for number in SIGNALS:
+        signal.signal(number, _handle)
+    # The main thread handles a signal only when it is back from native code, such as a compile.
+    # What comes through this pipe tells another thread at once.
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+    threading.Thread(target=_watch, args=(reading,), name="stops", daemon=True).start()
+
+
+def take_back() -> None:
+    """Handle SIGTERM again after jax has taken it; without `install`, let it end the process."""
+    ours = signal.getsignal(signal.SIGINT) is _handle
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, _handle if ours else signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def deferred(
+    numbers: Sequence[int] = SIGNALS, then: Callable[[int], object] | None = None
+) -> Iterator[list[int]]:
+    """Only note the signals that come in this block, after which the caller ends the command.
+
+    Args:
+      numbers: the signals.
+      then: called with each of them.
+
+    Yields:
+      The signals so far, to look at now and then.
+    """
+    global _deferring
+    received: list[int] = []
+    before: dict[int, Any] = {}
+
+    def note(number: int, _: Any) -> None:
+        again = number == signal.SIGINT and number in received
+        received.append(number)
+        if again and before[number] is not _handle:  # in a notebook, say; else `_watch` ends it
+            raise KeyboardInterrupt
+        if then is not None:
+            then(number)
+
+    with contextlib.suppress(ValueError):  # not the main thread: signals stay as they are
+        for number in numbers:
+            before[number] = signal.signal(number, note)
+    _deferring += 1
+    try:
+        yield received
+    finally:
+        _deferring -= 1
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def end(number: int) -> NoReturn:
+    """End the command because of a signal, by an exception."""
+    _tell(number)
+    raise Stopped(128 + number)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process after cleaning up: Python's own end crashes if jax still computes."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
+def _handle(number: int, _: Any) -> None:
+    if not _told:  # otherwise it would interrupt the cleaning up
+        end(number)
+
+
+def _watch(reading: int) -> None:
+    """End the process where its main thread does not; this runs in a thread of its own."""
+    received: list[int] = []
+    while data := os.read(reading, 1):
+        number = data[0]
+        if number == signal.SIGINT and number in received:
+            _write("Stopped at once by the second Ctrl-C. What was complete is kept.")
+            os._exit(128 + number)
+        if number in SIGNALS and not received:
+            if not _deferring:
+                timer = threading.Timer(GRACE, _end_now, [number])
+                timer.daemon = True
+                timer.start()
+            elif number == signal.SIGINT:
+                _write("Ctrl-C: saving after this step. Another one ends the command at once.")
+        received.append(number)
+
+
+def _end_now(number: int) -> None:
+    _tell(number)
+    os._exit(128 + number)
+
+
+def _tell(number: int) -> None:
+    global _told
+    if not _told:
+        _told = True
+        name = signal.Signals(number).name
+        _write(f"Stopped by {name}. What was complete is kept; repeat the command for the rest.")
+
+
+def _write(text: str) -> None:
+    with contextlib.suppress(OSError):  # not print: the signal may have interrupted one
+        os.write(2, f"{text}\n".encode())

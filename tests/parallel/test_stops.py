@@ -1,0 +1,132 @@
+"""Signals end a command with one sentence and a status, whatever its main thread does.
+
+Each test is a process of its own, without jax.
+"""
+
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+START = """
+import hashlib, os, signal, sys, threading, time
+from sg_jax.parallel import stops
+stops.GRACE = 0.3
+stops.install()
+
+def ready():
+    print("ready", flush=True)
+
+def native():  # 100 s in C, where no Python handler runs
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)
+"""
+INT, TERM = signal.SIGINT, signal.SIGTERM
+
+
+@pytest.fixture
+def ended():
+    """Code, signals or seconds to wait -> the process after them: status, output, errors."""
+
+    def run(code, *signals, timeout=20):
+        process = subprocess.Popen(
+            [sys.executable, "-c", START + code], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            assert process.stdout.readline() == "ready\n"
+            for sent in signals:
+                time.sleep(sent) if isinstance(sent, float) else process.send_signal(sent)
+            output, error = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
+        return process.returncode, output.splitlines(), error.splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize("number", [INT, TERM])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "ready(); time.sleep(60)",
+        "ready(); native()",
+        # A library keeps the exception to itself.
+        "def wait():\n try:\n  time.sleep(60)\n except BaseException:\n  wait()\nready(); wait()",
+        "threading.Thread(target=time.sleep, args=(60,)).start(); ready(); time.sleep(60)",
+    ],
+    ids=["python", "native", "swallowed", "thread"],
+)
+def test_a_signal_ends_the_command(ended, code, number):
+    status, _, (line,) = ended(code, number)
+    assert status == 128 + number
+    assert line.startswith(f"Stopped by {number.name}.")
+
+
+def test_what_was_begun_is_cleaned_up_even_if_the_signal_comes_again(ended):
+    code = """
+try:
+    ready(); time.sleep(60)
+finally:
+    time.sleep(0.2); print("clean")
+"""
+    assert ended(code, TERM, 0.1, TERM)[:2] == (143, ["clean"])
+    assert ended(code, INT, TERM)[:2] == (130, ["clean"])
+
+
+DEFERRED = """
+with stops.deferred() as received:
+    ready()
+    while not received:
+        time.sleep(0.01)
+    {save}
+    print("saved")
+sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("signals", [(INT,), (TERM,), (INT, TERM), (TERM, TERM)])
+def test_deferred_signals_leave_time_to_save(ended, signals):
+    """keep_running.sh passes a Ctrl-C on as SIGTERM, so a process may get both."""
+    status, output, errors = ended(DEFERRED.format(save="time.sleep(0.5)"), *signals)
+    assert (status, output) == (1, ["saved"])
+    told = ["Ctrl-C: saving after this step. Another one ends the command at once."]
+    assert errors in {(INT,): [told], (INT, TERM): [[], told]}.get(signals, [[]])  # in any order
+
+
+def test_a_second_ctrl_c_ends_at_once(ended):
+    for save in ("time.sleep(60)", "native()"):
+        status, output, errors = ended(DEFERRED.format(save=save), INT, 0.2, INT)
+        assert (status, output) == (130, []) and "second Ctrl-C" in errors[-1]
+
+
+def test_a_signal_to_a_fork_is_not_the_parents(ended):
+    code = """
+ready()
+child = os.fork()
+if not child:
+    time.sleep(60)
+time.sleep(0.1)
+with stops.deferred():
+    os.kill(child, signal.SIGINT)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.2)
+    print("still here")
+"""
+    assert ended(code)[:2] == (0, ["130", "still here"])
+
+
+def test_without_install_nothing_is_handled():
+    from sg_jax.parallel import stops
+
+    before = [signal.getsignal(number) for number in stops.SIGNALS]
+    with stops.deferred() as received:
+        signal.raise_signal(INT)
+        assert received == [INT]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(INT)
+    assert [signal.getsignal(number) for number in stops.SIGNALS] == before
