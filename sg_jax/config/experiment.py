@@ -18,12 +18,24 @@ from sg_jax.config import geometry, rules, tree
 from sg_jax.config.sections import Config
 from sg_jax.data.pipeline import train_iterator
 from sg_jax.data.sources import Source
+from sg_jax.errors import UserError
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.objective import FlowMatching
 from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
-from sg_jax.programs.training import TrainState, compile_train_step, make_train_step
+from sg_jax.programs import memory
+from sg_jax.programs.training import (
+    TrainState,
+    abstract_state,
+    compile_train_step,
+    make_train_step,
+)
+
+SMALLER = (
+    "lower config.train.batch_size, raise config.train.accumulate, or spread the state over more "
+    "devices by config.mesh.fsdp"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +70,8 @@ class Experiment:
     def compile_train_step(self, gamma: float, state: TrainState) -> Callable:
         """Return the training step at one sparsity rate, compiled at its first call.
 
+        That call raises a UserError, before it runs anything, if there is too little memory.
+
         Args:
           gamma: the rate.
           state: arrays or shapes, with the shardings that the step keeps.
@@ -66,7 +80,52 @@ class Experiment:
         train = self.config.train
         skip = train.on_divergence == "skip"
         step = make_train_step(objective, self.tx, train.ema_decay, train.accumulate, skip)
-        return compile_train_step(step, state, self.mesh)
+        program = compile_train_step(step, state, self.mesh)
+        return memory.Checked(program, self._step_in_words, self.mesh, SMALLER)
+
+    @property
+    def _step_in_words(self) -> str:
+        return f"A training step of config.train.batch_size={self.config.train.batch_size} images"
+
+    def check_training(self) -> None:
+        """Raise if these devices cannot train, or draw what training asks for at its end.
+
+        Raises:
+          UserError: a kernel needs other devices, or there is too little memory.
+        """
+        self.check_kernels()
+        config, train, mesh = self.config, self.config.train, self.mesh
+        memory.check(
+            self._step_in_words,
+            memory.training(
+                abstract_state(self.make_model, self.tx, mesh, train.ema_decays),
+                self.model,
+                min(self.training_rates),
+                train.batch_size,
+                train.accumulate,
+                mesh,
+            ),
+            mesh,
+            SMALLER,
+        )
+        counts = {"sample": config.sample.count, "evaluate": config.evaluate.samples}
+        drawn = [min(config.sample.batch_size, counts[name]) for name in train.then]
+        if drawn:
+            memory.check(
+                f"Drawing {max(drawn)} images at once (config.sample.batch_size)",
+                memory.sampling([self.model], max(drawn), 0, True, mesh),
+                mesh,
+                "lower it",
+            )
+
+    def check_kernels(self) -> None:
+        """Raise if the network asks for kernels that these devices do not run."""
+        platform = self.mesh.devices.flat[0].platform
+        if self.config.model.attention == "pallas" and platform != "tpu":
+            raise UserError(
+                f"config.model.attention='pallas' is for TPUs, and these devices are {platform}: "
+                "set it to 'auto' or 'xla'. (--mode aot compiles it for TPUs without one.)"
+            )
 
     def batches(self, source: Source, **reading: int) -> grain.DatasetIterator:
         """Return this process's endless training batches; see `data.pipeline.train_iterator`.

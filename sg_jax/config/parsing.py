@@ -195,7 +195,9 @@ def refuse(left: Sequence[str], known: Iterable[str] = ()) -> None:
     if left and left[0].startswith("-"):
         raise UserError(_unknown(left[0].partition("=")[0], known))
     if left:
-        raise UserError(f"{left[0]!r} is not a flag: flags begin with -- and keys with --config.")
+        raise UserError(
+            f"{shown(left[0])} is not a flag: flags begin with -- and keys with --config."
+        )
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
@@ -221,9 +223,14 @@ def keys_of(arguments: Sequence[str]) -> set[str]:
 def _unknown(flag: str, known: Iterable[str]) -> str:
     names = [f"--{name}" for name in known]
     return (
-        f"{flag} is not a flag.{nearest(flag, names)} Flags are {', '.join(names)} and "
+        f"{_plainly(flag)} is not a flag.{nearest(flag, names)} Flags are {', '.join(names)} and "
         f"--config.<key>=<value>."
     )
+
+
+def _plainly(word: str) -> str:
+    """Return a word of a command as it is, or in quotes and shortened if it is strange."""
+    return word if word.isprintable() and len(word) < 100 else shown(word)
 
 
 def _check_key(config: ConfigDict, dotted: str) -> None:
@@ -237,7 +244,9 @@ def _check_key(config: ConfigDict, dotted: str) -> None:
             else:
                 hint = nearest(key, options) or nearest(dotted, _leaves(config))
             allowed = f" Keys of {path}: {', '.join(options)}." if options else ""
-            raise UserError(f"--{dotted}: {path} has no key {key!r}.{hint}{allowed}")
+            raise UserError(
+                f"{_plainly(f'--{dotted}')}: {path} has no key {shown(key)}.{hint}{allowed}"
+            )
         node, path = node[key], f"{path}.{key}"
     if isinstance(node, ConfigDict):
         raise UserError(f"--{dotted} is a section; set one of its keys: {', '.join(node)}.")

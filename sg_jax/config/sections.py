@@ -6,10 +6,10 @@ To add a setting, add a field to its section (`errors.setting`). To add a sectio
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 from sg_jax.config import tuples
+from sg_jax.data.images import MOST_SIDE
 from sg_jax.encoders.classifier import Recipe
 from sg_jax.errors import ALWAYS, CONTINUED, Settings, declared_in, setting
 from sg_jax.method.guidance import WEAK_LABELS, Guidance
@@ -18,10 +18,14 @@ from sg_jax.method.prediction import PREDICTIONS
 from sg_jax.method.sampler import Sampler
 from sg_jax.models.attention import IMPLEMENTATIONS
 from sg_jax.models.kinds import BACKBONES, reads
+from sg_jax.models.sizes import LARGEST
 from sg_jax.models.ssm import SCANS
 from sg_jax.models.stack import REMAT
 from sg_jax.programs.health import DIVERGED
 from sg_jax.programs.optimizer import Optimizer
+from sg_jax.programs.sampling import MOST_STEPS
+
+MOST_IMAGES = 10_000_000  # that a command draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +50,15 @@ class Data(Settings):
     split: str = setting("train", "the split to train on", fixed=CONTINUED)
     test_split: str = setting("test", "the split that the feature network is tested on")
     image_size: int = setting(
-        0, "side to resize and crop images to; 0: as stored", low=0, fixed=ALWAYS
+        0,
+        "side to resize and crop images to; 0: as stored",
+        low=0,
+        high=MOST_SIDE,
+        fixed=ALWAYS,
     )
     flip: bool = setting(False, "mirror half of the images (not latents)", fixed=CONTINUED)
-    workers: int = setting(0, "processes that read; 0: threads of this process", low=0)
-    threads: int = setting(4, "threads that prepare batches, in each process", low=0)
+    workers: int = setting(0, "processes that read; 0: threads of this process", low=0, high=1024)
+    threads: int = setting(4, "threads that prepare batches, in each process", low=0, high=1024)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +69,15 @@ class Model(Settings):
 
     kind: str = setting("dit", "the backbone", options=BACKBONES, fixed=ALWAYS)
     size: str = setting("", 'such as "XL/2"; empty: set the four below', fixed=CONTINUED)
-    depth: int = setting(0, "number of blocks", low=0, fixed=ALWAYS)
-    width: int = setting(0, "D", low=0, fixed=ALWAYS)
-    heads: int = setting(0, "H", low=0, fixed=ALWAYS)
-    patch: int = setting(0, "side of a token, in pixels", low=0, fixed=ALWAYS)
+    depth: int = setting(0, "number of blocks", low=0, high=LARGEST["depth"], fixed=ALWAYS)
+    width: int = setting(0, "D", low=0, high=LARGEST["width"], fixed=ALWAYS)
+    heads: int = setting(0, "H", low=0, high=LARGEST["heads"], fixed=ALWAYS)
+    patch: int = setting(
+        0, "side of a token, in pixels", low=0, high=LARGEST["patch"], fixed=ALWAYS
+    )
     routes: tuple = setting((), "((start, end), ...): blocks, 0-based, both included", fixed=ALWAYS)
     mlp_ratio: float = setting(
-        4.0, "hidden width over width", above=0, below=math.inf, fixed=ALWAYS
+        4.0, "hidden width over width", above=0, high=LARGEST["mlp_ratio"], fixed=ALWAYS
     )
     dtype: str = setting(
         "float32",
@@ -81,15 +91,27 @@ class Model(Settings):
     prediction: str = setting(
         "velocity", "what the network returns", options=PREDICTIONS, fixed=ALWAYS
     )
-    decoder_width: int = setting(512, "E of maskdit's decoder", low=1, fixed=ALWAYS)
-    decoder_depth: int = setting(8, "blocks of maskdit's decoder", low=1, fixed=ALWAYS)
-    decoder_heads: int = setting(16, "heads of maskdit's decoder", low=1, fixed=ALWAYS)
-    state: int = setting(16, "S of ssm, states per channel", low=1, fixed=ALWAYS)
-    expand: int = setting(2, "E / D of ssm", low=1, fixed=ALWAYS)
+    decoder_width: int = setting(
+        512, "E of maskdit's decoder", low=1, high=LARGEST["decoder_width"], fixed=ALWAYS
+    )
+    decoder_depth: int = setting(
+        8, "blocks of maskdit's decoder", low=1, high=LARGEST["decoder_depth"], fixed=ALWAYS
+    )
+    decoder_heads: int = setting(
+        16, "heads of maskdit's decoder", low=1, high=LARGEST["decoder_heads"], fixed=ALWAYS
+    )
+    state: int = setting(
+        16, "S of ssm, states per channel", low=1, high=LARGEST["state"], fixed=ALWAYS
+    )
+    expand: int = setting(2, "E / D of ssm", low=1, high=LARGEST["expand"], fixed=ALWAYS)
     scan: str = setting("sequential", "how ssm scans a chunk", options=SCANS, fixed=ALWAYS)
-    image_size: int = setting(0, "0: from the data", low=0, fixed=ALWAYS)
-    channels: int = setting(0, "0: from the data", low=0, fixed=ALWAYS)
-    num_classes: int = setting(0, "0: from the data", low=0, fixed=ALWAYS)
+    image_size: int = setting(
+        0, "0: from the data", low=0, high=LARGEST["image_size"], fixed=ALWAYS
+    )
+    channels: int = setting(0, "0: from the data", low=0, high=LARGEST["channels"], fixed=ALWAYS)
+    num_classes: int = setting(
+        0, "0: from the data", low=0, high=LARGEST["num_classes"], fixed=ALWAYS
+    )
 
     def unread(self) -> dict[str, str]:
         if self.kind not in BACKBONES:
@@ -161,11 +183,13 @@ class Sample(Settings):
     SECTION = "config.sample"
 
     guidance: str = setting("sg", "which guidance setting")
-    steps: int = setting(40, "steps of the sampler", low=1)
+    steps: int = setting(
+        40, "steps of the sampler", low=1, high=MOST_STEPS, note=", because times are float32"
+    )
     batch_size: int = setting(64, "images at once, over all devices", low=1)
     chunk: int = setting(-1, "tokens a device runs at once; 0: all, -1: the best for it", low=-1)
-    labels: tuple = setting((), "classes to draw; empty: each in turn")
-    count: int = setting(64, "number of images", low=1)
+    labels: tuple = setting((), "classes to draw; empty: each in turn", rule=tuples.labels)
+    count: int = setting(64, "number of images", low=1, high=MOST_IMAGES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,11 +208,11 @@ class Evaluate(Settings):
     SECTION = "config.evaluate"
 
     guidance: tuple = setting(("unguided", "cfg", "sg"), "guidance settings", rule=tuples.names)
-    samples: int = setting(1000, "images per setting and seed", low=10)
+    samples: int = setting(1000, "images per setting and seed", low=10, high=MOST_IMAGES)
     seeds: tuple = setting((), "of noise and token ids; empty: config.seed", rule=tuples.seeds)
     step: int = setting(0, "which checkpoint; 0: the latest", low=0)
     references: int = setting(0, "real images to compare with; 0: all", rule=tuples.references)
-    columns: int = setting(10, "classes shown in the picture", low=1)
+    columns: int = setting(10, "classes shown in the picture", low=1, high=1000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +225,7 @@ class Sweep(Settings):
     gamma_weak: tuple = setting((0.0, 0.25, 0.5, 0.75, 0.9), "rates", rule=tuples.numbers_in(0, 1))
     scale: tuple = setting((1.25, 1.5, 1.75, 2.0), "omegas", rule=tuples.numbers_in(0))
     weak_label: str = setting("same", "condition of the weak prediction", options=WEAK_LABELS)
-    samples: int = setting(1000, "images per cell", low=10)
+    samples: int = setting(1000, "images per cell", low=10, high=MOST_IMAGES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +235,7 @@ class Diversity(Settings):
     SECTION = "config.diversity"
 
     guidance: tuple = setting(("cfg", "sg"), "guidance settings", rule=tuples.names)
-    samples: int = setting(1000, "images per setting", low=10)
+    samples: int = setting(1000, "images per setting", low=10, high=MOST_IMAGES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,9 +254,9 @@ class Bench(Settings):
 
     SECTION = "config.bench"
 
-    repeats: int = setting(20, "rounds", low=3)
+    repeats: int = setting(20, "rounds", low=3, high=1_000_000)
     images_per_second: float = setting(
-        0.0, "what a step consumes per host, for --mode data; 0: measured", low=0, below=math.inf
+        0.0, "what a step consumes per host, for --mode data; 0: measured", low=0
     )
 
 

@@ -75,6 +75,7 @@ def training(experiment: Experiment, rates: Sequence[float]) -> list[Callable[[]
 
     They share one state, so several need no more memory than one.
     """
+    experiment.check_training()
     config, model = experiment.config, experiment.model
     state = init_state(experiment.make_model, experiment.tx, experiment.mesh, jax.random.key(0))
     shape = (config.train.batch_size, model.image_size, model.image_size, model.channels)

@@ -214,6 +214,7 @@ def run(job: Job) -> list:
     if config.init_from and not begun:
         checkpoints.check_start(config.init_from, experiment.model)
     _check_evaluation(experiment, source)
+    experiment.check_training()
     with lock.hold(workdir) as held:
         record.prepare(workdir, job.config, source.class_names, begun, identity.of(source))
         train(experiment, source, workdir, held)

@@ -326,9 +326,9 @@ def changed(weights, kind, share, number, value):
         shapes = ((), (0,), (1,), (0, 8), (10**6, 10**6), shape[::-1], (*shape, 1))
         return weights | {name: np.broadcast_to(np.float32(0.1), shapes[number % len(shapes)])}
     if kind == "type":
-        return weights | {name: np.zeros(shape, TYPES[number % len(TYPES)])}
+        return weights | {name: np.broadcast_to(np.zeros((), TYPES[number % len(TYPES)]), shape)}
     if kind == "number":
-        return weights | {name: np.full(shape, NUMBERS[number % len(NUMBERS)])}
+        return weights | {name: np.broadcast_to(NUMBERS[number % len(NUMBERS)], shape)}
     return {"ema": weights, "model": value} if kind == "wrap" else weights | {name: value}
 
 
