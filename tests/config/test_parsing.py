@@ -169,6 +169,59 @@ def test_routes_on_a_command_line(file, text):
     assert given.model.routes == ((0, 1), (3, 3))
 
 
+@pytest.mark.parametrize(
+    "text, value",
+    [("", ()), ("3", (3,)), ("0,1", (0, 1)), ("[0, 1]", (0, 1)), (" (0,) ", (0,))],
+)
+def test_a_tuple_on_a_command_line(file, text, value):
+    assert parse(file, f"--config.evaluate.seeds={text}").evaluate.seeds == value
+
+
+@pytest.mark.parametrize("text, value", [("=true", True), ("=0", False), ("=F", False), ("", True)])
+def test_a_switch_on_a_command_line(file, text, value):
+    assert parse(file, f"--config.data.flip{text}").data.flip is value
+
+
+@pytest.mark.parametrize("step", ["50000", "0.25"])
+def test_a_weak_step_keeps_its_type(file, step):
+    found = parse(file, f"--config.guidance.ag.weak_step={step}").guidance.ag.weak_step
+    assert repr(found) == step
+
+
+@pytest.mark.parametrize(
+    "name", ["/tmp/x", "../x", "a/b", "", " a", "a.b", "a,b", "a\n", "x" * 65, 3, None]
+)
+def test_the_name_of_a_setting_can_name_a_file(name):
+    with pytest.raises(UserError, match="cannot name a setting, because files have its name"):
+        parsing.merge(dict(guidance={name: dict(scale=2.0)}))
+    parsing.merge(dict(guidance={"γ_0-5 +": dict(scale=2.0)}))
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("def get_config(): return 3", "returns 3; it must return"),
+        ("x = 1", "has no function get_config"),
+        ("get_config = 3", "has no function get_config"),
+        ("def get_config(): return {}['x']", "fails with KeyError: 'x'"),
+        ("def get_config(", "fails with SyntaxError"),
+        ("import nothing_like_it", "fails with ModuleNotFoundError"),
+    ],
+)
+def test_a_file_that_is_no_config_says_why(tmp_path, text, words):
+    (tmp_path / "wrong.py").write_text(text)
+    with pytest.raises(UserError, match=words):
+        parsing.load(str(tmp_path / "wrong.py"))
+
+
+@pytest.mark.parametrize(
+    "path", ["no.py", "a\0b", "x" * 5000, "~nobody-here/x.py", "", "/dev/null"]
+)
+def test_what_is_no_file_is_named(path):
+    with pytest.raises(UserError, match=r"no such file|function get_config"):
+        parsing.load(path)
+
+
 def test_the_last_of_two_values_counts(file):
     given = parse(
         file, "--config.model.routes=((0,1),)", "--config.sample.labels=(1,2)",
@@ -211,6 +264,11 @@ def test_parsing_twice_keeps_nothing_from_before(file):
         ("--config.train.steps=1.5", ["--config.train.steps=", "1.5", "int"]),
         ("--config.train.steps", ["--config.train.steps", "Missing value"]),
         ("--config.data.flip=maybe", ["--config.data.flip=", "maybe", "bool"]),
+        ("--config.model.routes=((0,1", ["--config.model.routes='((0,1'", "of type tuple"]),
+        ("--config.train.steps=" + "9" * 5000, ["--config.train.steps='9", "of type int"]),
+        ("--config.guidance.sg.scale=two", ["--config.guidance.sg.scale='two'", "a schedule"]),
+        ("--config.guidance.ag.weak_step=x", ["weak_step='x' must be a number."]),
+        ("--config." + "x" * 5000, ["config has no key 'xxx"]),
         ("--worckdir=x", ["worckdir", "Did you mean", "--mode"]),
         ("train", ["'train' is not a flag"]),
     ],
