@@ -24,7 +24,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sg_jax.errors import UserError
+from sg_jax.errors import UserError, shown
 
 AXES = ("replica", "data", "fsdp", "tensor")
 BATCH = ("replica", "data", "fsdp")  # the axes that split the batch
@@ -62,6 +62,12 @@ def make_mesh(
             f"config.mesh.replica={replica} must be the number of slices, which is {slices}."
         )
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def check(mesh: Any) -> None:
+    """Raise unless this is a mesh from `make_mesh`, or None."""
+    if mesh is not None and getattr(mesh, "axis_names", None) != AXES:
+        raise UserError(f"mesh={shown(mesh)} must be a mesh with the axes {AXES}, or None.")
 
 
 def one_device() -> Mesh:

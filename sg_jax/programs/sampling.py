@@ -249,10 +249,7 @@ def _check_objects(model: Any, weak_model: Any, mesh: Any, progress: Any, pixels
             raise UserError(
                 f"{name}={shown(network)} must be a network, such as sg_jax.load(workdir) returns."
             )
-    if mesh is not None and getattr(mesh, "axis_names", None) != sharding.AXES:
-        raise UserError(
-            f"mesh={shown(mesh)} must be a mesh with the axes {sharding.AXES}, or None."
-        )
+    sharding.check(mesh)
     if progress is not None and not callable(progress):
         raise UserError(f"progress={shown(progress)} must be a function of one number, or None.")
     if not isinstance(pixels, bool):

@@ -10,7 +10,7 @@ import uuid
 import fsspec
 from etils import epath
 
-from sg_jax.errors import UserError
+from sg_jax.errors import UserError, shown
 
 # A cached listing would hide what other hosts, and Orbax with its own client, have written.
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
@@ -26,8 +26,11 @@ def path(name: str | os.PathLike) -> epath.Path:
     A leading "~" stands for the user's home, as in a shell.
 
     Raises:
-      UserError: the package for buckets is missing, or the address is of another kind.
+      UserError: this is no path, the package for buckets is missing, or the address is of another
+        kind.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise UserError(f"{shown(name)} must be a path, such as 'runs/digits'.")
     scheme, separator, rest = os.fspath(name).partition("://")
     if not separator:
         return _at_home(name)

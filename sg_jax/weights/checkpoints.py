@@ -24,7 +24,7 @@ from orbax.checkpoint import utils as orbax_utils
 from orbax.checkpoint import v1 as ocp
 
 from sg_jax.config import geometry, record
-from sg_jax.errors import UserError, nearest
+from sg_jax.errors import UserError, is_whole, nearest, plain, shown
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.presets import Named
 from sg_jax.models.backbone import Backbone
@@ -103,13 +103,18 @@ def load_with_step(
 ) -> tuple[Backbone, int]:
     """Return what `load` returns, and its step, which an undamaged checkpoint before may have."""
     config, _ = record.read(workdir)
+    sharding.check(mesh)
+    if like is not None and not isinstance(like, Backbone):
+        raise UserError(f"like={shown(like)} must be a network, or None.")
     model = like or abstract_network(workdir)
     kept = ("ema", "model", *(f"ema_{decay:g}" for decay in config.train.ema_decays))
     if weights not in kept:
-        raise UserError(f"weights={weights!r} must be one of {kept}." + nearest(weights, kept))
-    folder, steps = checkpoint_dir(workdir), saved_steps(workdir)
-    if step is not None and step not in steps:
-        raise UserError(f"step={step} is not a checkpoint in {str(workdir)!r}: there are {steps}.")
+        raise UserError(f"weights={shown(weights)} must be one of {kept}." + nearest(weights, kept))
+    folder, steps, step = checkpoint_dir(workdir), saved_steps(workdir), plain(step)
+    if step is not None and not (is_whole(step) and step in steps):
+        raise UserError(
+            f"step={shown(step)} is not a checkpoint in {str(workdir)!r}: there are {steps}."
+        )
     mesh = mesh or sharding.one_device()
     abstract = sharding.place(model, mesh)
     wanted = {weights: named(abstract)}

@@ -147,7 +147,7 @@ def test_numbers_of_numpy_and_jax_are_numbers(small, eight):
         (dict(labels=[-1]), r"labels\[0\]=-1 must lie in \[0, 4\]"),
         (dict(labels=[10**30]), "must be ints"),
         (dict(pixels="no"), "pixels='no' must be True or False"),
-        (dict(mesh=3), "mesh=3 must have the axes|mesh=3 must be a mesh"),
+        (dict(mesh=3), "mesh=3 must be a mesh with the axes"),
         (dict(progress=3), "progress=3 must be a function"),
         (dict(weak_model="runs/x"), "weak_model='runs/x' must be a network"),
         (dict(model="runs/x"), r"model='runs/x' must be a network, such as sg_jax.load"),

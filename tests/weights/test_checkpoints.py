@@ -243,9 +243,27 @@ def test_a_broken_config_is_named(tmp_path, text):
         record.read(tmp_path)
 
 
-def test_wrong_weights_are_named(run):
-    with pytest.raises(UserError, match=r"weights='raw' must be one of"):
-        checkpoints.load(run[0], weights="raw")
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (dict(weights="raw"), "weights='raw' must be one of"),
+        (dict(weights=["ema"]), r"weights=\['ema'\] must be one of"),
+        (dict(step="2"), "step='2' is not a checkpoint"),
+        (dict(step=2.0), "step=2.0 is not a checkpoint"),
+        (dict(step=10**400), r"step=2\*\*1328 or more is not a checkpoint"),
+        (dict(mesh=3), "mesh=3 must be a mesh with the axes"),
+        (dict(like="runs/x"), "like='runs/x' must be a network"),
+    ],
+)
+def test_a_wrong_argument_is_named(run, given, words):
+    with pytest.raises(UserError, match=words):
+        checkpoints.load(run[0], **given)
+
+
+@pytest.mark.parametrize("workdir", [None, 3, b"runs/x", ["runs/x"], {}])
+def test_what_is_no_path_is_named(workdir):
+    with pytest.raises(UserError, match="must be a path, such as 'runs/digits'"):
+        checkpoints.load(workdir)
 
 
 def test_a_folder_without_checkpoints_takes_another_config(tmp_path):
