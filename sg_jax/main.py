@@ -6,6 +6,8 @@ Each mode has a file in `modes`; `config` has every setting.
 """
 
 import contextlib
+import os
+import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -17,12 +19,13 @@ if __name__ == "__main__":
 
 import jax
 
-from sg_jax.config import geometry, help, parsing, record, tree
+from sg_jax.config import geometry, help, parsing, record, tree, trust
 from sg_jax.costs import chips
+from sg_jax.data import identity
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.modes import MODES, dry_run
-from sg_jax.modes.base import Job, Mode, Option, Parser, explain_modes, mode_named
+from sg_jax.modes.base import Job, Mode, Option, Parser, check_folders, explain_modes, mode_named
 from sg_jax.parallel import processes
 from sg_jax.runs import failures, files
 from sg_jax.runs.progress import log
@@ -86,6 +89,10 @@ def _run(argv: Sequence[str]) -> None:
     job = Job(given.workdir, shlex.join(argv[1:]), options)
     if not mode.config:
         parsing.refuse(rest, [o.name for o in (*FLAGS, *mode.options)])
+        for name, value in {"config": given.config, "dry-run": given.dry}.items():
+            if value:
+                raise UserError(f"--{name} has no effect: --mode={mode.name} has no config.")
+        check_folders(mode, job)
         paths = mode.run(job) if processes.is_writer() else []
     else:
         paths = _run_with_config(mode, job, given, rest)
@@ -99,9 +106,13 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
     of_run = (lambda: record.read(workdir)[0]) if record.is_run(workdir) else None
     names = [option.name for option in (*FLAGS, *mode.options)]
     config = parsing.parse(rest, given.config, of_run, names)
-    tree.check(config)
+    checked = tree.check(config)
+    needs_data = not geometry.is_known(config) or (mode.data and not given.dry)
+    if given.config is None:  # then it is the run's own
+        used = [*mode.paths(checked, workdir), *([trust.DATA] if needs_data else [])]
+        trust.check(config, workdir, used, parsing.keys_of(rest))
     source = None
-    if geometry.is_known(config) and (given.dry or not mode.data):  # then the data is not needed
+    if not needs_data:
         config = geometry.fill_geometry(config)
     else:
         data = config.data
@@ -124,6 +135,12 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
         return dry_run.run(job)
     if mode.same:
         record.check_same(config, workdir, mode.same)
+        job.experiment.check_kernels()
+    if mode.same == "scored" and source is not None:  # scores against other data would mislead
+        record.check_data(workdir, config, source.class_names, identity.of(source))
+    check_folders(mode, job)
+    if workdir and processes.is_writer():
+        files.tidy(workdir)
     _keep_programs(workdir)
     return mode.run(job)
 
@@ -135,18 +152,31 @@ def _check_flags(mode: Mode, rest: Sequence[str]) -> None:
         for other in MODES.values():
             flags = [o.name for o in other.options if not o.positional]
             if argument.startswith("-") and name in flags:
-                raise UserError(f"{argument} is a flag of --mode={other.name}.")
+                raise UserError(f"--{name} is a flag of --mode={other.name}.")
 
 
 def _keep_programs(workdir: str) -> None:
-    """Keep compiled programs in the run's folder, so that a continued run does not compile again.
+    """Keep compiled programs in the user's cache, so that a continued run does not compile again.
 
-    Not on CPU, where compiling takes seconds and a program fits only one kind of processor.
-    JAX_COMPILATION_CACHE_DIR names another folder.
+    Not in the run's folder: it may come from someone else, and programs are run. Not on CPU, where
+    compiling takes seconds and a program fits only one kind of processor. JAX_COMPILATION_CACHE_DIR
+    names another folder, such as one that all hosts of a pod share.
     """
     named = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if workdir and jax.default_backend() != "cpu" and not named:
-        jax.config.update("jax_compilation_cache_dir", str(files.path(workdir) / "programs"))
+    if not workdir or jax.default_backend() == "cpu" or named:
+        return
+    try:
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        folder = cache / "sg_jax" / f"programs-jax-{jax.__version__}-{jax.default_backend()}"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = folder.stat()
+    except (OSError, RuntimeError) as error:
+        log(f"Compiled programs are not kept: {error}.")
+        return
+    if owner.st_uid != os.getuid() or owner.st_mode & 0o022:
+        log(f"Compiled programs are not kept, because others can write to {folder}.")
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 if __name__ == "__main__":
@@ -161,4 +191,4 @@ if __name__ == "__main__":
             sys.exit(status)  # jax tells the other processes
         stops.leave(status)
     except stops.Stopped as stopped:
-        stops.leave(stopped.code)
+        stops.leave(int(stopped.code or 0))

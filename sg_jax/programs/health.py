@@ -103,10 +103,12 @@ class Health:
           Diverged: one of them has diverged, or `ROW` in a row were skipped, or all.
         """
         self.check(step, metrics)
-        kept, reasons = [], []
+        kept: list[Mapping[str, Any]] = []
+        reasons: list[Finding] = []
         for number, found in enumerate(metrics, step - len(metrics) + 1):
             if found.get("skipped"):
-                reasons.append(self._look(number, found))
+                reason = self._look(number, found)
+                reasons.append(reason or Finding(number, number, f"Step {number} was skipped"))
                 self._row += 1
             else:
                 kept.append(found)

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sg_jax.errors import UserError, one_line
 
@@ -66,15 +66,20 @@ def quiet() -> None:
     Who waits for the thread reports its error.
     """
 
-    def explained(error: BaseException | None) -> bool:
-        return isinstance(error, SystemExit) or (error is not None and bool(explain(error)))
+    def expected(error: BaseException | None) -> bool:
+        late = str(error) == "Event loop is closed"  # a write that ends after another has failed
+        return late or isinstance(error, SystemExit) or bool(error and explain(error))
 
-    def without(hook):
-        return lambda found: None if explained(found.exc_value) else hook(found)
+    def without(hook: Callable) -> Callable:
+        return lambda found: None if expected(found.exc_value) else hook(found)
 
     def shown(record: logging.LogRecord) -> bool:
-        return not (record.exc_info and explained(record.exc_info[1]))
+        return not (record.exc_info and expected(record.exc_info[1]))
 
+    native = sys.excepthook  # which threads of native code call too
+    sys.excepthook = lambda kind, error, trace: (
+        None if expected(error) else native(kind, error, trace)
+    )
     threading.excepthook = without(threading.excepthook)
     sys.unraisablehook = without(sys.unraisablehook)
     for name in ("absl", "asyncio", "concurrent.futures"):
@@ -83,10 +88,11 @@ def quiet() -> None:
 
 def _chain(error: BaseException) -> Iterator[tuple[BaseException, bool]]:
     """Yield an error and all that led to it, each once, and whether it was surely the reason."""
-    waiting, seen = [(error, True)], {id(None)}
+    waiting: list[tuple[BaseException | None, bool]] = [(error, True)]
+    seen: set[int] = set()
     while waiting:
         found, direct = waiting.pop(0)
-        if id(found) in seen:
+        if found is None or id(found) in seen:
             continue
         seen.add(id(found))
         yield found, direct

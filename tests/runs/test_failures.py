@@ -91,6 +91,7 @@ def test_mistakes_of_the_program_are_not_explained():
 def test_such_errors_in_threads_and_logs_print_nothing(monkeypatch, capsys, caplog):
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     filters = {
         name: list(logging.getLogger(name).filters)
         for name in ("absl", "asyncio", "concurrent.futures")
@@ -103,6 +104,7 @@ def test_such_errors_in_threads_and_logs_print_nothing(monkeypatch, capsys, capl
         thread = threading.Thread(target=run)
         thread.start()
         thread.join()
+        sys.excepthook(type(error), error, None)
         try:
             raise error
         except Exception:
@@ -111,6 +113,7 @@ def test_such_errors_in_threads_and_logs_print_nothing(monkeypatch, capsys, capl
     try:
         failures.quiet()
         fail(FULL)
+        fail(RuntimeError("Event loop is closed"))
         assert capsys.readouterr().err == "" and not caplog.records
         fail(KeyError("a mistake"))
         assert "a mistake" in capsys.readouterr().err and len(caplog.records) == 1
