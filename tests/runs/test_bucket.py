@@ -87,7 +87,7 @@ def _losses(workdir):
 
 @pytest.mark.slow
 def test_what_a_failed_run_recorded_is_in_the_bucket(call, bucket):
-    with pytest.raises(UserError, match=r"The loss is (nan|inf)"):
+    with pytest.raises(UserError, match="training has diverged"):
         _train(
             call, "gs://bucket/run", 9, "--config.optimizer.learning_rate=1e30",
             "--config.train.log_every=1", "--config.checkpoint.every=100",
