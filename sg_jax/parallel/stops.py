@@ -39,6 +39,11 @@ def install() -> None:
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
     threading.Thread(target=_watch, args=(reading,), name="stops", daemon=True).start()
+    # Where Python ignores exceptions, as in callbacks of its garbage collector, it prints them.
+    native = sys.unraisablehook
+    sys.unraisablehook = lambda found: (
+        None if isinstance(found.exc_value, Stopped) else native(found)
+    )
 
 
 def take_back() -> None:

@@ -57,8 +57,10 @@ def ended():
         # A library keeps the exception to itself.
         "def wait():\n try:\n  time.sleep(60)\n except BaseException:\n  wait()\nready(); wait()",
         "threading.Thread(target=time.sleep, args=(60,)).start(); ready(); time.sleep(60)",
+        # Python ignores what is raised here, and prints it.
+        "import gc\ndef wait(*_):\n ready(); time.sleep(60)\ngc.callbacks.append(wait); gc.collect()",
     ],
-    ids=["python", "native", "swallowed", "thread"],
+    ids=["python", "native", "swallowed", "thread", "ignored"],
 )
 def test_a_signal_ends_the_command(ended, code, number):
     status, _, (line,) = ended(code, number)
