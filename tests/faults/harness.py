@@ -403,7 +403,7 @@ def memory(pid: int) -> float:
     for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) / 1e3
-    raise AssertionError(f"/proc/{pid}/status has no RssAnon")
+    raise ProcessLookupError(f"process {pid} has ended")
 
 
 # Damage.
