@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,9 @@ TINY = (
     "--config.checkpoint.keep=3", "--config.sample.steps=2", "--config.sample.count=20",
     "--config.sample.batch_size=24", "--config.evaluate.samples=20", "--config.features.epochs=2",
 )  # fmt: skip
+
+
+SHORT = ("--config.train.steps=2", "--config.train.then=()")
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +141,57 @@ def test_a_signal_saves_and_the_same_command_continues(call, data_dir, tmp_path)
     assert f"from step {step}" in done.stdout
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_jax_is_imported_ends_the_command(data_dir, number):
+    process = subprocess.Popen(command(data_dir, "--workdir=none"), cwd=ROOT, text=True,
+                               stderr=subprocess.PIPE, env=environment(data_dir))  # fmt: skip
+    caught = 0
+    while not caught >> (signal.SIGTERM - 1) & 1:  # handled from its first lines on
+        status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+        caught = int(status.split("SigCgt:")[1].split()[0], 16)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert error.splitlines() == [
+        f"Stopped by {number.name}. What was complete is kept; repeat the command for the rest."
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "mode, words", [("sample", "Draw"), ("evaluate", "feature network"), ("data", "Compiling")]
+)
+def test_a_signal_ends_a_mode(call, data_dir, tmp_path, mode, words, number):
+    assert not call("--workdir", str(tmp_path), *SHORT).returncode
+    long = ("--config.sample.count=9999", "--config.features.epochs=999", f"--mode={mode}")
+    process = subprocess.Popen(
+        command(data_dir, "--workdir", str(tmp_path), *SHORT, *long), cwd=ROOT, text=True,
+        env=environment(data_dir), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    while words not in process.stdout.readline():
+        pass
+    time.sleep(1)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert error.splitlines()[-1].startswith(f"Stopped by {number.name}.")
+    assert "Traceback" not in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", ["1e6", "3e38"])
+def test_training_that_diverges_fails_and_keeps_good_checkpoints(call, tmp_path, rate):
+    good = ("--config.optimizer.warmup=0", *SHORT)
+    assert not call("--workdir", str(tmp_path), *good).returncode
+    bad = (f"--config.optimizer.learning_rate={rate}", "--config.train.steps=40")
+    done = call("--workdir", str(tmp_path), *good, *bad, "--config.checkpoint.every=1")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert re.search(r"Error: After step 3 the weights are out of bounds, first \S+ ", done.stderr)
+    assert "The checkpoint of step 2 is from before, and sound." in done.stderr
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["2"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -233,6 +288,29 @@ def test_a_mode_from_outside_is_listed_and_run(capsys, monkeypatch, tmp_path):
     assert f"Written: {tmp_path}/b\nWritten: 5\n" in capsys.readouterr().out
     with pytest.raises(main.UserError, match="--words is a flag of --mode=hello"):
         main.main(["main", config, "--words", "a"])
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (OSError(28, "No space left on device"), ["/run: no space is left", "Free some"]),
+        (PermissionError(13, "Permission denied", "/a/b"), ["/a/b: permission is denied"]),
+        (ValueError("RESOURCE_EXHAUSTED: Out of memory"), ["memory of a device", "accumulate"]),
+        (MemoryError(), ["memory of this machine"]),
+    ],
+)
+def test_failures_of_the_system_end_in_a_sentence(monkeypatch, tmp_path, error, words):
+    from sg_jax import main
+    from sg_jax.modes import base
+    from sg_jax.runs import failures
+
+    def run(job):
+        raise RuntimeError("a library failed") from error
+
+    monkeypatch.setitem(base.MODES, "fail", base.Mode("fail", "fail", run, config=False))
+    with pytest.raises(failures.Failure) as raised:
+        main.main(["main", "--mode=fail", "--workdir", str(tmp_path / "run")])
+    assert all(word in str(raised.value) for word in words), raised.value
 
 
 def test_a_dry_run_needs_no_data_where_the_shapes_are_known(capsys):

@@ -115,12 +115,12 @@ def _read(path: epath.Path) -> list[Rollback]:
 
 def _advice(finding: Finding, workdir: str, older: int, newest: int, action: str) -> str:
     """Return what went wrong, what is kept, and what to change."""
-    lower = "lower config.optimizer.learning_rate or config.optimizer.clip_norm"
     text = f"{finding.text}: training has diverged"
     if action == "rollback":
         text += f", after {MOST} rollbacks to step {newest} too"
     if not newest:
-        text += f". There is no checkpoint yet: {lower}."
+        text += ". There is no checkpoint yet: lower config.optimizer.learning_rate or "
+        text += "config.optimizer.clip_norm."
     else:
         if newest <= finding.sound:
             text += f". The checkpoint of step {newest} is from before, and sound."
@@ -129,8 +129,8 @@ def _advice(finding: Finding, workdir: str, older: int, newest: int, action: str
             text += f"continue from that of step {older}."
         else:
             text += f". The only checkpoint, of step {newest}, may have the same fault."
-        text += f" To go on from a sound one, {lower} in a new --workdir, with "
-        text += f"--config.train.init_from={workdir}."
+        text += " Continue with a lower config.optimizer.learning_rate, or start a new --workdir "
+        text += f"with --config.train.init_from={workdir} and a lower config.optimizer.clip_norm."
     if action == "stop":
         text += " Where single batches are the reason, set config.train.on_divergence to 'skip' or "
         text += "'rollback'."

@@ -243,6 +243,30 @@ def test_a_signal_to_one_process_stops_both_and_a_kill_ends_both(one, start, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("who, number", [(1, signal.SIGTERM), (0, signal.SIGINT)])
+def test_a_signal_in_the_last_step_ends_both_before_they_draw(start, tmp_path, who, number):
+    workdir = tmp_path / "run"
+    group = start(workdir, "--config.train.steps=2", "--config.train.then=sample", number=2)
+    group.wait_for("step 2/2")  # it is saved now
+    group.processes[who].send_signal(number)
+    assert group.end(timeout=60) == [1, 1]
+    assert "at step 2 of 2; saved. The same command continues." in group.text()
+    assert saved(workdir) == [2] and not (workdir / "samples").exists()
+
+
+@pytest.mark.slow
+def test_processes_go_back_together(start, tmp_path):
+    workdir = tmp_path / "run"
+    flags = ("--config.optimizer.learning_rate=1e6", "--config.train.on_divergence=rollback")
+    group = start(workdir, *STEPS, *flags, number=2)
+    assert group.end(timeout=120) == [2, 2]
+    texts = [group.text(i) for i in range(2)]
+    assert texts[0].count("Back to step 0") == 3
+    assert all("after 3 rollbacks to step 0 too" in t and "Traceback" not in t for t in texts)
+    assert len(json.loads((workdir / "rollbacks.json").read_text())) == 4
+
+
+@pytest.mark.slow
 def test_a_killed_process_ends_the_first(start, tmp_path):
     group = start(tmp_path / "run", "--config.train.steps=1000000", number=2)
     group.wait_for("step       2/")
@@ -300,7 +324,8 @@ def test_sigterm_ends_a_mode_that_saves_nothing(one, start, tmp_path):
     time.sleep(3)
     for process in group.processes:
         process.send_signal(signal.SIGTERM)
-    assert group.end(timeout=10) == [-signal.SIGTERM] * 2
+    assert group.end(timeout=10) == [128 + signal.SIGTERM] * 2
+    assert all("Stopped by SIGTERM." in group.text(i) for i in range(2))
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def test_a_later_checkpoint_is_tried_as_often(tmp_path, diverge):
         (
             (),
             4,
-            ["no checkpoint yet: lower config.optimizer.learning_rate", "'skip' or 'rollback'"],
+            ["no checkpoint yet: lower config.opt", "'skip' or 'rollback'"],
         ),
         ((3,), 4, ["checkpoint of step 3 is from before, and sound", "train.init_from="]),
         ((3, 6), 5, ["checkpoint of step 6 may have the same fault: move it", "that of step 3"]),
