@@ -43,7 +43,7 @@ NO_PICTURES = ("--config.train.sample_every=0",)
 TRAIN_ONLY = (*NO_PICTURES, "--config.train.then=()")
 # What a clock wrote, and so differs between two equal runs.
 CLOCK = ("steps_per_second", "images_per_second", "tflops_per_second")
-PATIENCE = 300  # seconds that a tiny command may take on a busy machine
+PATIENCE = 600  # seconds that a tiny command may take on a busy machine
 
 
 class Command:
