@@ -21,7 +21,7 @@ from sg_jax.method.guidance import Guidance
 
 SCHEDULED = ("scale", "gamma_strong", "gamma_weak")  # keys of a guidance setting
 OF_TWO_TYPES = (*SCHEDULED, "weak_step")
-NAME = re.compile(r"\w([\w +-]{0,62}[\w+-])?")  # of a guidance setting
+NAME = re.compile(r"\w[\w +=()\[\],;@#%!~^-]{0,99}")  # of a guidance setting; no path, no HTML
 SWITCH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
@@ -78,7 +78,7 @@ def merge(given: Mapping | ConfigDict) -> ConfigDict:
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise UserError(
                 f"config.guidance: {shown(name)} cannot name a setting, because files have its "
-                "name: use at most 64 letters, digits, inner spaces and the signs _, + and -."
+                "name: use at most 100 letters, digits, spaces and signs such as _, +, - and =."
             )
         if name not in config.guidance:
             config.guidance[name] = tree.setting_dict(Guidance())
