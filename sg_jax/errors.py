@@ -57,9 +57,15 @@ def nearest(name: object, options: Iterable[object]) -> str:
 
 def one_of(key: str, value: Any, options: Iterable[str]) -> None:
     """Raise unless a value, that of `key`, is one of the texts in `options`."""
-    if not isinstance(value, str) or value not in options:
-        listed = ", ".join(map(repr, options))
-        raise UserError(f"{key}={shown(value)} must be one of {listed}.{nearest(value, options)}")
+    if broken := _other(value, options):
+        raise UserError(f"{key}={shown(value)} {broken}")
+
+
+def _other(value: Any, options: Iterable[str]) -> str:
+    """Return "must be one of ..." for a value that is none of the texts in `options`, or ""."""
+    if isinstance(value, str) and value in options:
+        return ""
+    return f"must be one of {', '.join(map(repr, options))}.{nearest(value, options)}"
 
 
 class _Short(reprlib.Repr):
@@ -132,13 +138,10 @@ class Declared:
         if self.rule is not None:
             return self.rule(value)
         if self.options is not None:
-            if isinstance(value, str) and value in self.options:
-                return ""
-            listed = ", ".join(map(repr, self.options))
-            return f"must be one of {listed}.{nearest(value, self.options)}"
+            return _other(value, self.options)
         kind = type(default)
-        checks: dict[type, Callable] = {int: is_whole, float: lambda v: is_number(v) or v != v}
-        if not checks.get(kind, lambda v: isinstance(v, kind))(value):
+        fits: Any = {float: int | float}.get(kind, kind)
+        if not isinstance(value, fits) or (kind is not bool and isinstance(value, bool)):
             words = {bool: "True or False", int: "an int", float: "a number", str: "a string"}
             return f"must be {words.get(kind, 'a ' + kind.__name__)}."
         if kind is str:
