@@ -106,6 +106,7 @@ def test_latents_are_drawn_anew_from_their_distribution():
     assert abs(z.var(0) - 1).max() < 5 * np.sqrt(2 / 600)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [{}, {"threads": 0}, {"workers": 2, "threads": 1}])
 def test_draws_are_the_same_from_any_step(folder, arguments):
     source = open_source("drawn", "train", str(folder))

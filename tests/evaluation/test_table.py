@@ -205,6 +205,7 @@ def test_what_changes_nothing_makes_no_other_key():
     assert repr(table.canonical(Guidance(2, 0, 0.5))) == repr(Guidance(2.0, 0.0, 0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "one, other, equal",
     [

@@ -160,8 +160,8 @@ def one_like(half, pattern: str) -> str:
     "pattern, damage",
     [
         (r"checkpoints/12/opt_state/ocdbt.process_0/d/.*", flip),
-        (r"checkpoints/12/model/_METADATA", truncate),
-        (r"samples/scored/.*", truncate),
+        pytest.param(r"checkpoints/12/model/_METADATA", truncate, marks=pytest.mark.slow),
+        pytest.param(r"samples/scored/.*", truncate, marks=pytest.mark.slow),
         (r"config\.json", replace),
     ],
 )

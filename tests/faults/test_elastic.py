@@ -38,6 +38,7 @@ def same_losses(workdir, alone) -> float:
     return float(np.abs(found - want).max())
 
 
+@pytest.mark.slow
 def test_losses_tell_batches_apart(alone):
     assert np.abs(np.diff(losses(alone))).min() > 1e3 * EXACT
 

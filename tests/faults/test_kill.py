@@ -253,6 +253,7 @@ def test_a_signal_in_any_phase_is_one_sentence(lab, whole, workdir, number):
     same_end_as(whole, workdir)
 
 
+@pytest.mark.slow
 def test_a_signal_at_the_last_step_and_in_the_evaluation_stops(lab, whole, tmp_path):
     workdir = lab.copy(whole, tmp_path / "run")
     for name in ("checkpoints/12", "samples/scored"):

@@ -71,6 +71,7 @@ def growth(readings: list[Reading], name: str) -> float:
     return max(getattr(r, name) for r in last) - max(getattr(r, name) for r in middle)
 
 
+@pytest.mark.slow
 def test_sixty_saves_with_few_descriptors(lab, whole, tmp_path):
     """A run that leaked one file in a save would grow by 20 from one third to the next."""
     flags = ("--config.train.steps=60", "--config.checkpoint.every=1")

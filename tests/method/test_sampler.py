@@ -331,17 +331,17 @@ def test_every_run_ends_at_1(name, steps):
     [
         (dict(name="huen"), ["sampler.name='huen'", "mean 'heun'"]),
         (dict(diffusion="sbmd"), ["sampler.diffusion='sbmd'", "mean 'sbdm'"]),
-        (dict(shift=0.0), ["sampler.shift=0.0", "above 0"]),
+        (dict(shift=0.0), ["sampler.shift=0.0", "[0.001, 1000]"]),
         (dict(shift=float("nan")), ["sampler.shift=nan"]),
         (dict(name="edm_heun", churn_noise=-1.0), ["sampler.churn_noise=-1.0", "above 0"]),
         (dict(name="edm_heun", churn=-0.1), ["sampler.churn=-0.1", "at least 0"]),
         (dict(diffusion_scale=-1), ["sampler.diffusion_scale=-1"]),
-        (dict(sigma_min=0.0), ["sampler.sigma_min=0.0", "above 0"]),
+        (dict(sigma_min=0.0), ["sampler.sigma_min=0.0", "[1e-06, 1e+06]"]),
         (
             dict(name="edm_heun", sigma_min=90.0),
             ["sampler.sigma_min=90.0", "below sigma_max=80.0"],
         ),
-        (dict(rho=0), ["sampler.rho=0", "above 0"]),
+        (dict(rho=0), ["sampler.rho=0", "[0.2, 1000]"]),
     ],
 )
 def test_a_wrong_setting_is_named(changes, named):

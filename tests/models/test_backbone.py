@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import reference_sampler
 from flax import nnx
 
@@ -44,6 +45,7 @@ def make(key):
     return Pooled(**SHAPE, routes=((0, 1),), rngs=nnx.Rngs(key))
 
 
+@pytest.mark.slow
 def test_a_backbone_from_outside_trains_and_is_sampled():
     """On several devices, as its layers say how they are split."""
     mesh = sharding.make_mesh(data=1, fsdp=2, tensor=2, devices=jax.devices()[:4])

@@ -311,7 +311,7 @@ def test_a_size_names_depth_width_heads_and_patch():
         (dict(width=30), ["config.model.width=30", "by 4"]),
         (dict(heads=5), ["config.model.heads=5", "config.model.width=32"]),
         (dict(heads=0), ["config.model.heads=0"]),
-        (dict(dtype="float16"), ["config.model.dtype='float16'", "'float32' or 'bfloat16'"]),
+        (dict(dtype="float16"), ["config.model.dtype='float16'", "'float32', 'bfloat16'"]),
         (dict(remat="all"), ["config.model.remat='all'", "'none', 'selective', 'full'"]),
         (dict(routes=((1, 4),)), ["route=(1, 4)", "depth=4"]),
         (dict(routes=(1, 2)), ["config.model.routes", "pair"]),

@@ -321,9 +321,9 @@ def test_multiply_adds_by_hand(block, model):
 @pytest.mark.parametrize(
     "changes, named",
     [
-        (dict(state=0), ["config.model.state=0", "at least 1"]),
+        (dict(state=0), ["config.model.state=0", "[1, 65536]"]),
         (dict(expand=1.5), ["config.model.expand=1.5", "int"]),
-        (dict(dtype="float16"), ["config.model.dtype='float16'", "'float32' or 'bfloat16'"]),
+        (dict(dtype="float16"), ["config.model.dtype='float16'", "'float32', 'bfloat16'"]),
         (dict(patch=3), ["config.model.patch=3"]),
         (dict(routes=((1, 4),)), ["route=(1, 4)", "depth=4"]),
     ],

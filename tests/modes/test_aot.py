@@ -48,6 +48,7 @@ def report(tmp_path_factory):
     return compile_ahead(tmp_path_factory.mktemp("aot") / "report.json", "v5e:2x2")
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_report_of_a_training_step(report):
     found, _ = report

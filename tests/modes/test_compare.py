@@ -44,6 +44,7 @@ def test_wrong_arguments_are_named(runs):
         main(["sg_jax", "--mode", "compare", "--out", "x"])
 
 
+@pytest.mark.slow
 def test_the_module_is_the_mode(runs, tmp_path):
     command = [
         sys.executable,

@@ -82,6 +82,7 @@ def test_a_given_consumption_needs_no_step(data_dir, tmp_path, quick, capsys):
     assert written["advice"] in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_step_is_measured_otherwise(data_dir, quick, capsys):
     given = parsing.merge(
         dict(

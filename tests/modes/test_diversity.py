@@ -55,6 +55,7 @@ def diversity_of(tmp_path, tiny, mesh_of, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_unguided_lies_at_zero_and_guided_does_not(diversity_of):
     picture, report = diversity_of(guidance=("unguided", "sg", "off"))
     assert picture.read_bytes().startswith(b"\x89PNG")

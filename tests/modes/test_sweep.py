@@ -69,6 +69,7 @@ def sweep_of(workdir, tiny, mesh_of, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_a_sweep_is_drawn_compiled_and_kept_once(sweep_of, workdir):
     before = sampling.integrate._cache_size()
     paths, drawn = sweep_of()
