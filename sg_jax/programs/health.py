@@ -153,7 +153,10 @@ class Health:
             self._target = target
             if text := self._off(weights):
                 before = step - 1
-                return Finding(before, before - 1, f"After step {before} the weights are {text}")
+                which = (
+                    f"After step {before} the weights" if before else "The weights to start from"
+                )
+                return Finding(before, before - 1, f"{which} are {text}")
         if not loss <= LIMIT**2 * self._target:
             text = f"The loss is {loss:.4g} at step {step}{self._note(weights)}"
             return Finding(step, step - 2, text)

@@ -74,7 +74,7 @@ class Rollbacks:
             ) from None
         saved = checkpoints.steps_of(self._workdir)
         older, newest = processes.from_writer([0, 0, *saved][-2:]).tolist()
-        tries = self._add(newest, finding.step) if action == "rollback" else 0
+        tries = self._add(newest, finding.step) if action == "rollback" and finding.step else 0
         if not tries:
             raise UserError(_advice(finding, self._workdir, older, newest, action)) from None
         log(
@@ -115,6 +115,8 @@ def _read(path: epath.Path) -> list[Rollback]:
 
 def _advice(finding: Finding, workdir: str, older: int, newest: int, action: str) -> str:
     """Return what went wrong, what is kept, and what to change."""
+    if not finding.step:
+        return f"{finding.text}: give others (config.train.init_from)."
     text = f"{finding.text}: training has diverged"
     if action == "rollback":
         text += f", after {MOST} rollbacks to step {newest} too"

@@ -11,10 +11,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from orbax.checkpoint import v1 as ocp
 
-from sg_jax.errors import UserError
+from sg_jax.errors import UserError, one_line
 from sg_jax.parallel import processes
 from sg_jax.programs.training import TrainState
-from sg_jax.runs import files
+from sg_jax.runs import failures, files
 from sg_jax.runs.progress import log
 from sg_jax.weights import checkpoints, integrity
 
@@ -167,10 +167,12 @@ class Saver:
         try:
             pending.result()
         except Exception as error:  # of a full disk, a folder that is gone, another process, ...
-            what = (str(error).splitlines() or [type(error).__name__])[0][:300]
+            failed = f"The checkpoint of step {step} could not be saved."
+            if text := failures.explain(error, str(self.folder)):
+                raise failures.Failure(f"{failed} {text}") from error
             raise UserError(
-                f"The checkpoint of step {step} could not be saved in {self.folder} ({what}). Once "
-                "that is mended, the same command continues from the checkpoint before it."
+                f"{failed} {self.folder}: {one_line(error)}. Once that is mended, the same command "
+                "continues from the checkpoint before it."
             ) from error
 
 

@@ -88,6 +88,13 @@ def test_the_first_step_and_the_first_array_are_named(watch, bad, step, sound, t
     assert text in finding.text
 
 
+def test_weights_that_are_off_from_the_start_are_named_as_that(watch):
+    with pytest.raises(
+        Diverged, match="The weights to start from are out of bounds, first final/kernel"
+    ):
+        watch.check(1, [measured(loss=NAN, weights={NAMES[2]: NAN})])
+
+
 @pytest.mark.parametrize("images", [NAN, INF])
 def test_a_batch_that_is_not_finite_is_the_datas(watch, images):
     bad = measured(loss=NAN, norm=NAN, images=images, gradients=dict.fromkeys(NAMES, NAN))

@@ -91,6 +91,14 @@ def test_what_is_kept_is_said(tmp_path, diverge, saved, sound, words):
     assert not (tmp_path / "rollbacks.json").exists()
 
 
+@pytest.mark.parametrize("action", ["stop", "rollback"])
+def test_bad_weights_to_start_from_are_named_as_that(tmp_path, diverge, action):
+    with pytest.raises(
+        UserError, match=r"Fault at 0: start from others \(config\.train\.init_from"
+    ):
+        diverge(Rollbacks(str(tmp_path)), 0, action=action, sound=-1)
+
+
 @pytest.mark.parametrize("action", ["stop", "skip", "rollback"])
 def test_bad_data_is_no_reason_to_go_back(tmp_path, diverge, action):
     with pytest.raises(UserError, match=r"config\.data\.name='digits', split 'train', has NaN"):

@@ -164,7 +164,9 @@ def test_a_save_that_failed_is_noticed_before_the_next(tmp_path, mesh_of, monkey
 
     monkeypatch.setattr(integrity, "seal", full)  # the end of a save
     saved = []
-    with pytest.raises(UserError, match=r"step 1 could not be saved in \S+ \(.*No space left"):
+    with pytest.raises(
+        UserError, match=r"step 1 could not be saved\. \S+/checkpoints/1: no space is left"
+    ):
         with Saver(str(tmp_path), every=1, keep=1) as saver:
             for step in (1, 2):
                 saver.save(state_of(mesh_of(1, 1), step), step, {})
