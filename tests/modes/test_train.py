@@ -106,7 +106,7 @@ DIVERGED = [
 def test_what_has_diverged_replaces_no_checkpoint(run, tmp_path, first, change, saved, text):
     step = steps_by(lambda number, _, state: change(state) if number >= first else ({}, {}))
     with pytest.raises(UserError, match=text + r".*train\.init_from"):
-        run(step, checkpoint=dict(every=3), train=dict(log_every=2))
+        run(step, checkpoint=dict(every=3), train=dict(log_every=4))
     assert checkpoints.saved_steps(tmp_path / "run") == saved
     lines = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert not any(word in lines for word in ("NaN", "Infinity", "null"))

@@ -93,9 +93,7 @@ def test_what_is_kept_is_said(tmp_path, diverge, saved, sound, words):
 
 @pytest.mark.parametrize("action", ["stop", "rollback"])
 def test_bad_weights_to_start_from_are_named_as_that(tmp_path, diverge, action):
-    with pytest.raises(
-        UserError, match=r"Fault at 0: start from others \(config\.train\.init_from"
-    ):
+    with pytest.raises(UserError, match=r"Fault at 0: give others \(config\.train\.init_from"):
         diverge(Rollbacks(str(tmp_path)), 0, action=action, sound=-1)
 
 
