@@ -68,7 +68,7 @@ def put(dotted, value):
     return change
 
 
-NAMES = ("/tmp/x", "../x", "..", ".x", "a/b", "a\\b", "x" * 65, "", "a\0b", "a\nb", "~", "$(id)")
+NAMES = ("/tmp/x", "../x", "..", ".x", "a/b", "a\\b", "x" * 101, "", "a\0b", "a\nb", "~", "$(id)")
 PLACES = ("/elsewhere", "../home", "run/../../home", "~/x", "link/x", "gs://elsewhere/x")
 PATHS = (
     ("features/path", "evaluate"),
