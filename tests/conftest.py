@@ -1,5 +1,6 @@
 """Eight virtual CPU devices, strict broadcasting, tiny networks whose every weight is random."""
 
+import collections
 import os
 import pathlib
 
@@ -34,6 +35,18 @@ TINY = dict(
     image_size=8, channels=3, num_classes=5, patch=2, width=32, depth=4, heads=2, routes=((1, 2),)
 )  # 16 tokens
 SMALL = dict(width=16, depth=2, routes=((1, 1),))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test with many cases, marked every(n), the default run has one in n; the rest is slow."""
+    counts = collections.Counter()
+    for item in items:
+        if mark := item.get_closest_marker("every"):
+            test = item.nodeid.partition("[")[0]
+            if counts[test] % mark.args[0]:
+                item.add_marker(pytest.mark.slow)
+            counts[test] += 1
 
 
 @pytest.fixture(scope="session")

@@ -103,6 +103,7 @@ def test_training_ends_with_pictures_and_a_report(call, tmp_path):
     assert np.abs(again.astype(int) - images[:3]).max() <= 1
 
 
+@pytest.mark.slow
 def test_resumed_training_equals_uninterrupted_training_bit_for_bit(call, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for workdir, steps in ((whole, 6), (parts, 3), (parts, 6)):

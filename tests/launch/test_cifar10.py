@@ -11,6 +11,7 @@ from sg_jax.main import FLAGS
 from sg_jax.modes.base import Parser
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("small", [(), ("--small",)])
 def test_cifar10_names_configs_settings_and_checkpoints_that_are_there(place, small):
     out, _ = place.run("cifar10.sh", *small, "--dry-run", "--", "--config.data.data_dir=my data")

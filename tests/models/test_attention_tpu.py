@@ -27,6 +27,7 @@ def random(count, tokens, channels):
     return jax.random.normal(jax.random.key(0), (count, 2, tokens, channels))
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("tokens", "channels", "heads"), CASES)
 def test_forward_is_the_softmax_of_scaled_products(tokens, channels, heads):
     q, k, v = random(3, tokens, channels)
@@ -40,6 +41,7 @@ def test_forward_is_the_softmax_of_scaled_products(tokens, channels, heads):
         np.testing.assert_allclose(found[..., at], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("tokens", "channels", "heads"), CASES)
 def test_backward_is_the_gradient_and_the_forward_pass(tokens, channels, heads):
     q, k, v, do = random(4, tokens, channels)

@@ -251,6 +251,7 @@ PAIRS = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("labels", LABELS)
 @pytest.mark.parametrize("pair", PAIRS)
 def test_branches_are_what_separate_calls_return(small, inputs, forward, labels, pair):

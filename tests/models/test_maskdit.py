@@ -87,6 +87,7 @@ def test_the_null_label_has_no_embedding(masked, inputs, forward):
     assert jnp.abs(forward(masked, x, t, null) - forward(masked, x, t, y)).max() > 0.01
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("second", [None, [IDS[:, ::-1] ^ 1], [IDS[:, :2]]])
 @pytest.mark.parametrize("labels", ["same", "null"])
 def test_branches_are_the_predictions_one_by_one(masked, inputs, forward, second, labels):

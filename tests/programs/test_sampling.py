@@ -69,10 +69,8 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n if n == "heun" else pytest.param(n, marks=pytest.mark.slow) for n in SAMPLERS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_each_sampler_draws_the_same_on_any_number_of_devices(small, mesh_of, name):
     """With all that is drawn on the way: token ids, noise, other labels."""
     guidance = Guidance(1.5, 0.25, 0.75, "random", ids="nested")
@@ -211,6 +209,7 @@ RUNS = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", RUNS)
 def test_a_compiled_run_is_the_plain_sampler(small, make_small, forward, name):
     """Of three steps the second has equal rates where both are scheduled: one prediction."""

@@ -125,6 +125,7 @@ def test_training_does_not_depend_on_the_number_of_devices(start):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_nor_on_the_axes_of_the_mesh(start):
     _, losses = run(start, (1, 1))
     mesh = sharding.make_mesh(replica=2, data=1, fsdp=2, tensor=2)

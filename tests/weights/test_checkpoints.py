@@ -109,6 +109,7 @@ def test_a_step_is_chosen_by_number(tmp_path, mesh_of):
         checkpoints.load(folder, step=8)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     "keep, keep_period, left", [(2, 0, [10, 12]), (1, 0, [12]), (1, 4, [4, 8, 12])]
 )
