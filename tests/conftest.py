@@ -39,7 +39,7 @@ SMALL = dict(width=16, depth=2, routes=((1, 1),))
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a test with many cases, marked every(n), the default run has one in n; the rest is slow."""
+    """Of a test marked every(n), one in n cases runs by default; the others are slow."""
     counts = collections.Counter()
     for item in items:
         if mark := item.get_closest_marker("every"):

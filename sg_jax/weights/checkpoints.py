@@ -66,6 +66,18 @@ def steps_of(workdir: str | os.PathLike) -> list[int]:
     return sorted(int(path.name) for path in found)
 
 
+def set_aside(workdir: str | os.PathLike, latest: int, why: str) -> None:
+    """Rename the checkpoints after step `latest` to STEP.WHY; all processes call this."""
+    folder = checkpoint_dir(workdir)
+    for step in steps_of(workdir) if processes.is_writer() else ():
+        if step > latest:
+            names = [f"{step}.{why}", *(f"{step}.{why}.{i}" for i in range(1, 1000))]
+            aside = next(p for name in names if not (p := folder / name).exists())
+            (folder / str(step)).rename(aside)
+            log(f"Checkpoint {step} is {aside.name} now. The run continues from the one before it.")
+    processes.barrier("checkpoints set aside")
+
+
 def load(
     workdir: str | os.PathLike,
     step: int | None = None,

@@ -3,7 +3,8 @@
     workdir/rollbacks.json  [{"step": 19, "position": 27, "last": false}, ...]
 
 A run that goes back passes over the batches up to the step that diverged. The file says so at once,
-so a run that is killed before its next checkpoint reads the same batches when it continues.
+so a run that is killed before its next checkpoint reads the same batches when it continues. If the
+latest checkpoint may be spoiled itself, it becomes STEP.diverged, and the run goes back further.
 """
 
 import dataclasses
@@ -74,7 +75,11 @@ class Rollbacks:
             ) from None
         saved = checkpoints.steps_of(self._workdir)
         older, newest = processes.from_writer([0, 0, *saved][-2:]).tolist()
-        tries = self._add(newest, finding.step) if action == "rollback" and finding.step else 0
+        rollback = action == "rollback" and finding.step
+        if rollback and older and newest > finding.sound:
+            checkpoints.set_aside(self._workdir, older, "diverged")
+            newest = older
+        tries = self._add(newest, finding.step) if rollback else 0
         if not tries:
             raise UserError(_advice(finding, self._workdir, older, newest, action)) from None
         log(

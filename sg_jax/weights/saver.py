@@ -96,16 +96,7 @@ class Saver:
         for error in damaged:
             log(str(error))
         processes.barrier("checkpoints read")
-        for step in checkpoints.steps_of(self._workdir) if processes.is_writer() else ():
-            if step > latest:
-                aside = self.folder / f"{step}.damaged"
-                for i in range(1, 1000):
-                    if not aside.exists():
-                        break
-                    aside = self.folder / f"{step}.damaged.{i}"
-                (self.folder / str(step)).rename(aside)
-                log(f"It is {aside.name} now. The run continues from the checkpoint before it.")
-        processes.barrier("damaged checkpoints set aside")
+        checkpoints.set_aside(self._workdir, latest, "damaged")
 
     @property
     def _checkpointer(self) -> ocp.training.Checkpointer:

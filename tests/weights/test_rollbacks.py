@@ -69,6 +69,19 @@ def test_a_later_checkpoint_is_tried_as_often(tmp_path, diverge):
         diverge(rollbacks, 8, 6)
 
 
+def test_a_checkpoint_that_may_be_spoiled_is_passed_over(tmp_path, diverge, capsys):
+    rollbacks = Rollbacks(str(tmp_path))
+    diverge(rollbacks, 7, 3, 6, sound=5)
+    assert "Back to step 3" in capsys.readouterr().out
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"3", "6.diverged"}
+    diverge(rollbacks, 7, 6, sound=5)  # saved once more
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {
+        "3", "6.diverged", "6.diverged.1",
+    }  # fmt: skip
+    diverge(rollbacks, 4, sound=2)  # with no other one left it is tried, and kept
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} >= {"3"}
+
+
 @pytest.mark.parametrize(
     "saved, sound, words",
     [

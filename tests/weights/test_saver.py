@@ -86,7 +86,7 @@ def test_a_damaged_checkpoint_is_set_aside(run, mesh_of, capsys, damage, kind):
     what = "is missing" if damage is os.unlink else "is not as it was written"
     printed = capsys.readouterr().out
     assert f"{folder}/checkpoints/8 is damaged: {path.relative_to(step)} {what}" in printed
-    assert "It is 8.damaged now" in printed
+    assert "Checkpoint 8 is 8.damaged now" in printed
 
 
 @pytest.mark.parametrize("damage", [truncate, foreign])
