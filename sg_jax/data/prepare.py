@@ -16,7 +16,7 @@ from sg_jax.runs.progress import log
 # TFDS would also take arguments, and "NAMESPACE:NAME", whose code it would download and run.
 NAME = re.compile(r"[A-Za-z]\w*(/\w[\w+.-]*)?(:(\d+|\*)(\.(\d+|\*)){2})?")
 
-FEATURES = "features.json"  # which every prepared data set has
+FEATURES, INFO = "features.json", "dataset_info.json"  # which every prepared data set has
 
 
 class UnknownName(UserError):
@@ -89,37 +89,64 @@ def _find(name: str, root: Any) -> Any:
     """Return the builder of the files under `root`, or None if there are none."""
     from tensorflow_datasets.core import read_only_builder
 
-    folder = root / re.split("[/:]", name)[0]
+    described: list[Any] = []
     try:
-        _check_features(folder)
+        described = _described(name, root)
+        for folder in described:
+            _check_description(name, folder)
         return read_only_builder.builder_from_files(name, data_dir=root)
     except UserError:
         raise
-    except ValueError:
-        return None
     except Exception as cause:
+        if isinstance(cause, ValueError) and not described:
+            return None
         # TFDS does not say why it cannot read a file.
         why = cause.__context__ if isinstance(cause.__context__, PermissionError) else cause
+        place = described[-1] if described else root / re.split("[/:]", name)[0]
         raise UserError(
-            f"config.data.name={name!r}: {folder} has a data set that cannot be opened "
+            f"config.data.name={name!r}: {place} has a data set that cannot be opened "
             f"({one_line(why)}): {remedy(one_line(why))}."
         ) from cause
 
 
-def _check_features(folder: Any) -> None:
-    """Raise if a features.json names a class outside of TFDS, whose module TFDS would import."""
-    for pattern in (f"*/{FEATURES}", f"*/*/{FEATURES}"):
-        for path in folder.glob(pattern):
-            try:
-                classes = list(_classes(json.loads(path.read_text())))
-            except (OSError, ValueError, RecursionError):
-                continue  # TFDS says what is wrong with it
-            for name in classes:
-                if not name.startswith("tensorflow_datasets."):
-                    raise UserError(
-                        f"{path} names the feature {name!r}. Only features of "
-                        "tensorflow_datasets are read, because others would import code."
-                    )
+def _described(name: str, root: Any) -> list[Any]:
+    """Return the folders under `root` that a name may mean and that describe a data set."""
+    whole, _, version = name.partition(":")
+    first, _, config = whole.partition("/")
+    found = set()
+    for depth in ("*", "*/*"):
+        for file in (FEATURES, INFO):
+            found |= {path.parent for path in (root / first).glob(f"{depth}/{file}")}
+    return sorted(
+        folder
+        for folder in found
+        if ("*" in version or version in ("", folder.name))
+        and (not config or folder.parent.name == config)
+    )
+
+
+def _check_description(name: str, folder: Any) -> None:
+    """Raise unless a data set is described, and by features of TFDS alone.
+
+    Others are classes whose modules TFDS would import.
+    """
+    for path in (folder / FEATURES, folder / INFO):
+        try:
+            content = json.loads(path.read_bytes())
+            classes = list(_classes(content)) if path.name == FEATURES else []
+            wrong = "" if isinstance(content, dict) else "is another file"
+        except PermissionError:
+            return  # which is reported with its remedy
+        except (OSError, ValueError, RecursionError) as cause:
+            wrong = f"is damaged ({one_line(cause)})" if path.exists() else "is missing"
+        if wrong:
+            raise UserError(f"config.data.name={name!r}: {path} {wrong}: {remedy(wrong)}.")
+        for kind in classes:
+            if not kind.startswith("tensorflow_datasets."):
+                raise UserError(
+                    f"{path} names the feature {kind!r}. Only features of tensorflow_datasets are "
+                    "read, because others would import code."
+                )
 
 
 def _classes(value: Any) -> Iterator[str]:
@@ -222,7 +249,7 @@ def _place(folder: Any) -> tuple[str, str]:
     """Return the data_dir and the name of the data set in a folder."""
     last, before = folder.parents[0], folder.parents[1]
     try:
-        called = json.loads((folder / "dataset_info.json").read_text())["name"]
+        called = json.loads((folder / INFO).read_text())["name"]
     except (OSError, ValueError, LookupError, TypeError):
         called = last.name
     if last.name == called:

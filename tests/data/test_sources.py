@@ -1,6 +1,8 @@
 import io
 import pathlib
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 
@@ -185,12 +187,46 @@ def test_a_tfrecord_data_set_says_how_to_convert_it(copied):
 
 def test_an_incomplete_folder_is_named(copied):
     folder, _ = copied
-    (folder / "digits/1.0.0/features.json").unlink()
+    place = folder / "digits" / "1.0.0"
+    (place / "features.json").unlink()
+    with pytest.raises(UserError, match=r"1\.0\.0/features\.json is missing: delete"):
+        open_source("digits", "train", str(folder))
+    (place / "dataset_info.json").unlink()
     with pytest.raises(UserError, match=r"digits/1\.0\.0 exists but is incomplete"):
         open_source("digits", "train", str(folder))
-    (folder / "digits/1.0.0/dataset_info.json").write_text("{")
-    with pytest.raises(UserError, match="digits"):
+
+
+@pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("{", "is damaged"),
+        ("[1]", "is another file"),
+        ("[" * 9999, "is damaged"),
+        ("", "is damaged"),
+    ],
+)
+@pytest.mark.parametrize("name", ["digits", "digits:1.0.0"])
+def test_a_damaged_description_is_named(copied, file, content, words, name):
+    folder, _ = copied
+    (folder / "digits" / "1.0.0" / file).write_text(content)
+    with pytest.raises(UserError, match=f"{re.escape(file)} {words}.*delete its folder"):
+        open_source(name, "train", str(folder))
+
+
+def test_a_description_of_something_else_is_named_by_its_folder(copied):
+    folder, _ = copied
+    info = folder / "digits" / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace('"1.0.0"', '"1.p.0"'))
+    with pytest.raises(UserError, match=r"digits/1\.0\.0 has a data set that cannot be opened"):
         open_source("digits", "train", str(folder))
+
+
+def test_another_version_may_be_damaged(copied):
+    folder, _ = copied
+    shutil.copytree(folder / "digits" / "1.0.0", folder / "digits" / "0.9.0")
+    (folder / "digits" / "0.9.0" / "features.json").write_text("{")
+    assert len(open_source("digits:1.0.0", "train", str(folder))) == 1501
 
 
 @pytest.mark.parametrize("length", [0, 100_000, -1, None])
