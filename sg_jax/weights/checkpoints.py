@@ -258,7 +258,7 @@ def _check_shapes(
     It also raises if the parts in `numbers` hold arrays, which would be loaded whatever their size.
     """
     with _reading(folder, verified):
-        stored = ocp.checkpointables_metadata(folder).metadata
+        stored = {part: ocp.metadata(folder, part).metadata for part in [*wanted, *numbers]}
         shapes_of = {
             part: {name: tuple(leaf.shape) for name, leaf in stored[part].items()}
             for part in wanted
