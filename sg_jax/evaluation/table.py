@@ -3,7 +3,8 @@
 `evaluate` and `sweep` write it, and skip what is in it; `compare` reads it. Columns are read by
 name: those of the setting, those of the conditions under which it was measured, and one per metric.
 A setting or condition without a column has its default, a metric without one was not measured, and
-columns with unknown names stay in the file. A row is valid for the weights of its checkpoint, so
+columns with unknown names stay in the file. The column `check` is a checksum of those to its left,
+so no other figure passes for a measured one. A row is valid for the weights of its checkpoint, so
 delete the file after you train again from the start.
 """
 
@@ -12,9 +13,10 @@ import contextlib
 import csv
 import dataclasses
 import io
+import itertools
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -27,6 +29,7 @@ from sg_jax.runs import arrays, files
 from sg_jax.runs.progress import log
 
 NAME = "scores.csv"
+CHECK = "check"  # the column of checksums
 LONGEST = 10_000  # characters of a value that is parsed
 # What a line of another kind may raise; some of it from within Python's parser.
 NOT_A_ROW = (
@@ -175,23 +178,36 @@ def write(workdir: str | os.PathLike, table: Table) -> epath.Path:
     for _, row in _rows(path, _text(path)):
         with contextlib.suppress(*NOT_A_ROW):  # a line that is not a row is dropped
             key, _ = _parse(row)
-            others = {n: t for n, t in row.items() if n not in {*SETTING, *CONDITIONS, *_numbers()}}
+            others = {n: t for n, t in row.items() if n not in _known()}
             unknown[key] = unknown.get(key, {}) | others
     names = dict.fromkeys(name for others in unknown.values() for name in others)
     buffer = io.StringIO()
-    header = [*SETTING, *CONDITIONS, *_numbers(), *names]
+    header = [*_known(), *names]
     writer = csv.DictWriter(buffer, header, restval="", lineterminator="\n")
     writer.writeheader()
     for key, scores in table.items():
         setting = {name: getattr(key.guidance, name) for name in SETTING}
         conditions = {name: getattr(key, name) for name in CONDITIONS}
         numbers = {name: scores.get(name) for name in _numbers()}  # None is written as ""
-        writer.writerow({**unknown.get(key, {}), **setting, **conditions, **numbers})
+        cells: dict[str, Any] = {**setting, **conditions, **numbers}
+        writer.writerow({**cells, CHECK: _checksum(cells), **unknown.get(key, {})})
     return files.write_atomically(path, buffer.getvalue().encode())
 
 
 def _numbers() -> list[str]:
     return [name for name in METRICS if name not in CONDITIONS]
+
+
+def _known() -> dict[str, None]:
+    """Return the columns of this version, in order."""
+    return dict.fromkeys([*SETTING, *CONDITIONS, *_numbers(), CHECK])
+
+
+def _checksum(row: Mapping[str, Any]) -> str:
+    """Return eight hex digits that depend on the columns and cells before `CHECK`."""
+    before = itertools.takewhile(lambda name: name != CHECK, row)
+    cells = [(name, "" if row[name] is None else str(row[name])) for name in before]
+    return f"{zlib.crc32(repr(cells).encode()):08x}"
 
 
 def _text(path: epath.Path) -> str:
@@ -226,6 +242,8 @@ def _parse(row: dict[str, str]) -> tuple[Key, Scores]:
     """Return the key of a row, made canonical, and the scores."""
     if not row:
         raise ValueError("it has more or fewer cells than the header")
+    if row.get(CHECK) and row[CHECK] != _checksum(row):
+        raise ValueError(f"it was changed after {CHECK} was written (if by you, empty that cell)")
     setting = {name: _value(row[name], SETTING[name]) for name in SETTING if name in row}
     conditions = {name: _value(row[name], CONDITIONS[name]) for name in CONDITIONS if name in row}
     for name, value in conditions.items():

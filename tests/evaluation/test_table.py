@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import functools
+import pathlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -74,6 +75,24 @@ def test_a_row_by_someone_else_is_named_with_the_remedy(tmp_path, cell, text):
     with pytest.raises(UserError):
         table.add(tmp_path, {KEY: MEASURED})
     assert path.read_bytes() == content
+
+
+def test_a_figure_that_was_not_measured_is_named(tmp_path):
+    path = table.write(tmp_path, {KEY: MEASURED})
+    head, row = path.read_text().splitlines()
+    names, cells = head.split(","), next(csv.reader([row]))
+    for i in range(names.index("check")):
+        for changed in ([*cells[:i], cells[i] + "1", *cells[i + 1 :]], cells):
+            others = names if changed is not cells else [*names[:i], "other", *names[i + 1 :]]
+            with pathlib.Path(path).open("w", newline="") as file:
+                csv.writer(file).writerows([others, changed])
+            with pytest.raises(UserError, match=r"scores\.csv, line 2 is not a row of scores"):
+                table.read(tmp_path)
+    cells[names.index("recall")] = "0.875"
+    cells[names.index("check")] = ""  # by someone who means it
+    with pathlib.Path(path).open("w", newline="") as file:
+        csv.writer(file).writerows([names, cells])
+    assert table.read(tmp_path) == {KEY: {**MEASURED, "recall": 0.875}}
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\n", b"steps\n" + b"x" * 200_000 + b"\n"])
@@ -156,7 +175,7 @@ def test_columns_are_read_by_name(tmp_path):
     path = tmp_path / "scores.csv"
     cells = list(csv.DictReader(path.open()))
     turned = {name: cells[0][name] for name in reversed(cells[0])}
-    for gone in ("recall", "gamma_weak", "interval", "seed"):
+    for gone in ("recall", "gamma_weak", "interval", "seed", "check"):
         del turned[gone]
     path.write_text(
         "".join(f"{','.join(map(_quoted, line))}\n" for line in (turned, turned.values()))
@@ -174,7 +193,7 @@ def _quoted(cell):
 def test_columns_of_no_known_name_stay_in_the_file(tmp_path):
     path = table.write(tmp_path, {KEY: MEASURED})
     head, row = path.read_text().splitlines()
-    path.write_text(f"kid,{head},note\n0.125,{row},by hand\n")
+    path.write_text(f"{head},kid,note\n{row},0.125,by hand\n")
     rows = table.read(tmp_path)
     assert rows == {KEY: MEASURED}
     other = dataclasses.replace(KEY, seed=1)

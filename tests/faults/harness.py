@@ -41,8 +41,8 @@ TINY = (
 )  # fmt: skip
 NO_PICTURES = ("--config.train.sample_every=0",)
 TRAIN_ONLY = (*NO_PICTURES, "--config.train.then=()")
-# What a clock wrote, and so differs between two equal runs.
-CLOCK = ("steps_per_second", "images_per_second", "tflops_per_second")
+# What a clock wrote, or depends on that, and so differs between two equal runs.
+CLOCK = ("steps_per_second", "images_per_second", "tflops_per_second", "check")
 PATIENCE = 600  # seconds that a tiny command may take on a busy machine
 
 
