@@ -140,7 +140,7 @@ def differing(workdir, file: str, before: dict, want: dict) -> list[str]:
         found, want = (
             {k: v for k, v in d.items() if not k.startswith(f"{LATEST}/")} for d in (found, want)
         )
-    elif path.exists() and path.read_bytes() == before.get(file):
+    elif (path.read_bytes() if path.exists() else None) == before.get(file):
         found, want = (
             {k: v for k, v in d.items() if k.split(",")[0] != file} for d in (found, want)
         )
