@@ -146,9 +146,9 @@ def check_data(
     if differs:
         raise UserError(
             f"config.data.name={config.data.name!r} in config.data.data_dir="
-            f"{config.data.data_dir!r} is not the data that the run in --workdir={workdir} was "
-            f"trained with: {differs}. Set config.data.data_dir to that data, or give another "
-            "workdir."
+            f"{config.data.data_dir!r} is not the data that the run was trained with, by "
+            f"{files.path(workdir) / NAME}: {differs}. Set config.data.data_dir to that data, or "
+            "give another --workdir."
         )
 
 
@@ -184,8 +184,9 @@ def check_same(config: ConfigDict, workdir: str, when: str) -> None:
             continue
         if now[path] != before[path]:
             raise UserError(
-                f"config.{path}={now[path]!r} differs from the {before[path]!r} that the run in "
-                f"--workdir={workdir} was trained with: set it back, or give another workdir."
+                f"config.{path}={now[path]!r} differs from the {before[path]!r} that the run was "
+                f"trained with, by {files.path(workdir) / NAME}: set it back, or give another "
+                "--workdir."
             )
 
 
