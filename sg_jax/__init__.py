@@ -23,12 +23,22 @@ if TYPE_CHECKING:
     from sg_jax.method.guidance import Guidance
     from sg_jax.method.presets import PRESETS
     from sg_jax.method.sampler import Sampler
-    from sg_jax.programs.sampling import sample
+    from sg_jax.programs.sampling import sample, sample_batches
     from sg_jax.weights import convert
     from sg_jax.weights.checkpoints import load
 
 __version__ = "0.1.0"
-__all__ = ["PRESETS", "Guidance", "Sampler", "UserError", "convert", "load", "sample", "settings"]
+__all__ = [
+    "PRESETS",
+    "Guidance",
+    "Sampler",
+    "UserError",
+    "convert",
+    "load",
+    "sample",
+    "sample_batches",
+    "settings",
+]
 
 _HOME = {
     "PRESETS": "method.presets",
@@ -38,6 +48,7 @@ _HOME = {
     "convert": "weights.convert",
     "load": "weights.checkpoints",
     "sample": "programs.sampling",
+    "sample_batches": "programs.sampling",
     "settings": "config.record",
 }
 

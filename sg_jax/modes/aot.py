@@ -21,7 +21,7 @@ from sg_jax.costs.chips import devices_of
 from sg_jax.method import guidance as guidance_lib
 from sg_jax.modes.base import Job, Mode, Option, register
 from sg_jax.parallel import sharding
-from sg_jax.programs.sampling import image_keys, integrate
+from sg_jax.programs.integration import image_keys, integrate
 from sg_jax.programs.training import abstract_state
 from sg_jax.runs.files import absolute, check_writable, write_atomically
 from sg_jax.runs.progress import log

@@ -18,7 +18,7 @@ from sg_jax.models.backbone import Backbone
 from sg_jax.modes.base import Job, Mode, register
 from sg_jax.parallel import processes
 from sg_jax.parallel.sharding import batch_sharding, check_batch
-from sg_jax.programs.sampling import image_keys, integrate, spread
+from sg_jax.programs.integration import image_keys, integrate, spread
 from sg_jax.programs.training import init_state
 from sg_jax.runs import files
 from sg_jax.runs.progress import Progress, clock, log

@@ -1,9 +1,8 @@
-"""Draw images from a trained network into a picture and an .npz file; latents only into the latter.
+"""Draw images from a trained network into PNG files, a picture of them and an .npz file.
 
-The drawing itself is `programs.sampling.sample`, which the package exposes as `sg_jax.sample`.
+Latents go only into the latter. The drawing itself is `sg_jax.sample_batches`.
 """
 
-import io
 import zlib
 from typing import Any
 
@@ -12,10 +11,10 @@ from etils import epath
 
 from sg_jax.config.experiment import Experiment
 from sg_jax.data.sources import Source
-from sg_jax.evaluation import measure, pictures, table
+from sg_jax.evaluation import drawings, measure, table
 from sg_jax.modes.base import Job, Mode, register, weak_paths
 from sg_jax.parallel import processes
-from sg_jax.programs.sampling import sample
+from sg_jax.programs.sampling import sample_batches
 from sg_jax.runs import files
 from sg_jax.runs.progress import Progress, Spent, log
 from sg_jax.weights import checkpoints
@@ -25,9 +24,10 @@ def draw(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
     """Draw `config.sample.count` images with `config.sample.guidance`.
 
     Labels repeat `config.sample.labels`, or go through the classes in turn. Writes samples/NAME.npz
-    ("images" uint8 [B, H, W, C], "labels" [B], and "about": how they were drawn) and
-    samples/NAME.png; for latents only the former, with the network's "latents" in float32. NAME is
-    that of `name_of`, so that other images are not replaced.
+    ("images" uint8 [B, H, W, C], "labels" [B], and "about": how they were drawn), samples/NAME.png
+    and the folder samples/NAME; for latents only the first, with the network's "latents" in
+    float32. NAME is that of `name_of`, so that other images are not replaced. No more than a batch
+    of images is in memory.
 
     Returns:
       The path of the picture, or of the latents.
@@ -45,15 +45,6 @@ def draw(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
         weak_model = checkpoints.load_weak(guidance, workdir, **how)
     log(f"Draw {config.count} images: {config.guidance} ({guidance.describe()}).")
     progress = Progress(0, config.count, 1, unit="image")
-    images = sample(
-        model,
-        labels,
-        guidance,
-        **experiment.sampling,
-        weak_model=weak_model,
-        progress=progress.update,
-        pixels=not source.latents,
-    )
     key = table.Key(
         guidance=guidance,
         sampler=table.words(experiment.sampler),
@@ -62,21 +53,38 @@ def draw(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
         seed=experiment.config.seed,
         checkpoint=step,
     )
-    path = files.path(workdir) / "samples" / f"{name_of(config.guidance, key, labels)}.npz"
+    about = f"{config.guidance}: {guidance.describe()}, {key.sampler}, {key.steps} steps"
+    about += f", seed {key.seed}, checkpoint {step}"
+    batches = sample_batches(
+        model,
+        labels,
+        guidance,
+        **experiment.sampling,
+        weak_model=weak_model,
+        progress=progress.update,
+        pixels=not source.latents,
+    )
+    name, folder = name_of(config.guidance, key, labels), files.path(workdir) / "samples"
+    written = folder / f"{name}{'.npz' if source.latents else '.png'}"
+    columns = min(len(cycle), 10, config.count)
     if processes.is_writer():
-        with spent.on("writing"):
-            buffer = io.BytesIO()
-            drawn: dict[str, Any] = {"latents" if source.latents else "images": images}
-            about = f"{config.guidance}: {guidance.describe()}, {key.sampler}, {key.steps} steps"
-            about += f", seed {key.seed}, checkpoint {step}"
-            np.savez_compressed(buffer, labels=labels, about=np.array(about), **drawn)
-            files.write_atomically(path, buffer.getvalue())
-            if not source.latents:
-                columns = min(len(cycle), 10, config.count)
-                _write_picture(images, columns, path.with_suffix(".png"))
+        shape = (model.image_size, model.image_size, model.channels)
+        first: list[np.ndarray] = []
+        with drawings.writing(folder, name, labels, about, shape, source.latents) as add:
+            for images in batches:
+                with spent.on("writing"):
+                    add(images)
+                if sum(map(len, first)) < drawings.SHOWN:
+                    first.append(images)
+        if not source.latents:
+            with spent.on("writing"):
+                drawings.save_grid(np.concatenate(first), columns, written)
         log(spent.report("drawing, with its compile"))
+    else:
+        for _ in batches:
+            pass
     processes.barrier("samples written")
-    return path if source.latents else path.with_suffix(".png")
+    return written
 
 
 def name_of(setting: str, key: table.Key, labels: np.ndarray) -> str:
@@ -92,13 +100,6 @@ def name_of(setting: str, key: table.Key, labels: np.ndarray) -> str:
     return f"{short}_w{omega}_{key.steps}steps_seed{key.seed}_{digest:08x}"
 
 
-def _write_picture(images: np.ndarray, columns: int, path: epath.Path) -> None:
-    """Write whole rows of images to `path`."""
-    rows = len(images) // columns
-    picture = pictures.grid(images[: rows * columns].reshape(rows, columns, *images.shape[1:]))
-    pictures.save_png(picture, path)
-
-
 def run(job: Job) -> list[epath.Path]:
     """Draw the images of a job."""
     assert job.source is not None
@@ -108,7 +109,7 @@ def run(job: Job) -> list[epath.Path]:
 MODE = register(
     Mode(
         "sample",
-        "draw images into a picture and an .npz file",
+        "draw images into PNG files, a picture and an .npz file",
         run,
         same="sampled",
         writes=("samples",),

@@ -1,9 +1,8 @@
-"""From conditions to images: noise, guidance and integrator in one compiled program."""
+"""From labels to images: check what is asked for, and draw it batch by batch."""
 
 import dataclasses
-import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,12 +14,12 @@ from sg_jax.data.images import to_uint8
 from sg_jax.errors import Settings, UserError, is_whole, plain, setting, shown
 from sg_jax.method import checks, presets
 from sg_jax.method import guidance as guidance_lib
-from sg_jax.method.guidance import Guidance, Plan
-from sg_jax.method.network import Condition
+from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs import memory
+from sg_jax.programs.integration import image_keys, integrate, spread
 
 MOST_STEPS = 100_000  # float32 spaces the times of so many steps to within a percent
 
@@ -42,71 +41,6 @@ class Numbers(Settings):
     seed: int = setting(0, "of the noise and the token ids", low=0, below=2**32)
     batch_size: int | None = setting(None, "most images per program call", rule=_batch)
     chunk: int = setting(-1, "tokens at once; 0: all, -1: the device's best number", low=-1)
-
-
-def image_keys(seed: int, first: int, count: int) -> jax.Array:
-    """Return the keys [count] of images first, first + 1, ..., which are the same in any batch."""
-    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    return fold(jax.random.key(seed), jnp.arange(first, first + count))
-
-
-@functools.partial(jax.jit, static_argnames=("plan", "sampler", "steps", "mesh", "chunk"))
-def integrate(
-    model: Backbone,
-    weak_model: Backbone | None,
-    condition: Condition,
-    keys: jax.Array,
-    scales: jax.Array,
-    *,
-    plan: Plan,
-    sampler: Sampler,
-    steps: int,
-    mesh: Mesh | None = None,
-    chunk: int = -1,
-) -> jax.Array:
-    """Return samples [B, H, W, C], float32: the whole run is one program.
-
-    Args:
-      model: the network.
-      weak_model: the network of the weak prediction if it is another one.
-      condition: the condition of each image.
-      keys: one per image [B], the only source of its randomness.
-      scales: omega at each step [steps].
-      plan: the static part of the guidance; see `guidance.plan`.
-      sampler: the integrator.
-      steps: number of sampling steps.
-      mesh: the mesh of the arrays; None for one device.
-      chunk: see `sample`.
-    """
-    model = model.in_chunks(chunk)
-    weak_model = None if weak_model is None else weak_model.in_chunks(chunk)
-    with sharding.on(mesh):
-        return _integrate(model, weak_model, condition, keys, scales, plan, sampler, steps)
-
-
-def _integrate(model, weak_model, condition, keys, scales, plan, sampler, steps):
-    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-    shape = (model.image_size, model.image_size, model.channels)
-
-    def normal(keys):
-        return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
-
-    times = sampler.times(steps)
-    x = sampler.start(normal(fold(keys, 0)), times)
-    token_keys, noise_keys = fold(keys, 1), fold(keys, 2)
-    for stretch in plan.stretches:
-        velocity = guidance_lib.guided_velocity(
-            model, weak_model, stretch, plan, condition, token_keys, scales, sampler.evaluations
-        )
-        x = sampler.integrate(
-            velocity,
-            lambda n: normal(fold(noise_keys, n)),
-            x,
-            times[stretch.first : stretch.stop + 1],
-            first=stretch.first * sampler.evaluations,
-            steps=steps,
-        )
-    return x
 
 
 def sample(
@@ -155,6 +89,55 @@ def sample(
         predictions, or there is too little memory (raised before anything is drawn); or samples
         are not finite.
     """
+    options = dict(
+        steps=steps, seed=seed, batch_size=batch_size, chunk=chunk, mesh=mesh, progress=progress,
+        sampler=sampler, weak_model=weak_model, pixels=pixels,
+    )  # fmt: skip
+    count, batches = _prepare(model, labels, guidance, **options, collected=True)
+    shape = (count, model.image_size, model.image_size, model.channels)
+    images = np.zeros(shape, np.uint8 if pixels else np.float32)
+    first = 0
+    for part in batches:
+        images[first : first + len(part)] = part
+        first += len(part)
+    return images
+
+
+def sample_batches(
+    model: Backbone,
+    labels: Sequence[int] | np.ndarray,
+    guidance: str | Guidance = "unguided",
+    **options: Any,
+) -> Iterator[np.ndarray]:
+    """Draw the images of `sample` and yield those of each batch, so memory for all is not needed.
+
+    Args:
+      model, labels, guidance, options: see `sample`, which also says what is raised. It is raised
+        here, before the first batch is asked for.
+
+    Returns:
+      An iterator over arrays [b, H, W, C] of at most `batch_size` images each.
+    """
+    return _prepare(model, labels, guidance, **options, collected=False)[1]
+
+
+def _prepare(
+    model: Any,
+    labels: Any,
+    guidance: Any,
+    steps: Any = 40,
+    seed: Any = 0,
+    batch_size: Any = None,
+    chunk: Any = -1,
+    mesh: Any = None,
+    progress: Any = None,
+    sampler: Any = "euler",
+    weak_model: Any = None,
+    pixels: Any = True,
+    *,
+    collected: bool,
+) -> tuple[int, Iterator[np.ndarray]]:
+    """Check the arguments of `sample`; return the number of images and what draws them."""
     numbers = Numbers(steps, seed, batch_size, chunk)
     steps, seed, batch_size, chunk = dataclasses.astuple(numbers)
     named = getattr(model, "named", presets.Named()).settings
@@ -175,7 +158,12 @@ def sample(
     at_once = min(batch_size or count, count)
     what = f"Drawing {count} images, {at_once} at once,"
     remedy = "draw fewer images in one call, or give a smaller batch_size"
-    memory.check(what, memory.sampling(networks, at_once, count, pixels, place), place, remedy)
+    memory.check(
+        what,
+        memory.sampling(networks, at_once, count if collected else 0, pixels, place),
+        place,
+        remedy,
+    )
     conditions = model.conditioning.check(labels)
     plan, scales = guidance_lib.plan(guidance, sampler, steps)
     if plan.two_networks and weak_model is None:
@@ -186,39 +174,40 @@ def sample(
             f"it as weak_model, such as sg_jax.load(workdir, step={step})."
         )
     weak_model = weak_model if plan.two_networks else None
-    batch_size = max(1, min(batch_size or len(conditions), len(conditions)))
-    if mesh is not None:
-        parts = sharding.batch_devices(mesh)
-        batch_size = -(-batch_size // parts) * parts
-        model, weak_model = (  # this moves nothing if they are there already
-            jax.device_put(m, sharding.infer(m, mesh)) for m in (model, weak_model)
-        )
-    shape = (len(conditions), model.image_size, model.image_size, model.channels)
-    images = np.zeros(shape, np.uint8 if pixels else np.float32)
-    for first in range(0, len(conditions), batch_size):
-        part = conditions[first : first + batch_size]
-        padded = np.zeros((batch_size, *part.shape[1:]), part.dtype)
-        padded[: len(part)] = part
-        keys = image_keys(seed, first, batch_size)
+
+    def draw() -> Iterator[np.ndarray]:
+        on_mesh, weak_on_mesh = model, weak_model
+        size = max(1, min(batch_size or len(conditions), len(conditions)))
         if mesh is not None:
-            padded, keys = spread(padded, keys, mesh)
-        arguments = (model, weak_model, jnp.asarray(padded), keys, scales)
-        static = dict(plan=plan, sampler=sampler, steps=steps, mesh=mesh, chunk=chunk)
-        if first == 0:  # what is compiled here is what runs below
-            program = integrate.lower(*arguments, **static).compile()
-            memory.check_program(what, program, place, remedy)
-        x = integrate(*arguments, **static)
-        drawn = processes.to_host(x)[: len(part)]
-        if broken := int(np.sum(~np.isfinite(drawn).all(axis=(1, 2, 3)))):
-            raise UserError(
-                f"{broken} of {len(part)} samples contain NaN or infinity ({guidance.describe()}, "
-                f"{sampler.name}, {steps} steps): lower the scale, or use more steps. If it also "
-                "happens without guidance, the weights are broken."
+            parts = sharding.batch_devices(mesh)
+            size = -(-size // parts) * parts
+            on_mesh, weak_on_mesh = (  # this moves nothing if they are there already
+                jax.device_put(m, sharding.infer(m, mesh)) for m in (model, weak_model)
             )
-        images[first : first + len(part)] = to_uint8(drawn) if pixels else drawn
-        if progress:
-            progress(first + len(part))
-    return images
+        static = dict(plan=plan, sampler=sampler, steps=steps, mesh=mesh, chunk=chunk)
+        for first in range(0, len(conditions), size):
+            part = conditions[first : first + size]
+            padded = np.zeros((size, *part.shape[1:]), part.dtype)
+            padded[: len(part)] = part
+            keys = image_keys(seed, first, size)
+            if mesh is not None:
+                padded, keys = spread(padded, keys, mesh)
+            arguments = (on_mesh, weak_on_mesh, jnp.asarray(padded), keys, scales)
+            if first == 0:  # what is compiled here is what runs below
+                program = integrate.lower(*arguments, **static).compile()
+                memory.check_program(what, program, place, remedy)
+            drawn = processes.to_host(integrate(*arguments, **static))[: len(part)]
+            if broken := int(np.sum(~np.isfinite(drawn).all(axis=(1, 2, 3)))):
+                raise UserError(
+                    f"{broken} of {len(part)} samples contain NaN or infinity "
+                    f"({guidance.describe()}, {sampler.name}, {steps} steps): lower the scale, or "
+                    "use more steps. If it also happens without guidance, the weights are broken."
+                )
+            yield to_uint8(drawn) if pixels else drawn
+            if progress:
+                progress(first + len(part))
+
+    return len(conditions), draw()
 
 
 def _sampler(sampler: Any) -> Sampler:
@@ -254,10 +243,3 @@ def _check_objects(model: Any, weak_model: Any, mesh: Any, progress: Any, pixels
         raise UserError(f"progress={shown(progress)} must be a function of one number, or None.")
     if not isinstance(pixels, bool):
         raise UserError(f"pixels={shown(pixels)} must be True or False.")
-
-
-def spread(condition: Condition, keys: jax.Array, mesh: Mesh) -> tuple[Condition, jax.Array]:
-    """Split conditions and keys [B], equal in all processes, over the batch axes of a mesh."""
-    data = condition, jax.random.key_data(keys)  # a key array itself cannot leave its process
-    condition, data = jax.device_put(data, sharding.batch_sharding(mesh))
-    return condition, jax.random.wrap_key_data(data)

@@ -3,9 +3,12 @@
 import contextlib
 import os
 import pathlib
+import shutil
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
+from typing import IO
 
 import fsspec
 from etils import epath
@@ -121,10 +124,22 @@ def write_atomically(name: str | os.PathLike, content: bytes) -> epath.Path:
     Returns:
       `name` as a path.
     """
+    with writing(name) as file:
+        file.write(content)
+    return path(name)
+
+
+@contextlib.contextmanager
+def writing(name: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """Yield a file for the parts of a large content; `write_atomically` says what becomes of it."""
     target = path(name)
     if is_remote(target):  # an object appears only when it is complete, and needs no folder
-        target.write_bytes(content)
-        return target
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.seek(0)
+            with target.open("wb") as remote:
+                shutil.copyfileobj(file, remote)
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because a rename is atomic only within one file system. Not tempfile: only
     # the owner can read its files, and reports are shared.
@@ -132,13 +147,12 @@ def write_atomically(name: str | os.PathLike, content: bytes) -> epath.Path:
     try:
         with open(partial, "xb") as file:
             _lock(file)  # which shows `tidy` that somebody is writing
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())  # or a machine that stops may leave an empty file
             os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
-    return target
 
 
 def tidy(folder: str | os.PathLike) -> None:

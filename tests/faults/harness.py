@@ -316,7 +316,7 @@ def results(workdir: pathlib.Path) -> dict[str, Any]:
                     found |= {f"{name}, {key}": file[key] for key in file.files}
             elif path.suffix == ".npy":
                 found[name] = np.load(path)
-            elif path.suffix == ".png" and path.parent.name == "samples":
+            elif path.suffix == ".png" and "samples" in path.relative_to(workdir).parts:
                 found[name] = path.read_bytes()
             elif path.name in ("scores.csv", "report.json"):
                 found[name] = _rows(path)

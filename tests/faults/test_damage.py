@@ -40,7 +40,7 @@ COMMANDS = {
 # What a command adds to or writes anew, also if it ends with an error later.
 REWRITTEN = (
     r"config\.json|metrics\.jsonl|loss\.png|report\..*|guidance\.png|scores\.csv|samples/[^/]*"
-    r"|classifier\.npz|real\.npz|tensorboard/.*"
+    r"|samples/.*\.png|classifier\.npz|real\.npz|tensorboard/.*"
 )
 
 
@@ -80,8 +80,9 @@ def expected(lab, once, half):
 
 
 def files_of(workdir: pathlib.Path) -> list[str]:
-    """Return the files of a run: of checkpoints, all those of the latest."""
+    """Return the files of a run: of checkpoints, those of the latest; of many images, the first."""
     names = sorted(str(p.relative_to(workdir)) for p in workdir.rglob("*") if p.is_file())
+    names = [n for n in names if not re.search(r"/0000(?!00)\d\d\.png$", n)]
     latest = f"checkpoints/{saved(workdir)[-1]}/"
     return [n for n in names if n.startswith(latest) or not n.startswith("checkpoints/")]
 

@@ -10,7 +10,7 @@ from sg_jax.errors import UserError
 from sg_jax.method import presets
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.presets import Named
-from sg_jax.programs import sampling
+from sg_jax.programs import integration, sampling
 
 
 @pytest.fixture
@@ -26,10 +26,10 @@ def test_a_name_is_that_of_the_networks_run(small, own):
         return sampling.sample(network, [0, 1], guidance, steps=2, pixels=False)
 
     expected = draw(small, Guidance(1.5, 0.0, 0.5))
-    compiled = sampling.integrate._cache_size()
+    compiled = integration.integrate._cache_size()
     np.testing.assert_array_equal(draw(own, "sg"), expected)
     assert np.abs(draw(own, "mine") - expected).max() > 0
-    assert sampling.integrate._cache_size() == compiled  # settings are no part of a program
+    assert integration.integrate._cache_size() == compiled  # settings are no part of a program
     with pytest.raises(UserError, match=r"guidance='cfg' must be .*: sg, mine\."):
         draw(own, "cfg")
     with pytest.raises(UserError, match=r"guidance='mine' must be .*: unguided, cfg,"):

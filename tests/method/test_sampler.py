@@ -12,7 +12,8 @@ from sg_jax.method import guidance as guidance_lib
 from sg_jax.method import sampler, stochastic
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import SAMPLERS, Integrator, Sampler
-from sg_jax.programs.sampling import image_keys, integrate, sample
+from sg_jax.programs.integration import image_keys, integrate
+from sg_jax.programs.sampling import sample
 
 Z = jnp.array([1.0, -2.0])
 

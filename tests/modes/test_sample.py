@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sg_jax.config.sections import Sample
 from sg_jax.evaluation.table import Key
@@ -66,8 +67,8 @@ def draw(tmp_path, zero, mesh_of, monkeypatch):
 
 def test_another_scale_or_seed_replaces_nothing(draw, tmp_path):
     written = [draw(2.0, 0), draw(3.0, 0), draw(2.0, 1)]
-    files = {path: path.read_bytes() for path in (tmp_path / "samples").iterdir()}
-    assert len(set(written)) == 3 and len(files) == 6
+    assert len(set(written)) == 3 and len(list((tmp_path / "samples").iterdir())) == 9
+    files = everything(tmp_path)
     with np.load(written[2].with_suffix(".npz")) as drawn:
         assert drawn["images"].shape == (4, 8, 8, 3)
         np.testing.assert_array_equal(drawn["labels"], np.arange(4))
@@ -75,6 +76,12 @@ def test_another_scale_or_seed_replaces_nothing(draw, tmp_path):
         assert str(drawn["about"]) == about
         images = drawn["images"]
     assert draw(2.0, 1) == written[2]  # the same again
-    with np.load(written[2].with_suffix(".npz")) as drawn:
-        np.testing.assert_array_equal(drawn["images"], images)
-    assert set((tmp_path / "samples").iterdir()) == set(files)
+    assert everything(tmp_path) == files
+    for image, path in zip(images, sorted(written[2].with_suffix("").iterdir()), strict=True):
+        with Image.open(path) as png:
+            np.testing.assert_array_equal(np.asarray(png), image)
+    assert [path.name for path in sorted(written[2].with_suffix("").iterdir())][-1] == "000003.png"
+
+
+def everything(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -13,7 +13,7 @@ from sg_jax.evaluation.real import View
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
 from sg_jax.modes import sweep
-from sg_jax.programs import sampling
+from sg_jax.programs import integration, sampling
 from sg_jax.weights import checkpoints
 
 GRID = dict(
@@ -71,12 +71,12 @@ def sweep_of(workdir, tiny, mesh_of, monkeypatch):
 
 @pytest.mark.slow
 def test_a_sweep_is_drawn_compiled_and_kept_once(sweep_of, workdir):
-    before = sampling.integrate._cache_size()
+    before = integration.integrate._cache_size()
     paths, drawn = sweep_of()
     # 2 x 2 x 2 cells; (0.25, 0.25) guides nowhere, so both its scales are one drawing.
     assert len(drawn) == 7
     # Pairs (0, .25), (0, .75), (.25, .25), (.25, .75).
-    assert sampling.integrate._cache_size() == before + 4
+    assert integration.integrate._cache_size() == before + 4
     assert [p.name for p in paths] == [
         "scores.csv", "sweep_frechet.png", "sweep_precision.png", "sweep_recall.png",
         "sweep_accuracy.png", "sweep_cost.png",

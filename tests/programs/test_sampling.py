@@ -16,7 +16,8 @@ from sg_jax.method.presets import PRESETS
 from sg_jax.method.sampler import Sampler
 from sg_jax.parallel import sharding
 from sg_jax.programs import sampling
-from sg_jax.programs.sampling import image_keys, integrate, sample
+from sg_jax.programs.integration import image_keys, integrate
+from sg_jax.programs.sampling import sample, sample_batches
 
 SG = Guidance(scale=1.5, gamma_strong=0.25, gamma_weak=0.75)
 CFG = Guidance(scale=1.5, weak_label="null")
@@ -291,3 +292,12 @@ def test_a_network_that_predicts_noise_is_refused(make_small):
 
 def test_no_labels_are_no_images(zero):
     assert sample(zero, []).shape == (0, 8, 8, 3)
+
+
+def test_batches_are_the_images_of_one_call(small):
+    how = dict(guidance=Guidance(1.5, 0.0, 0.5), steps=2)
+    parts = list(sample_batches(small, [0, 4, 2, 1, 3], batch_size=2, **how))
+    assert [len(part) for part in parts] == [2, 2, 1]
+    np.testing.assert_array_equal(np.concatenate(parts), sample(small, [0, 4, 2, 1, 3], **how))
+    with pytest.raises(UserError, match="steps"):
+        sample_batches(small, [0], steps=0)  # at once, not with the first batch

@@ -16,7 +16,7 @@ from sg_jax.method import guidance as guidance_lib
 from sg_jax.method.sampler import Sampler
 from sg_jax.models import sizes
 from sg_jax.parallel import sharding
-from sg_jax.programs import sampling
+from sg_jax.programs import integration
 from sg_jax.programs.training import abstract_state, start_state
 from sg_jax.weights import convert
 
@@ -86,7 +86,7 @@ class Ours:
         model = jax.device_put(self.model, sharding.infer(self.model, made.mesh))
         labels = np.random.default_rng(0).integers(0, 1000, batch, np.int32)
         labels, keys = jax.device_put(
-            (labels, sampling.image_keys(0, 0, batch)), sharding.batch_sharding(made.mesh)
+            (labels, integration.image_keys(0, 0, batch)), sharding.batch_sharding(made.mesh)
         )
 
         def program(name, setting):
@@ -95,7 +95,7 @@ class Ours:
             cost = batch * flops.sampling_step(made.model, guidance, full=True)
 
             def make():
-                run = sampling.integrate.lower(
+                run = integration.integrate.lower(
                     model, None, labels, keys, scales,
                     plan=plan, sampler=Sampler(), steps=steps, mesh=made.mesh,
                 ).compile()  # fmt: skip

@@ -1,0 +1,99 @@
+"""Write the images of a drawing as they come, so that only one batch of them is in memory.
+
+    samples/NAME/000000.png, 000001.png, ...   each image
+    samples/NAME.npz                           all of them, with their labels
+    samples/NAME.png                           the first ones side by side
+
+Of latents there is the .npz file alone. It is complete after the images, and the picture comes
+last: a folder without them is of a drawing that was interrupted.
+"""
+
+import contextlib
+import io
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from etils import epath
+
+from sg_jax.evaluation import pictures
+from sg_jax.runs import files
+
+SHOWN = 400  # most images of a picture
+THREADS = 8  # that encode and write images
+
+
+@contextlib.contextmanager
+def writing(
+    folder: str | os.PathLike,
+    name: str,
+    labels: np.ndarray,
+    about: str,
+    shape: tuple[int, int, int],
+    latents: bool = False,
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield the function that writes the next images, uint8 [b, H, W, C], or latents, float32.
+
+    All of them must be given before the end; the .npz file is only then there.
+
+    Args:
+      folder: where to write.
+      name: of the files.
+      labels: of all images [B].
+      about: in words, how they were drawn.
+      shape: H, W and C.
+      latents: whether these are latents.
+    """
+    place = files.path(folder)
+    kind, dtype = ("latents", np.float32) if latents else ("images", np.uint8)
+    done = 0
+
+    def add(images: np.ndarray) -> None:
+        nonlocal done
+        array.write(np.ascontiguousarray(images, dtype).tobytes())
+        if not latents:
+            names = [place / name / f"{done + i:06d}.png" for i in range(len(images))]
+            list(pool.map(_write_png, images, names))  # which raises what went wrong
+        done += len(images)
+
+    with (
+        ThreadPoolExecutor(THREADS, "pictures") as pool,
+        files.writing(place / f"{name}.npz") as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for member, value in dict(labels=labels, about=np.array(about)).items():
+            with archive.open(_member(member), "w") as array:
+                np.lib.format.write_array(array, value, allow_pickle=False)
+        with archive.open(_member(kind), "w", force_zip64=True) as array:
+            header = dict(
+                descr=np.lib.format.dtype_to_descr(np.dtype(dtype)),
+                fortran_order=False,
+                shape=(len(labels), *shape),
+            )
+            np.lib.format.write_array_header_1_0(array, header)
+            yield add
+        assert done == len(labels), f"{done} of {len(labels)} images"
+
+
+def save_grid(images: np.ndarray, columns: int, path: str | os.PathLike) -> epath.Path:
+    """Write whole rows of the first images [B, H, W, C] side by side; return the path."""
+    rows = max(1, min(len(images), SHOWN) // columns)
+    shown = images[: rows * columns].reshape(rows, columns, *images.shape[1:])
+    return pictures.save_png(pictures.grid(shown), path)
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    """Return the description of an array, whose bytes do not depend on the time."""
+    member = zipfile.ZipInfo(f"{name}.npy")
+    member.compress_type = zipfile.ZIP_DEFLATED
+    return member
+
+
+def _write_png(image: np.ndarray, path: epath.Path) -> None:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, format="PNG")
+    files.write_atomically(path, buffer.getvalue())
