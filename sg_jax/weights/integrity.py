@@ -3,8 +3,8 @@
     workdir/checkpoints/STEP/sha256.json  {"model/d/0e2f...": "9f86d0...", ...}
 
 The library behind our checkpoints checks its indices, but not the numbers of the arrays. The file
-is written after the checkpoint is complete. In a bucket there is none, because the bucket itself
-checks every object that it stores and sends.
+is written after the checkpoint is complete; after a kill between the two, when the run continues.
+In a bucket there is none, because the bucket itself checks every object that it stores and sends.
 """
 
 import concurrent.futures
@@ -33,14 +33,22 @@ class Damaged(UserError):
 
 
 def seal(folder: epath.Path) -> None:
-    """Write the checksums of a complete checkpoint; do nothing in a bucket, or if it is gone."""
-    if files.is_remote(folder) or not folder.is_dir():
+    """Write the checksums of a complete checkpoint that has none; not in a bucket."""
+    if files.is_remote(folder) or not folder.is_dir() or (folder / NAME).exists():
         return
     try:
         sums = _sums(folder, list(_files(folder)))
         files.write_atomically(folder / NAME, json.dumps(sums, indent=0).encode())
     except FileNotFoundError:  # it was rotated out meanwhile
         return
+
+
+def is_complete(folder: epath.Path) -> bool:
+    """Return whether a checkpoint has checksums, and all files that they are of."""
+    try:
+        return all((folder / name).is_file() for name in json.loads((folder / NAME).read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def verify(folder: epath.Path, parts: Iterable[str]) -> bool:

@@ -29,6 +29,7 @@ class Saver:
     def __init__(self, workdir: str, every: int, keep: int, keep_period: int = 0):
         self.folder = checkpoints.checkpoint_dir(workdir)
         self._workdir, self._every = workdir, every
+        self._keep, self._keep_period = keep, keep_period
         preserve = ocp.training.preservation_policies
         self._kept = [preserve.LatestN(keep)]
         if keep_period:
@@ -72,6 +73,9 @@ class Saver:
                 damaged.append(error)
                 continue
             self._set_aside(step, damaged)
+            if processes.is_writer():
+                integrity.seal(self.folder / str(step))
+                self._finish_rotation(step)
             return found
         if damaged:
             raise UserError(
@@ -97,6 +101,17 @@ class Saver:
             log(str(error))
         processes.barrier("checkpoints read")
         checkpoints.set_aside(self._workdir, latest, "damaged")
+
+    def _finish_rotation(self, latest: int) -> None:
+        """Remove what is left of checkpoints that a killed run was removing."""
+        if files.is_remote(self.folder):
+            return
+        steps = [s for s in checkpoints.steps_of(self._workdir) if s <= latest]
+        for step in steps[: -self._keep]:
+            kept = self._keep_period and step % self._keep_period == 0
+            if not kept and not integrity.is_complete(self.folder / str(step)):
+                (self.folder / str(step)).rmtree(missing_ok=True)
+                log(f"Removed what was left of checkpoint {step}, which newer ones have replaced.")
 
     @property
     def _checkpointer(self) -> ocp.training.Checkpointer:

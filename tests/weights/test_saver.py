@@ -193,3 +193,34 @@ def test_what_a_killed_save_left_is_removed(run, mesh_of):
         assert saver.restore(abstract_state(make_model, TX, mesh_of(1, 1)))[1]["step"] == 8
         saver.save(states[4], 12, {})
     assert names(folder) == ["12", "4", "8"]
+
+
+def test_a_checkpoint_without_checksums_gets_them_when_the_run_continues(run, mesh_of):
+    """As after a kill between the two."""
+    folder, states = run
+    sums = folder / "checkpoints" / "8" / "sha256.json"
+    whole = json.loads(sums.read_text())
+    sums.unlink()
+    assert_equal(restored(folder, mesh_of)[0], states[8])
+    assert json.loads(sums.read_text()) == whole
+
+
+@pytest.mark.every(3)
+@pytest.mark.parametrize("gone", ["sha256.json", "model/manifest.ocdbt", "ema/_METADATA"])
+@pytest.mark.parametrize("keep, keep_period", [(1, 0), (1, 8), (2, 0), (1, 4)])
+def test_what_is_left_of_a_removed_checkpoint_is_removed(run, mesh_of, gone, keep, keep_period):
+    """As after a kill while it was removed: only if it was not to be kept."""
+    folder, states = run
+    (folder / "checkpoints" / "4" / gone).unlink()
+    abstract = abstract_state(make_model, TX, mesh_of(1, 1))
+    with Saver(str(folder), 4, keep, keep_period) as saver:
+        assert_equal(saver.restore(abstract)[0], states[8])
+    kept = keep == 2 or keep_period == 4
+    assert names(folder) == (["4", "8"] if kept else ["8"])
+
+
+def test_whole_checkpoints_are_not_removed_before_the_next_save(run, mesh_of):
+    folder, _ = run
+    with Saver(str(folder), every=4, keep=1) as saver:
+        saver.restore(abstract_state(make_model, TX, mesh_of(1, 1)))
+    assert names(folder) == ["4", "8"]
