@@ -103,15 +103,18 @@ class Saver:
         checkpoints.set_aside(self._workdir, latest, "damaged")
 
     def _finish_rotation(self, latest: int) -> None:
-        """Remove what is left of checkpoints that a killed run was removing."""
+        """Remove the checkpoint that a killed run was removing, or was about to remove.
+
+        Several whole ones may be there because more were to be kept before. They stay until a save.
+        """
         if files.is_remote(self.folder):
             return
-        steps = [s for s in checkpoints.steps_of(self._workdir) if s <= latest]
-        for step in steps[: -self._keep]:
-            kept = self._keep_period and step % self._keep_period == 0
-            if not kept and not integrity.is_complete(self.folder / str(step)):
+        steps = [s for s in checkpoints.steps_of(self._workdir) if s <= latest][: -self._keep]
+        steps = [s for s in steps if not self._keep_period or s % self._keep_period]
+        for step in steps:
+            if len(steps) == 1 or not integrity.is_complete(self.folder / str(step)):
                 (self.folder / str(step)).rmtree(missing_ok=True)
-                log(f"Removed what was left of checkpoint {step}, which newer ones have replaced.")
+                log(f"Removed checkpoint {step}, which newer ones have replaced.")
 
     @property
     def _checkpointer(self) -> ocp.training.Checkpointer:
