@@ -72,10 +72,10 @@ class Saver:
             except integrity.Damaged as error:
                 damaged.append(error)
                 continue
-            self._set_aside(step, damaged)
             if processes.is_writer():
                 integrity.seal(self.folder / str(step))
                 self._finish_rotation(step)
+            self._set_aside(step, damaged)
             return found
         if damaged:
             raise UserError(
