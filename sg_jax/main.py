@@ -183,6 +183,7 @@ if __name__ == "__main__":
     failures.quiet()
     try:
         main(sys.argv)
+        stops.finish()
     except UserError as error:
         other = "" if processes.is_writer() else f"Process {jax.process_index()}: "
         print(f"{other}Error: {error}", file=sys.stderr)

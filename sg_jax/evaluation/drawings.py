@@ -21,7 +21,7 @@ from etils import epath
 from sg_jax.evaluation import pictures
 from sg_jax.runs import files
 
-SHOWN = 400  # most images of a picture
+SHOWN = 200  # most images of a picture
 THREADS = 8  # that encode and write images
 
 

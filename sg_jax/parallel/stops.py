@@ -25,7 +25,7 @@ class Stopped(SystemExit):
 
 
 _deferring = 0  # how many blocks are `deferred`
-_told = False
+_told = 0  # the status of a command that has said that it is stopped
 
 
 def install() -> None:
@@ -96,6 +96,12 @@ def end(number: int) -> NoReturn:
     raise Stopped(128 + number)
 
 
+def finish() -> None:
+    """End a command that is done but was stopped: a library may have kept the exception."""
+    if _told:
+        leave(_told)
+
+
 def leave(status: int) -> NoReturn:
     """End the process after cleaning up: Python's own end crashes if jax still computes."""
     for stream in (sys.stdout, sys.stderr):
@@ -135,7 +141,7 @@ def _end_now(number: int) -> None:
 def _tell(number: int) -> None:
     global _told
     if not _told:
-        _told = True
+        _told = 128 + number
         name = signal.Signals(number).name
         _write(f"Stopped by {name}. What was complete is kept; repeat the command for the rest.")
 

@@ -68,6 +68,12 @@ def test_a_signal_ends_the_command(ended, code, number):
     assert line.startswith(f"Stopped by {number.name}.")
 
 
+def test_a_command_is_not_done_because_a_library_kept_the_exception(ended):
+    code = "stops.GRACE = 10\ntry:\n ready(); time.sleep(60)\nexcept BaseException:\n pass\n"
+    assert ended(f"{code}stops.finish()", TERM)[0] == 143
+    assert ended("ready(); stops.finish(); time.sleep(0.3)")[0] == 0
+
+
 def test_what_was_begun_is_cleaned_up_even_if_the_signal_comes_again(ended):
     code = """
 stops.GRACE = 10  # so long may this take on a busy machine
