@@ -168,7 +168,9 @@ def tidy(folder: str | os.PathLike) -> None:
         for partial in children(within):
             if partial.name.startswith(".") and partial.name.endswith(PARTIAL):
                 with contextlib.suppress(OSError):
-                    if time.time() - os.stat(partial).st_mtime > GRACE and _is_dead(partial):
+                    age = time.time() - os.stat(partial).st_mtime
+                    time.sleep(min(max(GRACE - age, 0.0), GRACE))  # a command may follow at once
+                    if _is_dead(partial):
                         partial.unlink()
 
 

@@ -160,7 +160,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 
 def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "GRACE", -1.0)
+    monkeypatch.setattr(files, "GRACE", 0.01)
     left = [tmp_path / name for name in ("", "samples", "samples/scored")]
     for folder in left:
         folder.mkdir(exist_ok=True)
