@@ -1,0 +1,99 @@
+"""Names of classes from a file, config.data.classes, instead of those of their folders.
+
+A text file has a line for each class, in the order of their labels:
+
+    n01440764 tench       a folder, then the name of its class
+    n01443537             or only the folder, which is then the name too
+    goldfish              or, if no line begins with a folder, the names in the order of the folders
+
+A .json file has a list of such lines, {FOLDER: NAME}, {NUMBER: NAME}, or {NUMBER: [FOLDER, NAME]}.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sg_jax.errors import SettingError, nearest, one_line, shown
+
+MOST = 2**24  # bytes of a file
+
+
+def ordered_classes(
+    classes: str, folders: Sequence[str], name: str
+) -> tuple[list[str], tuple[str, ...]]:
+    """Return the folders of the classes and their names, both in the order of labels.
+
+    Args:
+      classes: path of the file; "" for none.
+      folders: those of the images, sorted.
+      name: config.data.name, for messages.
+
+    Raises:
+      SettingError: the file cannot be read, or lacks a folder.
+    """
+    if not classes:
+        return list(folders), tuple(map(_printable, folders))
+    known = set(folders)
+    rows = [_row(line, known, classes) for line in _lines(classes, known)]
+    listed = [folder for folder, _ in rows]
+    if len(rows) == len(folders) and not known & set(listed):
+        return list(folders), tuple(" ".join(row).strip() for row in rows)
+    if lacking := sorted(known - set(listed)):
+        raise _wrong(
+            classes,
+            f"has {len(rows)} classes, and none for the folder {shown(lacking[0])}, one of "
+            f"{len(folders)} in {name!r}: give each folder a line, FOLDER or FOLDER NAME."
+            f"{nearest(lacking[0], listed)}",
+        )
+    if len(set(listed)) < len(listed):
+        twice = next(folder for i, folder in enumerate(listed) if folder in listed[:i])
+        raise _wrong(classes, f"lists {shown(twice)} twice: remove one of these lines.")
+    return listed, tuple(rest or _printable(folder) for folder, rest in rows)
+
+
+def _printable(folder: str) -> str:
+    return os.fsencode(folder).decode("utf-8", "replace")
+
+
+def _wrong(classes: str, rule: str) -> SettingError:
+    return SettingError("config.data", "classes", classes, rule)
+
+
+def _lines(classes: str, known: Collection[str]) -> list[Any]:
+    """Return the lines of a file, or what stands for them in a .json file."""
+    path = pathlib.Path(classes).expanduser()
+    try:
+        if path.stat().st_size > MOST:
+            raise _wrong(classes, f"has more than {MOST:,} bytes.")
+        text = path.read_text(encoding="utf-8-sig")
+        found = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
+    except SettingError:
+        raise
+    except (OSError, ValueError, RecursionError, RuntimeError) as cause:
+        raise _wrong(classes, f"cannot be read ({one_line(cause)}): give a text file.") from None
+    if isinstance(found, dict):
+        items = list(found.items())
+        if items and all(key.isdecimal() for key in found) and not known & found.keys():
+            return [value for _, value in sorted(items, key=lambda item: int(item[0]))]
+        return [[key, value] for key, value in items]
+    lines = found if isinstance(found, list) else []
+    lines = [line for line in lines if not isinstance(line, str) or line.strip()]
+    if not lines:
+        raise _wrong(classes, "names no classes: give a line for each, FOLDER or FOLDER NAME.")
+    return lines
+
+
+def _row(line: Any, known: Collection[str], classes: str) -> tuple[str, str]:
+    """Return a folder, or else the first word of a line, and the rest."""
+    if isinstance(line, list) and 1 <= len(line) <= 2 and all(isinstance(p, str) for p in line):
+        return line[0], line[1] if len(line) > 1 else ""
+    if not isinstance(line, str):
+        raise _wrong(classes, f"has {shown(line)} where a class should be.")
+    line = line.strip()
+    for separator in ("\n", "\t", ",", " "):  # a folder may have spaces in its name
+        first, _, rest = line.partition(separator)
+        if first.strip() in known:
+            return first.strip(), rest.strip()
+    return line, ""
