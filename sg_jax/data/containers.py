@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import stat
 from typing import Protocol
 
 import numpy as np
@@ -72,7 +73,7 @@ class LeftOut(dict[str, list[str]]):
             examples.append(path)
 
     def text(self) -> str:
-        """Return all of it in one line, such as "2 files that are no images (a.txt, b.txt)"."""
+        """Return all of it in one line, such as "2 no images by their names (a.txt, b.txt)"."""
         parts = []
         for reason, examples in self.items():
             count = self.counts[reason]
@@ -82,10 +83,10 @@ class LeftOut(dict[str, list[str]]):
         return ", ".join(parts)
 
 
-NO_IMAGES = "files that are no images by their names"
-HIDDEN = "hidden files or folders"
-LINKS = "links that are not followed, because they lead to folders or elsewhere"
-OUTSIDE = "names that lead out of the archive"
+NO_IMAGES = "no images by their names"
+HIDDEN = "hidden"
+LINKS = "links to folders or to elsewhere, which are not followed"
+OUTSIDE = "with names that lead out of the archive"
 
 
 def readable(path: str) -> str:
@@ -111,11 +112,7 @@ class Folder:
     left_out: LeftOut
 
     def read(self, i: int) -> bytes:
-        path = os.path.join(self.root, self.names[i])
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size > MOST_BYTES:
-                raise UserError(f"it has more than {MOST_BYTES:,} bytes")
-            return file.read()
+        return read_file(os.path.join(self.root, self.names[i]))
 
     def place(self, i: int) -> str:
         return readable(os.path.join(self.root, self.names[i]))
@@ -176,6 +173,17 @@ def scan(root: pathlib.Path) -> Folder:
             )
     names.sort()
     return Folder(top, names, tables, left_out)
+
+
+def read_file(path: str) -> bytes:
+    """Return the contents of an image file; raise an OSError or a UserError with the reason."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # such as a pipe, which waits for a writer
+        raise UserError("it is no regular file")
+    if status.st_size > MOST_BYTES:
+        raise UserError(f"it has more than {MOST_BYTES:,} bytes")
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _leads_inside(entry: os.DirEntry, top: str) -> bool:
