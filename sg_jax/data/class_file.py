@@ -36,7 +36,10 @@ def ordered_classes(
     if not classes:
         return list(folders), tuple(map(_printable, folders))
     known = set(folders)
-    rows = [_row(line, known, classes) for line in _lines(classes, known)]
+    lines = _lines(classes, known)
+    split = (_separator(line, known) for line in lines if isinstance(line, str))
+    usual = next(filter(None, split), "")  # that of lines whose folder has no images
+    rows = [_row(line, known, usual, classes) for line in lines]
     listed = [folder for folder, _ in rows]
     if len(rows) == len(folders) and not known & set(listed):
         return list(folders), tuple(" ".join(row).strip() for row in rows)
@@ -85,15 +88,20 @@ def _lines(classes: str, known: Collection[str]) -> list[Any]:
     return lines
 
 
-def _row(line: Any, known: Collection[str], classes: str) -> tuple[str, str]:
-    """Return a folder, or else the first word of a line, and the rest."""
+def _separator(line: str, known: Collection[str]) -> str:
+    """Return what parts the folder of a line from the name of its class, or ""."""
+    for separator in ("\t", ",", " "):
+        if line.strip() not in known and line.partition(separator)[0].strip() in known:
+            return separator
+    return ""
+
+
+def _row(line: Any, known: Collection[str], usual: str, classes: str) -> tuple[str, str]:
+    """Return the folder of a line and the name of its class, or all of a line without a folder."""
     if isinstance(line, list) and 1 <= len(line) <= 2 and all(isinstance(p, str) for p in line):
         return line[0], line[1] if len(line) > 1 else ""
     if not isinstance(line, str):
         raise _wrong(classes, f"has {shown(line)} where a class should be.")
-    line = line.strip()
-    for separator in ("\n", "\t", ",", " "):  # a folder may have spaces in its name
-        first, _, rest = line.partition(separator)
-        if first.strip() in known:
-            return first.strip(), rest.strip()
-    return line, ""
+    separator = _separator(line, known) or ("" if line.strip() in known else usual)
+    first, _, rest = line.partition(separator) if separator else (line, "", "")
+    return first.strip(), rest.strip()

@@ -73,20 +73,20 @@ class LeftOut(dict[str, list[str]]):
             examples.append(path)
 
     def text(self) -> str:
-        """Return all of it in one line, such as "2 no images by their names (a.txt, b.txt)"."""
+        """Return all of it in one line, such as "other files: 2 (a.txt, b.txt)"."""
         parts = []
         for reason, examples in self.items():
             count = self.counts[reason]
             more = ", ..." if count > len(examples) else ""
             listed = ", ".join(readable(path) for path in examples)
-            parts.append(f"{count:,} {reason} ({listed}{more})")
-        return ", ".join(parts)
+            parts.append(f"{reason}: {count:,} ({listed}{more})")
+        return "; ".join(parts)
 
 
-NO_IMAGES = "no images by their names"
-HIDDEN = "hidden"
-LINKS = "links to folders or to elsewhere, which are not followed"
-OUTSIDE = "with names that lead out of the archive"
+NO_IMAGES = "other files"
+HIDDEN = "hidden files"
+LINKS = "links to folders or elsewhere, not followed"
+OUTSIDE = "names that lead out of the archive"
 
 
 def readable(path: str) -> str:

@@ -24,7 +24,7 @@ from sg_jax.errors import SettingError, UserError, shown
 
 ONLY = "image"  # the class of images without labels
 MOST_CLASSES = 1_000_000
-BESIDE = "beside the folders of classes or splits"
+BESIDE = "images beside the folders of classes or splits"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,7 +47,7 @@ def claims(name: str) -> bool:
     """Return whether a name is a path: by how it begins or ends, or because it is there."""
     if not name.strip() or "\0" in name or len(name) > 4096:
         return False
-    if name[0] in "/.~" or name.lower().endswith(archives.SUFFIXES):
+    if name[0] in "/.~" or "://" in name or name.lower().endswith(archives.SUFFIXES):
         return True
     if not ("/" in name or "." in name) or not os.path.exists(name):
         return False
@@ -55,6 +55,11 @@ def claims(name: str) -> bool:
         return not (NAME.fullmatch(name) and folder_hint(epath.Path(name)))
     except OSError:
         return True
+
+
+def is_moved(before: str, now: str) -> bool:
+    """Return whether two names are paths, of which the first may be gone."""
+    return claims(now) and (claims(before) or "/" in before)
 
 
 def open_pictures(
@@ -72,7 +77,7 @@ def open_pictures(
     if not files.names:
         there = files.left_out.text()
         raise UserError(
-            f"config.data.name={name!r} has no images{f', but {there}' if there else ''}. Image "
+            f"config.data.name={name!r} has no images{f' ({there})' if there else ''}. Image "
             f"files are known by their ends, {', '.join(sorted(SUFFIXES))}: convert others to "
             "these, and copy what links lead to."
         )
@@ -110,7 +115,9 @@ def _files(name: str) -> Files:
             raise UserError(f"{neither}. That is a file: give a folder, .zip or .tar of images.")
         if path.is_dir() and (hint := folder_hint(epath.Path(path))):
             raise UserError(f"{neither}. {hint}")
-    except OSError as cause:
+    except UserError:
+        raise
+    except (OSError, ValueError) as cause:  # the latter for what is no name of a file
         raise UserError(
             f"{named} cannot be read ({one_line(cause)}): let this user read it, or give another "
             "folder."
@@ -126,7 +133,7 @@ def _tell(name: str, files: Files, arranged: layout.Layout) -> None:
     counts = ", ".join(f"{key} {len(ids):,}" for key, ids in arranged.ids.items())
     names = arranged.class_names
     several = f"{len(names):,} classes" if len(names) > 1 else f"one class, {names[0]!r}"
-    left_out = ", ".join(filter(None, (files.left_out.text(), arranged.left_out.text())))
+    left_out = "; ".join(filter(None, (files.left_out.text(), arranged.left_out.text())))
     also = f"; left out: {left_out}" if left_out else ""
     _say(f"Images in {readable(name)}: {counts}; {several}{also}.")
 

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from sg_jax.data import pictures, tfds_source
+from sg_jax.data import hf_source, pictures, tfds_source
 from sg_jax.data.checks import fault
 from sg_jax.data.images import MOST_SIDE, colour
 from sg_jax.data.prepare import UnknownName
@@ -93,6 +93,12 @@ class Kind:
 
 
 KINDS = [
+    Kind(
+        "hf:FOLDER or hf:OWNER/NAME: a data set of Hugging Face",
+        hf_source.claims,
+        hf_source.open_hf,
+        options=("channels", "background"),
+    ),
     Kind(
         "a path such as ./photos or photos.zip: a folder, .zip or .tar of CLASS/*.jpg or "
         "SPLIT/CLASS/*.jpg",
