@@ -12,7 +12,7 @@ import weakref
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,8 +36,7 @@ _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd"
 OFTEN = 10.0  # seconds between two lines of progress
 
 
-@dataclasses.dataclass(frozen=True)
-class _Member:
+class _Member(NamedTuple):
     """Where the bytes of a file are; for a zip, behind a header at `start`."""
 
     start: int
@@ -140,8 +139,7 @@ def _indexed(path: str, found: tuple[int, int]) -> Archive:
             f"({one_line(cause)}): make or copy it again."
         ) from cause
     names = sorted(members)
-    values = [dataclasses.astuple(members[name]) for name in names]
-    table = np.array(values, np.int64).reshape(len(names), 5)
+    table = np.array([members[name] for name in names], np.int64).reshape(len(names), 5)
     return Archive(path, found, zipped, names, tables, left_out, table)
 
 
@@ -167,7 +165,7 @@ def _zip_members(path: str, left_out: LeftOut) -> Iterator[tuple[str, _Member]]:
             )
             if info.flag_bits & 1:
                 raise UserError(f"{readable(path)} is encrypted: unpack it into a folder.")
-            if not kind_of(info.filename) and member.method not in (STORED, DEFLATED):
+            if member.method not in (STORED, DEFLATED) and not kind_of(info.filename):
                 raise UserError(
                     f"{readable(path)} is compressed by method {member.method}, which is not read: "
                     "make it again by `zip -0`, which stores images as they are, or unpack it."

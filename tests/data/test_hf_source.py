@@ -18,9 +18,7 @@ from sg_jax.errors import UserError
 
 def test_a_missing_or_old_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(
-        UserError, match=r"'hf:a/b' needs a package .* `pip install 'sg_jax\[hf\]'`"
-    ):
+    with pytest.raises(UserError, match=r"needs a package .* `pip install 'sg_jax\[hf\]'`"):
         open_source("hf:a/b", "train")
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(__version__="3.6.0"))
     with pytest.raises(UserError, match=r"needs datasets 4 or later, not 3\.6\.0, because older"):
@@ -29,9 +27,7 @@ def test_a_missing_or_old_package_is_named(monkeypatch):
 
 def test_a_run_of_someone_else_downloads_nothing(tmp_path):
     config = parsing.merge(dict(data=dict(name="hf:someone/pictures")))
-    with pytest.raises(
-        UserError, match=r"is read from the hub .* --config\.data\.name=hf:someone/"
-    ):
+    with pytest.raises(UserError, match=r"is read from the hub .*\.data\.name=hf:someone/"):
         trust.check(config, str(tmp_path), [trust.DATA], ())
     trust.check(config, str(tmp_path), [trust.DATA], {"data.name"})
     config = parsing.merge(dict(data=dict(name=f"hf:{tmp_path}")))
@@ -95,9 +91,7 @@ def test_a_saved_data_set_is_read_at_random(saved):
 def test_splits_and_slices(saved):
     name = f"hf:{saved}/both"
     assert _values(open_source(name, "train[:30%]+test[1:3]")) == [0, 1, 2, 1, 2]
-    with pytest.raises(
-        UserError, match=r"Unknown split 'val'.* There are: train \(10\), test \(4\)"
-    ):
+    with pytest.raises(UserError, match=r"'val'.* There are: train \(10\), test \(4\)"):
         open_source(name, "val")
     with pytest.raises(UserError, match=r"There are: train \(10\), and"):
         open_source(f"hf:{saved}/one", "test")
@@ -130,12 +124,10 @@ def test_what_cannot_be_used_is_named(saved, tmp_path, monkeypatch):
         with pytest.raises(UserError, match=words):
             open_source(f"hf:{saved}/{name}", "train")
     for name in ("hf:/nowhere", "hf:", "hf:a/b/c", "hf:../x"):
-        with pytest.raises(
-            UserError, match="must be hf:FOLDER, of a folder that is there, hf:OWNER"
-        ):
+        with pytest.raises(UserError, match="must be hf:FOLDER, of a folder that is there"):
             open_source(name, "train")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="cannot be opened .* give the folder that save_to_disk"):
+    with pytest.raises(UserError, match=r"cannot be opened .* give the folder that save_to_disk"):
         open_source(f"hf:{tmp_path}/empty", "train")
     assert hf_source.on_disk(f"hf:{saved}/one") and not hf_source.on_disk("hf:a/b")
 
@@ -143,7 +135,7 @@ def test_what_cannot_be_used_is_named(saved, tmp_path, monkeypatch):
 def test_damaged_images_and_tables(saved, tmp_path):
     import datasets
 
-    rows = {"image": [{"bytes": b"hello", "path": "a.png"}, {"bytes": None, "path": None}]}
+    rows = {"image": [{"bytes": b"hello", "path": "a.png"}, None]}
     features = datasets.Features({"image": datasets.Image()})
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "bad")
     source = open_source(f"hf:{tmp_path}/bad", "train", image_size=2, tried=False)
