@@ -3,7 +3,8 @@
 Nothing is extracted, and nothing outside is read: links that lead out of a folder are not followed,
 and names in archives are only names. What is left out is counted.
 
-To add one: write a class with the members of `Files`, and return it from `open_files`.
+To add one: write a class with the members of `Files`, and make it in
+`data.pictures`.
 """
 
 import contextlib

@@ -12,7 +12,7 @@ from sg_jax.data import archives, layout
 from sg_jax.data.containers import SUFFIXES, Files, missing, readable, scan
 from sg_jax.data.encoded import Encoded, with_shape
 from sg_jax.data.images import WHITE
-from sg_jax.data.prepare import NAME, folder_hint
+from sg_jax.data.prepare import FEATURES, NAME, folder_hint
 from sg_jax.errors import UserError, one_line, shown
 from sg_jax.runs import files as paths
 from sg_jax.runs.progress import log
@@ -51,10 +51,8 @@ def claims(name: str) -> bool:
         return True
     if not ("/" in name or "." in name) or not os.path.exists(name):
         return False
-    try:  # NAME/CONFIG may be prepared in this folder
-        return not (NAME.fullmatch(name) and folder_hint(epath.Path(name)))
-    except OSError:
-        return True
+    # NAME/CONFIG may be prepared in this folder.
+    return not (NAME.fullmatch(name) and any(pathlib.Path(name).glob(f"*/{FEATURES}")))
 
 
 def is_moved(before: str, now: str) -> bool:
@@ -74,13 +72,6 @@ def open_pictures(
 ) -> PictureSource:
     """Open one split; see `data.sources.open_source`."""
     files = _files(name)
-    if not files.names:
-        there = files.left_out.text()
-        raise UserError(
-            f"config.data.name={name!r} has no images{f' ({there})' if there else ''}. Image "
-            f"files are known by their ends, {', '.join(sorted(SUFFIXES))}: convert others to "
-            "these, and copy what links lead to."
-        )
     arranged = layout.arrange(files, name, classes)
     ids, labels = arranged.select(name, split)
     _tell(name, files, arranged)
@@ -99,7 +90,7 @@ def open_pictures(
 
 
 def _files(name: str) -> Files:
-    """Return the images at a path."""
+    """Return the images at a path, one or more."""
     if paths.is_remote(name):
         raise UserError(
             f"config.data.name={name!r} is in a bucket: mount it, by gcsfuse say, and give the "
@@ -113,8 +104,6 @@ def _files(name: str) -> Files:
             raise UserError(f"{neither}. {missing(path)}")
         if not path.is_dir() and not path.name.lower().endswith(archives.SUFFIXES):
             raise UserError(f"{neither}. That is a file: give a folder, .zip or .tar of images.")
-        if path.is_dir() and (hint := folder_hint(epath.Path(path))):
-            raise UserError(f"{neither}. {hint}")
     except UserError:
         raise
     except (OSError, ValueError) as cause:  # the latter for what is no name of a file
@@ -123,9 +112,19 @@ def _files(name: str) -> Files:
             "folder."
         ) from cause
     try:
-        return scan(path) if path.is_dir() else archives.index(path)
+        files = scan(path) if path.is_dir() else archives.index(path)
     except UserError as error:
         raise UserError(f"{named}: {error}") from error.__cause__
+    if files.names:
+        return files
+    if path.is_dir() and (hint := folder_hint(epath.Path(path))):
+        raise UserError(f"{neither}. {hint}")
+    there = files.left_out.text()
+    raise UserError(
+        f"{named} has no images{f' ({there})' if there else ''}. Image files are known by their "
+        f"ends, {', '.join(sorted(SUFFIXES))}: convert others to these, and copy what links lead "
+        "to."
+    )
 
 
 def _tell(name: str, files: Files, arranged: layout.Layout) -> None:
