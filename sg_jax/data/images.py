@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageColor, JpegImagePlugin, UnidentifiedImageError
 
-from sg_jax.errors import UserError, one_line
+from sg_jax.errors import UserError, one_line, shown
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 # Of other formats, Pillow runs a program for some.
@@ -17,7 +17,7 @@ MOST_OF_JPEG = {False: 2**28, True: 2**27}  # that is reduced; if progressive, i
 MOST_SIDE = 4096  # of config.data.image_size
 WHITE = (255, 255, 255)
 JPEG = b"\xff\xd8\xff"  # how a file begins
-_BITS = 258  # the tag of TIFF that tells the bits of a value
+_BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF: the bits of a value, and whether 0 is white
 _ORIENTATION = 0x0112  # the tag of EXIF
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -83,9 +83,15 @@ def colour(text: str) -> tuple[int, int, int]:
     """Return the red, green and blue of a colour, such as "white", "#808080" or "rgb(9, 9, 9)".
 
     Raises:
-      ValueError: there is no such colour.
+      UserError: there is no such colour.
     """
-    red, green, blue, *_ = ImageColor.getrgb(text)
+    try:
+        red, green, blue, *_ = ImageColor.getrgb(text)
+    except (ValueError, AttributeError, TypeError):  # the others for what is no text
+        raise UserError(
+            f"config.data.background={shown(text)} must be a colour, such as 'white', '#808080' or "
+            "'rgb(128, 128, 128)'."
+        ) from None
     return red, green, blue
 
 
@@ -159,8 +165,10 @@ def _narrowed(file: Image.Image) -> Image.Image:
     values = np.asarray(file)
     most = 65535
     if file.mode.startswith("I;16"):
-        bits = getattr(file, "tag_v2", {}).get(_BITS, (16,))[0]  # 12 in some
-        most = 2 ** min(bits, 16) - 1
+        tags = getattr(file, "tag_v2", {})
+        most = 2 ** min(tags.get(_BITS, (16,))[0], 16) - 1  # 12 bits in some
+        if tags.get(_PHOTOMETRIC) == 0:
+            values = most - values
     elif file.format != "PPM" or file.mode != "I":  # which Pillow has scaled
         low, high = values.min(), values.max()
         if not (low >= 0 and high <= most):

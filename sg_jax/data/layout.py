@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -80,6 +80,12 @@ def arrange(files: Files, name: str, classes: str = "") -> Layout:
     if table is not None and (labels := _labels(table, name)) is not None:
         return _from_table(paths, labels, name)
     members: dict[str, list[tuple[int, str]]] = {}
+    if len(tops & splits.NAMES) > 1 and tops - splits.NAMES:
+        raise UserError(
+            f"config.data.name={name!r} has folders of splits ({_listed(tops & splits.NAMES)}) "
+            f"beside others ({_listed(tops - splits.NAMES)}): move the others elsewhere, or give "
+            "them the name of a split too, such as val."
+        )
     if tops and tops <= splits.NAMES:
         for i, path in enumerate(paths):
             split, _, inside = path.partition("/")
@@ -98,7 +104,7 @@ def arrange(files: Files, name: str, classes: str = "") -> Layout:
         found[split] = labelled or pairs
     folders = sorted({p.partition("/")[0] for ps in found.values() for _, p in ps if "/" in p})
     order, names = ordered_classes(classes, folders or [ONLY], name)
-    numbers = {folder: order.index(folder) for folder in folders}
+    numbers = {folder: i for i, folder in enumerate(order)}
     ids: dict[str, np.ndarray] = {}
     by_split: dict[str, np.ndarray | None] = {}
     for split, pairs in found.items():
@@ -108,6 +114,10 @@ def arrange(files: Files, name: str, classes: str = "") -> Layout:
         ids[split] = np.array([i for i, _ in pairs], np.int64)[spread]
         by_split[split] = None if flat and folders else given[spread]
     return Layout(ids, by_split, names, left_out)
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _wrapper(names: Sequence[str]) -> int:
@@ -131,11 +141,11 @@ def _key(path: str) -> bytes:
 def _labels(table: bytes, name: str) -> dict[str, int] | None:
     """Return the labels of a dataset.json by path, or None if it has none."""
     try:
-        pairs = json.loads(table)["labels"]
-        if pairs is None:
-            return None
+        found = json.loads(table)
+        if not isinstance(found, dict) or (pairs := found.get("labels")) is None:
+            return None  # it is about something else
         return {path: label for path, label in pairs if type(label) is int and label >= 0}
-    except (ValueError, LookupError, TypeError, RecursionError) as cause:
+    except (ValueError, TypeError, RecursionError) as cause:
         raise UserError(
             f"config.data.name={name!r}: its {TABLE} is not as StyleGAN's tools write it ({cause}):"
             ' it must be {"labels": [["00000/img0.png", 6], ...]}, or removed.'

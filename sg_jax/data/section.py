@@ -4,7 +4,7 @@ import dataclasses
 
 from sg_jax.data.images import MOST_SIDE, colour
 from sg_jax.data.sources import DAMAGED
-from sg_jax.errors import ALWAYS, CONTINUED, Settings, setting
+from sg_jax.errors import ALWAYS, CONTINUED, Settings, UserError, setting
 
 
 def _channels(value: object) -> str:
@@ -14,8 +14,8 @@ def _channels(value: object) -> str:
 def _colour(value: object) -> str:
     try:
         colour(value)  # type: ignore[arg-type]
-    except (ValueError, AttributeError, TypeError):
-        return 'must be a colour, such as "white", "#808080" or "rgb(128, 128, 128)".'
+    except UserError as error:
+        return "must" + str(error).rpartition(" must")[2]
     return ""
 
 

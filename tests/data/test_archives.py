@@ -216,11 +216,13 @@ def test_the_labels_of_stylegans_tools(tmp_path):
     assert len(open_source(str(folder), "train")) == 2
     for content, words in (
         ("{", "is not as StyleGAN's tools write it"),
+        ('{"labels": [3]}', "is not as StyleGAN's tools write it"),
         ('{"labels": [["00000/img0.png", 2]]}', "no whole number .* 1 of 2 images, such as '00000"),
         (table.replace("2]", "20000000]"), "has the label 20000000; labels must be below"),
     ):
         pathlib.Path(folder, "dataset.json").write_text(content)
         with pytest.raises(UserError, match=words):
             open_source(str(folder), "train")
-    pathlib.Path(folder, "dataset.json").write_text('{"labels": null}')
-    assert open_source(str(folder), "train").class_names == ("00000",)
+    for content in ('{"labels": null}', '{"about": "x"}', "[]"):
+        pathlib.Path(folder, "dataset.json").write_text(content)
+        assert open_source(str(folder), "train").class_names == ("00000",)

@@ -201,6 +201,13 @@ def test_tiffs_of_12_bits_have_their_range():
     assert decode(bytes(encoded), 1)[0, :, 0].tolist() == [0, 255]
 
 
+def test_tiffs_in_which_0_is_white():
+    encoded = bytearray(_encoded(Image.fromarray(GREY16), "TIFF"))
+    at = encoded.index(struct.pack("<HHI", 262, 3, 1)) + 8
+    encoded[at] = 0
+    assert decode(bytes(encoded), 1)[0, :, 0].tolist() == [255, 254, 138, 0]
+
+
 RED_OVER_WHITE = [255, 127, 127]  # at half
 
 
@@ -279,5 +286,5 @@ def test_a_huge_jpeg_is_reduced_while_it_is_decoded_and_others_are_refused(monke
 def test_a_colour_is_named_or_written():
     assert colour("white") == (255, 255, 255) == colour("#fff")
     assert colour("rgb(1, 2, 3)") == colour("#01020380") == (1, 2, 3)
-    with pytest.raises(ValueError):
+    with pytest.raises(UserError, match=r"background='whitish' must be a colour, such as 'white'"):
         colour("whitish")

@@ -82,6 +82,16 @@ def test_folders_with_names_of_splits_are_splits(tmp_path):
         open_source(name, "test")
 
 
+def test_folders_of_splits_beside_others_are_a_question(tmp_path):
+    contents = {f"{top}/{i}.png": picture(i) for top in ("train", "val", "more") for i in range(2)}
+    name = write(tmp_path / "mixed", contents)
+    with pytest.raises(UserError, match=r"splits \(train, val\) beside others \(more\): move"):
+        open_source(name, "train")
+    vehicles = {f"{top}/1.png": picture(1) for top in ("bus", "car", "train")}
+    source = open_source(write(tmp_path / "vehicles", vehicles), "train")
+    assert source.class_names == ("bus", "car", "train")
+
+
 @pytest.mark.parametrize("inside", ["", "train/", "some/where/"])
 def test_images_without_folders_are_one_class(tmp_path, inside):
     name = write(tmp_path / "all", {f"{inside}{i}.png": picture(i) for i in range(3)})
