@@ -87,6 +87,8 @@ def colour(text: str) -> tuple[int, int, int]:
     """
     try:
         red, green, blue, *_ = ImageColor.getrgb(text)
+        if max(red, green, blue) > 255:
+            raise ValueError
     except (ValueError, AttributeError, TypeError):  # the others for what is no text
         raise UserError(
             f"config.data.background={shown(text)} must be a colour, such as 'white', '#808080' or "

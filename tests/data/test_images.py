@@ -286,5 +286,6 @@ def test_a_huge_jpeg_is_reduced_while_it_is_decoded_and_others_are_refused(monke
 def test_a_colour_is_named_or_written():
     assert colour("white") == (255, 255, 255) == colour("#fff")
     assert colour("rgb(1, 2, 3)") == colour("#01020380") == (1, 2, 3)
-    with pytest.raises(UserError, match=r"background='whitish' must be a colour, such as 'white'"):
-        colour("whitish")
+    for text in ("whitish", "", "rgb(300, 0, 0)", "#12", 3):
+        with pytest.raises(UserError, match=r"config\.data\.background=.* must be a colour, such"):
+            colour(text)
