@@ -197,6 +197,8 @@ def _tar_members(path: str, left_out: LeftOut, size: int) -> Iterator[tuple[str,
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise ValueError(f"after {end:,} of {size:,} bytes there is no end")
+        if any(file.read(2**20)):
+            raise ValueError(f"more follows after its end at {end:,} of {size:,} bytes")
     for name, target in links:
         if target.lstrip("/") in known:
             yield name, known[target.lstrip("/")]

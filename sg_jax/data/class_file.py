@@ -26,7 +26,7 @@ def ordered_classes(
     """Return the folders of the classes and their names, both in the order of labels.
 
     Args:
-      classes: path of the file; "" for none.
+      classes: path of the file, which may begin in the folder of the images; "" for none.
       folders: those of the images, sorted.
       name: config.data.name, for messages.
 
@@ -36,7 +36,7 @@ def ordered_classes(
     if not classes:
         return list(folders), tuple(map(_printable, folders))
     known = set(folders)
-    lines = _lines(classes, known)
+    lines = _lines(classes, name, known)
     split = (_separator(line, known) for line in lines if isinstance(line, str))
     usual = next(filter(None, split), "")  # that of lines whose folder has no images
     rows = [_row(line, known, usual, classes) for line in lines]
@@ -64,10 +64,12 @@ def _wrong(classes: str, rule: str) -> SettingError:
     return SettingError("config.data", "classes", classes, rule)
 
 
-def _lines(classes: str, known: Collection[str]) -> list[Any]:
+def _lines(classes: str, name: str, known: Collection[str]) -> list[Any]:
     """Return the lines of a file, or what stands for them in a .json file."""
-    path = pathlib.Path(classes).expanduser()
     try:
+        path = pathlib.Path(classes).expanduser()
+        if not path.exists() and (inside := pathlib.Path(name).expanduser() / classes).exists():
+            path = inside
         if path.stat().st_size > MOST:
             raise _wrong(classes, f"has more than {MOST:,} bytes.")
         text = path.read_text(encoding="utf-8-sig")

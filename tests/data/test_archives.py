@@ -78,6 +78,14 @@ def test_an_archive_that_is_cut_short_is_found_when_it_is_opened(tmp_path, kind)
             open_source(str(path), "train")
 
 
+def test_tars_that_are_joined_lose_nothing_silently(tmp_path):
+    parts = [_tar(tmp_path / f"{i}.tar", [(f"cat/{i}.png", _picture())]) for i in range(2)]
+    path = tmp_path / "a.tar"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(UserError, match="more follows after its end at 1,024 of"):
+        open_source(str(path), "train")
+
+
 def test_a_flipped_bit_in_a_zip_is_named_by_its_image(tmp_path):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

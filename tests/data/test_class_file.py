@@ -54,6 +54,12 @@ def test_a_class_may_have_no_images(tmp_path):
     assert order.index("n01") == 1 and names[0] == "none"
 
 
+def test_a_file_in_the_folder_of_the_images_is_found(tmp_path):
+    (tmp_path / "classes.txt").write_text("n02 b\nn01 a\n")
+    _, names = ordered_classes("classes.txt", FOLDERS[:2], str(tmp_path))
+    assert names == ("b", "a")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
