@@ -1,8 +1,8 @@
 """Data that anyone may have written: it is read, or refused by a UserError, quickly and in little.
 
-Image files, .npy files, and the shards and descriptions of a prepared data set, as random bytes and
-as good ones with a few changes. Each takes less than a second (on a busy machine, ten), and all
-together less than 500 MB. `-m slow` runs thirty times as many.
+Image files and archives of them, .npy files, and the shards and descriptions of a prepared data
+set, as random bytes and as good ones with a few changes. Each takes less than a second (on a busy
+machine, ten), and all together less than 500 MB. `-m slow` runs thirty times as many.
 """
 
 import io
