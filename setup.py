@@ -24,7 +24,7 @@ setup(
         "numpy",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
-        "pillow",
+        "pillow>=11.3",  # which reads AVIF
         "scikit-learn",  # the handwritten digits
         "scipy",
         "tensorboardX",
@@ -33,6 +33,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]", "gcsfs>=2026.4"],
         "cuda": ["jax[cuda13]"],
+        "hf": ["datasets>=4"],  # data sets of Hugging Face
         "test": [
             "hypothesis",
             "ipykernel",

@@ -22,7 +22,7 @@ import jax
 from sg_jax.config import geometry, help, parsing, record, tree, trust
 from sg_jax.costs import chips
 from sg_jax.data import identity
-from sg_jax.data.sources import open_source
+from sg_jax.data.sources import open_source, options_of
 from sg_jax.errors import UserError
 from sg_jax.modes import MODES, dry_run
 from sg_jax.modes.base import Job, Mode, Option, Parser, check_folders, explain_modes, mode_named
@@ -116,9 +116,8 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
         config = geometry.fill_geometry(config)
     else:
         data = config.data
-        source = open_source(
-            data.name, data.split, data_dir=data.data_dir, image_size=data.image_size
-        )
+        options = options_of(data, all_damaged=bool(job.options.get("check")))
+        source = open_source(data.name, data.split, **options)
         config = geometry.complete(
             config, source.image_shape, source.num_classes, latents=source.latents
         )

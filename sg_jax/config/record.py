@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from sg_jax.config import parsing, tree
 from sg_jax.config.tree import fixed, without_unread
-from sg_jax.data import identity
+from sg_jax.data import identity, pictures
 from sg_jax.errors import UserError
 from sg_jax.method.guidance import Guidance
 from sg_jax.models.kinds import reads
@@ -182,6 +182,8 @@ def check_same(config: ConfigDict, workdir: str, when: str) -> None:
     for path in sorted(keys, key=lambda path: (path != "model.kind", path)):
         if path.startswith("model.") and path not in used:
             continue
+        if path == "data.name" and pictures.is_moved(before[path], now[path]):
+            continue  # `check_data` compares the images
         if now[path] != before[path]:
             raise UserError(
                 f"config.{path}={now[path]!r} differs from the {before[path]!r} that the run was "

@@ -2,14 +2,15 @@
 
 To add a setting, add a field to its section (`errors.setting`). To add a section, add a row to
 `SECTIONS` and a field to `Config`. The section of a single object lies beside it: `Guidance`,
-`Sampler` and `FlowMatching` in method/, `Optimizer` in programs/, `Recipe` in encoders/.
+`Sampler` and `FlowMatching` in method/, `Data` in data/, `Optimizer` in programs/, `Recipe` in
+encoders/.
 """
 
 import dataclasses
 from collections.abc import Mapping
 
 from sg_jax.config import tuples
-from sg_jax.data.images import MOST_SIDE
+from sg_jax.data.section import Data
 from sg_jax.encoders.classifier import Recipe
 from sg_jax.errors import ALWAYS, CONTINUED, Settings, declared_in, setting
 from sg_jax.method.guidance import WEAK_LABELS, Guidance
@@ -37,28 +38,6 @@ class Run(Settings):
     seed: int = setting(
         0, "of weights, data order, noise and token ids", low=0, below=2**32, fixed=CONTINUED
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Data(Settings):
-    """The data set, and how to read it."""
-
-    SECTION = "config.data"
-
-    name: str = setting("digits", '"digits", a TFDS name, or latents', fixed=ALWAYS)
-    data_dir: str = setting("", "folder of prepared data sets; empty: TFDS's own ($TFDS_DATA_DIR)")
-    split: str = setting("train", "the split to train on", fixed=CONTINUED)
-    test_split: str = setting("test", "the split that the feature network is tested on")
-    image_size: int = setting(
-        0,
-        "side to resize and crop images to; 0: as stored",
-        low=0,
-        high=MOST_SIDE,
-        fixed=ALWAYS,
-    )
-    flip: bool = setting(False, "mirror half of the images (not latents)", fixed=CONTINUED)
-    workers: int = setting(0, "processes that read; 0: threads of this process", low=0, high=1024)
-    threads: int = setting(4, "threads that prepare batches, in each process", low=0, high=1024)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterable
 from ml_collections import ConfigDict
 
 from sg_jax.config import record
-from sg_jax.data import prepare
+from sg_jax.data import hf_source, pictures, prepare
 from sg_jax.errors import UserError
 from sg_jax.runs import files
 
-DATA = "data.data_dir"
+DATA, NAME = "data.data_dir", "data.name"
 FOLDERS = ("checkpoints", "tensorboard", "profile", "samples", "samples/scored")  # written to
 
 
@@ -40,12 +40,20 @@ def check(config: ConfigDict, workdir: str, used: Iterable[str], said: Collectio
     """
     values = record.flat(config)
     for key in used:
+        if key == DATA and hf_source.claims(config.data.name) and NAME not in said:
+            if not hf_source.on_disk(config.data.name):
+                raise UserError(
+                    f"config.{NAME}={config.data.name!r} is read from the hub of Hugging Face, and "
+                    f"only the {record.NAME} of the run in --workdir={workdir} says so, which may "
+                    "be someone else's. If you mean it, say it in the command: "
+                    f"--config.{NAME}={shlex.quote(config.data.name)}"
+                )
         path = values.get(key)  # a setting without this name is reported later
         if not path or key in said or inside(path, workdir):
             continue
         why = ""
         if key == DATA:
-            if prepare.is_prepared(config.data.name, path):
+            if prepare.is_prepared(config.data.name, path) or _is_elsewhere(config.data.name):
                 continue
             why = f" The data set {config.data.name!r} is not there, and would be written."
         raise UserError(
@@ -53,6 +61,11 @@ def check(config: ConfigDict, workdir: str, used: Iterable[str], said: Collectio
             f"{record.NAME} says so, which may be someone else's.{why} If you mean it, say it in "
             f"the command: --config.{key}={shlex.quote(path)}"
         )
+
+
+def _is_elsewhere(name: str) -> bool:
+    """Return whether a data set is not in data_dir, but where its name says; it is only read."""
+    return hf_source.claims(name) or pictures.claims(name)
 
 
 def check_links(workdir: str) -> None:

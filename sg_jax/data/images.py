@@ -1,40 +1,113 @@
 """Encoded bytes to uint8 pixels, and pixels to the floats a model sees."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageColor, JpegImagePlugin, UnidentifiedImageError
 
-from sg_jax.errors import UserError, one_line
+from sg_jax.errors import UserError, one_line, shown
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")  # of others, Pillow runs a program for some
+# Of other formats, Pillow runs a program for some.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 MOST_PIXELS = 2**25  # of an image: a few bytes of a file can stand for gigabytes of pixels
+MOST_OF_JPEG = {False: 2**28, True: 2**27}  # that is reduced; if progressive, it is kept whole
 MOST_SIDE = 4096  # of config.data.image_size
+WHITE = (255, 255, 255)
+JPEG = b"\xff\xd8\xff"  # how a file begins
+_BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF: the bits of a value, and whether 0 is white
+_ORIENTATION = 0x0112  # the tag of EXIF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by orientation
 
 
-def decode(encoded: bytes, channels: int, image_size: int | None = None) -> np.ndarray:
+def decode(
+    encoded: bytes,
+    channels: int,
+    image_size: int | None = None,
+    background: tuple[int, int, int] = WHITE,
+) -> np.ndarray:
     """Decode an image file to uint8 [H, W, channels], centre-cropped if `image_size` is given.
 
     It always uses Pillow, because TFDS would switch to OpenCV, which gives other pixels, if it is
-    installed. It converts the grey, palette and CMYK files that data sets of colour images contain.
+    installed. Whatever the file holds becomes plain 8-bit pixels: the rotation in its EXIF is
+    applied, grey of more than 8 bits keeps its range, palettes and CMYK are converted, and of an
+    animation the first frame is taken. Colour profiles are not applied.
+
+    Args:
+      encoded: the contents of the file.
+      channels: 1 (grey), 2 (grey and alpha), 3 (RGB) or 4 (RGBA).
+      image_size: side in pixels, see `centre_crop`; None: as stored.
+      background: the colour under what is transparent, with 1 or 3 channels.
 
     Raises:
       UserError: these bytes are no image of `FORMATS`, are cut short or damaged, or stand for more
-        than `MOST_PIXELS` pixels.
+        than `MOST_PIXELS` pixels. JPEGs of more are reduced while they are decoded, if they are
+        to be made smaller anyway.
     """
     if channels not in _MODES:
         raise UserError(
             f"Images are decoded to {', '.join(map(str, _MODES))} channels, not {channels}."
         )
-    mode = _MODES[channels]
+    with _opened(encoded) as file:
+        if image_size is not None and file.width * file.height > MOST_PIXELS:
+            _reduce(file, image_size)
+        _check_pixels(file.size, "An image")
+        file.load()
+        image = _turned(file, _MODES[channels], background)
+        if image_size is not None:
+            image = centre_crop(image, image_size)
+        return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def stored_size(encoded: bytes) -> tuple[int, int]:
+    """Return the height and width that `decode` would give, from the header of an image file.
+
+    Raises:
+      UserError: these bytes are no image of `FORMATS`.
+    """
+    with _opened(encoded) as file:
+        return file.size if _orientation(file) > 4 else (file.height, file.width)
+
+
+def colour(text: str) -> tuple[int, int, int]:
+    """Return the red, green and blue of a colour, such as "white", "#808080" or "rgb(9, 9, 9)".
+
+    Raises:
+      UserError: there is no such colour.
+    """
     try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as file:
-            _check_pixels(file.size, "An image")
-            image = file if file.mode == mode else file.convert(mode)  # convert always copies
-            if image_size is not None:
-                image = centre_crop(image, image_size)
-            return np.asarray(image).reshape(image.height, image.width, channels)
+        red, green, blue, *_ = ImageColor.getrgb(text)
+        if max(red, green, blue) > 255:
+            raise ValueError
+    except (ValueError, AttributeError, TypeError):  # the others for what is no text
+        raise UserError(
+            f"config.data.background={shown(text)} must be a colour, such as 'white', '#808080' or "
+            "'rgb(128, 128, 128)'."
+        ) from None
+    return red, green, blue
+
+
+@contextlib.contextmanager
+def _opened(encoded: bytes) -> Iterator[Image.Image]:
+    """Open an image file; whatever goes wrong with it in this context is a UserError."""
+    try:
+        # Pillow would refuse a JPEG for its size, which `decode` can reduce.
+        if encoded.startswith(JPEG):
+            opened: Image.Image = JpegImagePlugin.JpegImageFile(io.BytesIO(encoded))
+        else:
+            opened = Image.open(io.BytesIO(encoded), formats=FORMATS)
+        with opened as file:
+            yield file
     except UserError:
         raise
     except UnidentifiedImageError:
@@ -46,12 +119,72 @@ def decode(encoded: bytes, channels: int, image_size: int | None = None) -> np.n
         ) from cause
 
 
+def _reduce(file: Image.Image, image_size: int) -> None:
+    """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, if this suffices for `image_size`."""
+    if file.width * file.height > MOST_OF_JPEG[bool(file.info.get("progressive"))]:
+        return
+    for scale in (2, 4, 8):
+        width, height = file.width // scale, file.height // scale
+        if (width + 1) * (height + 1) <= MOST_PIXELS:
+            if min(width, height) >= image_size:
+                file.draft(None, (width, height))  # which does nothing for other formats
+            return
+
+
 def _check_pixels(size: tuple[int, int], what: str) -> None:
     if size[0] * size[1] > MOST_PIXELS:
         raise UserError(
             f"{what} of {size[0]} x {size[1]} pixels is too large: at most {MOST_PIXELS:,} pixels "
-            "are decoded."
+            "are decoded. Store it smaller."
         )
+
+
+def _orientation(file: Image.Image) -> int:
+    with contextlib.suppress(Exception):  # damaged EXIF, without which the pixels are whole
+        return int(file.getexif().get(_ORIENTATION, 1))
+    return 1
+
+
+def _turned(file: Image.Image, mode: str, background: tuple[int, int, int]) -> Image.Image:
+    """Return a decoded file upright and in a mode of `_MODES`."""
+    image = _narrowed(file) if file.mode[0] in "IF" else file
+    if mode in ("L", "RGB") and image.has_transparency_data:
+        below = Image.new("RGBA", image.size, (*background, 255))
+        below.alpha_composite(image.convert("RGBA"))
+        image = below
+    if image.mode != mode:
+        image = image.convert(mode)
+    turn = _TURNS.get(_orientation(file))
+    return image if turn is None else image.transpose(turn)
+
+
+def _narrowed(file: Image.Image) -> Image.Image:
+    """Return grey of 16 or 32 bits, or of floats, in 8 bits: its range becomes 0 to 255.
+
+    Files of 16 bits have the range of their bits. One of 32 bits or floats does not say which it
+    has, so it is 0 to 255 or 0 to 65,535, for floats also 0 to 1: the least that holds its values.
+    """
+    values = np.asarray(file)
+    most = 65535
+    if file.mode.startswith("I;16"):
+        tags = getattr(file, "tag_v2", {})
+        most = 2 ** min(tags.get(_BITS, (16,))[0], 16) - 1  # 12 bits in some
+        if tags.get(_PHOTOMETRIC) == 0:
+            values = most - values
+    elif file.format != "PPM" or file.mode != "I":  # which Pillow has scaled
+        low, high = values.min(), values.max()
+        if not (low >= 0 and high <= most):
+            raise UserError(
+                f"The image has values from {low:g} to {high:g}, which must lie in 0 to 65,535: "
+                "store it in 8 or 16 bits."
+            )
+        ranges = (1, 255, most) if file.mode == "F" else (255, most)
+        most = next(most for most in ranges if high <= most)
+    scaled = np.multiply(values, np.float32(255 / most), dtype=np.float32)
+    grey = Image.fromarray(np.rint(scaled).clip(0, 255).astype(np.uint8))
+    if isinstance(hidden := file.info.get("transparency"), int):  # this value is transparent
+        grey.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:

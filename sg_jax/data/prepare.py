@@ -205,7 +205,7 @@ def _unknown(name: str, root: Any) -> UnknownName:
     import tensorflow_datasets as tfds
 
     text = f"config.data.name={shown(name)} is neither a data set of TFDS nor prepared in"
-    if hint := _folder_hint(name):
+    if hint := _path_hint(name):
         return UnknownName(f"{text} {_describe(root)}. {hint}")
     known = {*_prepared(root), "digits", *tfds.list_builders(with_community_datasets=False)}
     form = "" if NAME.fullmatch(name) else " A name is NAME, NAME/CONFIG or NAME:VERSION."
@@ -215,34 +215,41 @@ def _unknown(name: str, root: Any) -> UnknownName:
     )
 
 
-def _folder_hint(name: str) -> str:
+def _path_hint(name: str) -> str:
     """Return what to do with a folder that is given as a name, or "" for what looks like a name."""
     try:
         path = files.absolute(name)
-        if not name.strip() or (name[0] not in "/.~" and not path.is_dir()):
+        if not name.strip() or not (path.is_dir() or name.endswith("/") or ".." in name):
             return ""
-        found = [folder for depth in range(3) for folder in path.glob("*/" * depth + FEATURES)]
+        there = path.is_dir()
     except (OSError, ValueError):  # no name of a file either
         return ""
+    if not there:
+        return "There is no such folder, and a name is NAME, NAME/CONFIG or NAME:VERSION."
+    shown_as = name if name.endswith("/") else f"./{name}"
+    return folder_hint(path) or (
+        f"There is a folder of that name: to read the images in it, write {shown_as}."
+    )
+
+
+def folder_hint(path: Any) -> str:
+    """Return what to do with a folder of data that is given as a name, "" if it has no such data.
+
+    Raises:
+      OSError: the folder cannot be read.
+    """
+    found = [folder for depth in range(3) for folder in path.glob("*/" * depth + FEATURES)]
     if found:
         places = sorted({_place(features.parent) for features in found})
         root = places[0][0]
         names = " or ".join(f"--config.data.name={kind}" for where, kind in places if where == root)
         return f"That folder holds a prepared data set: --config.data.data_dir={root} {names}."
-    if not path.is_dir():
-        there = "There is no such folder" if not path.exists() else "That is a file"
-        return f"{there}, and a name is NAME, NAME/CONFIG or NAME:VERSION in config.data.data_dir."
     if any(child.name.endswith("_features") for child in files.children(path)):
         return (
             "That folder looks like latents in .npy files; a data set is made of them by `python "
             f"-m sg_jax.main --mode latents --from {path} --to DATA_DIR --name NAME --scale SCALE`."
         )
-    return (
-        "That folder holds no prepared data set. A folder can be config.data.data_dir, with data "
-        "sets of TFDS in it as NAME/VERSION. Image files must be made into one first "
-        "(https://www.tensorflow.org/datasets/add_dataset), and folders of .npy latents are made "
-        "into one by --mode latents."
-    )
+    return ""
 
 
 def _place(folder: Any) -> tuple[str, str]:

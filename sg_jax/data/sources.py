@@ -7,10 +7,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from sg_jax.data import tfds_source
+from sg_jax.data import hf_source, pictures, tfds_source
 from sg_jax.data.checks import fault
-from sg_jax.data.images import MOST_SIDE
+from sg_jax.data.images import MOST_SIDE, colour
 from sg_jax.data.prepare import UnknownName
+from sg_jax.data.skipping import without_damaged
 from sg_jax.errors import SettingError, UserError
 
 
@@ -26,7 +27,8 @@ class Source(Protocol):
     that are not finite and labels out of range are found by `data.checks`.
 
     `source.identify(i)` may return bytes that are the same for this example on every machine, and
-    its label; without it, `data.identity` takes the pixels.
+    its label; without it, `data.identity` takes the pixels. `source.file_of(i)` may return the file
+    that holds an example, for messages, and `source.version()` bytes that change with what is read.
 
     To add a kind of data set:
 
@@ -80,20 +82,50 @@ class Kind:
         describes them. It raises a UserError, with the key and what is allowed, for an unknown
         name, images that differ in size without an image_size, a file that is missing or damaged:
         whatever can be checked before training. For a missing split it is a SettingError.
+      options: the arguments of `open_source` that `open` takes too, of "channels", "background"
+        (red, green and blue) and "classes".
     """
 
     text: str
     claims: Callable[[str], bool]
-    open: Callable[[str, str, str | None, int | None], Source]
+    open: Callable[..., Source]
+    options: tuple[str, ...] = ()
 
 
 KINDS = [
     Kind(
+        "hf:FOLDER or hf:OWNER/NAME: a data set of Hugging Face",
+        hf_source.claims,
+        hf_source.open_hf,
+        options=("channels", "background"),
+    ),
+    Kind(
+        "a path such as ./photos or photos.zip: a folder, .zip or .tar of CLASS/*.jpg or "
+        "SPLIT/CLASS/*.jpg",
+        pictures.claims,
+        pictures.open_pictures,
+        options=("channels", "background", "classes"),
+    ),
+    Kind(
         "NAME, NAME/CONFIG or NAME:VERSION: a data set of TFDS, 'digits', or written latents",
         lambda name: True,
         tfds_source.open_tfds,
+        options=("channels", "background"),
     ),
 ]
+DAMAGED = ("stop", "skip")  # config.data.damaged
+
+
+def options_of(data: Any, all_damaged: bool = False) -> dict[str, Any]:
+    """Return what the section config.data says about opening any of its splits.
+
+    Args:
+      data: the section.
+      all_damaged: open the data set as it is, since all that is damaged will be named.
+    """
+    names = ("data_dir", "image_size", "channels", "background", "classes", "damaged")
+    options = {name: getattr(data, name) for name in names}
+    return options | (dict(damaged="stop", tried=False) if all_damaged else {})
 
 
 def open_source(
@@ -102,6 +134,12 @@ def open_source(
     data_dir: str | None = None,
     image_size: int | None = None,
     key: str = "split",
+    *,
+    channels: int = 0,
+    background: str = "white",
+    classes: str = "",
+    damaged: str = "stop",
+    tried: bool = True,
 ) -> Source:
     """Open one split of a data set, after preparing it if that is needed and possible.
 
@@ -114,6 +152,12 @@ def open_source(
       image_size: side in pixels to which images are resized and centre-cropped as in ADM; None or 0
         leaves them as stored.
       key: the key of config.data that gave the split, for messages: "split" or "test_split".
+      channels: 1 for grey or 3 for colour; 0 as the data set says, or colour where it does not.
+      background: the colour under what is transparent, see `images.colour`.
+      classes: file with the names of the classes, see `data.class_file`; "" for none.
+      damaged: "stop", so that reading a damaged example is an error, or "skip": all are read now,
+        and those that cannot be are left out.
+      tried: whether an example is read, which finds most of what is wrong.
 
     Raises:
       UserError: the name, split or size is unknown; the data set is not prepared or has no image or
@@ -125,14 +169,27 @@ def open_source(
             "for as stored."
         )
     kind = next(kind for kind in KINDS if kind.claims(name))
+    given = dict(channels=channels, background=background, classes=classes)
+    defaults = dict(channels=0, background="white", classes="")
+    for option in given.keys() - set(kind.options):
+        if given[option] != defaults[option]:
+            rule = f"has no effect on config.data.name={name!r}: leave it at {defaults[option]!r}."
+            raise SettingError("config.data", option, given[option], rule)
     try:
-        source = kind.open(name, split, data_dir or None, image_size or None)
+        taken: dict[str, Any] = {option: given[option] for option in kind.options}
+        if "background" in taken:
+            taken["background"] = colour(background)
+        source = kind.open(name, split, data_dir or None, image_size or None, **taken)
     except UnknownName as error:
         others = [f" Or: {other.text}." for other in KINDS if other is not kind]
         raise UserError(f"{error}{''.join(others)}") from None
     except SettingError as error:
         named = key if error.name == "split" else error.name
         raise SettingError("config.data", named, error.value, error.rule) from None
-    if wrong := fault(source[0], source):  # one example is decoded before any other work
+    if damaged == "skip":
+        source = without_damaged(source)
+    if tried and (
+        wrong := fault(source[0], source)
+    ):  # one example is decoded before any other work
         raise UserError(f"config.data.name={name!r}: example 0 of split {split!r} {wrong}.")
     return source

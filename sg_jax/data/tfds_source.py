@@ -11,12 +11,11 @@ import numpy as np
 
 from sg_jax.data import shards
 from sg_jax.data.checks import fault
-from sg_jax.data.images import decode
+from sg_jax.data.images import JPEG, WHITE, decode
 from sg_jax.data.prepare import prepared_builder, remedy
-from sg_jax.errors import UserError, one_line
+from sg_jax.errors import SettingError, UserError, one_line
 
 MOST_CLASSES = 1_000_000  # a few bytes of features.json can ask for any number
-JPEG = b"\xff\xd8"  # how a file begins
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,6 +34,7 @@ class TfdsSource:
     records: Any = dataclasses.field(repr=False)  # TFDS data source of records, images encoded
     files: tuple[str, ...] = dataclasses.field(repr=False)
     ends: tuple[int, ...] = dataclasses.field(repr=False)  # index after the last record of a file
+    background: tuple[int, int, int] = dataclasses.field(default=WHITE, repr=False)
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -71,11 +71,13 @@ class TfdsSource:
             keys = (key for name, key in self.keys.items() if name != "label")
             return b"".join(np.ascontiguousarray(record[key]).tobytes() for key in keys), label
         encoded = record[self.keys["image"]]
-        return encoded if encoded[:2] == JPEG else self._decode(i, encoded, None).tobytes(), label
+        return encoded if encoded.startswith(JPEG) else self._decode(
+            i, encoded, None
+        ).tobytes(), label
 
     def _decode(self, i: int, encoded: bytes, image_size: int | None) -> np.ndarray:
         try:
-            return decode(encoded, self.image_shape[2], image_size)
+            return decode(encoded, self.image_shape[2], image_size, self.background)
         except Exception as cause:
             raise self._unreadable(i, one_line(cause)) from cause
 
@@ -104,7 +106,13 @@ class TfdsSource:
 
 
 def open_tfds(
-    name: str, split: str, data_dir: str | None = None, image_size: int | None = None
+    name: str,
+    split: str,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    *,
+    channels: int = 0,
+    background: tuple[int, int, int] = WHITE,
 ) -> TfdsSource:
     """Open one split; see `data.sources.open_source`.
 
@@ -115,13 +123,16 @@ def open_tfds(
     features = builder.info.features
     latents = "latents" in features
     there = f"config.data.name={name!r}, in {builder.data_dir},"
-    keys, (height, width, channels) = (_latents if latents else _image)(there, features)
+    keys, (height, width, stored) = (_latents if latents else _image)(there, features)
     keys["label"], class_names = _label(there, features)
     if latents and image_size not in (None, height):
         raise UserError(
             f"config.data.image_size={image_size} must be 0 for {name!r}: latents, here "
             f"{height}x{width}, cannot be resized."
         )
+    if latents and channels:
+        rule = f"must be 0 for {name!r}: latents have the channels of their autoencoder."
+        raise SettingError("config.data", "channels", channels, rule)
     if not image_size and None in (height, width):
         raise UserError(
             f"config.data.image_size=0 uses images as stored, but those of {name!r} differ in "
@@ -132,7 +143,7 @@ def open_tfds(
         name=name,
         split=split,
         num_classes=len(class_names),
-        image_shape=(image_size or height, image_size or width, channels),
+        image_shape=(image_size or height, image_size or width, channels or stored),
         class_names=class_names,
         latents=latents,
         posterior="std" in keys,
@@ -141,6 +152,7 @@ def open_tfds(
         records=records,
         files=tuple(str(file.filename) for file in files),
         ends=tuple(itertools.accumulate(file.take for file in files)),
+        background=background,
     )
     # A truncated file has lost its index, so reading one record of each file finds it before
     # training.

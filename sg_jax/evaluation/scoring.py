@@ -12,7 +12,7 @@ import numpy as np
 
 from sg_jax.config.sections import Config
 from sg_jax.data import identity
-from sg_jax.data.sources import Source, open_source
+from sg_jax.data.sources import Source, open_source, options_of
 from sg_jax.encoders.classifier import Recipe
 from sg_jax.errors import UserError
 from sg_jax.evaluation import features, real
@@ -127,9 +127,7 @@ def _check_features(config: Config) -> None:
 
 def _open_test(config: Config, source: Source) -> Source:
     data = config.data
-    return open_source(
-        source.name, data.test_split, data.data_dir, data.image_size, key="test_split"
-    )
+    return open_source(source.name, data.test_split, key="test_split", **options_of(data))
 
 
 def _recipe(config: Config) -> Recipe:

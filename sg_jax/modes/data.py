@@ -15,20 +15,20 @@ from etils import epath
 
 from sg_jax.config.experiment import Experiment
 from sg_jax.config.sections import Config
-from sg_jax.data.checks import unreadable
-from sg_jax.data.sources import Source, open_source
+from sg_jax.data import skipping
+from sg_jax.data.sources import Source, open_source, options_of
 from sg_jax.errors import SettingError, UserError
 from sg_jax.modes.base import Job, Mode, Option, register
 from sg_jax.modes.bench import training
 from sg_jax.parallel import processes, sharding
 from sg_jax.runs import files
-from sg_jax.runs.progress import Progress, log
+from sg_jax.runs.progress import log
 
 WINDOW = 0.25  # least seconds over which a rate is measured
 WARM_UP = 1.0  # least seconds of warm-up, which are not counted
 ENOUGH = 1.2  # times what a step consumes, to allow for slow moments
 MAX_WORKERS = 32  # most that are tried
-OFTEN = 5.0  # seconds between two lines of progress while data is checked
+LISTED = 1000  # damaged examples that the log names, at most
 SHOWN = 5  # damaged files that a message names, at most
 
 
@@ -57,26 +57,33 @@ def check(config: Config, split: str) -> None:
     """
     data = config.data
     try:
-        source: Any = open_source(data.name, split, data.data_dir, data.image_size)
+        source: Any = open_source(data.name, split, **options_of(data, all_damaged=True))
     except SettingError as error:
-        raise UserError(f"--check {split} {error.rule}") from None
-    log(f"Reading the {len(source):,} examples of split {split!r} ...")
-    progress = Progress(0, len(source), 1, unit="example")
+        named = f"--check {split}" if error.name == "split" else f"config.data.{error.name}"
+        raise UserError(f"{named} {error.rule}") from None
+    listed = 0
 
-    def tell(done: int) -> None:
-        if time.perf_counter() - progress.time > OFTEN:
-            progress.update(done)
+    def say(line: str) -> None:
+        nonlocal listed
+        listed += 1
+        if listed <= LISTED:
+            log(f"  {line}")
 
-    found = list(unreadable(source, tell))
-    if found:
-        named = hasattr(source, "file_of")
-        places = sorted({source.file_of(i) if named else f"example {i}" for i, _ in found})
-        more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
-        raise UserError(
-            f"{len(found):,} of the {len(source):,} examples of split {split!r} cannot be read, in "
-            f"{', '.join(places[:SHOWN])}{more}. The first: {found[0][1]}"
-        )
-    log(f"All {len(source):,} examples of split {split!r} can be read.")
+    found = skipping.find(source, say)
+    if not found:
+        log(f"All {len(source):,} examples of split {split!r} can be read.")
+        return
+    files_known = hasattr(source, "file_of")
+    places = sorted({source.file_of(i) if files_known else f"example {i}" for i, _ in found})
+    more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
+    text = (
+        f"{len(found):,} of the {len(source):,} examples of split {split!r} cannot be read, in "
+        f"{', '.join(places[:SHOWN])}{more}."
+    )
+    if data.damaged == "skip":
+        log(f"{text} Training leaves them out (config.data.damaged='skip').")
+        return
+    raise UserError(f"{text} The first: {found[0][1]}")
 
 
 def measure(experiment: Experiment, source: Source) -> dict[str, Any]:

@@ -57,6 +57,11 @@ def test_a_path_out_of_the_run_is_used_only_if_the_command_says_it(run, key, pat
     trust.check(config, "/", [key], ())
 
 
+def test_images_that_are_named_by_their_path_may_lie_anywhere(run):
+    config = parsing.merge(dict(data=dict(name="/photos", data_dir="/elsewhere")))
+    trust.check(config, "run", [trust.DATA], ())
+
+
 def test_a_prepared_data_set_may_lie_anywhere(run, monkeypatch):
     asked = []
     monkeypatch.setattr(prepare, "_find", lambda *args: asked.append(args) or "a builder")

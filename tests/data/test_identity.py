@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from image_files import animals, write
 from PIL import Image
 
 from sg_jax.config import parsing, record
@@ -165,3 +166,50 @@ def test_the_command_neither_continues_nor_scores_on_other_data(copied, digits_d
         with pytest.raises(UserError, match=r"config\.json: examples 296 instead of 1,501"):
             main([*command, *more])
     main([*command, f"--config.data.data_dir={digits_dir}", "--config.train.steps=4"])
+
+
+def test_a_folder_of_images_may_move_but_not_change(tmp_path):
+    saved, now = "/before/photos", str(tmp_path)
+    _prepare(tmp_path / "run", Examples(), begun=False, name=saved)
+    _prepare(tmp_path / "run", Examples(), name=now)
+    assert (
+        json.loads((tmp_path / "run" / "config.json").read_text())["config"]["data"]["name"] == now
+    )
+    with pytest.raises(UserError, match="other images"):
+        _prepare(tmp_path / "run", Examples(odd=3), name=saved)
+    for before, after in (("cifar10", now), (now, "cifar10")):
+        run = tmp_path / f"run {before[:1]}"
+        _prepare(run, Examples(), begun=False, name=before)
+        with pytest.raises(UserError, match=r"config\.data\.name=.* differs from"):
+            _prepare(run, Examples(), name=after)
+
+
+@pytest.mark.slow
+def test_the_command_trains_on_a_folder_and_continues_on_a_zip_of_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    contents = animals(20) | {"cat/bad.jpg": b"hello"}
+    folder = write(tmp_path / "animals", contents)
+    moved = write(tmp_path / "moved", contents, "zip")
+    small = [f"--config.model.{key}=2" for key in ("depth", "heads", "patch")]
+    common = [
+        *("--config.model.width=8", "--config.data.image_size=8", "--config.data.damaged=skip"),
+        *("--config.data.split=train[:75%]", "--config.data.test_split=train[75%:]", *small),
+        *("--config.model.routes=((1,1),)", "--config.train.batch_size=8"),
+        *("--config.train.then=()", "--config.train.sample_every=0"),
+        "--config.train.log_every=1",
+    ]
+
+    def train(run, name, steps, *more):
+        main(
+            [
+                *("main", "--config", "configs/digits.py", "--workdir", str(tmp_path / run)),
+                *(*common, f"--config.data.name={name}", f"--config.train.steps={steps}", *more),
+            ]
+        )
+        lines = (tmp_path / run / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line).get("loss") for line in lines]
+
+    train("parts", folder, 2)
+    found = train("parts", moved, 4, "--config.data.workers=1")
+    assert found[-1] == train("whole", folder, 4)[-1]
+    assert "Skipped 1 of the 31" in capsys.readouterr().out

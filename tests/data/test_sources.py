@@ -104,14 +104,19 @@ def test_a_folder_given_as_a_name_is_no_misspelt_name(digits_dir, tmp_path, monk
         assert "Did you mean" not in str(error.value)
         return str(error.value)
 
+    def empty(name):
+        with pytest.raises(UserError) as error:
+            open_source(name, "train", str(tmp_path / "data"))
+        return str(error.value)
+
     given = f"--config.data.data_dir={digits_dir} --config.data.name=digits."
     for name in (digits_dir, digits_dir / "digits", digits_dir / "digits" / "1.0.0"):
         assert said(str(name)).endswith(given)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "images" / "cat").mkdir(parents=True)
-    for name in ("images", "images/cat", "./images", "~/images", str(tmp_path / "images")):
-        assert "Image files must be made into one first" in said(name)
+    assert "write ./images" in said("images")
+    assert "has no images. Image files are known by their ends" in empty("images/cat")
     (tmp_path / "npy" / "x_features").mkdir(parents=True)
     assert f"--mode latents --from {tmp_path}/npy" in said("npy")
     assert "There is no such folder" in said("./nothing")

@@ -1,8 +1,8 @@
 """Data that anyone may have written: it is read, or refused by a UserError, quickly and in little.
 
-Image files, .npy files, and the shards and descriptions of a prepared data set, as random bytes and
-as good ones with a few changes. Each takes less than a second (on a busy machine, ten), and all
-together less than 500 MB. `-m slow` runs thirty times as many.
+Image files and archives of them, .npy files, and the shards and descriptions of a prepared data
+set, as random bytes and as good ones with a few changes. Each takes less than a second (on a busy
+machine, ten), and all together less than 500 MB. `-m slow` runs thirty times as many.
 """
 
 import io
@@ -122,6 +122,39 @@ def test_sizes_that_an_image_says_it_has(times):
 
     side = st.integers(0, 300) | st.integers(0, 2**31 - 1)
     fuzz(40 * times, check, side, side, st.integers(0, 100_000))
+
+
+def _archives(root):
+    """Return a .zip and a .tar of three images, as bytes."""
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8), (9, 8, 7)).save(picture, format="PNG")
+    paths = [root / "photos" / name for name in ("a/1.png", "a/2.png", "b/1.png")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture.getvalue())
+    made = {
+        kind: shutil.make_archive(root / kind, kind, root / "photos") for kind in ("zip", "tar")
+    }
+    return {kind: pathlib.Path(path).read_bytes() for kind, path in made.items()}
+
+
+@times
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_archives_of_images(times, kind, tmp_path):
+    good = _archives(tmp_path)[kind]
+    path = tmp_path / f"fuzzed.{kind}"
+
+    def check(content):
+        path.unlink(missing_ok=True)  # a new file, which no index is kept of
+        path.write_bytes(content)
+        try:
+            source = open_source(str(path), "train", image_size=4, tried=False)
+            for i in range(len(source)):
+                assert source[i]["image"].shape == (4, 4, 3)
+        except UserError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+
+    fuzz(60 * times, check, changed([good]) | changed([good[:700]]) | st.binary(max_size=600))
 
 
 def _arrays():

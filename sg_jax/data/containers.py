@@ -1,0 +1,203 @@
+"""Where image files lie: in a folder, a .zip or a .tar. They are listed once, and read at random.
+
+Nothing is extracted, and nothing outside is read: links that lead out of a folder are not followed,
+and names in archives are only names. What is left out is counted.
+
+To add one: write a class with the members of `Files`, and make it in
+`data.pictures`.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import pathlib
+import stat
+from typing import Protocol
+
+import numpy as np
+
+from sg_jax.errors import UserError, nearest, one_line, shown
+
+# Files that hold an image, by the ends of their names.
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm .pfm"
+    " .avif .avifs .jp2 .j2k .jpx".split()
+)
+TABLE = "dataset.json"  # a file that tells the labels; see `data.layout`
+MOST_OTHERS = 20_000  # files of other kinds, after which a folder with few images is refused
+MOST_BYTES = 2**29  # of an image file
+
+
+class Files(Protocol):
+    """The image files in one place, by number, in the order of their names.
+
+    They are read by several threads and processes at once, so it can be pickled.
+    """
+
+    @property
+    def names(self) -> list[str]:
+        """Paths of the images from the top of the place, with "/", sorted."""
+
+    @property
+    def tables(self) -> dict[str, bytes]:
+        """Contents of the files called `TABLE`, by path, where there are any."""
+
+    @property
+    def left_out(self) -> "LeftOut":
+        """What else is there, and is not used."""
+
+    def read(self, i: int) -> bytes:
+        """Return the contents of image `i`; raise an OSError or a UserError with the reason."""
+
+    def place(self, i: int) -> str:
+        """Return where image `i` is, for messages."""
+
+    def version(self, ids: np.ndarray) -> bytes:
+        """Return bytes that change with these images."""
+
+
+class LeftOut(dict[str, list[str]]):
+    """What is left out: by reason, the first few paths, and how many there are in `counts`."""
+
+    SHOWN = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: dict[str, int] = {}
+
+    def add(self, reason: str, path: str) -> None:
+        """Count a path."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        examples = self.setdefault(reason, [])
+        if len(examples) < self.SHOWN:
+            examples.append(path)
+
+    def text(self) -> str:
+        """Return all of it in one line, such as "other files: 2 (a.txt, b.txt)"."""
+        parts = []
+        for reason, examples in self.items():
+            count = self.counts[reason]
+            more = ", ..." if count > len(examples) else ""
+            listed = ", ".join(readable(path) for path in examples)
+            parts.append(f"{reason}: {count:,} ({listed}{more})")
+        return "; ".join(parts)
+
+
+NO_IMAGES = "other files"
+HIDDEN = "hidden files"
+LINKS = "links to folders or elsewhere, not followed"
+OUTSIDE = "names that lead out of the archive"
+
+
+def readable(path: str) -> str:
+    """Return a path as text that can be printed, whatever its bytes are."""
+    return os.fsencode(path).decode("utf-8", "replace").replace("\n", "?")
+
+
+def kind_of(path: str) -> str:
+    """Return "" for an image, judged by its path, or the reason to leave it out."""
+    parts = path.split("/")
+    if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+        return HIDDEN
+    return "" if os.path.splitext(parts[-1])[1].lower() in SUFFIXES else NO_IMAGES
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Folder:
+    """Image files in a folder and the folders in it, as `Files` describes them."""
+
+    root: str
+    names: list[str]
+    tables: dict[str, bytes]
+    left_out: LeftOut
+
+    def read(self, i: int) -> bytes:
+        return read_file(os.path.join(self.root, self.names[i]))
+
+    def place(self, i: int) -> str:
+        return readable(os.path.join(self.root, self.names[i]))
+
+    def version(self, ids: np.ndarray) -> bytes:
+        found = hashlib.sha256()
+        for i in ids:
+            path = os.path.join(self.root, self.names[i])
+            with contextlib.suppress(OSError):
+                status = os.stat(path)
+                path += f"\n{status.st_size} {status.st_mtime_ns}"
+            found.update(os.fsencode(f"{path}\n"))
+        return found.digest()
+
+
+def scan(root: pathlib.Path) -> Folder:
+    """List the images in a folder: of a million on a local disk, in seconds.
+
+    Links to files in the folder are followed; those that lead out of it, and those to folders, are
+    not.
+
+    Raises:
+      UserError: a folder in it cannot be read, or nearly all of its many files are no images.
+    """
+    top = os.path.realpath(root)
+    names: list[str] = []
+    tables: dict[str, bytes] = {}
+    left_out = LeftOut()
+    waiting = [""]  # folders, by their path with a "/" at the end
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(os.path.join(top, folder)) as entries:
+                for entry in entries:
+                    path = folder + entry.name
+                    if entry.name.startswith(".") or entry.name == "__MACOSX":
+                        left_out.add(HIDDEN, path)
+                    elif entry.is_dir(follow_symlinks=False):
+                        waiting.append(f"{path}/")
+                    elif entry.is_symlink() and not _leads_inside(entry, top):
+                        left_out.add(LINKS, path)
+                    elif (reason := kind_of(entry.name)) or not entry.is_file():
+                        if entry.name == TABLE and entry.is_file():
+                            tables[path] = pathlib.Path(entry.path).read_bytes()
+                        left_out.add(reason or NO_IMAGES, path)
+                    else:
+                        names.append(path)
+        except OSError as cause:
+            raise UserError(
+                f"{readable(os.path.join(top, folder))} cannot be read ({one_line(cause)}): let "
+                "this user read it, or move it elsewhere."
+            ) from cause
+        others = sum(left_out.counts.values()) + len(waiting)
+        if others > MOST_OTHERS and others > 10 * len(names):
+            raise UserError(
+                f"{readable(top)} has more than {MOST_OTHERS:,} files and folders, and only "
+                f"{len(names):,} images among those listed so far: give the folder of the images."
+            )
+    names.sort()
+    return Folder(top, names, tables, left_out)
+
+
+def read_file(path: str) -> bytes:
+    """Return the contents of an image file; raise an OSError or a UserError with the reason."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # such as a pipe, which waits for a writer
+        raise UserError("it is no regular file")
+    if status.st_size > MOST_BYTES:
+        raise UserError(f"it has more than {MOST_BYTES:,} bytes")
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _leads_inside(entry: os.DirEntry, top: str) -> bool:
+    """Return whether a link leads to a file in the folder `top`."""
+    target = os.path.realpath(entry.path)
+    return target.startswith(os.path.join(top, "")) and os.path.isfile(target)
+
+
+def missing(path: pathlib.Path) -> str:
+    """Return that there is nothing at a path, and what is there instead."""
+    above = next(parent for parent in path.parents if parent.exists())
+    try:
+        hint = nearest(path.name, os.listdir(above)) if above == path.parent else ""
+    except OSError:
+        hint = ""
+    return f"There is no such folder or archive: {shown(readable(str(above)))} has none.{hint}"

@@ -1,0 +1,187 @@
+"""Data sets of Hugging Face, from a folder or from the hub: "hf:NAME". It needs the extra `hf`."""
+
+import dataclasses
+import itertools
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sg_jax.data import splits
+from sg_jax.data.containers import read_file
+from sg_jax.data.encoded import Encoded, with_shape
+from sg_jax.data.images import WHITE
+from sg_jax.data.layout import ONLY
+from sg_jax.errors import UserError, one_line, shown
+from sg_jax.runs.progress import log
+
+PREFIX = "hf:"
+LEAST = 4  # the first version of `datasets` that runs no code of a data set
+SAVED = ("dataset_dict.json", "state.json")  # one of which `save_to_disk` writes
+_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*(:\w[\w.+-]*)?")  # OWNER/NAME:CONFIG
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class HfSource(Encoded):
+    """A split of a data set of Hugging Face, whose tables are mapped into memory."""
+
+    table: Any = dataclasses.field(repr=False)  # datasets.Dataset with files of images undecoded
+    image: str = dataclasses.field(repr=False)  # names of columns
+    label: str = dataclasses.field(repr=False)  # "": all have label 0
+    labels: Mapping[Any, int] | None = dataclasses.field(repr=False)  # by value; None: as stored
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def read(self, i: int) -> tuple[bytes, int]:
+        try:
+            row = self.table[i]
+        except Exception as cause:  # a damaged table
+            raise UserError(one_line(cause)) from cause
+        stored = row[self.image]
+        if not stored or not (stored["bytes"] or stored["path"]):
+            raise UserError("it has no image")
+        encoded = stored["bytes"] or read_file(stored["path"])
+        value = row[self.label] if self.label else 0
+        return encoded, self.labels[value] if self.labels is not None else int(value)
+
+    def place(self, i: int) -> str:
+        return f"example {i} of split {self.split!r}"
+
+
+def claims(name: str) -> bool:
+    """Return whether a name begins with "hf:"."""
+    return name.startswith(PREFIX)
+
+
+def on_disk(name: str) -> bool:
+    """Return whether a name is the path of a data set, so that nothing is downloaded."""
+    return claims(name) and name != PREFIX and _path(name).exists()
+
+
+def _path(name: str) -> pathlib.Path:
+    return pathlib.Path(os.path.expanduser(name.removeprefix(PREFIX)))
+
+
+def open_hf(
+    name: str,
+    split: str,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    *,
+    channels: int = 0,
+    background: tuple[int, int, int] = WHITE,
+) -> HfSource:
+    """Open one split; see `data.sources.open_source`. `data_dir` is not used."""
+    datasets = _library(name)
+    tables = _tables(datasets, name)
+    parts = splits.select(name, split, {key: len(table) for key, table in tables.items()})
+    first = next(iter(tables.values()))
+    image = _column(name, first, datasets.Image, "image", required=True)
+    label = _column(name, first, datasets.ClassLabel, "label") or next(
+        (key for key in ("label", "labels") if key in first.column_names), ""
+    )
+    columns = [key for key in (image, label) if key]
+    whole = datasets.concatenate_datasets(
+        [
+            tables[key].select_columns(columns).select(range(ids[0], ids[-1] + 1))
+            for key, ids in parts
+            if len(ids)
+        ]
+    )
+    class_names, labels = _classes(datasets, name, label, list(tables.values()))
+    source = HfSource(
+        name=name,
+        split=split,
+        class_names=class_names,
+        image_size=image_size,
+        background=background,
+        image_shape=(0, 0, 0),
+        table=whole.cast_column(image, datasets.Image(decode=False)),
+        image=image,
+        label=label,
+        labels=labels,
+    )
+    return with_shape(source, channels)
+
+
+def _library(name: str) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(
+            f"config.data.name={name!r} needs a package that is not installed: "
+            "`pip install 'sg_jax[hf]'`, or `pip install datasets`."
+        ) from None
+    if int(datasets.__version__.partition(".")[0]) < LEAST:
+        raise UserError(
+            f"config.data.name={name!r} needs datasets {LEAST} or later, not "
+            f"{datasets.__version__}, because older ones run code of a data set: "
+            "`pip install -U datasets`."
+        )
+    return datasets
+
+
+def _tables(datasets: Any, name: str) -> dict[str, Any]:
+    """Return all splits of a data set by name."""
+    path = _path(name)
+    try:
+        if not on_disk(name):
+            called = name.removeprefix(PREFIX)
+            if not _ID.fullmatch(called):
+                raise UserError(
+                    f"config.data.name={shown(name)} must be hf:FOLDER, of a folder that is there, "
+                    "hf:OWNER/NAME or hf:OWNER/NAME:CONFIG."
+                )
+            log(f"{name}: what is not in the cache of Hugging Face is downloaded ...")
+            loaded = datasets.load_dataset(*called.split(":"))
+        elif any((path / file).is_file() for file in SAVED):
+            loaded = datasets.load_from_disk(str(path))
+        else:
+            loaded = datasets.load_dataset(str(path))
+    except UserError:
+        raise
+    except Exception as cause:  # many kinds, also those of other packages
+        raise UserError(
+            f"config.data.name={shown(name)} cannot be opened ({one_line(cause)}): give the folder "
+            "that save_to_disk wrote, or the OWNER/NAME of a data set on the hub; that needs "
+            "network, and for some `hf auth login`."
+        ) from cause
+    return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+
+
+def _column(name: str, table: Any, kind: type, preferred: str, required: bool = False) -> str:
+    """Return the one column of a kind, or the preferred one of several; "" for none."""
+    keys = [key for key, feature in table.features.items() if type(feature) is kind]
+    if preferred in keys or len(keys) == 1:
+        return preferred if preferred in keys else keys[0]
+    if not keys and not required:
+        return ""
+    found = ", ".join(f"{key} ({type(f).__name__})" for key, f in table.features.items())
+    raise UserError(
+        f"config.data.name={name!r} has {len(keys)} columns of type {kind.__name__}, and none is "
+        f"called {preferred!r}; its columns are {found}. Rename the one that is meant "
+        "(rename_column), and save the data set to a folder (save_to_disk)."
+    )
+
+
+def _classes(
+    datasets: Any, name: str, label: str, tables: list[Any]
+) -> tuple[tuple[str, ...], Mapping[Any, int] | None]:
+    """Return the names of the classes, and the labels by stored value (None: they are stored)."""
+    if not label:
+        return (ONLY,), None
+    feature = tables[0].features[label]
+    if isinstance(feature, datasets.ClassLabel):
+        return tuple(feature.names or map(str, range(feature.num_classes))), None
+    columns = (table.unique(label) for table in tables if label in table.features)
+    plain = isinstance(feature, datasets.Value)
+    values = set(itertools.chain.from_iterable(columns)) if plain else set()
+    if not plain or not all(isinstance(value, int | str) for value in values):
+        raise UserError(
+            f"config.data.name={name!r} has labels in column {label!r} that are neither names nor "
+            "whole numbers: mend them, or rename the column, so that there are no labels."
+        )
+    ordered = sorted(values, key=lambda value: (isinstance(value, str), value))
+    return tuple(map(str, ordered)), {value: i for i, value in enumerate(ordered)}

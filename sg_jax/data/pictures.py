@@ -1,0 +1,143 @@
+"""Folders and archives of image files as data sets; `data.layout` says how they are arranged."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+
+import numpy as np
+from etils import epath
+
+from sg_jax.data import archives, layout
+from sg_jax.data.containers import SUFFIXES, Files, missing, readable, scan
+from sg_jax.data.encoded import Encoded, with_shape
+from sg_jax.data.images import WHITE
+from sg_jax.data.prepare import FEATURES, NAME, folder_hint
+from sg_jax.errors import UserError, one_line, shown
+from sg_jax.runs import files as paths
+from sg_jax.runs.progress import log
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class PictureSource(Encoded):
+    """A split of a folder or an archive of images."""
+
+    files: Files = dataclasses.field(repr=False)
+    ids: np.ndarray = dataclasses.field(repr=False)  # numbers in `files`
+    labels: np.ndarray = dataclasses.field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, i: int) -> tuple[bytes, int]:
+        return self.files.read(int(self.ids[i])), int(self.labels[i])
+
+    def place(self, i: int) -> str:
+        return self.files.place(int(self.ids[i]))
+
+    file_of = place  # an example is a file of its own
+
+    def version(self) -> bytes:
+        """Return bytes that change with the images, and with how they are read."""
+        look = (self.split, self.image_shape, self.image_size)
+        return repr(look).encode() + self.files.version(self.ids)
+
+
+def claims(name: str) -> bool:
+    """Return whether a name is a path: by how it begins or ends, or because it is there."""
+    if not name.strip() or "\0" in name or len(name) > 4096:
+        return False
+    if name[0] in "/.~" or "://" in name or name.lower().endswith(archives.SUFFIXES):
+        return True
+    if not ("/" in name or "." in name) or not os.path.exists(name):
+        return False
+    # NAME/CONFIG may be prepared in this folder.
+    return not (NAME.fullmatch(name) and any(pathlib.Path(name).glob(f"*/{FEATURES}")))
+
+
+def is_moved(before: str, now: str) -> bool:
+    """Return whether two names are paths, of which the first may be gone."""
+    return claims(now) and (claims(before) or "/" in before)
+
+
+def open_pictures(
+    name: str,
+    split: str,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    *,
+    channels: int = 0,
+    background: tuple[int, int, int] = WHITE,
+    classes: str = "",
+) -> PictureSource:
+    """Open one split; see `data.sources.open_source`."""
+    files = _files(name)
+    arranged = layout.arrange(files, name, classes)
+    ids, labels = arranged.select(name, split)
+    _tell(name, files, arranged)
+    source = PictureSource(
+        name=name,
+        split=split,
+        class_names=arranged.class_names,
+        image_size=image_size,
+        background=background,
+        image_shape=(0, 0, 0),
+        files=files,
+        ids=ids,
+        labels=labels,
+    )
+    return with_shape(source, channels)
+
+
+def _files(name: str) -> Files:
+    """Return the images at a path, one or more."""
+    if paths.is_remote(name):
+        raise UserError(
+            f"config.data.name={name!r} is in a bucket: mount it, by gcsfuse say, and give the "
+            "folder where it is mounted, or copy the images to a disk."
+        )
+    named = f"config.data.name={shown(name)}"
+    neither = f"{named} is neither a data set of TFDS nor images"
+    path = pathlib.Path(paths.absolute(name))
+    try:
+        if not path.exists():
+            raise UserError(f"{neither}. {missing(path)}")
+        if not path.is_dir() and not path.name.lower().endswith(archives.SUFFIXES):
+            raise UserError(f"{neither}. That is a file: give a folder, .zip or .tar of images.")
+    except UserError:
+        raise
+    except (OSError, ValueError) as cause:  # the latter for what is no name of a file
+        raise UserError(
+            f"{named} cannot be read ({one_line(cause)}): let this user read it, or give another "
+            "folder."
+        ) from cause
+    try:
+        files = scan(path) if path.is_dir() else archives.index(path)
+    except UserError as error:
+        raise UserError(f"{named}: {error}") from error.__cause__
+    if files.names:
+        return files
+    if path.is_dir() and (hint := folder_hint(epath.Path(path))):
+        raise UserError(f"{neither}. {hint}")
+    there = files.left_out.text()
+    raise UserError(
+        f"{named} has no images{f' ({there})' if there else ''}. Image files are known by their "
+        f"ends, {', '.join(sorted(SUFFIXES))}: convert others to these, and copy what links lead "
+        "to."
+    )
+
+
+def _tell(name: str, files: Files, arranged: layout.Layout) -> None:
+    """Log what was found, and what is left out."""
+    counts = ", ".join(f"{key} {len(ids):,}" for key, ids in arranged.ids.items())
+    names = arranged.class_names
+    several = f"{len(names):,} classes" if len(names) > 1 else f"one class, {names[0]!r}"
+    left_out = "; ".join(filter(None, (files.left_out.text(), arranged.left_out.text())))
+    also = f"; left out: {left_out}" if left_out else ""
+    _say(f"Images in {readable(name)}: {counts}; {several}{also}.")
+
+
+@functools.cache
+def _say(line: str) -> None:
+    """Log a line once, however often a data set is opened."""
+    log(line)

@@ -1,0 +1,128 @@
+"""Damaged examples, left out before training starts, so that an epoch has each of the others once.
+
+Finding them takes reading everything once. What was found is kept in the user's cache, for images
+that have not changed since.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from sg_jax.data.checks import unreadable
+from sg_jax.errors import UserError
+from sg_jax.runs import files
+from sg_jax.runs.progress import Progress, log
+
+SHOWN = 3  # damaged files that the log names
+OFTEN = 5.0  # seconds between two lines of progress
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Without:
+    """A source without some of its examples, as `data.sources.Source` describes it."""
+
+    source: Any
+    ids: np.ndarray  # the examples that are left
+
+    name = property(lambda self: self.source.name)
+    split = property(lambda self: self.source.split)
+    num_classes = property(lambda self: self.source.num_classes)
+    image_shape = property(lambda self: self.source.image_shape)
+    class_names = property(lambda self: self.source.class_names)
+    latents = property(lambda self: self.source.latents)
+    posterior = property(lambda self: self.source.posterior)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return self.source[int(self.ids[i])]
+
+    def __getattr__(self, name: str) -> Callable[[int], Any]:
+        if name not in ("file_of", "identify"):  # which not every source has
+            raise AttributeError(name)
+        of_source = getattr(self.source, name)
+        return lambda i: of_source(int(self.ids[i]))
+
+
+def find(source: Any, say: Callable[[str], object] = lambda line: None) -> list[tuple[int, str]]:
+    """Read all examples of a source, with progress; return those that cannot be read, and why.
+
+    Args:
+      source: as `data.sources.Source` describes it.
+      say: called with a line for each that cannot be read.
+    """
+    log(f"Reading the {len(source):,} examples of split {source.split!r} ...")
+    progress = Progress(0, len(source), 1, unit="example")
+
+    def tell(done: int) -> None:
+        if time.perf_counter() - progress.time > OFTEN:
+            progress.update(done)
+
+    found = []
+    for i, error in unreadable(source, tell):
+        found.append((i, str(error)))
+        say(str(error))
+    return found
+
+
+def without_damaged(source: Any) -> Any:
+    """Return a source without the examples that cannot be read, and log how many these are.
+
+    Raises:
+      UserError: none can be read.
+    """
+    kept = _cache(source)
+    found = _kept(kept, len(source))
+    if found is None:
+        found = [i for i, _ in find(source)]
+        if kept:
+            with contextlib.suppress(OSError):  # a cache is no must
+                files.write_atomically(kept, json.dumps(found).encode())
+    if not found:
+        return source
+    places = [_place(source, i) for i in found[:SHOWN]]
+    listed = ", ".join(places) + (", ..." if len(found) > SHOWN else "")
+    if len(found) == len(source):
+        raise UserError(
+            f"config.data.damaged='skip' leaves nothing of split {source.split!r} of "
+            f"{source.name!r}: none of its {len(source):,} examples can be read ({listed})."
+        )
+    log(
+        f"Skipped {len(found):,} of the {len(source):,} examples of split {source.split!r}, which "
+        f"cannot be read (config.data.damaged='skip'): {listed}."
+    )
+    return Without(source, np.delete(np.arange(len(source)), found))
+
+
+def _place(source: Any, i: int) -> str:
+    return source.file_of(i) if hasattr(source, "file_of") else f"example {i}"
+
+
+def _cache(source: Any) -> pathlib.Path | None:
+    """Return the file that keeps what is damaged; None if a source cannot say what it reads."""
+    if not hasattr(source, "version"):
+        return None
+    key = hashlib.sha256(source.version()).hexdigest()[:32]
+    root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    return root / "sg_jax" / "damaged" / f"{key}.json"
+
+
+def _kept(path: pathlib.Path | None, count: int) -> list[int] | None:
+    """Return what a file of the cache says, or None if there is none that fits."""
+    if path is None:
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    fits = isinstance(found, list) and all(type(i) is int and 0 <= i < count for i in found)
+    return found if fits else None

@@ -1,0 +1,101 @@
+"""Damaged images are named all at once, or left out and counted."""
+
+import pathlib
+import pickle
+
+import numpy as np
+import pytest
+from image_files import animals, picture, values, write
+
+from sg_jax.data import identity, skipping
+from sg_jax.data.pipeline import train_iterator
+from sg_jax.data.sources import open_source
+from sg_jax.errors import UserError
+from sg_jax.main import main
+
+BAD = {"cat/bad.png": b"hello", "dog/cut.jpg": picture(1, "JPEG", (64, 64))[:300]}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_damaged_images_are_skipped_and_counted(tmp_path, kind, capsys):
+    name = write(tmp_path / "animals", animals() | BAD, kind)
+    source = open_source(name, "train", image_size=2, damaged="skip")
+    said = capsys.readouterr().out
+    assert "Skipped 2 of the 22 examples of split 'train'" in said
+    assert "cat/bad.png" in said and "dog/cut.jpg" in said
+    assert sorted(values(source)) == [*range(10), *range(100, 110)]
+    assert values(pickle.loads(pickle.dumps(source))) == values(source)
+    assert identity.of(source)["examples"] == 20
+    batch = next(train_iterator(source, batch_size=20, seed=0))
+    assert sorted(np.rint((batch["image"][:, 0, 0, 0] + 1) * 127.5)) == sorted(values(source))
+    assert source.file_of(0) and not hasattr(source, "anything")
+
+
+def test_a_slice_is_taken_before_anything_is_skipped(tmp_path):
+    name = write(tmp_path / "animals", animals() | BAD)
+    parts = [
+        open_source(name, part, image_size=2, damaged="skip")
+        for part in ("train[:50%]", "train[50%:]")
+    ]
+    assert sorted(values(parts[0]) + values(parts[1])) == [*range(10), *range(100, 110)]
+
+
+def test_what_was_found_is_kept_for_files_that_have_not_changed(tmp_path, monkeypatch, cache):
+    name = write(tmp_path / "animals", animals() | BAD)
+    reads = []
+    real = skipping.find
+    monkeypatch.setattr(skipping, "find", lambda *given: reads.append(1) or real(*given))
+
+    def count(**options):
+        return len(open_source(name, "train", damaged="skip", **options))
+
+    assert [count(image_size=2), count(image_size=2)] == [20, 20] and len(reads) == 1
+    pathlib.Path(name, "cat", "bad.png").write_bytes(picture(50))
+    assert count(image_size=2) == 21 and len(reads) == 2
+    assert count(image_size=3) == 21 and len(reads) == 3
+    for file in cache.rglob("*.json"):
+        file.write_text("[99]")
+    assert count(image_size=2) == 21 and len(reads) == 4
+    cache.chmod(0o500)
+    assert count(image_size=4) == 21
+
+
+def test_nothing_left_is_an_error(tmp_path):
+    name = write(tmp_path / "animals", BAD)
+    with pytest.raises(UserError, match=r"leaves nothing of split .* none of its 2"):
+        open_source(name, "train", image_size=2, damaged="skip")
+
+
+def test_sources_of_any_kind_can_skip(copied):
+    folder, shard = copied
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 255
+    shard.write_bytes(data)
+    source = open_source("digits", "train", str(folder), damaged="skip")
+    assert 0 < 1501 - len(source) < 20 and source.image_shape == (8, 8, 1)
+    assert all(source[i] for i in range(len(source)))
+
+
+def test_checking_names_every_damaged_image(tmp_path, capsys):
+    """Also the first example, which other commands stop at."""
+    many = animals() | {f"cat/x{i}.png": b"hello" for i in range(7)}
+    name = write(tmp_path / "animals", many)
+    command = [
+        *("main", "--config", "configs/digits.py", "--mode", "data", "--check", "train"),
+        *(f"--config.data.name={name}", "--config.data.image_size=8"),
+    ]
+    with pytest.raises(UserError, match=r"7 of the 27 examples .* and 2 more\. The first: "):
+        main(command)
+    said = capsys.readouterr().out
+    assert all(f"{name}/cat/x{i}.png cannot be read" in said for i in range(7))
+    main([*command, "--config.data.damaged=skip"])
+    assert "7 of the 27 examples" in capsys.readouterr().out
+    main([*command[:6], "train[:1]", "train[1:2]", *command[7:], "--config.data.damaged=skip"])
+    with pytest.raises(UserError, match=r"--check test is not a split of '.*animals'"):
+        main([*command[:6], "test", *command[7:]])
