@@ -198,6 +198,7 @@ def test_a_signal_to_one_of_two_processes_saves_the_same_step(lab, workdir, chos
     group[chosen].send(signal.SIGTERM)
     statuses = [command.wait(60) for command in group]
     took = time.monotonic() - begun
+    print(f"SIGTERM to process {chosen}: both ended after {took:.1f} s")
     (step,) = saved(workdir)  # had they saved different steps, neither would be complete
     assert took < 30 and statuses[0] == statuses[1] and statuses[0] not in (0, 2)
     assert f"at step {step} of 1000000; saved." in group[0].text()
