@@ -50,13 +50,15 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
     if found := _find(name, root):
         return found
     try:
-        builder = _digits(root) if name == "digits" else tfds.builder(name, data_dir=root)
+        with files.temporary():  # TFDS leaves some
+            builder = _digits(root) if name == "digits" else tfds.builder(name, data_dir=root)
     except ValueError:
         raise _unknown(name, root) from None
     except Exception as cause:
         raise _unprepared(name, root, cause) from cause
     try:
-        _prepare(builder, root)
+        with files.temporary():
+            _prepare(builder, root)
     except Exception as cause:
         # Another process may have been faster. A second folder cannot be renamed to the first
         # one's place, and the data set is there.

@@ -155,6 +155,18 @@ def writing(name: str | os.PathLike) -> Iterator[IO[bytes]]:
         partial.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def temporary() -> Iterator[None]:
+    """Remove, at the end, the temporary files and folders that a library makes in this block."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
 def tidy(folder: str | os.PathLike) -> None:
     """Remove what writers that were killed left in a folder, and in the folders two levels below.
 

@@ -19,6 +19,15 @@ from sg_jax.runs import files
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+def test_preparing_leaves_no_temporary_files(tmp_path, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    open_source("digits", "test", str(tmp_path / "data"))
+    assert not list(temporary.iterdir())
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["digits"]
+
+
 def test_digits_are_prepared_once(tmp_path):
     source = open_source("digits", "test", str(tmp_path))
     assert (source.name, source.split, len(source)) == ("digits", "test", 296)
