@@ -25,10 +25,21 @@ if TYPE_CHECKING:
     from sg_jax.method.sampler import Sampler
     from sg_jax.programs.sampling import sample
     from sg_jax.weights import convert
+    from sg_jax.weights.autoencoders import load_autoencoder
     from sg_jax.weights.checkpoints import load
 
 __version__ = "0.1.0"
-__all__ = ["PRESETS", "Guidance", "Sampler", "UserError", "convert", "load", "sample", "settings"]
+__all__ = [
+    "PRESETS",
+    "Guidance",
+    "Sampler",
+    "UserError",
+    "convert",
+    "load",
+    "load_autoencoder",
+    "sample",
+    "settings",
+]
 
 _HOME = {
     "PRESETS": "method.presets",
@@ -37,6 +48,7 @@ _HOME = {
     "UserError": "errors",
     "convert": "weights.convert",
     "load": "weights.checkpoints",
+    "load_autoencoder": "weights.autoencoders",
     "sample": "programs.sampling",
     "settings": "config.record",
 }

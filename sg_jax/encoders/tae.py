@@ -112,9 +112,7 @@ class Decoder(nnx.Module):
         return h * 2 - 1
 
 
-def _layers(
-    pieces: tuple[Piece, ...], dtype: jnp.dtype, rngs: nnx.Rngs, stride: int
-) -> nnx.List:
+def _layers(pieces: tuple[Piece, ...], dtype: jnp.dtype, rngs: nnx.Rngs, stride: int) -> nnx.List:
     def make(i: int, piece: Piece) -> Block | Conv:
         if piece.block:
             return Block(piece, dtype, rngs)
