@@ -155,7 +155,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1).astype(value.dtype)
         return jnp.einsum("bmn,bnd->bmd", weights, value, precision=precision)
 
-    batch, tokens, width = query.shape
+    tokens = query.shape[1]
     size = max(1, SCORES // tokens)
     if size >= tokens:
         return of(query)

@@ -1,4 +1,4 @@
-"""Where an autoencoder's weights are: a file, a folder, a hub id, or a mapping of names to arrays."""
+"""Where an autoencoder's weights are: a file, a folder, a hub id, or a mapping."""
 
 import dataclasses
 import os
@@ -122,7 +122,7 @@ def _below(folder: Any) -> list[Any]:
         return [*files.children(folder), *files.children(folder / "vae")]
     except OSError as cause:
         raise UserError(
-            f"{folder} cannot be read ({one_line(cause)}): make it readable, or give another folder."
+            f"{folder} cannot be read ({one_line(cause)}): make it readable, or give another."
         ) from None
 
 

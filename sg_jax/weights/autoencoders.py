@@ -1,5 +1,6 @@
 """Autoencoders from published weights."""
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -61,18 +62,18 @@ def load_autoencoder(source: str | os.PathLike | Mapping, **overrides: Any) -> A
     names = [name for name in weights if isinstance(name, str)]
     prefix = published.prefix_of(names, found.label)
     shapes = {name: published.described(weights[name]) for name in names}
+    networks = TAE if prefix is None else KL
     if prefix is None:
         halves, names_of = _tiny(shapes, found.label)
         width = {"encoder": lambda half: half[-1].outputs, "decoder": lambda half: half[0].inputs}
         factors = {name: 2 ** sum(p.resample for p in half) for name, half in halves.items()}
-        prefix, networks = "", TAE
+        prefix = ""
     else:
         inner = {n.removeprefix(prefix): s for n, s in shapes.items() if n.startswith(prefix)}
         groups = scales.groups_of(given, found.config)
         halves, names_of = _kl(inner, groups, found.label)
         width = dict.fromkeys(KL, lambda half: half.latents)
         factors = {name: 2 ** (len(half.channels) - 1) for name, half in halves.items()}
-        networks = KL
     channels = {name: width[name](half) for name, half in halves.items()}
     for what, values in (("channels of a latent", channels), ("factor", factors)):
         if len(set(values.values())) > 1:
@@ -85,8 +86,7 @@ def load_autoencoder(source: str | os.PathLike | Mapping, **overrides: Any) -> A
         networks is TAE,
     )  # fmt: skip
     shapeless = {
-        name: jax.eval_shape(lambda n=name: networks[n](halves[n], setup.dtype, rngs=nnx.Rngs(0)))
-        for name in halves
+        name: _without_weights(networks[name], half, setup.dtype) for name, half in halves.items()
     }
     built = _filled(shapeless, names_of, prefix, shapes, weights, found.label)
     return Autoencoder(
@@ -98,6 +98,12 @@ def load_autoencoder(source: str | os.PathLike | Mapping, **overrides: Any) -> A
         factor=next(iter(factors.values())),
         channels=next(iter(channels.values())),
     )
+
+
+@functools.lru_cache(maxsize=8)
+def _without_weights(network: Callable[..., Any], half: Any, dtype: jnp.dtype) -> Any:
+    """Return a network of shapes."""
+    return jax.eval_shape(lambda: network(half, dtype, rngs=nnx.Rngs(0)))
 
 
 def _merged(found: sources.Found) -> Mapping[str, Any]:
@@ -173,8 +179,11 @@ def _filled(
     _check(wanted, leaves, prefix, shapes, label)
     ours: dict[str, jax.Array] = {}
     for path, name in wanted.items():
-        array = next(iter(state_dict.arrays({name: weights[name]}).values()))
-        state_dict.check_finite({name: array})
+        try:
+            array = next(iter(state_dict.arrays({name: weights[name]}).values()))
+            state_dict.check_finite({name: array})
+        except UserError as error:
+            raise UserError(f"{label}: {error}") from None
         if path.endswith("/kernel"):
             array = array.reshape(*array.shape, *(1,) * (4 - array.ndim)).transpose(2, 3, 1, 0)
         ours[path] = jnp.asarray(np.ascontiguousarray(array), leaves[path].dtype)

@@ -11,11 +11,11 @@ import io
 import pickle
 import zipfile
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar, Protocol
 
 import numpy as np
 
-from sg_jax.weights.tensors import DTYPES, Budget, Storage, Tensor, contiguous
+from sg_jax.weights.tensors import DTYPES, Budget, Storage, Tensor
 
 LEGACY = 0x1950A86A20F9469CFC6C  # the first value in a row of pickles
 LEGACY_START = pickle.dumps(LEGACY, protocol=2)
@@ -38,8 +38,9 @@ STORAGES = {
     "Float8_e5m2Storage": "F8_E5M2",
 }
 HELD_BACK = (  # packages and names whose values become placeholders
-    "argparse.Namespace", "lightning.", "numpy.", "omegaconf.", "pytorch_lightning.",
-    "torch.device", "torch.dtype", "torch.serialization._get_layout", "typing.Any",
+    "_codecs.encode", "argparse.Namespace", "lightning.", "numpy.", "omegaconf.",
+    "pytorch_lightning.", "torch.device", "torch.dtype", "torch.serialization._get_layout",
+    "typing.Any",
 )  # fmt: skip
 TORCH_TYPES = {
     f"torch.{name}"
@@ -63,6 +64,16 @@ class Placeholder:
     append = extend = add = __setitem__ = ignore
 
 
+class Readable(Protocol):
+    """What an unpickler reads from."""
+
+    def read(self, length: int, /) -> bytes:
+        """Return at most `length` bytes."""
+
+    def readline(self) -> bytes:
+        """Return a line, which has an end."""
+
+
 class Unpickler(pickle._Unpickler):
     """Unpickle tensors, dictionaries and plain values, and call nothing else.
 
@@ -74,10 +85,10 @@ class Unpickler(pickle._Unpickler):
       storage: finds or makes the storage of (type, key, count).
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
 
     def __init__(
-        self, file: BinaryIO, budget: Budget, storage: Callable[[np.dtype, str, int], Storage]
+        self, file: Readable, budget: Budget, storage: Callable[[np.dtype, str, int], Storage]
     ):
         super().__init__(file, encoding="utf-8", errors="replace")
         self.budget, self.storage = budget, storage
@@ -160,6 +171,8 @@ def from_zip(file: BinaryIO, size: int) -> Any:
       Exception: of many kinds if it is damaged.
     """
     archive = zipfile.ZipFile(file)
+    if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+        raise Unknown("a program of TorchScript")
     if any(member.compress_type != STORED for member in archive.infolist()):
         raise ValueError("a compressed archive")
     if sum(member.file_size for member in archive.infolist()) > size:
@@ -169,8 +182,6 @@ def from_zip(file: BinaryIO, size: int) -> Any:
     if len(found) != 1:
         raise ValueError("an archive without data.pkl")
     folder = found[0].removesuffix("data.pkl")
-    if f"{folder}constants.pkl" in members:
-        raise Unknown("a program of TorchScript")
     order = members.get(f"{folder}byteorder")
     big = order is not None and archive.read(order) == b"big"
     storages: dict[str, Storage] = {}
@@ -185,7 +196,8 @@ def from_zip(file: BinaryIO, size: int) -> Any:
             storages[key] = Storage(kind, count, lambda: archive.read(member))
         return _same(storages[key], dtype, count)
 
-    return Unpickler(io.BytesIO(archive.read(found[0])), Budget(size), storage).load()
+    content = archive.read(found[0])
+    return Unpickler(_Bounded(io.BytesIO(content), len(content)), Budget(size), storage).load()
 
 
 def from_row(file: BinaryIO, size: int) -> Any:
@@ -226,11 +238,18 @@ class _Bounded:
     """A file of which no more can be asked for, and set aside memory for, than it has."""
 
     def __init__(self, file: BinaryIO, size: int):
-        self.file, self.size, self.readline = file, size, file.readline
+        self.file, self.size = file, size
 
     def read(self, length: int) -> bytes:
         """Return `length` bytes, or as many as there are."""
         return self.file.read(max(0, min(length, self.size - self.file.tell())))
+
+    def readline(self) -> bytes:
+        """Return a line, which has an end."""
+        line = self.file.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError("an end within a name")
+        return line
 
 
 def _same(storage: Storage, dtype: np.dtype, count: int) -> Storage:

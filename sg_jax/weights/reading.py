@@ -45,7 +45,7 @@ def read(name: str | os.PathLike) -> Mapping[str, Any]:
         else:
             if path.exists() and not pathlib.Path(path).is_file():
                 raise OSError("no regular file")
-            opened: Any = open(path, "rb")  # noqa: SIM115 # tensors are read from it later
+            opened: Any = open(path, "rb")  # tensors are read from it later
             file, size = opened, os.path.getsize(path)
         found = _read(file, size)
     except pickles.Unknown as cause:
