@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from published import GOLDEN, error, golden
 
 import sg_jax
 from sg_jax.encoders import autoencoder as autoencoders
-from sg_jax.encoders import convolutions
+from sg_jax.encoders import convolutions, kl
 from sg_jax.encoders.convolutions import GroupNorm, attend, doubled, in_parts
 from sg_jax.errors import UserError
 
@@ -50,6 +51,22 @@ def test_flux_is_equal_to_the_published():
 @pytest.mark.parametrize("name", ["vae_sd_tiny", "vae_flux_tiny"])
 def test_bfloat16_is_within_its_error(name):
     check_kl(name, 0.03, dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("latents", "quant", "count"), [(4, True, 83_653_863), (16, False, 83_819_683)]
+)
+def test_full_size_has_as_many_weights_as_the_published(latents, quant, count):
+    sizes = (128, 256, 512, 512)
+    halves = (
+        (kl.Encoder, kl.Half(sizes, (2,) * 4, latents, quant=quant)),
+        (kl.Decoder, kl.Half(sizes[::-1], (3,) * 4, latents, quant=quant)),
+    )
+    networks = [
+        jax.eval_shape(lambda n=network, h=half: n(h, jnp.dtype("float32"), rngs=nnx.Rngs(0)))
+        for network, half in halves
+    ]
+    assert sum(leaf.size for leaf in jax.tree.leaves(networks)) == count
 
 
 @pytest.mark.parametrize(("name", "channels"), [("tae_tiny", 4), ("taef2_tiny", 6)])
