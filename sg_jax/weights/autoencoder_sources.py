@@ -23,13 +23,14 @@ class Found:
 
     Args:
       label: what it is called in messages.
-      files: the mappings of one file, or of the files of an encoder and a decoder.
+      files: the mappings of one file, or of an encoder's and a decoder's, by what their names begin
+        with in messages.
       config: of config.json, or {}.
       hints: names by which a published autoencoder is known.
     """
 
     label: str
-    files: list[Mapping[str, Any]]
+    files: dict[str, Mapping[str, Any]]
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     hints: list[str] = dataclasses.field(default_factory=list)
 
@@ -41,7 +42,7 @@ def find(source: Any) -> Found:
       UserError: there is none, it cannot be read, or it may mean several files.
     """
     if isinstance(source, Mapping):
-        return Found("The mapping", [source])
+        return Found("The mapping", {"": source})
     if not isinstance(source, str | os.PathLike) or not is_text(os.fspath(source)):
         raise UserError(
             f"source={shown(source)} must be a file or folder of weights, a hub id, or a mapping "
@@ -132,7 +133,7 @@ def _read(paths: list[Any], label: str) -> Found:
     generic = folder.parent.name if folder.name == "vae" else ""
     return Found(
         label if len(paths) != 1 else str(paths[0]),
-        [reading.read(path) for path in paths],
+        {f"{path.name}: ": reading.read(path) for path in paths},
         autoencoder_scales.read_config(folder),
         [*names, folder.name, generic],
     )

@@ -12,12 +12,13 @@ from flax import nnx
 
 from sg_jax.encoders import kl, tae
 from sg_jax.encoders.autoencoder import Autoencoder
-from sg_jax.errors import UserError, nearest, plain, shown
+from sg_jax.errors import UserError, nearest, one_line, plain, shown
 from sg_jax.weights import autoencoder_names as published
 from sg_jax.weights import autoencoder_scales as scales
 from sg_jax.weights import autoencoder_sources as sources
 from sg_jax.weights import state_dict
 from sg_jax.weights.checkpoints import named, unnamed
+from sg_jax.weights.tensors import Tensor
 
 KL, TAE = (
     {"encoder": kl.Encoder, "decoder": kl.Decoder},
@@ -107,15 +108,16 @@ def _without_weights(network: Callable[..., Any], half: Any, dtype: jnp.dtype) -
 
 
 def _merged(found: sources.Found) -> Mapping[str, Any]:
-    """Return the weights of one file, or of two under the names "encoder." and "decoder."."""
-    files = [state_dict.unwrapped(file) for file in found.files]
-    if len(files) == 1 and set(files[0]) == set(published.HALVES):
-        files = [files[0][half] for half in published.HALVES]
-    if not all(isinstance(file, Mapping) for file in files):
+    """Return the weights of one file, or of two under names that begin with the file's."""
+    files = {start: state_dict.unwrapped(file) for start, file in found.files.items()}
+    only = next(iter(files.values()))
+    if len(files) == 1 and set(only) == set(published.HALVES):
+        files = {f"{half}.": only[half] for half in published.HALVES}
+    if not all(isinstance(file, Mapping) for file in files.values()):
         raise UserError(f"{found.label} must map names to arrays, as module.state_dict() does.")
     if len(files) == 1:
-        return files[0]
-    return {f"{i}.{name}": value for i, file in enumerate(files) for name, value in file.items()}
+        return only
+    return {f"{start}{n}": value for start, file in files.items() for n, value in file.items()}
 
 
 Halves = dict[str, Any]
@@ -179,15 +181,28 @@ def _filled(
     _check(wanted, leaves, prefix, shapes, label)
     ours: dict[str, jax.Array] = {}
     for path, name in wanted.items():
-        try:
-            array = next(iter(state_dict.arrays({name: weights[name]}).values()))
-            state_dict.check_finite({name: array})
-        except UserError as error:
-            raise UserError(f"{label}: {error}") from None
+        array = _array(name, weights[name], label)
         if path.endswith("/kernel"):
             array = array.reshape(*array.shape, *(1,) * (4 - array.ndim)).transpose(2, 3, 1, 0)
         ours[path] = jnp.asarray(np.ascontiguousarray(array), leaves[path].dtype)
     return unnamed(ours, dict(networks))
+
+
+def _array(name: str, value: Any, label: str) -> np.ndarray:
+    """Return one of the weights as float32."""
+    try:
+        if isinstance(value, Tensor):
+            value = value.numpy()
+        array = next(iter(state_dict.arrays({name: value}).values()))
+        state_dict.check_finite({name: array})
+    except UserError as error:
+        raise UserError(f"{label}: {error}") from None
+    except Exception as cause:  # damaged files raise many kinds
+        raise UserError(
+            f"{label}: {name!r} cannot be read ({one_line(cause)}), so the file is damaged: copy "
+            "or download it again."
+        ) from None
+    return array
 
 
 def _check(

@@ -16,6 +16,7 @@ from tensor_files import safetensors
 import sg_jax
 from sg_jax.errors import UserError
 from sg_jax.weights import autoencoder_sources
+from sg_jax.weights.tensors import Budget, Storage, Tensor
 
 SD = dict(scale=0.18215)
 
@@ -311,6 +312,11 @@ def test_damage_that_only_reading_finds_names_the_file(tmp_path, tiny):
         UserError, match=r"x\.safetensors: 'encoder\.layers\.0\.bias' has 8 numbers"
     ):
         sg_jax.load_autoencoder(path)
+    short = Tensor(Storage(np.dtype("f4"), 8, lambda: b"1234"), 0, (8,), (1,), Budget(32))
+    with pytest.raises(
+        UserError, match=r"'encoder\.layers\.0\.bias' cannot be read \(ValueError: 4"
+    ):
+        sg_jax.load_autoencoder(tiny | {"encoder.layers.0.bias": short})
     path = tmp_path / "x.pt"
     path.write_bytes((GOLDEN / "torch_zip.pt").read_bytes())
     with pytest.raises(UserError, match=r"x\.pt has no weights of an AutoencoderKL"):
