@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
-from sg_jax.errors import UserError, is_number, is_whole, nearest, one_line, shown
+from sg_jax.errors import FLOAT32, TINY, UserError, is_number, is_whole, nearest, one_line, shown
 from sg_jax.runs import arrays, files
 
 OPTIONS = ("scale", "shift", "groups", "dtype")
@@ -155,10 +154,10 @@ def setup(
 
 def _check(name: str, value: Any, where: str) -> None:
     if name == "scale":
-        fits = is_number(value) and 0 < value < math.inf
+        fits = is_number(value) and TINY <= value <= FLOAT32
         wanted = "a number above 0, with latent = (z - shift) * scale"
     elif name == "shift":
-        fits = is_number(value) and abs(value) < math.inf
+        fits = is_number(value) and abs(value) <= FLOAT32
         wanted = "a number, with latent = (z - shift) * scale"
     elif name == "groups":
         fits = is_whole(value) and 0 < value < 2**20

@@ -313,9 +313,7 @@ def test_damage_that_only_reading_finds_names_the_file(tmp_path, tiny):
     ):
         sg_jax.load_autoencoder(path)
     short = Tensor(Storage(np.dtype("f4"), 8, lambda: b"1234"), 0, (8,), (1,), Budget(32))
-    with pytest.raises(
-        UserError, match=r"'encoder\.layers\.0\.bias' cannot be read \(ValueError: 4"
-    ):
+    with pytest.raises(UserError, match=r"'encoder\.layers\.0\.bias' cannot be read \(Value"):
         sg_jax.load_autoencoder(tiny | {"encoder.layers.0.bias": short})
     path = tmp_path / "x.pt"
     path.write_bytes((GOLDEN / "torch_zip.pt").read_bytes())
