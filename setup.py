@@ -33,7 +33,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]", "gcsfs>=2026.4"],
         "cuda": ["jax[cuda13]"],
-        "hf": ["datasets>=4"],  # data sets of Hugging Face
+        "hf": ["datasets>=4", "huggingface_hub"],  # data sets and autoencoders of Hugging Face
         "test": [
             "hypothesis",
             "ipykernel",
