@@ -18,8 +18,10 @@ import numpy as np
 from flax import nnx
 
 from sg_jax.encoders.convolutions import in_parts
+from sg_jax.encoders.tiles import in_tiles
 from sg_jax.errors import UserError, is_whole, shown
 
+SMALLEST_TILE = 8  # pixels of latents
 FARTHEST = 8.0  # of an image's values from 0; decoded ones overshoot [-1, 1], but not as far
 
 
@@ -50,7 +52,9 @@ class Autoencoder(nnx.Module):
         self.encoder, self.decoder, self.name = encoder, decoder, name
         self.scale, self.shift, self.factor, self.channels = scale, shift, factor, channels
 
-    def encode(self, images: Any, chunk: int | None = None) -> tuple[jax.Array, jax.Array]:
+    def encode(
+        self, images: Any, chunk: int | None = None, tile: int | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Return the mean and the standard deviation of the images' latents.
 
         It is compiled once for each shape. Tiny autoencoders have a std of 0.
@@ -58,6 +62,8 @@ class Autoencoder(nnx.Module):
         Args:
           images: floats [B, H, W, 3] in [-1, 1]; both sides are multiples of `factor`.
           chunk: images at a time, where all of them would need too much memory.
+          tile: side in pixels of the parts that are encoded one after another, where one image
+            would need too much memory; the result is only close to that of whole images.
 
         Returns:
           Two float32 arrays [B, H / factor, W / factor, channels] of scaled latents.
@@ -72,14 +78,15 @@ class Autoencoder(nnx.Module):
                     f"images must be in [-1, 1], but a value is {far:g} away from 0: convert uint8 "
                     "images by x / 127.5 - 1."
                 )
-        return _encode(self.encoder, images, self.scale, self.shift, _chunk(chunk))
+        parts = _whole("chunk", chunk), self._tile(tile)
+        return _encode(self.encoder, images, self.scale, self.shift, self.factor, *parts)
 
-    def decode(self, latents: Any, chunk: int | None = None) -> jax.Array:
+    def decode(self, latents: Any, chunk: int | None = None, tile: int | None = None) -> jax.Array:
         """Return the images of latents.
 
         Args:
           latents: floats [B, h, w, channels], scaled.
-          chunk: latents at a time, where all of them would need too much memory.
+          chunk, tile: as in `encode`; a tile's side is that of its images.
 
         Returns:
           Float32 [B, h * factor, w * factor, 3] in [-1, 1], but for overshoot: clip them.
@@ -88,7 +95,8 @@ class Autoencoder(nnx.Module):
           UserError: the latents have another shape or type, or there is no decoder.
         """
         latents = self._checked("latents", latents, self.channels, 1, self.decoder)
-        return _decode(self.decoder, latents, self.scale, self.shift, _chunk(chunk))
+        parts = _whole("chunk", chunk), self._tile(tile)
+        return _decode(self.decoder, latents, self.scale, self.shift, self.factor, *parts)
 
     def fingerprint(self) -> str:
         """Return a hash of all weights and of the scale: 16 hexadecimal digits."""
@@ -98,6 +106,17 @@ class Autoencoder(nnx.Module):
             found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
             found.update(array.tobytes())
         return found.hexdigest()[:16]
+
+    def _tile(self, tile: Any) -> int | None:
+        """Return the side of a tile in pixels of latents."""
+        if tile is None:
+            return None
+        if _whole("tile", tile) % self.factor or tile < SMALLEST_TILE * self.factor:
+            raise UserError(
+                f"tile={tile} must be a multiple of {self.factor}, the autoencoder's factor, and "
+                f"at least {SMALLEST_TILE * self.factor} pixels."
+            )
+        return tile // self.factor
 
     def _checked(self, what: str, x: Any, channels: int, factor: int, network: Any) -> Any:
         """Return an array as float32, of NumPy if it was no array of JAX."""
@@ -129,21 +148,27 @@ def _array(what: str, x: Any) -> np.ndarray:
         raise UserError(f"{what} must be one array, not {shown(x)}.") from None
 
 
-def _chunk(chunk: Any) -> int | None:
-    if chunk is not None and not (is_whole(chunk) and chunk > 0):
-        raise UserError(f"chunk={shown(chunk)} must be a positive whole number, or None.")
-    return chunk
+def _whole(name: str, value: Any) -> Any:
+    if value is not None and not (is_whole(value) and value > 0):
+        raise UserError(f"{name}={shown(value)} must be a positive whole number, or None.")
+    return value
 
 
-@functools.partial(jax.jit, static_argnames="chunk")
-def _encode(encoder, images, scale, shift, chunk):
-    mean, std = _chunked(encoder, images, chunk)
+@functools.partial(jax.jit, static_argnames=("factor", "chunk", "tile"))
+def _encode(encoder, images, scale, shift, factor=1, chunk=None, tile=None):
+    def tiled(x):
+        return in_tiles(encoder, x, tile * factor, down=factor)
+
+    mean, std = _chunked(tiled if tile else encoder, images, chunk)
     return (mean - shift) * scale, std * scale
 
 
-@functools.partial(jax.jit, static_argnames="chunk")
-def _decode(decoder, latents, scale, shift, chunk):
-    return _chunked(decoder, latents / scale + shift, chunk)
+@functools.partial(jax.jit, static_argnames=("factor", "chunk", "tile"))
+def _decode(decoder, latents, scale, shift, factor=1, chunk=None, tile=None):
+    def tiled(x):
+        return in_tiles(decoder, x, tile, up=factor)
+
+    return _chunked(tiled if tile else decoder, latents / scale + shift, chunk)
 
 
 def _chunked(network, x, chunk):

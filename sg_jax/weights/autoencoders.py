@@ -1,5 +1,6 @@
 """Autoencoders from published weights."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -20,13 +21,22 @@ from sg_jax.weights import state_dict
 from sg_jax.weights.checkpoints import named, unnamed
 from sg_jax.weights.tensors import Tensor
 
-KL, TAE = (
-    {"encoder": kl.Encoder, "decoder": kl.Decoder},
-    {
-        "encoder": tae.Encoder,
-        "decoder": tae.Decoder,
-    },
-)
+KL: dict[str, Callable[..., Any]] = {"encoder": kl.Encoder, "decoder": kl.Decoder}
+TAE: dict[str, Callable[..., Any]] = {"encoder": tae.Encoder, "decoder": tae.Decoder}
+
+
+@dataclasses.dataclass(frozen=True)
+class Half:
+    """An encoder or a decoder: its class, the sizes it is made of, and what follows from them."""
+
+    network: Callable[..., Any]
+    sizes: Any
+    channels: int  # of a latent
+    factor: int
+
+
+Halves = dict[str, Half]
+Names = Callable[[str], str]  # from our paths to published names
 
 
 def load_autoencoder(source: str | os.PathLike | Mapping, **overrides: Any) -> Autoencoder:
@@ -63,48 +73,47 @@ def load_autoencoder(source: str | os.PathLike | Mapping, **overrides: Any) -> A
     names = [name for name in weights if isinstance(name, str)]
     prefix = published.prefix_of(names, found.label)
     shapes = {name: published.described(weights[name]) for name in names}
-    networks = TAE if prefix is None else KL
     if prefix is None:
         halves, names_of = _tiny(shapes, found.label)
-        width = {"encoder": lambda half: half[-1].outputs, "decoder": lambda half: half[0].inputs}
-        factors = {name: 2 ** sum(p.resample for p in half) for name, half in halves.items()}
-        prefix = ""
     else:
         inner = {n.removeprefix(prefix): s for n, s in shapes.items() if n.startswith(prefix)}
         groups = scales.groups_of(given, found.config)
         halves, names_of = _kl(inner, groups, found.label)
-        width = dict.fromkeys(KL, lambda half: half.latents)
-        factors = {name: 2 ** (len(half.channels) - 1) for name, half in halves.items()}
-    channels = {name: width[name](half) for name, half in halves.items()}
-    for what, values in (("channels of a latent", channels), ("factor", factors)):
-        if len(set(values.values())) > 1:
-            raise UserError(
-                f"{found.label}: the encoder and the decoder do not belong together, their {what} "
-                f"being {' and '.join(map(str, values.values()))}."
-            )
+    channels = _common("channels of a latent", [h.channels for h in halves.values()], found.label)
+    factor = _common("factor", [half.factor for half in halves.values()], found.label)
     setup = scales.setup(
-        given, found.config, found.label, found.hints, names, next(iter(channels.values())),
-        networks is TAE,
-    )  # fmt: skip
-    shapeless = {
-        name: _without_weights(networks[name], half, setup.dtype) for name, half in halves.items()
+        given, found.config, found.label, found.hints, names, channels, tiny=prefix is None
+    )
+    networks = {
+        name: _without_weights(half.network, half.sizes, setup.dtype)
+        for name, half in halves.items()
     }
-    built = _filled(shapeless, names_of, prefix, shapes, weights, found.label)
+    built = _filled(networks, names_of, prefix or "", shapes, weights, found.label)
     return Autoencoder(
         built.get("encoder"),
         built.get("decoder"),
         name=found.label,
         scale=setup.scale,
         shift=setup.shift,
-        factor=next(iter(factors.values())),
-        channels=next(iter(channels.values())),
+        factor=factor,
+        channels=channels,
     )
 
 
+def _common(what: str, values: list[int], label: str) -> int:
+    """Return what the encoder and the decoder agree on."""
+    if len(set(values)) > 1:
+        raise UserError(
+            f"{label}: the encoder and the decoder do not belong together, their {what} being "
+            f"{' and '.join(map(str, values))}."
+        )
+    return values[0]
+
+
 @functools.lru_cache(maxsize=8)
-def _without_weights(network: Callable[..., Any], half: Any, dtype: jnp.dtype) -> Any:
+def _without_weights(network: Callable[..., Any], sizes: Any, dtype: jnp.dtype) -> Any:
     """Return a network of shapes."""
-    return jax.eval_shape(lambda: network(half, dtype, rngs=nnx.Rngs(0)))
+    return jax.eval_shape(lambda: network(sizes, dtype, rngs=nnx.Rngs(0)))
 
 
 def _merged(found: sources.Found) -> Mapping[str, Any]:
@@ -120,10 +129,6 @@ def _merged(found: sources.Found) -> Mapping[str, Any]:
     return {f"{start}{n}": value for start, file in files.items() for n, value in file.items()}
 
 
-Halves = dict[str, Any]
-Names = Callable[[str], str]
-
-
 def _tiny(shapes: published.Shapes, label: str) -> tuple[Halves, Names]:
     """Return the halves of a tiny autoencoder, and from our paths to published names."""
     halves: Halves = {}
@@ -132,7 +137,10 @@ def _tiny(shapes: published.Shapes, label: str) -> tuple[Halves, Names]:
         half, pieces = published.tae_row(prefix, numbers, shapes, label)
         if half in halves:
             raise UserError(f"{label} has two {half}s: give one autoencoder.")
-        halves[half], rows[half] = pieces, (prefix, numbers)
+        channels = pieces[-1].outputs if half == "encoder" else pieces[0].inputs
+        factor = 2 ** sum(piece.resample for piece in pieces)
+        halves[half] = Half(TAE[half], pieces, channels, factor)
+        rows[half] = prefix, numbers
     if not halves:
         some = ", ".join(shown(name) for name in list(shapes)[:3]) or "nothing"
         raise UserError(
@@ -153,17 +161,21 @@ def _kl(shapes: published.Shapes, groups: int, label: str) -> tuple[Halves, Name
     found = {
         half: published.kl_half(half, style, shapes, groups, label) for half in published.HALVES
     }
-    halves: Halves = {name: half for name, half in found.items() if half is not None}
-    if not halves:
+    sizes = {name: half for name, half in found.items() if half is not None}
+    if not sizes:
         raise UserError(f"{label} has no residual blocks of an encoder or a decoder.")
-    for half in halves.values():
+    for half in sizes.values():
         if odd := [width for width in half.channels if width % groups]:
             raise UserError(
                 f"{label}: groups={groups} must divide all channels, and there are {odd[0]}: give "
                 "load_autoencoder(..., groups=...)."
             )
+    halves = {
+        name: Half(KL[name], half, half.latents, 2 ** (len(half.channels) - 1))
+        for name, half in sizes.items()
+    }
     return halves, lambda path: published.kl_name(
-        path, style, len(halves[path.split("/")[0]].channels)
+        path, style, len(sizes[path.split("/")[0]].channels)
     )
 
 

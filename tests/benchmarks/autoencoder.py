@@ -78,7 +78,7 @@ def estimate(program, net, x, work, topology):
     net, x, number = jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), (net, x, number)
     )
-    report = compiled.measure(program.lower(net, x, number, number, chunk=None), topology, work)
+    report = compiled.measure(program.lower(net, x, number, number), topology, work)
     if "cycles" not in report:
         return f"needs {report['peak_gib']:.1f} GiB of {report['hbm_gib']:g}"
     total = sum(report["cycles"].values())
@@ -96,11 +96,11 @@ def measure(program, net, x, work, _):
     net, x = jax.tree.map(
         lambda s: jnp.asarray(0.02 * rng.standard_normal(s.shape), s.dtype), (net, x)
     )
-    jax.block_until_ready(program(net, x, 1.0, 0.0, chunk=None))
+    jax.block_until_ready(program(net, x, 1.0, 0.0))
     times = []
     for _ in range(5):
         began = time.perf_counter()
-        jax.block_until_ready(program(net, x, 1.0, 0.0, chunk=None))
+        jax.block_until_ready(program(net, x, 1.0, 0.0))
         times.append(time.perf_counter() - began)
     seconds, kind = float(np.median(times)), jax.devices()[0].device_kind
     peak = flops.peak(kind)

@@ -143,7 +143,6 @@ def test_config_json_tells_scale_shift_and_groups(tmp_path, flux):
 def test_a_table_knows_published_names(tmp_path, sd, flux):
     for name, weights, scale, shift in (
         ("sd-vae-ft-ema", sd, 0.18215, 0),
-        ("sdxl-vae", sd, 0.13025, 0),
         ("stable-diffusion-xl-base-1.0", sd, 0.13025, 0),
         ("stable-diffusion-3-medium", flux, 1.5305, 0.0609),
         ("FLUX.1-dev", flux, 0.3611, 0.1159),
