@@ -329,6 +329,7 @@ def test_the_process_fails_with_the_message_alone(call, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_as_it_began_but_not_otherwise(call, data_dir, tmp_path):
     workdir = str(tmp_path / "run")
     first = call("--workdir", workdir, "--config.train.steps=1", "--config.train.then=()")

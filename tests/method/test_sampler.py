@@ -180,6 +180,7 @@ def test_heun_asks_at_both_ends_of_a_step():
     assert counts[0] == ((1 + 2) / 2 + (4 + 8) / 2) / 2
 
 
+@pytest.mark.slow
 def test_heun_has_order_2_on_the_guided_velocity_of_a_network(small):
     """CFG on all tokens draws nothing, so the velocity is one smooth function."""
     guidance = Guidance(1.5, weak_label="null")

@@ -290,6 +290,7 @@ def test_flow_matching_trains_it():
     assert not still  # every weight has learned
 
 
+@pytest.mark.slow
 def test_recomputing_blocks_and_chunks_changes_no_gradient(make, h, c):
     def gradient(remat):
         stack = make(width=8, depth=2, routes=(), remat=remat).blocks
