@@ -87,6 +87,7 @@ def test_twenty_thousand_steps(lab, tmp_path):
     """400 saves and 400 pictures in one process; draws soak.png."""
     flags = (
         "--config.train.steps=20000", "--config.checkpoint.every=50",
+        "--config.checkpoint.keep_period=0",
         "--config.train.sample_every=50", "--config.train.log_every=10",
         "--config.train.then=evaluate",
     )  # fmt: skip
