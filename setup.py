@@ -33,6 +33,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]", "gcsfs>=2026.4"],
         "cuda": ["jax[cuda13]"],
+        "hf": ["huggingface_hub"],  # autoencoders by their hub ids
         "test": [
             "hypothesis",
             "ipykernel",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sg_jax.method.sampler import Sampler
     from sg_jax.programs.sampling import sample, sample_batches
     from sg_jax.weights import convert
+    from sg_jax.weights.autoencoders import load_autoencoder
     from sg_jax.weights.checkpoints import load
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ __all__ = [
     "UserError",
     "convert",
     "load",
+    "load_autoencoder",
     "sample",
     "sample_batches",
     "settings",
@@ -47,6 +49,7 @@ _HOME = {
     "UserError": "errors",
     "convert": "weights.convert",
     "load": "weights.checkpoints",
+    "load_autoencoder": "weights.autoencoders",
     "sample": "programs.sampling",
     "sample_batches": "programs.sampling",
     "settings": "config.record",

@@ -12,10 +12,16 @@ from sg_jax.errors import UserError, shown
 WRAPPERS = ("ema", "ema_state_dict", "model", "model_state_dict", "state_dict")  # in this order
 
 
-def arrays(weights: Mapping) -> dict[str, np.ndarray]:
-    """Return float32 arrays under plain names, without what the weights are wrapped in."""
+def unwrapped(weights: Mapping) -> Mapping:
+    """Return weights without what they are wrapped in, such as {"state_dict": ...}."""
     for _ in WRAPPERS:  # each at most once
         weights = next(filter(None, (_inner(weights, key) for key in WRAPPERS)), weights)
+    return weights
+
+
+def arrays(weights: Mapping) -> dict[str, np.ndarray]:
+    """Return float32 arrays under plain names, without what the weights are wrapped in."""
+    weights = unwrapped(weights)
     if not isinstance(weights, Mapping):
         raise UserError(
             "weights must map names to arrays, as module.state_dict() does, but this is a "
