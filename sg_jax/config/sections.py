@@ -91,6 +91,7 @@ class Model(Settings):
     prediction: str = setting(
         "velocity", "what the network returns", options=PREDICTIONS, fixed=ALWAYS
     )
+    time_endpoint: bool = setting(False, "frequencies of time as in diffusers", fixed=ALWAYS)
     decoder_width: int = setting(
         512, "E of maskdit's decoder", low=1, high=LARGEST["decoder_width"], fixed=ALWAYS
     )
