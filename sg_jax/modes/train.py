@@ -25,7 +25,7 @@ from sg_jax.runs import files, lock
 from sg_jax.runs.profiler import Profiler
 from sg_jax.runs.progress import Progress, Spent, log
 from sg_jax.runs.records import Writer
-from sg_jax.weights import checkpoints
+from sg_jax.weights import checkpoints, starts
 from sg_jax.weights.rollbacks import Rollbacks
 from sg_jax.weights.saver import Saver
 
@@ -165,7 +165,7 @@ def _start(
     config, mesh, decays = experiment.config, experiment.mesh, experiment.config.train.ema_decays
     state = init_state(experiment.make_model, experiment.tx, mesh, key, decays)
     if config.train.init_from:
-        model = checkpoints.load(config.train.init_from, mesh=mesh, like=state.model)
+        model = starts.load(config.train.init_from, state.model, mesh)
         state = start_state(model, state.opt_state, decays)
         log(f"Start from the weights of {config.train.init_from}.")
     return state, 0
@@ -212,7 +212,7 @@ def run(job: Job) -> list:
     config = experiment.config.train
     begun = bool(checkpoints.steps_of(workdir))
     if config.init_from and not begun:
-        checkpoints.check_start(config.init_from, experiment.model)
+        starts.check(config.init_from, experiment.model)
     _check_evaluation(experiment, source)
     experiment.check_training()
     with lock.hold(workdir) as held:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -154,18 +154,15 @@ def check_names(
         raise UserError(f"These are not the weights of family={family!r}: " + " ".join(found))
 
 
-def fitting(names: Mapping[str, Any]) -> list[str]:
+def fitting(names: Iterable[str]) -> list[str]:
     """Return the families that have all of these names, and all of whose names are there."""
     stars = {re.sub(r"^(\w+)\.\d+\.", r"\1.*.", name) for name in names}
     out = []
     for family, known in FAMILIES.items():
         wanted = {name for name, *_ in known.rules}
-        own = {name for name in stars if not name.startswith(known.dropped or ("\0",))}
-        optional = set(known.tables)
-        if known.table_stored:
-            wanted |= optional
-        dropped = not known.dropped or own != stars
-        if wanted <= own <= wanted | optional and dropped:
+        wanted |= set(known.tables) if known.table_stored else set()
+        own = {name for name in stars if not known.dropped or not name.startswith(known.dropped)}
+        if wanted <= own <= wanted | set(known.tables):
             out.append(family)
     return out
 

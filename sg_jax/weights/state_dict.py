@@ -41,15 +41,33 @@ def arrays(weights: Mapping) -> dict[str, np.ndarray]:
             "weights must map names to arrays, as module.state_dict() does, but this is a "
             f"{type(weights).__name__}."
         )
-    names = {key: _plain(str(key)) for key in weights if not _is_counter(weights, key)}
-    averaged = {name for name, average in names.values() if average}
-    found: dict[str, np.ndarray] = {}
-    for key, (name, average) in names.items():
+    return {name: _array(weights, key) for name, key in _keys(weights).items()}
+
+
+def names(weights: Mapping) -> list[str]:
+    """Return the plain names of the arrays that `arrays` would return, without reading them."""
+    inner = unwrapped(weights)
+    return list(_keys(inner)) if isinstance(inner, Mapping) else []
+
+
+def shape(weights: Mapping, name: str) -> tuple[int, ...]:
+    """Return the shape of the array with a plain name, without reading it; () if there is none."""
+    inner = unwrapped(weights)
+    key = _keys(inner).get(name) if isinstance(inner, Mapping) else None
+    return () if key is None else tuple(getattr(inner[key], "shape", ()))
+
+
+def _keys(weights: Mapping) -> dict[str, Any]:
+    """Return the key of each array by its plain name."""
+    plain = {key: _plain(str(key)) for key in weights if not _is_counter(weights, key)}
+    averaged = any(average for _, average in plain.values())
+    found: dict[str, Any] = {}
+    for key, (name, average) in plain.items():
         if averaged and not average:
             continue
         if name in found:
             raise UserError(f"{shown(name)} appears twice, the second time as {shown(key)}.")
-        found[name] = _array(weights, key)
+        found[name] = key
     return found
 
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sg_jax.method import guidance as lib
 from sg_jax.errors import UserError
 from sg_jax.method import checks, prediction
+from sg_jax.method import guidance as lib
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import SAMPLERS, Sampler
 
