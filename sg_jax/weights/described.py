@@ -48,15 +48,18 @@ def write(name: str | os.PathLike, weights: Mapping[str, np.ndarray], about: Des
     Args:
       name: ends with one of `WRITTEN`.
       weights: float arrays by name.
-      about: what JSON can hold.
+      about: what JSON can hold; {} writes arrays alone.
     """
-    text = json.dumps({**about, SUM: _checksum(weights)})
+    text = json.dumps({**about, SUM: _checksum(weights)}) if about else ""
     with files.writing(name) as file:
         if os.fspath(name).lower().endswith(".npz"):
             bytes_of = np.frombuffer(text.encode(), np.uint8)
-            np.savez(file, **{NAME: bytes_of, **weights})  # type: ignore[arg-type]
+            ours = {NAME: bytes_of} if about else {}
+            np.savez(file, **{**ours, **weights})  # type: ignore[arg-type]
             return
-        header: dict[str, Any] = {"__metadata__": {"format": "pt", NAME: text}}
+        header: dict[str, Any] = {
+            "__metadata__": {"format": "pt", **({NAME: text} if about else {})}
+        }
         end = 0
         for key, array in weights.items():
             start, end = end, end + array.nbytes
