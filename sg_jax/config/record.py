@@ -143,6 +143,12 @@ def data_of(workdir: str | os.PathLike) -> identity.Identity:
     return _read(workdir)[2]
 
 
+def is_exported(workdir: str | os.PathLike) -> bool:
+    """Return whether a run has only what --mode export keeps, and so cannot be continued."""
+    path = files.path(workdir) / NAME
+    return is_run(workdir) and "exported" in json.loads(path.read_text(encoding="utf-8"))
+
+
 def portable(config: ConfigDict) -> ConfigDict:
     """Return a copy without paths to what lies outside the run.
 

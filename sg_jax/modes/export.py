@@ -37,6 +37,7 @@ def run(job: Job) -> list[Any]:
     path = files.absolute(target)
     if path.exists() and (not path.is_dir() or files.children(path)):
         raise UserError(f"--to={target} is there already: give a new name.")
+    files.check_writable(path.parent)
     config, _ = record.read(workdir)
     step, weights = given["step"] or None, given["weights"]
     network, step = checkpoints.load_with_step(workdir, step, weights)

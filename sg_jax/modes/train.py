@@ -14,6 +14,7 @@ from sg_jax.costs import flops
 from sg_jax.data import identity
 from sg_jax.data.pipeline import seek
 from sg_jax.data.sources import Source
+from sg_jax.errors import UserError
 from sg_jax.evaluation import measure, pictures, scoring
 from sg_jax.method.guidance import Guidance
 from sg_jax.modes.base import MODES, Job, Mode, register
@@ -211,6 +212,12 @@ def run(job: Job) -> list:
     assert job.config is not None and source is not None
     config = experiment.config.train
     begun = bool(checkpoints.steps_of(workdir))
+    if begun and record.is_exported(workdir):
+        raise UserError(
+            f"--workdir={workdir} was exported without the state of its training, so it cannot be "
+            "continued: start a run in a new --workdir from it, by "
+            f"--config.train.init_from={workdir}."
+        )
     if config.init_from and not begun:
         starts.check(config.init_from, experiment.model)
     _check_evaluation(experiment, source)

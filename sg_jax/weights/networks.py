@@ -181,6 +181,7 @@ def _ours(found: Found, family: str, given: Mapping[str, Any]) -> Backbone:
         raise UserError(f"{name} has no effect: the file says what its network is. Leave it out.")
     try:
         config = tree.without_unread(parsing.merge(found.about["config"]))
+        config = record.portable(config)
         abstract = geometry.abstract_model(config)
         settings = tree.settings(config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -53,7 +53,7 @@ def load(source: str | os.PathLike, model: Backbone, mesh: Mesh) -> Backbone:
       mesh: the devices of its weights.
     """
     if networks.is_weights(source):
-        found = _from_file(source, model)
+        found = _from_file(source, model, tell=True)
     else:
         like = checkpoints.abstract_network(source)
         if _stacks(like) == _stacks(model) and _classes(like) == _classes(model):
@@ -101,7 +101,7 @@ def _with_last(table: jax.Array, row: np.ndarray) -> jax.Array:
     return jax.jit(lambda t, r: t.at[-1].set(r), out_shardings=table.sharding)(table, row)
 
 
-def _from_file(source: str | os.PathLike, model: Backbone) -> Backbone:
+def _from_file(source: str | os.PathLike, model: Backbone, tell: bool = False) -> Backbone:
     """Return the network of a file of weights, read as the new network would have them."""
     found = networks.find(source)
     if found.about:
@@ -119,7 +119,8 @@ def _from_file(source: str | os.PathLike, model: Backbone) -> Backbone:
             options["num_classes"] = _rows(rows[0] if rows else 0, _classes(model))
     except UserError as error:
         raise UserError(f"config.train.init_from={str(source)!r}: {error}") from None
-    log(f"{found.path} is read as weights of family {family}.")
+    if tell:
+        log(f"{found.path} is read as weights of family {family}.")
     return networks.build(found, family, {**found.options, **options})
 
 

@@ -1,6 +1,8 @@
 """What --mode import and --mode export make, and what `sg_jax.load` reads back."""
 
 import json
+import os
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +16,9 @@ from sg_jax.config import parsing, record
 from sg_jax.errors import UserError
 from sg_jax.method.guidance import Guidance
 from sg_jax.models.dit import DiT
-from sg_jax.modes import export, import_
+from sg_jax.modes import export, import_, train
 from sg_jax.modes.base import Job
+from sg_jax.runs import files
 from sg_jax.weights import checkpoints, convert, described, imports, networks, starts
 from sg_jax.weights.checkpoints import named
 
@@ -235,6 +238,37 @@ def test_an_import_that_fails_late_leaves_nothing(sit, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         imports.make_run(sit[0], tmp_path / "run", parsing.merge({}), family="sit")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_command_left_is_removed(tmp_path):
+    left, other = tmp_path / ".run.1f2e.partial", tmp_path / ".another.1f2e.partial"
+    for folder in (left, other):
+        (folder / "checkpoints").mkdir(parents=True)
+        os.utime(folder, (0, 0))
+    with files.making(tmp_path / "run") as folder:
+        (folder / "a").touch()
+        assert not (tmp_path / "run").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [other.name, "run"]
+    os.utime(other, (0, 0))
+    with files.making(tmp_path / "another"):  # somebody else fills it at the same time
+        (running,) = tmp_path.glob(".another.*.partial")
+        os.utime(running, (0, 0))
+        with pytest.raises(KeyError), files.making(tmp_path / "another"):
+            raise KeyError
+        assert running.exists()
+
+
+def test_an_exported_folder_is_not_continued(imported, tmp_path):
+    target = exported(imported, "i")
+    source = types.SimpleNamespace(class_names=())
+    experiment = types.SimpleNamespace(
+        config=types.SimpleNamespace(train=types.SimpleNamespace(init_from=""))
+    )
+    job = types.SimpleNamespace(
+        workdir=str(target), experiment=experiment, source=source, config=True
+    )
+    with pytest.raises(UserError, match=r"cannot be continued.*--config.train.init_from="):
+        train.run(job)
 
 
 def test_a_folder_that_is_there_is_not_written(imported, sit):
