@@ -10,13 +10,16 @@ import numpy as np
 from sg_jax.errors import UserError, shown
 
 # Keys under which trainers store a state dict, the best first. Moving averages come before weights.
-AVERAGES = ("ema", "ema_state_dict", "params_ema", "ema_model", "model_ema", "ema_params", "shadow")
+AVERAGES = (
+    "ema", "ema_state_dict", "params_ema", "ema_model", "model_ema", "ema_params", "ema_net",
+    "net_ema", "shadow",
+)  # fmt: skip
 WRAPPERS = (
     *AVERAGES, "model", "model_state_dict", "state_dict", "params", "module", "net", "network",
-    "weights", "state",
+    "weights", "state", "diffusion_model", "transformer", "backbone", "denoiser", "dit",
+    "online_model",  # the weights that an average in the same dict is of
 )  # fmt: skip
 INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # within names
-ONLINE = ("online_model",)  # the weights that an average in the same dict is of
 DEEPEST = 16  # wrappers within each other
 
 
@@ -75,7 +78,7 @@ def _plain(name: str) -> tuple[str, bool]:
     """Return a name without wrappers, and whether they say that it is of a moving average."""
     for wrapper in INSIDE:
         name = name.replace(wrapper, "")
-    start = re.match(rf"(({'|'.join((*WRAPPERS, *ONLINE))})\.)*", name)
+    start = re.match(rf"(({'|'.join(WRAPPERS)})\.)*", name)
     assert start is not None
     return name[start.end() :], bool(set(start[0].split(".")) & set(AVERAGES))
 

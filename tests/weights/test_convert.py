@@ -198,6 +198,8 @@ class Tensor:
             for k, v in w.items()
         },
         lambda w: {f"module.ema_model.net.{k}": v for k, v in w.items()},
+        lambda w: {"state_dict": {f"model.diffusion_model.{k}": v for k, v in w.items()}},
+        lambda w: {"online_model": {"x": np.ones(3)}, "ema_model": {"module": w}},
         lambda w: {
             **{f"ema_model.{k}": v for k, v in w.items()},
             **{f"online_model.{k}": v + 1 for k, v in w.items()},

@@ -1,7 +1,9 @@
 """What --mode import and --mode export make, and what `sg_jax.load` reads back."""
 
+import importlib.machinery
 import json
 import os
+import sys
 import types
 
 import jax
@@ -78,7 +80,7 @@ def test_an_imported_run_is_a_run(imported, sit):
 
 
 def exported(imported, name, **options):
-    given = {"family": "", "dtype": "float32", "step": 0, "weights": "ema", **options}
+    given = {"family": "", "dtype": "float32", "step": 0, "weights": "ema", "push": "", **options}
     target = imported.parent.parent / f"{imported.parent.name}_{name}"
     export.run(Job(str(imported), options={"to": str(target), **given}))
     return target
@@ -177,6 +179,55 @@ def test_a_wrong_export_says_why_and_writes_nothing(imported, options, text):
     with pytest.raises(UserError, match=text):
         exported(imported, **options)
     assert sorted(imported.parent.parent.iterdir()) == before
+
+
+class Hub:
+    """What huggingface_hub has of the hub."""
+
+    def __init__(self, calls, fails):
+        self.calls, self.fails = calls, fails
+
+    def create_repo(self, identifier, exist_ok):
+        self.calls.append((identifier, exist_ok))
+        if self.fails:
+            raise OSError("no network")
+
+    def upload_folder(self, repo_id, folder_path):
+        self.calls.append((repo_id, sorted(os.listdir(folder_path))))
+
+    def upload_file(self, path_or_fileobj, path_in_repo, repo_id):
+        self.calls.append((repo_id, path_in_repo, os.path.exists(path_or_fileobj)))
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    calls, fails = [], []
+    module = types.SimpleNamespace(
+        HfApi=lambda: Hub(calls, fails), __spec__=importlib.machinery.ModuleSpec("hub", None)
+    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    return calls, fails
+
+
+def test_it_is_uploaded_to_the_hub(imported, hub):
+    calls, fails = hub
+    file = exported(imported, "k.npz", push="me/network")
+    assert calls == [("me/network", True), ("me/network", file.name, True)]
+    exported(imported, "k", push="me/network")
+    assert calls[3] == ("me/network", ["README.md", "checkpoints", "config.json"])
+    fails.append(1)
+    with pytest.raises(UserError, match=r"--push=me/network failed .*no network.*k2 is whole"):
+        exported(imported, "k2", push="me/network")
+    with pytest.raises(UserError, match="--push='network' must be a hub id"):
+        exported(imported, "k3", push="network")
+
+
+def test_without_the_package_nothing_is_exported(imported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install huggingface_hub"):
+        exported(imported, "l", push="me/network")
+    assert not (imported.parent.parent / f"{imported.parent.name}_l").exists()
 
 
 def test_float16_does_not_overflow_in_silence():
