@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from sg_jax.errors import UserError, nearest, plain, shown
+from sg_jax.errors import UserError, is_whole, nearest, plain, shown
 from sg_jax.models.layers import position_table
 from sg_jax.models.maskdit import MaskDiT
 from sg_jax.weights.families import FAMILIES, Family
@@ -93,7 +93,7 @@ def classes(known: Family, rows: int, given: Any) -> tuple[int, bool]:
     """
     given = plain(given)
     if not known.null_rows:
-        if given not in (None, rows):
+        if given is not None and not (is_whole(given) and given == rows):
             raise UserError(f"num_classes={shown(given)} is not {rows}, the labels of the table.")
         return rows, False
     if given is None:
@@ -104,7 +104,7 @@ def classes(known: Family, rows: int, given: Any) -> tuple[int, bool]:
             "row for no class, which networks have that were trained with dropped labels. Say "
             f"which by num_classes={rows} or num_classes={rows - 1}."
         )
-    if given not in (rows, rows - 1) or isinstance(given, bool):
+    if not is_whole(given) or given not in (rows, rows - 1):
         raise UserError(
             f"num_classes={shown(given)} does not fit the {rows} rows of the label table: it must "
             f"be {rows - 1}, with a row for no class, or {rows} without."

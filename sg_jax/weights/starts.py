@@ -126,9 +126,9 @@ def _from_file(source: str | os.PathLike, model: Backbone, tell: bool = False) -
 
 def _rows(rows: int, wanted: int) -> int | None:
     """Return how many classes a label table has; None if its rows tell."""
-    if wanted in (rows, rows - 1):
+    if wanted == rows - 1:
         return wanted
-    return rows if rows and rows % 10 == 0 else None  # see `shapes.classes`
+    return rows if rows == 1 or (rows and rows % 10 == 0) else None  # see `shapes.classes`
 
 
 def _check_same(source: Any, found: Backbone, model: Backbone) -> None:
