@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sg_jax.programs.sampling import sample, sample_batches
     from sg_jax.weights import convert
     from sg_jax.weights.autoencoders import load_autoencoder
-    from sg_jax.weights.checkpoints import load
+    from sg_jax.weights.networks import load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -48,7 +48,7 @@ _HOME = {
     "Sampler": "method.sampler",
     "UserError": "errors",
     "convert": "weights.convert",
-    "load": "weights.checkpoints",
+    "load": "weights.networks",
     "load_autoencoder": "weights.autoencoders",
     "sample": "programs.sampling",
     "sample_batches": "programs.sampling",

@@ -6,6 +6,7 @@ Each mode has a file in `modes`; `config` has every setting.
 """
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import shlex
@@ -88,8 +89,14 @@ def _run(argv: Sequence[str]) -> None:
     options = {option.name: getattr(given, option.name) for option in mode.options}
     job = Job(given.workdir, shlex.join(argv[1:]), options)
     if not mode.config:
-        parsing.refuse(rest, [o.name for o in (*FLAGS, *mode.options)])
-        for name, value in {"config": given.config, "dry-run": given.dry}.items():
+        names = [o.name for o in (*FLAGS, *mode.options)]
+        if mode.keys:
+            config = parsing.parse(rest, given.config, tree.defaults, names)
+            job = dataclasses.replace(job, config=config, said=parsing.keys_of(rest))
+        else:
+            parsing.refuse(rest, names)
+        unused = {} if mode.keys else {"config": given.config}
+        for name, value in {**unused, "dry-run": given.dry}.items():
             if value:
                 raise UserError(f"--{name} has no effect: --mode={mode.name} has no config.")
         check_folders(mode, job)
@@ -107,7 +114,8 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
     names = [option.name for option in (*FLAGS, *mode.options)]
     config = parsing.parse(rest, given.config, of_run, names)
     checked = tree.check(config)
-    needs_data = not geometry.is_known(config) or (mode.data and not given.dry)
+    recorded = mode.recorded and of_run is not None and "latents" in record.data_of(workdir)
+    needs_data = not geometry.is_known(config) or (mode.data and not recorded and not given.dry)
     if given.config is None:  # then it is the run's own
         used = [*mode.paths(checked, workdir), *([trust.DATA] if needs_data else [])]
         trust.check(config, workdir, used, parsing.keys_of(rest))

@@ -19,6 +19,7 @@ from sg_jax.runs.progress import log
 
 NAME = "config.json"
 DATA = "data"  # its entry about what the data is
+UNNAMED = ""  # the data set of a run whose weights were imported without naming one
 
 
 def is_run(workdir: str | os.PathLike) -> bool:
@@ -100,14 +101,9 @@ def prepare(
         )
     processes.barrier("workdir checked")
     if processes.is_writer():
-        saved = {
-            "config": json.loads(config.to_json_best_effort()),
-            "class_names": tuple(class_names),
-            DATA: {**known, **(data or {})},
-        }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            files.write_atomically(folder / NAME, json.dumps(saved, indent=1).encode())
+            write(folder, config, class_names, {**known, **(data or {})})
         except OSError as error:
             raise UserError(
                 f"--workdir={workdir} cannot be written ({error}): give another folder."
@@ -115,6 +111,60 @@ def prepare(
     processes.barrier("workdir made")
     if not processes.is_writer():  # this host may have another copy of the data
         check_data(workdir, config, class_names, data)
+
+
+def write(
+    folder: str | os.PathLike,
+    config: ConfigDict,
+    class_names: Sequence[str],
+    data: identity.Identity,
+    **about: Any,
+) -> None:
+    """Write config.json of a run.
+
+    Args:
+      folder: of the run.
+      config: completed.
+      class_names: names of the data's classes; empty if they are not known.
+      data: what the training data is; {} if it is not known.
+      about: further entries, which JSON can hold.
+    """
+    saved = {
+        "config": json.loads(config.to_json_best_effort()),
+        "class_names": tuple(class_names),
+        DATA: dict(data),
+        **about,
+    }
+    files.write_atomically(files.path(folder) / NAME, json.dumps(saved, indent=1).encode())
+
+
+def data_of(workdir: str | os.PathLike) -> identity.Identity:
+    """Return what the data of a run is, as far as its config.json says so."""
+    return _read(workdir)[2]
+
+
+def is_exported(workdir: str | os.PathLike) -> bool:
+    """Return whether a run has only what --mode export keeps, and so cannot be continued."""
+    path = files.path(workdir) / NAME
+    return is_run(workdir) and "exported" in json.loads(path.read_text(encoding="utf-8"))
+
+
+def portable(config: ConfigDict) -> ConfigDict:
+    """Return a copy without paths to what lies outside the run.
+
+    Guidance settings that take their weak prediction from another run are left out.
+    """
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.data_dir = config.features.path = config.train.init_from = ""
+        left = [name for name, setting in config.guidance.items() if setting.weak_workdir]
+        for name in left:
+            del config.guidance[name]
+        if config.sample.guidance in left:
+            config.sample.guidance = "unguided"
+        for section in (config.evaluate, config.diversity):
+            section.guidance = tuple(n for n in section.guidance if n not in left)
+    return config
 
 
 def check_data(
@@ -135,7 +185,7 @@ def check_data(
     """
     saved, names, known = _read(workdir)
     differs = ""
-    if tuple(class_names) != names:
+    if names and tuple(class_names) != names:
         differs = f"{len(class_names)} classes instead of {len(names)}"
         for i, (name, before) in enumerate(zip(class_names, names, strict=False)):
             if name != before:
@@ -184,6 +234,8 @@ def check_same(config: ConfigDict, workdir: str, when: str) -> None:
             continue
         if path == "data.name" and pictures.is_moved(before[path], now[path]):
             continue  # `check_data` compares the images
+        if path == "data.name" and before[path] == UNNAMED:
+            continue
         if now[path] != before[path]:
             raise UserError(
                 f"config.{path}={now[path]!r} differs from the {before[path]!r} that the run was "

@@ -70,6 +70,7 @@ class Model(Settings):
     prediction: str = setting(
         "velocity", "what the network returns", options=PREDICTIONS, fixed=ALWAYS
     )
+    time_endpoint: bool = setting(False, "frequencies of time as in diffusers", fixed=ALWAYS)
     decoder_width: int = setting(
         512, "E of maskdit's decoder", low=1, high=LARGEST["decoder_width"], fixed=ALWAYS
     )
@@ -136,7 +137,9 @@ class Train(Settings):
     log_every: int = setting(100, "steps between records", low=1)
     sample_every: int = setting(0, "steps between sample grids; 0: none", low=0)
     then: tuple = setting((), "modes that follow: 'sample', 'evaluate'", rule=tuples.then)
-    init_from: str = setting("", "a run whose weights training starts from", fixed=CONTINUED)
+    init_from: str = setting(
+        "", "a run, or a file of weights, that training starts from", fixed=CONTINUED
+    )
     on_divergence: str = setting(
         "stop",
         "stop; skip the update; or go back to a checkpoint and read other data",

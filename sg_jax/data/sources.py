@@ -163,6 +163,10 @@ def open_source(
       UserError: the name, split or size is unknown; the data set is not prepared or has no image or
         label; or a file is missing or damaged.
     """
+    if not name:
+        raise UserError(
+            "config.data.name is empty: name a data set, such as --config.data.name=digits."
+        )
     if image_size and not 0 < image_size <= MOST_SIDE:
         raise UserError(
             f"config.data.image_size={image_size} must be positive and at most {MOST_SIDE}, or 0 "

@@ -135,6 +135,7 @@ def method(guidance: Guidance, checkpoint: int) -> str:
     words += ["scheduled"] if scheduled else []
     words += ["in interval"] if guidance.interval != (0.0, 1.0) else []
     words += [guidance.ids] if guidance.ids != "uniform" else []
+    words += [f"{guidance.channels} channels"] if guidance.channels else []
     words += ["apart"] if guidance.weak_step and not another else []
     return ", ".join(words)
 

@@ -46,6 +46,11 @@ def check_setting(
             f"{key}.weak_label={guidance.weak_label!r} needs another class to draw, but the model "
             f"has only {kinds.count}."
         )
+    if guidance.channels > model.channels:
+        raise UserError(
+            f"{key}.channels={guidance.channels} is more than the network's {model.channels}; 0 "
+            "guides all."
+        )
     alike = {"image_size": "image_size", "channels": "channels"}
     alike |= {"tokens": "tokens", "choices": "number of routes"} if gamma else {}
     differing = [

@@ -51,6 +51,7 @@ WEAK_LABELS = {
         lambda model, c, keys: model.conditioning.another(c, keys), "other label", "ICG", least=2
     ),
 }
+MOST_CHANNELS = 2**12
 IDS = ("uniform", "stratified", "nested")
 
 
@@ -103,6 +104,9 @@ class Guidance(Settings):
         options=IDS,
     )
     segments: int = setting(8, "stretches of constant rate that a schedule is cut into", low=1)
+    channels: int = setting(
+        0, "guide only the first channels, as DiT did 3 of 4; 0: all", low=0, high=MOST_CHANNELS
+    )
 
     @property
     def two_networks(self) -> bool:
@@ -133,6 +137,7 @@ class Guidance(Settings):
         words += [self.ids] if self.ids != "uniform" else []
         if self.interval != (0.0, 1.0):
             words.append(f"t {self.interval[0]:g}–{self.interval[1]:g}")
+        words += [f"the first {self.channels} channels"] if self.channels else []
         return " ".join(words)
 
 
@@ -153,6 +158,7 @@ class Plan:
     weak_label: str
     two_networks: bool
     ids: str
+    channels: int = 0
 
 
 def plan(guidance: Guidance, sampler: Sampler, steps: int) -> tuple[Plan, np.ndarray]:
@@ -177,8 +183,8 @@ def plan(guidance: Guidance, sampler: Sampler, steps: int) -> tuple[Plan, np.nda
             stretches.append(Stretch(n, n + 1, gammas))
     if all(len(s.gammas) == 1 for s in stretches):  # then nothing else matters
         return Plan(tuple(stretches), "same", False, guidance.ids), scales
-    found = Plan(tuple(stretches), guidance.weak_label, guidance.two_networks, guidance.ids)
-    return found, scales
+    weak = guidance.weak_label, guidance.two_networks
+    return Plan(tuple(stretches), *weak, guidance.ids, guidance.channels), scales
 
 
 def rates(guidance: Guidance, steps: int) -> tuple[list[float], list[float]]:
@@ -193,9 +199,17 @@ def rates(guidance: Guidance, steps: int) -> tuple[list[float], list[float]]:
     return out[0], out[1]
 
 
-def combine(strong: jax.Array, weak: jax.Array, scale: jax.Array | float) -> jax.Array:
-    """Return omega * strong + (1 - omega) * weak                                      (Eq. 7)."""
-    return scale * strong + (1 - scale) * weak
+def combine(
+    strong: jax.Array, weak: jax.Array, scale: jax.Array | float, channels: int = 0
+) -> jax.Array:
+    """Return omega * strong + (1 - omega) * weak                                      (Eq. 7).
+
+    With `channels`, the last axis has only its first ones guided; the others are the strong ones.
+    """
+    guided = scale * strong + (1 - scale) * weak
+    if not channels:
+        return guided
+    return jnp.where(jnp.arange(strong.shape[-1]) < channels, guided, strong)
 
 
 def guided_velocity(
@@ -238,7 +252,7 @@ def guided_velocity(
         else:
             both = [condition, other] if derive else [condition]
             strong, weak = prediction.velocities(model, x, t, both, ids)
-        return combine(strong, weak, scales[n // evaluations])
+        return combine(strong, weak, scales[n // evaluations], plan.channels)
 
     return velocity
 

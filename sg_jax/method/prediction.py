@@ -6,20 +6,35 @@ with sigma = (1 - t) / t. Its preconditioning, written in t, has no singular poi
 D = c_skip y + c_out F(c_in y, c_noise)                                          (EDM, Eq. 7)
 v = (D - x_t) / (1 - t) = x_t (s_d^2 t - (1 - t)) / s^2 + s_d / s F(x_t / s, c_noise),
 s^2 = (1 - t)^2 + s_d^2 t^2, c_noise = ln(sigma) / 4
+
+DiT as published (arXiv 2212.09748) predicts the noise e of DDPM's 1,000 steps, whose betas are
+linear from 1e-4 to 0.02: x_tau = sqrt(a) x + sqrt(1 - a) e, with a the product of 1 - beta. On our
+path that is x_t / s with s^2 = t^2 + (1 - t)^2, at the tau where a = t^2 / s^2. So
+
+D = (x_t / s - sqrt(1 - a) e) / sqrt(a), v = (D - x_t) / (1 - t),
+
+which is (x_t - e) / t. Times that are noisier than the last step take the last step's tau and a.
+
+REPA (arXiv 2410.06940) runs time from data to noise: v = -F(x_t, 1 - t).
 """
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sg_jax.errors import UserError
 from sg_jax.method import flow
 from sg_jax.method.network import Condition, KeepIds, Network
 
-PREDICTIONS = ("velocity", "edm")  # what networks may return; both become a velocity here
+PREDICTIONS = ("velocity", "edm", "noise", "reversed")  # all become a velocity here
 SIGMA_DATA = 0.5
 SIGMA_RANGE = (0.002, 80.0)  # c_noise is clipped to EDM's noise levels
+KEPT = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # a of each step of DDPM
+SNR = np.log(KEPT / (1 - KEPT))  # log of the signal's power over the noise's, falling
+LAST = float(np.sqrt(KEPT[-1]))  # the share of data in the noisiest step
+RATIO = float(np.sqrt(KEPT[-1] / (1 - KEPT[-1])))  # there, of data to noise
 
 
 def velocities(
@@ -30,19 +45,32 @@ def velocities(
     ids: Sequence[KeepIds] = (None,),
 ) -> list[jax.Array]:
     """Return the velocity [B, H, W, C] of each branch at the same x_t; see `Network.branches`."""
-    if model.prediction not in PREDICTIONS:
-        raise UserError(
-            f"This network predicts {model.prediction!r}; only networks that predict "
-            f"{' or '.join(map(repr, PREDICTIONS))} can be trained and sampled."
-        )
     if model.prediction == "velocity":
         return model.branches(x, t, conditions, ids)
-    s = edm_scale(t)
-    sigma = jnp.clip((1 - t) / jnp.maximum(t, 1e-6), *SIGMA_RANGE)
-    outputs = model.branches(x / flow.per_image(s, x), jnp.log(sigma) / 4, conditions, ids)
-    skip = flow.per_image((SIGMA_DATA**2 * t - (1 - t)) / s**2, x)
-    out = flow.per_image(SIGMA_DATA / s, x)
-    return [skip * x + out * f for f in outputs]
+    if model.prediction == "reversed":
+        return [-f for f in model.branches(x, 1 - t, conditions, ids)]
+    if model.prediction == "edm":
+        s = edm_scale(t)
+        sigma = jnp.clip((1 - t) / jnp.maximum(t, 1e-6), *SIGMA_RANGE)
+        network_time = jnp.log(sigma) / 4
+        skip, out = (SIGMA_DATA**2 * t - (1 - t)) / s**2, SIGMA_DATA / s
+    elif model.prediction == "noise":
+        s = jnp.sqrt(jnp.square(t) + jnp.square(1 - t))
+        network_time = ddpm_step(t)
+        noisier = t < RATIO * (1 - t)
+        skip = jnp.where(
+            noisier,
+            (1 / (s * LAST) - 1) / jnp.where(noisier, 1 - t, 1),
+            1 / jnp.where(noisier, 1, t),
+        )
+        out = -1 / _noise_scale(t)
+    else:
+        raise UserError(
+            f"This network predicts {model.prediction!r}; only networks that predict one of "
+            f"{', '.join(map(repr, PREDICTIONS))} can be trained and sampled."
+        )
+    outputs = model.branches(x / flow.per_image(s, x), network_time, conditions, ids)
+    return [flow.per_image(skip, x) * x + flow.per_image(out, x) * f for f in outputs]
 
 
 def velocity(
@@ -55,13 +83,32 @@ def velocity(
 def loss_weight(model: Network, t: jax.Array) -> jax.Array:
     """Return the weight [B] of the velocity's squared error under which F's error counts as 1.
 
-    EDM's lambda(sigma) ||D - x||^2 = ||F - F*||^2 = s^2 / s_d^2 ||v - v*||^2.
+    EDM's lambda(sigma) ||D - x||^2 = ||F - F*||^2 = s^2 / s_d^2 ||v - v*||^2; of noise, the error
+    counts as in DDPM's loss.
     """
-    if model.prediction == "velocity":
-        return jnp.ones_like(t)
-    return jnp.square(edm_scale(t) / SIGMA_DATA)
+    if model.prediction == "edm":
+        return jnp.square(edm_scale(t) / SIGMA_DATA)
+    if model.prediction == "noise":
+        return jnp.square(_noise_scale(t))
+    return jnp.ones_like(t)
 
 
 def edm_scale(t: jax.Array) -> jax.Array:
     """Return s(t), the standard deviation of x_t for data of standard deviation s_d."""
     return jnp.sqrt(jnp.square(1 - t) + jnp.square(SIGMA_DATA * t))
+
+
+def ddpm_step(t: jax.Array) -> jax.Array:
+    """Return the step tau of DDPM, 0 to 999 and fractions, that is as noisy as our time t.
+
+    Between steps the log of a / (1 - a) is interpolated; at the ends it is the first or last step.
+    """
+    small = 1e-6
+    log_snr = 2 * (jnp.log(jnp.maximum(t, small)) - jnp.log(jnp.maximum(1 - t, small)))
+    rising = jnp.asarray(SNR[::-1], jnp.float32)
+    return jnp.interp(log_snr, rising, jnp.arange(len(SNR) - 1, -1, -1, dtype=jnp.float32))
+
+
+def _noise_scale(t: jax.Array) -> jax.Array:
+    """Return how many times the error of the velocity that of the noise is: t, but at the start."""
+    return jnp.maximum(t, RATIO * (1 - t))

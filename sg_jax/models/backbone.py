@@ -36,8 +36,9 @@ class Backbone(nnx.Module):
       dtype: compute type, "float32" or "bfloat16"; parameters stay float32.
       remat: what the backward pass recomputes: "none", "selective" (what is cheap) or "full".
       learn_sigma: the head has 2 C channels, as in the published SiT; the first C are used.
-      prediction: what it returns: "velocity", EDM's F ("edm"; see `method.prediction`), or DiT's
-        "noise", which can be converted, but neither trained nor sampled.
+      prediction: what it returns: "velocity", REPA's "reversed" one, EDM's F ("edm"), or DiT's
+        "noise"; see `method.prediction`.
+      time_endpoint: how frequencies of time are spaced; see `layers.timestep_features`.
       rngs: initial weights.
     """
 
@@ -58,6 +59,7 @@ class Backbone(nnx.Module):
         remat: str = "none",
         learn_sigma: bool = False,
         prediction: str = "velocity",
+        time_endpoint: bool = False,
         rngs: nnx.Rngs,
     ):
         image_size, channels, num_classes = sizes.checked(
@@ -65,9 +67,10 @@ class Backbone(nnx.Module):
         )
         patch, width, depth = sizes.checked(patch=patch, width=width, depth=depth)
         one_of("config.model.dtype", dtype, ("float32", "bfloat16"))
-        one_of("config.model.prediction", prediction, (*PREDICTIONS, "noise"))
-        if not isinstance(learn_sigma := plain(learn_sigma), bool):
-            raise UserError(f"config.model.learn_sigma={learn_sigma!r} must be True or False.")
+        one_of("config.model.prediction", prediction, PREDICTIONS)
+        for name, switch in {"learn_sigma": learn_sigma, "time_endpoint": time_endpoint}.items():
+            if not isinstance(plain(switch), bool):
+                raise UserError(f"config.model.{name}={switch!r} must be True or False.")
         if image_size % patch:
             raise UserError(
                 f"config.model.patch={patch} must divide the image size, which is {image_size}."
@@ -80,10 +83,11 @@ class Backbone(nnx.Module):
         numbers = jnp.dtype(dtype)
         self.image_size, self.channels = image_size, channels
         self.patch, self.width, self.depth = patch, width, depth
-        self.dtype, self.learn_sigma, self.prediction = numbers, learn_sigma, prediction
+        self.dtype, self.learn_sigma, self.prediction = numbers, plain(learn_sigma), prediction
+        self.time_endpoint = plain(time_endpoint)
         pixels = patch * patch * channels
         self.patch_embedding = layers.Linear(pixels, width, numbers, rngs)
-        self.time_embedding = layers.TimestepEmbedding(width, numbers, rngs)
+        self.time_embedding = layers.TimestepEmbedding(width, numbers, rngs, self.time_endpoint)
         self.label_embedding = Classes(num_classes, width, rngs)
         self.blocks = RoutedStack(block, depth, routes, remat, rngs)
         self.routes = plain(routes)

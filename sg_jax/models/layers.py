@@ -135,10 +135,14 @@ def position_table(height: int, width: int, dim: int) -> np.ndarray:
     return table.astype(np.float32)
 
 
-def timestep_features(t: jax.Array, dim: int = 256) -> jax.Array:
-    """Return [cos, sin] of t [B] at frequencies 1 .. 1/10000, float32 [B, dim]."""
+def timestep_features(t: jax.Array, dim: int = 256, endpoint: bool = False) -> jax.Array:
+    """Return [cos, sin] of t [B] at frequencies 1 .. 1/10000, float32 [B, dim].
+
+    With `endpoint` the last one is 1/10000 itself, as in diffusers; otherwise it would be the next.
+    """
     half = dim // 2
-    frequencies = jnp.exp(-math.log(10000) * jnp.arange(half, dtype=jnp.float32) / half)
+    parts = half - endpoint
+    frequencies = jnp.exp(-math.log(10000) * jnp.arange(half, dtype=jnp.float32) / parts)
     angles = t.astype(jnp.float32)[:, None] * frequencies[None]  # [B, dim / 2]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
@@ -146,12 +150,13 @@ def timestep_features(t: jax.Array, dim: int = 256) -> jax.Array:
 class TimestepEmbedding(nnx.Module):
     """Embed t [B], unscaled, into [B, D]: two linear layers on sinusoidal features."""
 
-    def __init__(self, dim: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, dim: int, dtype: jnp.dtype, rngs: nnx.Rngs, endpoint: bool = False):
+        self.endpoint = endpoint  # see `timestep_features`
         self.hidden = Linear(256, dim, dtype, rngs, NORMAL)
         self.out = Linear(dim, dim, dtype, rngs, NORMAL, closes=True)
 
     def __call__(self, t: jax.Array) -> jax.Array:
-        return self.out(jax.nn.silu(self.hidden(timestep_features(t))))
+        return self.out(jax.nn.silu(self.hidden(timestep_features(t, endpoint=self.endpoint))))
 
 
 class Mlp(nnx.Module):

@@ -8,7 +8,7 @@ follow from it.
 import argparse
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
@@ -30,7 +30,8 @@ class Job:
       command: the arguments after `python -m sg_jax.main`, so that it can be run again.
       options: values of the mode's own flags, by name.
       config: the completed config; None for a mode without one.
-      source: the training images; None for a mode that does not read them.
+      source: the training images; None for a mode that does not read them, or need not.
+      said: the keys that the command line sets, for a mode that completes the config itself.
     """
 
     workdir: str = ""
@@ -38,6 +39,7 @@ class Job:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     config: ConfigDict | None = None
     source: Source | None = None
+    said: Collection[str] = ()
 
     @functools.cached_property
     def experiment(self) -> Experiment:
@@ -86,7 +88,9 @@ class Mode:
       workdir: whether --workdir must be given.
       same: if it needs a trained run, "sampled" or "scored", which selects the keys that must be as
         in training; see `errors.setting`.
+      keys: whether it takes --config and keys of a config although it needs none.
       data: whether it reads the training images.
+      recorded: whether the run's record of its data is enough instead.
       pixels: whether these must be images, not latents.
       alone: whether only process 0 runs it.
       handles_stop: whether it handles SIGTERM itself: it saves, then ends.
@@ -101,7 +105,9 @@ class Mode:
     config: bool = True
     workdir: bool = True
     same: str = ""
+    keys: bool = False
     data: bool = True
+    recorded: bool = False
     pixels: bool = False
     alone: bool = False
     handles_stop: bool = False

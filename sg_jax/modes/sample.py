@@ -3,12 +3,14 @@
 Latents go only into the latter. The drawing itself is `sg_jax.sample_batches`.
 """
 
+import dataclasses
 import zlib
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from sg_jax.config import record
 from sg_jax.config.experiment import Experiment
 from sg_jax.data.sources import Source
 from sg_jax.evaluation import drawings, measure, table
@@ -20,7 +22,18 @@ from sg_jax.runs.progress import Progress, Spent, log
 from sg_jax.weights import checkpoints
 
 
-def draw(experiment: Experiment, source: Source, workdir: str) -> epath.Path:
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """What a run's record says about its data, which need not be there.
+
+    Attributes:
+      latents: whether its images are latents.
+    """
+
+    latents: bool
+
+
+def draw(experiment: Experiment, source: Source | Recorded, workdir: str) -> epath.Path:
     """Draw `config.sample.count` images with `config.sample.guidance`.
 
     Labels repeat `config.sample.labels`, or go through the classes in turn. Writes samples/NAME.npz
@@ -102,8 +115,8 @@ def name_of(setting: str, key: table.Key, labels: np.ndarray) -> str:
 
 def run(job: Job) -> list[epath.Path]:
     """Draw the images of a job."""
-    assert job.source is not None
-    return [draw(job.experiment, job.source, job.workdir)]
+    source = job.source or Recorded(bool(record.data_of(job.workdir).get("latents")))
+    return [draw(job.experiment, source, job.workdir)]
 
 
 MODE = register(
@@ -112,6 +125,7 @@ MODE = register(
         "draw images into PNG files, a picture and an .npz file",
         run,
         same="sampled",
+        recorded=True,
         writes=("samples",),
         paths=lambda config, _: weak_paths([config.sample.guidance]),
     )

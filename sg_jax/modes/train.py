@@ -14,6 +14,7 @@ from sg_jax.costs import flops
 from sg_jax.data import identity
 from sg_jax.data.pipeline import seek
 from sg_jax.data.sources import Source
+from sg_jax.errors import UserError
 from sg_jax.evaluation import measure, pictures, scoring
 from sg_jax.method.guidance import Guidance
 from sg_jax.modes.base import MODES, Job, Mode, register
@@ -25,7 +26,7 @@ from sg_jax.runs import files, lock
 from sg_jax.runs.profiler import Profiler
 from sg_jax.runs.progress import Progress, Spent, log
 from sg_jax.runs.records import Writer
-from sg_jax.weights import checkpoints
+from sg_jax.weights import checkpoints, starts
 from sg_jax.weights.rollbacks import Rollbacks
 from sg_jax.weights.saver import Saver
 
@@ -165,7 +166,7 @@ def _start(
     config, mesh, decays = experiment.config, experiment.mesh, experiment.config.train.ema_decays
     state = init_state(experiment.make_model, experiment.tx, mesh, key, decays)
     if config.train.init_from:
-        model = checkpoints.load(config.train.init_from, mesh=mesh, like=state.model)
+        model = starts.load(config.train.init_from, state.model, mesh)
         state = start_state(model, state.opt_state, decays)
         log(f"Start from the weights of {config.train.init_from}.")
     return state, 0
@@ -211,8 +212,14 @@ def run(job: Job) -> list:
     assert job.config is not None and source is not None
     config = experiment.config.train
     begun = bool(checkpoints.steps_of(workdir))
+    if begun and record.is_exported(workdir):
+        raise UserError(
+            f"--workdir={workdir} was exported without the state of its training, so it cannot be "
+            "continued: start a run in a new --workdir from it, by "
+            f"--config.train.init_from={workdir}."
+        )
     if config.init_from and not begun:
-        checkpoints.check_start(config.init_from, experiment.model)
+        starts.check(config.init_from, experiment.model)
     _check_evaluation(experiment, source)
     experiment.check_training()
     with lock.hold(workdir) as held:

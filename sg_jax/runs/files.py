@@ -167,6 +167,49 @@ def temporary() -> Iterator[None]:
             tempfile.tempdir = before
 
 
+@contextlib.contextmanager
+def making(name: str | os.PathLike) -> Iterator[epath.Path]:
+    """Yield a folder to fill, which appears under its name when all is in it, or not at all.
+
+    In a bucket it is the folder itself. What a killed command left is removed by the next one.
+
+    Raises:
+      UserError: there is something already, or it cannot be written.
+    """
+    target = absolute(name)
+    if target.exists() and (not target.is_dir() or children(target)):
+        raise UserError(f"{target} is there already, and not empty: give a new folder.")
+    if is_remote(target):
+        yield target
+        return
+    check_writable(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in children(target.parent):
+        ours = left.name.startswith(f".{target.name}.") and left.name.endswith(PARTIAL)
+        if ours and left.is_dir() and time.time() - os.stat(left).st_mtime > GRACE:
+            with _locked(left) as dead:
+                if dead:
+                    shutil.rmtree(left, ignore_errors=True)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL}")
+    partial.mkdir()
+    try:
+        with _locked(partial):
+            yield partial
+            os.replace(partial, target)  # also where there is an empty folder
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: epath.Path) -> Iterator[bool]:
+    """Lock a folder, and yield whether that was possible."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        yield bool(_lock(opened))
+    finally:
+        os.close(opened)
+
+
 def tidy(folder: str | os.PathLike) -> None:
     """Remove what writers that were killed left in a folder, and in the folders two levels below.
 

@@ -160,7 +160,7 @@ def read(folder: epath.Path, wanted: dict[str, Any], mesh: Mesh) -> dict[str, An
     """
     verified = _verify(folder, list(wanted), mesh)
     arrays = {part: leaves for part, leaves in wanted.items() if leaves is not None}
-    _check_shapes(folder, arrays, verified, numbers=wanted.keys() - arrays)
+    check_shapes(folder, arrays, verified, numbers=wanted.keys() - arrays)
     for part, leaves in arrays.items():
         integrity.check_size(folder, part, sum(x.size * x.dtype.itemsize for x in leaves.values()))
     with _reading(folder, verified):
@@ -230,13 +230,6 @@ def _name(path) -> str:
     return name.replace(*STORED_AS)
 
 
-def check_start(workdir: str | os.PathLike, model: Backbone) -> None:
-    """Raise unless the latest checkpoint of a run has the weights that a network starts from."""
-    record.read(workdir)
-    folder = checkpoint_dir(workdir) / str(saved_steps(workdir)[-1])
-    _check_shapes(folder, {"ema": named(model)}, verified=False)
-
-
 @contextlib.contextmanager
 def _reading(folder: epath.Path, verified: bool) -> Iterator[None]:
     """Report which checkpoint cannot be read, instead of an error from inside a library."""
@@ -250,7 +243,7 @@ def _reading(folder: epath.Path, verified: bool) -> Iterator[None]:
         raise integrity.Damaged(folder, f"it cannot be read ({what})") from error
 
 
-def _check_shapes(
+def check_shapes(
     folder: epath.Path, wanted: dict[str, dict], verified: bool, numbers: Iterable[str] = ()
 ) -> None:
     """Raise one clear error if a checkpoint lacks the arrays that a network needs.

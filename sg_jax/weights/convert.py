@@ -5,17 +5,14 @@
     state = {name: torch.from_numpy(w) for name, w in to_state_dict(model, "sit").items()}
 
 One table per family has their names, ours and both layouts; reading and writing use the same table.
-"dit" is facebookresearch/DiT (arXiv 2212.09748), "sit" willisma/SiT (arXiv 2401.08740), "tread"
-CompVis/tread (arXiv 2501.04765), "maskdit" Anima-Lab/MaskDiT (arXiv 2306.09305). A converted
-network is the published function of (x, t, y): it predicts what it was trained to predict, at the t
-it was trained with. "sit" predicts our velocity at our t. "tread" and "maskdit" predict the F of
-EDM's preconditioning at its c_noise, and `sample` turns this into the velocity. "dit" predicts
-noise, so its weights can be converted but the network is neither sampled nor trained.
+"dit" is facebookresearch/DiT (arXiv 2212.09748), "diffusers_dit" the same in diffusers, "sit"
+willisma/SiT (arXiv 2401.08740), "tread" CompVis/tread (arXiv 2501.04765), "maskdit"
+Anima-Lab/MaskDiT (arXiv 2306.09305), "repa" sihyun-yu/REPA (arXiv 2410.06940). A converted network
+is the published function of (x, t, y): it predicts what it was trained to predict, at the t it was
+trained with, and `method.prediction` turns this into our velocity. diffusers spaces the frequencies
+of time a little wider than DiT does, so the same weights are another function there.
 """
 
-import math
-import re
-from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,34 +21,39 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sg_jax.errors import UserError, nearest, one_of, shown
+from sg_jax.errors import UserError, nearest, one_of, plain, shown
 from sg_jax.models.dit import DiT
-from sg_jax.models.layers import position_table
 from sg_jax.models.maskdit import MaskDiT
 from sg_jax.models.sizes import SIZES
-from sg_jax.weights import state_dict
+from sg_jax.runs.progress import log
+from sg_jax.weights import shapes, state_dict
 from sg_jax.weights.checkpoints import named, unnamed
 from sg_jax.weights.families import FAMILIES, Family, rules_of
-from sg_jax.weights.layouts import groups, rearrange, shape_of
+from sg_jax.weights.layouts import rearrange
 
 
 def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
     """Build our network from published weights, with sizes from their shapes.
 
     Args:
-      weights: names to arrays (NumPy, JAX or PyTorch) of any float type. A checkpoint may hold this
-        dict under "ema", "model" or "state_dict"; the moving average is preferred. Names may begin
-        with "module." (DDP), "_orig_mod." (torch.compile) or "model." (the EDM wrapper).
-      family: "dit", "sit", "tread" or "maskdit".
+      weights: names to arrays (NumPy, JAX or PyTorch) of any float type, also half precision. What
+        trainers wrap them in is taken off: mappings such as {"ema": {"module": ...}}, of which the
+        moving average is preferred, and what names begin with, such as "module." (DDP),
+        "_orig_mod." (torch.compile), "_fsdp_wrapped_module." or "net.".
+      family: "dit", "diffusers_dit", "sit", "tread", "maskdit" or "repa".
       overrides: what the shapes do not determine.
         heads: by default as published for the widths 384, 768, 1024, 1152 and 1280, otherwise one
           per 64 channels, but at least 4, or the next lower number that divides the width. No shape
           depends on it, so nothing detects a wrong number.
+        num_classes: tells a label table without a row for no class, as after training without
+          dropped labels. Such a row of zeros is then added. See `shapes.classes`.
         decoder_heads: "maskdit" only; 16 by default.
         routes: pairs (start, end) of blocks, both included; all but "maskdit"; none by default.
-        image_size: by default the one that pos_embed was made for.
+        image_size: by default the one that pos_embed was made for; for "diffusers_dit", whose files
+          have no pos_embed, it must be given.
         learn_sigma: False leaves out the second half of the output channels.
         prediction: what the network was trained to return, if not what the published one returns.
+        time_endpoint: how frequencies of time are spaced, if not as in the published code.
         dtype, remat: see `Backbone`.
 
     Returns:
@@ -67,38 +69,43 @@ def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
             f"{name}={overrides[name]!r} is not an option of family={family!r}: there are "
             f"{', '.join(known.options)}." + nearest(name, known.options)
         )
-    arrays = state_dict.arrays(weights)
-    depths = _depths(arrays)
+    arrays = _without_dropped(state_dict.arrays(weights), known)
+    depths = shapes.depths(arrays)
     layouts = {name: layout.split(" -> ")[0] for name, _, _, layout in rules_of(known, depths)}
     layouts |= known.tables
-    sizes = _infer(arrays, layouts)
-    _check_names(arrays, layouts, sizes, family)
-    _check_shapes(arrays, layouts, sizes)
-    kwargs = _arguments(known, arrays, sizes, depths)
+    sizes = shapes.infer(arrays, layouts)
+    shapes.check_names(known, arrays, layouts, sizes, family)
+    shapes.check_shapes(arrays, layouts, sizes)
+    if "tokens" not in sizes:
+        sizes["tokens"] = _tokens(family, overrides.get("image_size"), sizes["row"])
+    number, lacking = shapes.classes(known, sizes["labels"], overrides.pop("num_classes", None))
+    kwargs = shapes.arguments(known, arrays, sizes, depths)
     both = kwargs["learn_sigma"]
-    kwargs |= {"prediction": known.prediction, **overrides}
+    kwargs |= {"heads": default_heads(sizes["width"]), "num_classes": number, **overrides}
     network = jax.eval_shape(lambda: known.network(**kwargs, rngs=nnx.Rngs(0)))
     if both and not network.learn_sigma:
-        for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
+        for part in ("weight", "bias"):
+            name = f"{known.head}.{part}"
             arrays[name] = _drop_sigma(arrays[name], network.patch)
+    if lacking:
+        _add_null_row(arrays, layouts)
     sizes = {**_sizes(network, known), "tokens": sizes["tokens"]}
-    _check_shapes(arrays, layouts, sizes)
+    shapes.check_shapes(arrays, layouts, sizes)
     state_dict.check_finite(arrays)
-    for name, table in _tables(known, sizes).items():
-        if not (error := np.abs(arrays[name] - table).max()) <= 1e-4:
-            raise UserError(
-                f"{name!r} differs by up to {error:.2g} from the fixed sine-cosine table of its "
-                f"{sizes['tokens']} tokens, which our networks compute; learned position "
-                "embeddings cannot be read."
-            )
-    shapes = named(network)
+    for name, table in shapes.tables(known, sizes).items():
+        if name in arrays:
+            shapes.check_table(name, arrays[name], table)
+    paths_of = named(network)
     leaves: dict[str, np.ndarray] = {}
     for name, ours, block, layout in rules_of(known, depths):
         theirs, our = layout.split(" -> ")
         value = rearrange(arrays[name], theirs, our, sizes)
         paths, index = _place(network, ours, block)
+        if block and not index:
+            _check_copy(name, value, leaves[paths[0]], block)
+            continue
         for path, part in zip(paths, value if len(paths) > 1 else [value], strict=True):
-            leaves.setdefault(path, np.empty(shapes[path].shape, np.float32))[index] = part
+            leaves.setdefault(path, np.empty(paths_of[path].shape, np.float32))[index] = part
     return unnamed({path: jnp.asarray(leaf) for path, leaf in leaves.items()}, network)
 
 
@@ -111,7 +118,7 @@ def to_state_dict(network: DiT, family: str) -> dict[str, np.ndarray]:
 
     Args:
       network: a `DiT`, or a `MaskDiT` for "maskdit". Routes have no weights.
-      family: "dit", "sit", "tread" or "maskdit".
+      family: see `from_state_dict`; "repa" is written without its projectors.
 
     Returns:
       Float32 arrays by name, with the fixed position tables.
@@ -127,8 +134,10 @@ def to_state_dict(network: DiT, family: str) -> dict[str, np.ndarray]:
         )
     leaves = {path: np.asarray(leaf) for path, leaf in named(network).items()}
     sizes = _sizes(network, known)
-    out = _tables(known, sizes)
-    depths = {"blocks": network.depth, "decoder_blocks": getattr(network, "decoder_depth", 0)}
+    out = shapes.tables(known, sizes) if known.table_stored else {}
+    depth = network.depth
+    depths = {"blocks": depth, "transformer_blocks": depth}
+    depths["decoder_blocks"] = getattr(network, "decoder_depth", 0)
     for name, ours, block, layout in rules_of(known, depths):
         paths, index = _place(network, ours, block)
         parts = [leaves[path][index] for path in paths]
@@ -136,7 +145,8 @@ def to_state_dict(network: DiT, family: str) -> dict[str, np.ndarray]:
         theirs, our = layout.split(" -> ")
         out[name] = np.array(rearrange(value, our, theirs, sizes), order="C")
     if known.sigma and not network.learn_sigma:
-        for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
+        for part in ("weight", "bias"):
+            name = f"{known.head}.{part}"
             out[name] = _pad_sigma(out[name], network.patch)
     return out
 
@@ -153,24 +163,10 @@ def _family(family: str) -> Family:
     return FAMILIES[family]
 
 
-def _depths(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Return how many blocks each list of blocks has, by the name of the list."""
-    depths: dict[str, int] = defaultdict(int)
-    for name in arrays:
-        if match := re.match(r"(\w+)\.(\d{1,9})\.", name):
-            block = int(match[2])
-            if block >= len(arrays):  # each block has a name at least
-                raise UserError(
-                    f"{shown(name)} is of block {block}, but there are only {len(arrays)} names."
-                )
-            depths[match[1]] = max(depths[match[1]], block + 1)
-    return depths
-
-
 def _place(network: DiT, ours: str, block: int | None) -> tuple[list[str], tuple[int, ...]]:
     """Return where a rule's weights are: paths, and the index into the stacked arrays there."""
     index: tuple[int, ...] = ()
-    if block is not None:
+    if block is not None and "*" in ours:
         segments = getattr(network, ours.split("/")[0]).segments
         number = next(n for n, s in enumerate(segments) if s.start <= block < s.stop)
         ours, index = ours.replace("*", str(number)), (block - segments[number].start,)
@@ -194,81 +190,46 @@ def _sizes(network: Any, known: Family) -> dict[str, int]:
     return sizes
 
 
-def _tables(known: Family, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    side = math.isqrt(sizes["tokens"])
-    return {
-        name: position_table(side, side, sizes[layout.split()[-1]])[None].copy()  # [1, N, D]
-        for name, layout in known.tables.items()
-    }
+def _without_dropped(arrays: dict[str, np.ndarray], known: Family) -> dict[str, np.ndarray]:
+    """Return the arrays that sampling needs; log which parts are left out."""
+    left = [name for name in arrays if known.dropped and name.startswith(known.dropped)]
+    if left:
+        parts = sorted({".".join(name.split(".")[:2]) for name in left})
+        log(f"Left out, because only training uses them: {', '.join(parts)} ({len(left)} arrays).")
+    return {name: array for name, array in arrays.items() if name not in left}
 
 
-def _infer(arrays: Mapping[str, np.ndarray], layouts: Mapping[str, str]) -> dict[str, int]:
-    """Return the size that most arrays give each axis, from dimensions that are a single axis."""
-    votes: dict[str, Counter[int]] = defaultdict(Counter)
-    for name, axes in layouts.items():
-        parts = groups(axes)
-        if name in arrays and arrays[name].ndim == len(parts):
-            for group, size in zip(parts, arrays[name].shape, strict=True):
-                if len(group) == 1 and not group[0].isdigit():
-                    votes[group[0]][size] += 1
-    return {axis: count.most_common(1)[0][0] for axis, count in votes.items()}
-
-
-def _arguments(known: Family, arrays, sizes: Mapping[str, int], depths: Mapping[str, int]) -> dict:
-    """Return the arguments of the network's constructor, with the published number of heads."""
-    width, patch, channels = sizes["width"], sizes["row"], sizes["channels"]
-    side = math.isqrt(sizes["tokens"])
-    if side**2 != sizes["tokens"]:
+def _tokens(family: str, image_size: Any, patch: int) -> int:
+    """Return the number of tokens that no array tells."""
+    if image_size is None:
         raise UserError(
-            f"'pos_embed' has {sizes['tokens']} tokens, which is not square: extra tokens (class "
-            "tokens) and oblong images are not supported."
+            f"Weights of family={family!r} do not tell the size of their images: give image_size, "
+            "such as image_size=32 for the latents of 256 pixels."
         )
-    pairs = [(sizes["hidden"], width)]
-    kwargs = dict(
-        image_size=side * patch, channels=channels, patch=patch, width=width,
-        depth=depths["blocks"], heads=default_heads(width),
-        num_classes=sizes["labels"] - known.null_rows,
-        learn_sigma=len(arrays["final_layer.linear.weight"]) == 2 * patch**2 * channels,
-    )  # fmt: skip
-    if known.network is MaskDiT:
-        pairs.append((sizes["decoder_hidden"], sizes["decoder"]))
-        kwargs |= dict(
-            decoder_width=sizes["decoder"], decoder_depth=depths["decoder_blocks"], decoder_heads=16
-        )
-    ratio = max(hidden / width for hidden, width in pairs)
-    while any(int(width * ratio) < hidden for hidden, width in pairs):  # a last bit was lost
-        ratio = math.nextafter(ratio, math.inf)
-    return kwargs | dict(mlp_ratio=ratio)
+    if type(side := plain(image_size)) is not int or not 0 < side < 2**15 or side % patch:
+        raise UserError(f"image_size={shown(image_size)} must be a multiple of the patch, {patch}.")
+    return (side // patch) ** 2
 
 
-def _check_names(arrays, layouts, sizes, family: str) -> None:
-    extra = [name for name in arrays if name not in layouts]
-    missing = [name for name in layouts if name not in arrays]
-    found = []
-    if extra:
-        shape, close = _text(arrays[extra[0]].shape), nearest(extra[0], missing or layouts)
-        found.append(f"unknown name {extra[0]!r} {shape} ({len(extra)} in all).{close}")
-    if missing:
-        shape = _text(shape_of(layouts[missing[0]], sizes))
-        found.append(f"missing {missing[0]!r} {shape} ({len(missing)} in all).")
-    if found:
-        raise UserError(f"These are not the weights of family={family!r}: " + " ".join(found))
-
-
-def _check_shapes(arrays, layouts, sizes) -> None:
+def _add_null_row(arrays: dict[str, np.ndarray], layouts: Mapping[str, str]) -> None:
+    """Add a row of zeros for no class to every label table."""
     for name, axes in layouts.items():
-        shape, expected = arrays[name].shape, shape_of(axes, sizes)
-        if len(shape) != len(expected) or any(
-            isinstance(e, int) and s != e for s, e in zip(shape, expected, strict=True)
-        ):
-            raise UserError(
-                f"{name!r} has the shape {_text(shape)}, but the other weights need "
-                f"{_text(expected)}: {axes}."
-            )
+        if axes == "labels width":
+            arrays[name] = np.concatenate([arrays[name], np.zeros_like(arrays[name][:1])])
+    log(
+        "The label table has no row for no class, so zeros are added. Classifier-free guidance "
+        "needs a finetuning with dropped labels first (config.objective.label_dropout)."
+    )
 
 
-def _text(shape: tuple[int | str, ...]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
+def _check_copy(name: str, value: np.ndarray, first: np.ndarray, block: int) -> None:
+    """Raise unless what a layout repeats in every block is everywhere the same."""
+    if not np.array_equal(value, first):
+        raise UserError(
+            f"{name!r} differs from that of block 0, but our network has one embedding of time and "
+            f"label for all blocks: weights that were trained apart in block {block} cannot be "
+            "read."
+        )
 
 
 def _pad_sigma(rows: np.ndarray, patch: int) -> np.ndarray:

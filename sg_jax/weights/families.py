@@ -1,6 +1,7 @@
 """How the published PyTorch code names and shapes weights: one table per family.
 
-A table is used in both directions of `convert`, which lists the repositories.
+A table is used in both directions of `convert`, which lists the repositories. To add one: give
+`FAMILIES` a row.
 """
 
 import dataclasses
@@ -20,6 +21,35 @@ def _linear(theirs: str, ours: str, inputs: str, outputs: str) -> tuple[Rule, ..
         (f"{theirs}.weight", f"{ours}/kernel", f"{outputs} {inputs} -> {inputs} {outputs}"),
         (f"{theirs}.bias", f"{ours}/bias", f"{outputs} -> {outputs}"),
     )
+
+
+def _diffusers() -> tuple[Rule, ...]:
+    """Return the rules of diffusers' DiT, which repeats both embedders in every block."""
+    block, ours = "transformer_blocks.*.", "blocks/stacks/*/"
+    embedders = block + "norm1.emb."
+    heads = "(heads head)"
+    return (
+        ("pos_embed.proj.weight", "patch_embedding/kernel",
+         "width channels row column -> (row column channels) width"),
+        ("pos_embed.proj.bias", "patch_embedding/bias", "width -> width"),
+        *_linear(embedders + "timestep_embedder.linear_1", "time_embedding/hidden", "256", "time"),
+        *_linear(embedders + "timestep_embedder.linear_2", "time_embedding/out", "time", "width"),
+        (embedders + "class_embedder.embedding_table.weight", "label_embedding",
+         "labels width -> labels width"),
+        *(
+            rule
+            for part in ("query", "key", "value")
+            for rule in _linear(
+                f"{block}attn1.to_{part[0]}", f"{ours}attention/{part}", "width", heads
+            )
+        ),
+        *_linear(block + "attn1.to_out.0", ours + "attention/out", heads, "width"),
+        *_linear(block + "ff.net.0.proj", ours + "mlp/hidden", "width", "hidden"),
+        *_linear(block + "ff.net.2", ours + "mlp/out", "hidden", "width"),
+        *_linear(block + "norm1.linear", ours + "modulation", "time", "(6 width)"),
+        *_linear("proj_out_1", "final_modulation", "time", "(2 width)"),
+        *_linear("proj_out_2", "final", "width", "(row column out)"),
+    )  # fmt: skip
 
 
 def _blocks(theirs: str, ours: str, d: str, hidden: str, heads: str) -> tuple[Rule, ...]:
@@ -60,9 +90,16 @@ class Family:
     null_rows: int  # rows of the label table besides the classes
     sigma: bool = False  # always 2 C output channels
     prediction: str = "velocity"  # what the published network was trained to return
+    table_stored: bool = True  # whether files have the position table; otherwise they may
+    dropped: tuple[str, ...] = ()  # what begins so is only there for training
+    time_endpoint: bool = False  # see `layers.timestep_features`
+    head: str = "final_layer.linear"  # the last layer
 
 
-OPTIONS = ("heads", "image_size", "learn_sigma", "dtype", "remat", "prediction")
+OPTIONS = (
+    "heads", "image_size", "num_classes", "learn_sigma", "dtype", "remat", "prediction",
+    "time_endpoint",
+)  # fmt: skip
 TREAD = Family(
     network=DiT,
     rules=_network("labels width", "width"),
@@ -87,7 +124,23 @@ MASKDIT = Family(
 )
 SIT = dataclasses.replace(TREAD, sigma=True, prediction="velocity")
 DIT = dataclasses.replace(SIT, prediction="noise")
-FAMILIES = {"dit": DIT, "sit": SIT, "tread": TREAD, "maskdit": MASKDIT}
+REPA = dataclasses.replace(TREAD, prediction="reversed", dropped=("projectors.",))
+DIFFUSERS_DIT = dataclasses.replace(
+    DIT,
+    rules=_diffusers(),
+    tables={"pos_embed.pos_embed": "1 tokens width"},
+    table_stored=False,
+    time_endpoint=True,
+    head="proj_out_2",
+)
+FAMILIES = {
+    "dit": DIT,
+    "diffusers_dit": DIFFUSERS_DIT,
+    "sit": SIT,
+    "tread": TREAD,
+    "maskdit": MASKDIT,
+    "repa": REPA,
+}
 
 
 def rules_of(

@@ -69,6 +69,11 @@ def read(name: str | os.PathLike) -> Mapping[str, Any]:
     return found
 
 
+def value(found: Any) -> Any:
+    """Return the numbers of a `Tensor`, and anything else as it is."""
+    return found.numpy() if isinstance(found, Tensor) else found
+
+
 def _read(file: BinaryIO, size: int) -> Any:
     start = file.read(64)
     file.seek(0)

@@ -266,7 +266,16 @@ def test_arguments_of_sample(times, zero, monkeypatch):
 
 SIZES = dict(image_size=4, channels=1, num_classes=5, patch=2, width=8, depth=2)
 NETWORKS = {
-    DiT: ("heads", "routes", "mlp_ratio", "dtype", "remat", "learn_sigma", "prediction"),
+    DiT: (
+        "heads",
+        "routes",
+        "mlp_ratio",
+        "dtype",
+        "remat",
+        "learn_sigma",
+        "prediction",
+        "time_endpoint",
+    ),
     MaskDiT: ("heads", "decoder_width", "decoder_depth", "decoder_heads", "routes"),
     SSM: ("state", "expand", "scan", "routes"),
 }
@@ -340,6 +349,8 @@ def test_weights_by_others(times):
         **SIZES, heads=1, decoder_width=16, decoder_depth=1, decoder_heads=16, rngs=nnx.Rngs(0)
     )
     good = {"sit": to_state_dict(network, "sit"), "maskdit": to_state_dict(masked, "maskdit")}
+    table = {"pos_embed.pos_embed": good["sit"]["pos_embed"]}
+    good["diffusers_dit"] = table | to_state_dict(network, "diffusers_dit")
 
     def read(made, family, changes, options):
         weights = good[made]
@@ -351,7 +362,19 @@ def test_weights_by_others(times):
     for family, weights in good.items():
         from_state_dict(weights, family)
     options = st.dictionaries(
-        st.sampled_from(["heads", "routes", "learn_sigma", "image_size", "dtype", "hedas"]),
+        st.sampled_from(
+            [
+                "heads",
+                "routes",
+                "learn_sigma",
+                "image_size",
+                "dtype",
+                "hedas",
+                "num_classes",
+                "time_endpoint",
+                "prediction",
+            ]
+        ),
         VALUES,
         max_size=1,
     )

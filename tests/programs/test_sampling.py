@@ -285,11 +285,6 @@ def test_floats_are_what_pixels_were(small, eight):
     np.testing.assert_array_equal(to_uint8(floats), eight)
 
 
-def test_a_network_that_predicts_noise_is_refused(make_small):
-    with pytest.raises(UserError, match=r"predicts 'noise'.*'velocity' or 'edm'"):
-        sample(make_small(prediction="noise"), [0], steps=1)
-
-
 def test_no_labels_are_no_images(zero):
     assert sample(zero, []).shape == (0, 8, 8, 3)
 

@@ -64,6 +64,7 @@ def make(network, **sizes):
 def assert_same_network(a, b):
     assert a.mlp_ratio == pytest.approx(b.mlp_ratio, abs=1 / a.width)  # what a shape can tell
     others = [name for name in vars(b) if isinstance(getattr(b, name), int | tuple | np.dtype)]
+    assert "time_endpoint" in others
     assert {n: getattr(a, n) for n in others} == {n: getattr(b, n) for n in others}
     assert_same_weights(named(a), named(b))
 
@@ -111,7 +112,8 @@ def test_sizes_are_read_off_the_shapes(published):
     ("network", "family", "sizes"),
     [
         (DiT, "tread", dict(routes=((0, 0), (2, 3)), num_classes=1)),
-        (DiT, "tread", dict(routes=((0, 1), (2, 2)), patch=4, channels=1)),
+        (DiT, "repa", dict(routes=((0, 1), (2, 2)), patch=4, channels=1)),
+        (DiT, "diffusers_dit", dict(learn_sigma=True, time_endpoint=True, mlp_ratio=2.0)),
         (DiT, "tread", dict(learn_sigma=True, mlp_ratio=8 / 3)),
         (DiT, "dit", dict(learn_sigma=True, depth=1, patch=1, num_classes=1000)),
         (DiT, "sit", dict(learn_sigma=True, heads=8, width=48, routes=((1, 2),))),
@@ -129,6 +131,7 @@ def test_networks_come_back_bit_for_bit(network, family, sizes):
         if family == "maskdit"
         else dict(routes=model.routes)
     )
+    options |= dict(image_size=8) if family == "diffusers_dit" else {}
     back = from_state_dict(to_state_dict(model, family), family, **options)
     assert_same_network(back, model)
 
@@ -184,6 +187,32 @@ class Tensor:
         lambda w: {"ema": None, "model": w},
         lambda w: {"model_state_dict": {"x": 1}, "ema_state_dict": w},
         lambda w: {"state_dict": {"model": w}},
+        lambda w: {"ema": {"module": w}, "model": {"module": {"x": np.ones(3)}}},
+        lambda w: {"ema": {"decay": 0.99, "params": {f"net.{k}": v for k, v in w.items()}}},
+        lambda w: {"ema": {"decay": 0.99, "updates": 3}, "model": w},
+        lambda w: {"params": {"x": np.ones(3)}, "params_ema": w},
+        lambda w: {f"net.{k}": v for k, v in w.items()},
+        lambda w: {f"_fsdp_wrapped_module.{k}": v for k, v in w.items()},
+        lambda w: {
+            k.replace(".", "._fsdp_wrapped_module.", 1) if "blocks" in k else k: v
+            for k, v in w.items()
+        },
+        lambda w: {f"module.ema_model.net.{k}": v for k, v in w.items()},
+        lambda w: {"state_dict": {f"model.diffusion_model.{k}": v for k, v in w.items()}},
+        lambda w: {"online_model": {"x": np.ones(3)}, "ema_model": {"module": w}},
+        lambda w: {
+            **{f"ema_model.{k}": v for k, v in w.items()},
+            **{f"online_model.{k}": v + 1 for k, v in w.items()},
+            "initted": np.bool_(True),
+            "step": np.asarray(7),
+        },
+        lambda w: {
+            "state_dict": {
+                **{f"model.{k}": v + 1 for k, v in w.items()},
+                **{f"model_ema.{k}": v for k, v in w.items()},
+            }
+        },
+        lambda w: {"n_averaged": np.asarray(7), **{f"module.{k}": v for k, v in w.items()}},
         lambda w: {k: Tensor(v) for k, v in w.items()},
         lambda w: {k: jnp.asarray(v) for k, v in w.items()},
         lambda w: {k: v.astype(np.float64) for k, v in w.items()},
@@ -195,7 +224,13 @@ def test_wrapped_weights_are_the_same_weights(sit, wrap):
 
 @pytest.mark.parametrize(
     ("family", "prediction"),
-    [("dit", "noise"), ("sit", "velocity"), ("tread", "edm"), ("maskdit", "edm")],
+    [
+        ("dit", "noise"),
+        ("sit", "velocity"),
+        ("tread", "edm"),
+        ("maskdit", "edm"),
+        ("repa", "reversed"),
+    ],
 )
 def test_networks_say_what_they_were_trained_to_predict(family, prediction):
     model = make(MaskDiT, decoder_width=16, decoder_depth=1) if family == "maskdit" else make(DiT)

@@ -1,0 +1,246 @@
+"""A network from wherever its weights are: a run, an exported folder, or a file of weights."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from sg_jax.config import geometry, parsing, record, tree
+from sg_jax.errors import UserError, one_line, shown
+from sg_jax.method.presets import Named
+from sg_jax.models.backbone import Backbone
+from sg_jax.models.kinds import reads
+from sg_jax.parallel import sharding
+from sg_jax.runs import files
+from sg_jax.weights import checkpoints, convert, described, reading, shapes, state_dict
+from sg_jax.weights.checkpoints import named, unnamed
+from sg_jax.weights.families import FAMILIES
+
+DIFFUSERS = "diffusers_dit"
+CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")  # of diffusers, with DiT's weights
+IN_FOLDERS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a file or folder of weights holds.
+
+    Attributes:
+      path: of the file.
+      weights: arrays by name, perhaps within mappings.
+      about: what we wrote about them; {} for weights of someone else.
+      options: what a config beside them tells about the network.
+      family: how they are named; "" if only the names may tell.
+    """
+
+    path: epath.Path
+    weights: Mapping[str, Any]
+    about: described.Description
+    options: Mapping[str, Any]
+    family: str
+
+
+def load(
+    source: str | os.PathLike,
+    step: int | None = None,
+    weights: str = "ema",
+    mesh: Mesh | None = None,
+    like: Backbone | None = None,
+    *,
+    family: str = "",
+    **options: Any,
+) -> Backbone:
+    """Load a network: of a run, of what `--mode export` wrote, or from published weights.
+
+    A run brings its guidance settings: `sample(model, labels, "sg")` takes the run's own "sg".
+
+    Args:
+      source: the folder of a run; a file of weights (.safetensors, .npz, or of torch.save); or a
+        folder in diffusers' layout.
+      step, weights, mesh, like: which weights of a run, and where to; see `checkpoints.load`. A
+        file has one network only.
+      family: how published weights are named, such as "sit", if names alone do not tell.
+      options: what the shapes of published weights do not tell, such as heads; see
+        `convert.from_state_dict`.
+
+    Returns:
+      The network.
+
+    Raises:
+      UserError: there is nothing to load, it is damaged, or it is another kind of thing.
+    """
+    if not is_weights(source):
+        if given := [*(["family"] if family else []), *options]:
+            raise UserError(
+                f"{given[0]} has no effect, because {str(source)!r} is no file of published "
+                "weights: leave it out."
+            )
+        return checkpoints.load(source, step, weights, mesh, like)
+    for name, value in {"step": step, "like": like}.items():
+        if value is not None:
+            raise UserError(f"{name} has no effect: {str(source)!r} is no run. Leave it out.")
+    if weights != "ema":
+        raise UserError(
+            f"weights={shown(weights)} has no effect: {str(source)!r} holds one network."
+        )
+    sharding.check(mesh)
+    network = build(find(source), family, options)
+    if mesh is None:
+        return network
+    places = sharding.place(jax.eval_shape(lambda: network), mesh)
+    placed = jax.tree.map(lambda x, to: jax.device_put(x, to.sharding), network, places)
+    placed.named = network.named
+    return placed
+
+
+def is_weights(source: str | os.PathLike) -> bool:
+    """Return whether a path is a file of weights or a folder of diffusers, and no run."""
+    path = files.path(source)
+    if record.is_run(path) and not _is_diffusers(path):
+        return False
+    looks = os.fspath(source).lower().endswith(reading.SUFFIXES)
+    return (path.exists() and not path.is_dir()) or _is_diffusers(path) or looks
+
+
+def find(source: str | os.PathLike) -> Found:
+    """Read a file of weights, or the one in a folder of diffusers; arrays are read later."""
+    path = files.path(source)
+    options: dict[str, Any] = {}
+    if path.is_dir():
+        folder = path if _is_diffusers(path, deeper=False) else path / "transformer"
+        options = _diffusers_options(folder)
+        inside = [folder / name for name in IN_FOLDERS if (folder / name).exists()]
+        if not inside:
+            raise UserError(
+                f"{folder} has none of {', '.join(IN_FOLDERS)}: give a folder with all weights in "
+                "one file."
+            )
+        path = inside[0]
+    weights, about = described.read(path)
+    family = DIFFUSERS if options else str(about.get("family", ""))
+    return Found(path, weights, about, options, family)
+
+
+def build(found: Found, family: str = "", options: Mapping[str, Any] | None = None) -> Backbone:
+    """Return the network of what was found.
+
+    Args:
+      found: by `find`.
+      family, options: see `load`.
+    """
+    given = dict(options or {})
+    try:
+        if found.about:
+            return _ours(found, family, given)
+        family = family_of(found, family)
+        return convert.from_state_dict(found.weights, family, **{**found.options, **given})
+    except UserError as error:
+        raise UserError(f"{found.path}: {error}") from None
+
+
+def family_of(found: Found, family: str = "", prediction: str = "") -> str:
+    """Return the family of published weights.
+
+    Args:
+      found: by `find`.
+      family: as given, or "".
+      prediction: decides between families of the same names, if it is given.
+
+    Raises:
+      UserError: names alone do not tell.
+    """
+    if family or found.family:
+        return family or found.family
+    names = state_dict.names(found.weights)
+    fitting = shapes.fitting(names)
+    chosen = [name for name in fitting if FAMILIES[name].prediction == prediction] or fitting
+    if len(chosen) == 1:
+        return chosen[0]
+    if not fitting:
+        some = ", ".join(shown(name) for name in list(names)[:3]) or "nothing"
+        raise UserError(
+            f"its names are such as {some}, and are those of no family; there are "
+            f"{', '.join(FAMILIES)}."
+        )
+    raise UserError(
+        f"its names are those of several families: say which by family, one of {', '.join(chosen)}."
+    )
+
+
+def _ours(found: Found, family: str, given: Mapping[str, Any]) -> Backbone:
+    """Return the network that an exported file describes."""
+    if given or family not in ("", found.family):
+        name = next(iter(given), "family")
+        raise UserError(f"{name} has no effect: the file says what its network is. Leave it out.")
+    try:
+        config = tree.without_unread(parsing.merge(found.about["config"]))
+        config = record.portable(config)
+        abstract = geometry.abstract_model(config)
+        settings = tree.settings(config)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"its description is not that of a network ({one_line(error)}).") from None
+    if found.family:
+        known = FAMILIES.get(found.family)
+        arguments = set(known.options) if known else set()
+        options = {
+            name: value
+            for name, value in config.model.items()
+            if name in arguments & set(reads(config.model.kind))
+        }
+        leaves = named(convert.from_state_dict(found.weights, found.family, **options))
+    else:
+        leaves = {name: jnp.asarray(a) for name, a in state_dict.arrays(found.weights).items()}
+    wanted = named(abstract)
+    for name in {**wanted, **leaves}:
+        shape, here = (getattr(x.get(name), "shape", "missing") for x in (leaves, wanted))
+        if shape != here:
+            raise UserError(f"{shown(name)} is {shape}, and its description asks for {here}.")
+    state_dict.check_finite({name: np.asarray(leaf) for name, leaf in leaves.items()})
+    network = unnamed(leaves, abstract)
+    network.named = Named(settings)
+    return network
+
+
+def _is_diffusers(path: epath.Path, deeper: bool = True) -> bool:
+    """Return whether a folder, or `transformer` in it, has a config of a network of diffusers."""
+    if not path.is_dir():
+        return False
+    config = path / "config.json"
+    try:
+        if config.exists() and "_class_name" in json.loads(config.read_text(encoding="utf-8")):
+            return True
+    except (OSError, ValueError, TypeError):
+        return False
+    return deeper and _is_diffusers(path / "transformer", deeper=False)
+
+
+def _diffusers_options(folder: epath.Path) -> dict[str, Any]:
+    """Return what config.json of diffusers tells that shapes do not."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind, activation = config["_class_name"], config.get("activation_fn", "gelu-approximate")
+        if kind not in CLASSES or activation != "gelu-approximate":
+            raise UserError(
+                f"{path} describes a {shown(kind)} with {shown(activation)}: only DiT can be read, "
+                f"which is a {CLASSES[0]} with 'gelu-approximate'."
+            )
+        found = {
+            "heads": config["num_attention_heads"],
+            "image_size": config["sample_size"],
+            "num_classes": config.get("num_embeds_ada_norm"),
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{path} cannot be read as diffusers' config ({one_line(error)})."
+        ) from None
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,171 @@
+"""Weights that training starts from: of another run, of an exported one, or of a file.
+
+Everything but the number of classes must be that of the new network; routes may differ, because
+they have no weights. With another number of classes the label table gets new rows.
+"""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from sg_jax.errors import UserError
+from sg_jax.models.backbone import Backbone
+from sg_jax.models.kinds import BACKBONES
+from sg_jax.models.stack import RoutedStack
+from sg_jax.runs.progress import log
+from sg_jax.weights import checkpoints, networks, state_dict
+from sg_jax.weights.checkpoints import named, unnamed
+from sg_jax.weights.families import FAMILIES
+
+TABLE = "label_embedding"
+SAME = (  # attributes that decide what weights mean, by the keys of config.model
+    "depth", "width", "heads", "patch", "channels", "mlp_ratio", "learn_sigma", "prediction",
+    "time_endpoint", "decoder_width", "decoder_depth", "decoder_heads", "state", "expand",
+)  # fmt: skip
+
+
+def check(source: str | os.PathLike, model: Backbone) -> None:
+    """Raise unless a network can start from a source; a file of weights is read for this.
+
+    Args:
+      source: a run, an exported folder, or a file of weights.
+      model: shapes of the network.
+    """
+    if networks.is_weights(source):
+        _check_same(source, _from_file(source, model), model)
+        return
+    other = checkpoints.abstract_network(source)
+    _check_same(source, other, model)
+    folder = checkpoints.checkpoint_dir(source) / str(checkpoints.saved_steps(source)[-1])
+    checkpoints.check_shapes(folder, {"ema": named(other)}, verified=False)
+
+
+def load(source: str | os.PathLike, model: Backbone, mesh: Mesh) -> Backbone:
+    """Return a network with the weights of a source; see `check`.
+
+    Args:
+      source: a run, an exported folder, or a file of weights.
+      model: the network with fresh weights, some of which the label table may keep.
+      mesh: the devices of its weights.
+    """
+    if networks.is_weights(source):
+        found = _from_file(source, model, tell=True)
+    else:
+        like = checkpoints.abstract_network(source)
+        if _stacks(like) == _stacks(model) and _classes(like) == _classes(model):
+            return checkpoints.load(source, mesh=mesh, like=model)
+        found = checkpoints.load(source)
+    _check_same(source, found, model)
+    return fitted(found, model)
+
+
+def fitted(found: Backbone, model: Backbone) -> Backbone:
+    """Return a network with the weights of `found` and the label table and stacks of `model`.
+
+    With another number of classes, those rows of the table are the fresh ones of `model`. The row
+    for no class is that of `found`.
+    """
+    theirs = {name: np.asarray(leaf) for name, leaf in named(found).items()}
+    parts: dict[str, list[np.ndarray]] = {}
+    for name, leaf in theirs.items():  # "blocks/stacks/0/mlp/..." of all stacks, in order
+        parts.setdefault(_without_stack(name), []).append(leaf)
+    cuts = {path: [s.start for s in stack.segments[1:]] for path, stack in _stacks_of(model)}
+    leaves: dict[str, jax.Array] = {}
+    for name, fresh in named(model).items():
+        whole = parts[_without_stack(name)]
+        path, within, rest = name.partition("/stacks/")
+        value = whole[0]
+        if within:
+            pieces = np.split(np.concatenate(whole), cuts[path])
+            value = pieces[int(rest.split("/")[0])]
+        elif name == TABLE and _classes(found) != _classes(model):
+            leaves[name] = fresh
+            if model.conditioning.null_row:
+                leaves[name] = _with_last(fresh, whole[0][-1])
+            log(
+                f"The weights are of {_classes(found)} classes and the run has {_classes(model)}, "
+                f"so the label table has {_classes(model)} new rows"
+                + (", and keeps the one for no class." if model.conditioning.null_row else ".")
+            )
+            continue
+        leaves[name] = jax.device_put(jnp.asarray(value), fresh.sharding)
+    return unnamed(leaves, model)
+
+
+def _with_last(table: jax.Array, row: np.ndarray) -> jax.Array:
+    """Return a table with another last row, wherever its parts are."""
+    return jax.jit(lambda t, r: t.at[-1].set(r), out_shardings=table.sharding)(table, row)
+
+
+def _from_file(source: str | os.PathLike, model: Backbone, tell: bool = False) -> Backbone:
+    """Return the network of a file of weights, read as the new network would have them."""
+    found = networks.find(source)
+    if found.about:
+        return networks.build(found)
+    options: dict[str, Any] = {}
+    try:
+        family = networks.family_of(found, prediction=model.prediction)
+        known = FAMILIES[family]
+        for name in known.options:
+            if hasattr(model, name) and name != "dtype":
+                options[name] = getattr(model, name)
+        if known.null_rows:
+            table = next(n for n, ours, _ in known.rules if ours == TABLE).replace("*", "0")
+            rows = state_dict.shape(found.weights, table)
+            options["num_classes"] = _rows(rows[0] if rows else 0, _classes(model))
+    except UserError as error:
+        raise UserError(f"config.train.init_from={str(source)!r}: {error}") from None
+    if tell:
+        log(f"{found.path} is read as weights of family {family}.")
+    return networks.build(found, family, {**found.options, **options})
+
+
+def _rows(rows: int, wanted: int) -> int | None:
+    """Return how many classes a label table has; None if its rows tell."""
+    if wanted == rows - 1:
+        return wanted
+    return rows if rows == 1 or (rows and rows % 10 == 0) else None  # see `shapes.classes`
+
+
+def _check_same(source: Any, found: Backbone, model: Backbone) -> None:
+    """Raise unless two networks have the same weights, but for the label table."""
+    kinds = {kind: name for name, kind in BACKBONES.items()}
+    differing: list[tuple[str, Any, Any]] = [("kind", kinds[type(found)], kinds[type(model)])]
+    differing += [
+        (name, getattr(found, name), getattr(model, name))
+        for name in SAME
+        if hasattr(found, name) and hasattr(model, name)
+    ]
+    for name, theirs, ours in differing:
+        same = theirs == ours
+        if name == "mlp_ratio":
+            same = int(found.width * theirs) == int(model.width * ours)
+        if not same:
+            raise UserError(
+                f"config.train.init_from={str(source)!r} has weights with {name} {theirs!r}, which "
+                f"do not fit config.model.{name}={ours!r}: set it to {theirs!r}, or start from "
+                "other weights."
+            )
+
+
+def _classes(network: Backbone) -> int:
+    return network.conditioning.num_classes
+
+
+def _stacks_of(network: Backbone) -> list[tuple[str, RoutedStack]]:
+    return [(n, part) for n, part in vars(network).items() if isinstance(part, RoutedStack)]
+
+
+def _stacks(network: Backbone) -> list[list[tuple[int, int]]]:
+    """Return where the stacks of a network begin and end."""
+    return [[(s.start, s.stop) for s in stack.segments] for _, stack in _stacks_of(network)]
+
+
+def _without_stack(name: str) -> str:
+    """Return "blocks/*/mlp" for "blocks/stacks/0/mlp"."""
+    path, within, rest = name.partition("/stacks/")
+    return f"{path}/*/{rest.partition('/')[2]}" if within else name

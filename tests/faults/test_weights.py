@@ -1,0 +1,109 @@
+"""Import and export, killed at any moment or on a full disk: all is there, or nothing."""
+
+import random
+import shutil
+import signal
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from harness import is_one_sentence
+from test_full_disk import disk, levels, size  # noqa: F401  (a fixture)
+
+import sg_jax
+from sg_jax.models.dit import DiT
+from sg_jax.weights import convert
+
+SIZES = dict(image_size=8, channels=4, num_classes=5, patch=2, width=64, depth=3, heads=4)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A file of TREAD's weights, of 600 KB."""
+    shapes = jax.eval_shape(lambda: DiT(**SIZES, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    network = jax.tree.map(lambda s: jnp.asarray(rng.standard_normal(s.shape), s.dtype), shapes)
+    path = tmp_path_factory.mktemp("published") / "tread.npz"
+    np.savez(path, **convert.to_state_dict(network, "tread"))
+    return path
+
+
+def importing(file, folder):
+    return ("--mode=import", f"--from={file}", "--family=tread", f"--workdir={folder}")
+
+
+def exporting(run, target):
+    return ("--mode=export", f"--workdir={run}", f"--to={target}")
+
+
+@pytest.fixture(scope="module")
+def run(lab, file, tmp_path_factory):
+    """An imported run. Do not write there."""
+    folder = tmp_path_factory.mktemp("imported") / "run"
+    command = lab.start(folder, *importing(file, folder), base=())
+    assert command.wait() == 0, command.text()
+    return folder
+
+
+def cases(file, run, folder):
+    """What is made, and the command that makes it."""
+    return {
+        folder / "run": importing(file, folder / "run"),
+        folder / "exported": exporting(run, folder / "exported"),
+        folder / "exported.safetensors": exporting(run, folder / "exported.safetensors"),
+    }
+
+
+def rest(folder, target):
+    return sorted(p.name for p in folder.iterdir() if p.name not in (target.name, "temporary"))
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(lab, file, run, tmp_path):
+    rng, killed, wrong = random.Random(0), 0, []
+    for number, (target, command) in enumerate(cases(file, run, tmp_path).items()):
+        began = time.monotonic()
+        assert lab.start(target, *command, base=()).wait() == 0
+        takes = time.monotonic() - began
+        sg_jax.load(target)
+        for _ in range(8):
+            shutil.rmtree(target) if target.is_dir() else target.unlink()
+            running = lab.start(target, *command, base=())
+            time.sleep(rng.uniform(0.3, 1.0) * takes)
+            running.send(signal.SIGKILL)
+            killed += running.wait() != 0
+            if target.exists():
+                sg_jax.load(target)  # raises if only a part is there
+            else:
+                time.sleep(1.1)  # what is left is a second old before it is taken for left
+                assert lab.start(target, *command, base=()).wait() == 0
+                sg_jax.load(target)
+            left = rest(tmp_path, target)
+            wrong += [f"{number}: {left}"] if target.suffix == "" and len(left) > number else []
+    assert killed > 8 and not wrong, wrong
+
+
+@pytest.mark.slow
+def test_a_full_disk(lab, file, run, disk):  # noqa: F811
+    elsewhere = disk.folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    for target, command in cases(file, run, disk.folder).items():
+        largest = 3 * size(run)
+        ended = []
+        for free in levels(largest, 6):
+            disk.leave(free)
+            done = lab.start(
+                elsewhere / "x", *command, base=(), environment={"TMPDIR": str(elsewhere)}
+            )
+            ended.append(done.wait())
+            if ended[-1]:
+                assert is_one_sentence(done.text()) and "space" in done.text(), done.text()
+                assert not rest(disk.folder, disk.folder / "ballast"), "something is left"
+            else:
+                sg_jax.load(target)
+                shutil.rmtree(target) if target.is_dir() else target.unlink()
+            disk.make_room()
+        assert any(ended) and not all(ended)
