@@ -188,6 +188,7 @@ class Unfinished:
         try:
             latents.save_info(self.info, [f["examples"] for f in found], found)
             origin.write(epath.Path(self.folder), whole)
+            files.tidy(self.folder)
             self.place.parent.mkdir(exist_ok=True)
             self.folder.rename(self.place)
         except OSError as cause:
