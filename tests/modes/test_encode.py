@@ -256,3 +256,34 @@ def test_nothing_moves_twice(weights, mesh_of):
     again = decoding.place(placed, mesh)
     assert all(a is b for a, b in zip(*map(jax.tree.leaves, (placed, again)), strict=True))
     assert sharding.batch_devices(mesh) == 2
+
+
+@pytest.mark.slow
+def test_a_latent_run_draws_and_scores_images(encode, weights, tmp_path, capsys):
+    encode("--config.data.channels=3", autoencoder="tae")
+    run, flags = tmp_path / "run", {
+        "data.name": "made", "data.data_dir": tmp_path, "data.test_split": "test[:8]",
+        "model.depth": 2, "model.width": 16, "model.heads": 2, "model.patch": 1,
+        "model.routes": "((0,0),)", "train.batch_size": 8, "train.steps": 2,
+        "train.sample_every": 2, "train.then": "('sample','evaluate')", "sample.steps": 1,
+        "sample.count": 6, "sample.batch_size": 8, "evaluate.samples": 12,
+        "evaluate.guidance": "unguided,sg", "features.epochs": 1, "features.width": 8,
+    }  # fmt: skip
+    given = [f"--config.{key}={value}" for key, value in flags.items()]
+    main(["main", "--config=configs/digits.py", f"--workdir={run}", *given])
+    assert (run / "samples" / "step_0000002.png").exists() and (run / "guidance.png").exists()
+    (drawn,) = run.glob("samples/*.npz")
+    with np.load(drawn) as found:
+        assert found["images"].shape == (6, 16, 16, 3) and found["images"].dtype == np.uint8
+        assert "decoded by" in str(found["about"])
+    (weights / "tae.npz").rename(weights / "gone.npz")
+    try:
+        main(["main", "--mode=sample", f"--workdir={run}"])
+        assert "Latents are written, not images. The latents of" in capsys.readouterr().out
+        with np.load(drawn.with_name(next(run.glob("samples/*_latents.npz")).name)) as found:
+            assert found["latents"].shape == (6, 2, 2, 4)
+        with pytest.raises(UserError, match=r"which is not there: give the autoencoder by config"):
+            main(["main", "--mode=evaluate", f"--workdir={run}"])
+        assert len(list(run.glob("samples/*.png"))) == 2
+    finally:
+        (weights / "gone.npz").rename(weights / "tae.npz")
