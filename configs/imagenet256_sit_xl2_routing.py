@@ -1,12 +1,14 @@
 """SiT-XL/2 with routing on ImageNet-256 latents: the paper's network (arXiv 2601.01608, Table 2).
 
-    python -m sg_jax.main --mode latents --from DIR --to DATA_DIR \\
-      --name imagenet256_latents --scale 1
+    python -m sg_jax.main --config configs/imagenet256_sit_xl2_routing.py --mode latents \\
+      --to DATA_DIR --name imagenet256_latents --config.data.name=imagenet2012 \\
+      --config.data.image_size=256 --config.autoencoder.path=stabilityai/sd-vae-ft-ema
     python -m sg_jax.main --config configs/imagenet256_sit_xl2_routing.py --workdir RUN \\
       --config.data.data_dir=DATA_DIR
 
 It trains on latents of 32x32x4 (sd-vae-ft-ema), with batch 256 and blocks 2 to 24 of 28 routed at
-rate 0.5. The first command makes the data from the .npy files that DiT and SiT trainings store.
+rate 0.5. The first command encodes ImageNet, from TFDS or a folder of its images; with --from DIR
+instead it converts the .npy files that DiT and SiT trainings store (configs/README.md).
 On v5e:4x4 (16 chips) the TPU compiler estimates 2.7 of 15.75 GiB per chip, 54 ms a step and MFU
 63%, without the time on the wires (`--mode aot`).
 The paper's FID after 400 epochs: 4.89 unguided, 2.57 CFG, 2.14 SG_FLOPS, 1.58 SG_FID; after 160

@@ -30,6 +30,7 @@ from sg_jax.modes.base import Job, Mode, Option, Parser, check_folders, explain_
 from sg_jax.parallel import processes
 from sg_jax.runs import failures, files
 from sg_jax.runs.progress import log
+from sg_jax.weights import decoders
 
 USAGE = """Usage: python -m sg_jax.main --config FILE --workdir DIR [--mode MODE] [FLAGS]
 
@@ -88,7 +89,7 @@ def _run(argv: Sequence[str]) -> None:
         raise UserError("--workdir is missing: give the folder of the run, such as runs/digits.")
     options = {option.name: getattr(given, option.name) for option in mode.options}
     job = Job(given.workdir, shlex.join(argv[1:]), options)
-    if not mode.config:
+    if not mode.config or any(options[name] for name in mode.unless):
         names = [o.name for o in (*FLAGS, *mode.options)]
         if mode.keys:
             config = parsing.parse(rest, given.config, tree.defaults, names)
@@ -98,7 +99,8 @@ def _run(argv: Sequence[str]) -> None:
         unused = {} if mode.keys else {"config": given.config}
         for name, value in {**unused, "dry-run": given.dry}.items():
             if value:
-                raise UserError(f"--{name} has no effect: --mode={mode.name} has no config.")
+                by = "".join(f" with --{flag}" for flag in mode.unless if options[flag])
+                raise UserError(f"--{name} has no effect: --mode={mode.name}{by} has no config.")
         check_folders(mode, job)
         paths = mode.run(job) if processes.is_writer() else []
     else:
@@ -115,26 +117,32 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
     config = parsing.parse(rest, given.config, of_run, names)
     checked = tree.check(config)
     recorded = mode.recorded and of_run is not None and "latents" in record.data_of(workdir)
-    needs_data = not geometry.is_known(config) or (mode.data and not recorded and not given.dry)
+    known = geometry.is_known(config) or not mode.network
+    needs_data = not known or (mode.data and not recorded and not given.dry)
     if given.config is None:  # then it is the run's own
         used = [*mode.paths(checked, workdir), *([trust.DATA] if needs_data else [])]
         trust.check(config, workdir, used, parsing.keys_of(rest))
     source = None
     if not needs_data:
-        config = geometry.fill_geometry(config)
+        config = geometry.fill_geometry(config) if mode.network else config
     else:
         data = config.data
         options = options_of(data, all_damaged=bool(job.options.get("check")))
         source = open_source(data.name, data.split, **options)
-        config = geometry.complete(
-            config, source.image_shape, source.num_classes, latents=source.latents
-        )
+        if mode.network:
+            config = geometry.complete(
+                config,
+                source.image_shape,
+                source.num_classes,
+                latents=source.latents,
+                decodable=decoders.is_known(checked, source),
+            )
     if source is not None and source.latents and mode.pixels:
-        raise UserError(
-            f"--mode={mode.name} needs images, but config.data.name={source.name!r} contains "
-            "latents, and there is no decoder yet: --mode=sample writes latents to decode "
-            "elsewhere."
-        )
+        if not decoders.is_known(checked, source):
+            raise UserError(
+                f"--mode={mode.name} needs images, but config.data.name={source.name!r} contains "
+                f"latents, and nothing says what decodes them: {decoders.REMEDY}."
+            )
     job = Job(workdir, job.command, job.options, config, source)
     if (given.dry or mode.alone) and not processes.is_writer():
         return []

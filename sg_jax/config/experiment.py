@@ -18,13 +18,14 @@ from sg_jax.config import geometry, rules, tree
 from sg_jax.config.sections import Config
 from sg_jax.data.pipeline import train_iterator
 from sg_jax.data.sources import Source
+from sg_jax.encoders.autoencoder import Autoencoder
 from sg_jax.errors import UserError
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.objective import FlowMatching
 from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
-from sg_jax.programs import memory
+from sg_jax.programs import decoding, memory
 from sg_jax.programs.training import (
     TrainState,
     abstract_state,
@@ -47,6 +48,8 @@ class Experiment:
     tx: optax.GradientTransformation
     schedule: Callable[[int], jax.Array]  # the learning rate at a step
     mesh: Mesh
+    autoencoder: Autoencoder | None = None  # decodes what is drawn; see `modes.base.Job.drawing`
+    pixels: bool = True  # whether what is drawn are images; otherwise they stay latents
 
     @property
     def objective(self) -> FlowMatching:
@@ -147,6 +150,11 @@ class Experiment:
         )
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """H, W and C of what is drawn."""
+        return decoding.shape(self.model, self.autoencoder)
+
+    @property
     def sampling(self) -> dict[str, Any]:
         """Arguments of `programs.sampling.sample` that the config gives, except the guidance."""
         sample = self.config.sample
@@ -157,6 +165,9 @@ class Experiment:
             chunk=sample.chunk,
             mesh=self.mesh,
             sampler=self.sampler,
+            pixels=self.pixels,
+            autoencoder=self.autoencoder,
+            decode_chunk=self.config.autoencoder.chunk,
         )
 
     def gamma_at(self, step: int) -> float:

@@ -24,6 +24,7 @@ def complete(
     image_shape: tuple[int, int, int],
     num_classes: int,
     latents: bool = False,
+    decodable: bool = False,
 ) -> ConfigDict:
     """Return a copy with the model's geometry and the values from the data filled in.
 
@@ -31,15 +32,17 @@ def complete(
       config: as given.
       image_shape: (H, W, C) of the data.
       num_classes: of the data.
-      latents: whether the data are latents; then whatever needs pixels is an error.
+      latents: whether the data are latents; then whatever needs pixels needs an autoencoder.
+      decodable: whether one is named.
     """
     check_flip(config.data.flip, latents)
     data = f"config.data.name={shown(config.data.name)}"
-    if latents and (config.train.sample_every or config.train.then):
+    scored = "evaluate" in config.train.then
+    if latents and not decodable and (config.train.sample_every or scored):
         raise UserError(
-            f"config.train.sample_every={config.train.sample_every} and "
-            f"config.train.then={config.train.then!r} must be 0 and () for latents "
-            f"({data}): drawing images from latents needs a decoder."
+            f"config.train.sample_every={config.train.sample_every} must be 0 for latents "
+            f"({data}), and config.train.then={config.train.then!r} must not evaluate, because "
+            "nothing says what decodes them: set config.autoencoder.path to their autoencoder."
         )
     height, width, channels = image_shape
     if not latents and channels not in (1, 3):

@@ -22,6 +22,7 @@ from sg_jax.models.kinds import BACKBONES, reads
 from sg_jax.models.sizes import LARGEST
 from sg_jax.models.ssm import SCANS
 from sg_jax.models.stack import REMAT
+from sg_jax.programs.decoding import AT_ONCE
 from sg_jax.programs.health import DIVERGED
 from sg_jax.programs.optimizer import Optimizer
 from sg_jax.programs.sampling import MOST_STEPS
@@ -99,6 +100,26 @@ class Model(Settings):
         read = {"kind", "size", *reads(self.kind)}
         reason = f"model.kind={self.kind!r} does not read it"
         return {name: reason for name in declared_in(self) if name not in read}
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderOf(Settings):
+    """The autoencoder that makes latents (--mode latents), and decodes what is drawn of them."""
+
+    SECTION = "config.autoencoder"
+
+    path: str = setting(
+        "", "its file, folder or hub id; empty: the one that the data set of latents names"
+    )
+    scale: float = setting(0.0, "latent = (z - shift) * scale; 0: as published", low=0)
+    shift: float = setting(0.0, "see scale")
+    dtype: str = setting(
+        "float32", "type that products are computed in", options=("float32", "bfloat16")
+    )
+    chunk: int = setting(AT_ONCE, "images that a device encodes or decodes at once", low=1)
+
+    def unread(self) -> dict[str, str]:
+        return {} if self.scale else {"shift": "without a scale, both are as published"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +214,9 @@ class Evaluate(Settings):
     samples: int = setting(1000, "images per setting and seed", low=10, high=MOST_IMAGES)
     seeds: tuple = setting((), "of noise and token ids; empty: config.seed", rule=tuples.seeds)
     step: int = setting(0, "which checkpoint; 0: the latest", low=0)
+    images: str = setting(
+        "", "data set that decoded latents are compared with; empty: the one they were made from"
+    )
     references: int = setting(0, "real images to compare with; 0: all", rule=tuples.references)
     columns: int = setting(10, "classes shown in the picture", low=1, high=1000)
 
@@ -245,6 +269,7 @@ class Bench(Settings):
 SECTIONS: dict[str, type[Settings]] = {
     "data": Data,
     "model": Model,
+    "autoencoder": AutoencoderOf,
     "objective": FlowMatching,
     "optimizer": Optimizer,
     "mesh": MeshAxes,
@@ -268,6 +293,7 @@ class Config:
     seed: int
     data: Data
     model: Model
+    autoencoder: AutoencoderOf
     objective: FlowMatching
     optimizer: Optimizer
     mesh: MeshAxes

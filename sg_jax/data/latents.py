@@ -20,9 +20,12 @@ import itertools
 import pathlib
 import runpy
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from sg_jax.data import partial
 from sg_jax.data.tfds_source import MOST_CLASSES
@@ -30,6 +33,7 @@ from sg_jax.errors import UserError, one_line
 from sg_jax.runs import files
 
 VERSION = "1.0.0"
+KEYS = ("latents", "latents_std")
 SHARD = 4096  # examples per file; the time to read one grows with their number
 CHUNK = 1024  # examples handled at a time
 
@@ -53,35 +57,103 @@ def write(
       UserError: the data set exists or cannot be written, an array has another shape or is not
         finite or not scaled, or a label is out of range.
     """
+    where = place(data_dir, name)
+    if not 1 <= num_classes <= MOST_CLASSES:
+        raise UserError(f"There are {num_classes} classes; there must be 1 to {MOST_CLASSES:,}.")
+    with partial.folder(where.parents[1], name) as made:
+        folder = made / VERSION
+        folder.mkdir()
+        try:
+            _write(iter(examples), folder, name, num_classes)
+            where.parent.mkdir(exist_ok=True)
+            place(data_dir, name)  # another process may have been faster
+            folder.rename(where)
+        except (OSError, RuntimeError) as cause:  # the latter from the writer of ArrayRecord
+            raise UserError(f"{where} cannot be written ({one_line(cause)}).") from cause
+    return where
+
+
+def place(data_dir: str, name: str) -> pathlib.Path:
+    """Return the folder of a new data set.
+
+    Raises:
+      UserError: it exists, or is in a bucket, or the name does not fit.
+    """
     if files.is_remote(data_dir):
         raise UserError(
             f"The data set cannot be written to {data_dir}: write it to a disk, copy it to the "
             "bucket afterwards, and mount the bucket where it is read."
         )
-    root = pathlib.Path(files.path(data_dir))
-    place = root / name / VERSION
     if not (name.isascii() and name.isidentifier() and name[0] != "_"):
         raise UserError(
             f"name={name!r} must be made of letters, digits and underscores, and begin with a "
             "letter."
         )
-    if not 1 <= num_classes <= MOST_CLASSES:
-        raise UserError(f"There are {num_classes} classes; there must be 1 to {MOST_CLASSES:,}.")
-    exists = UserError(f"{place} exists: delete it, or choose another name for the data set.")
-    if place.exists():
-        raise exists
-    with partial.folder(root, name) as made:
-        folder = made / VERSION
-        folder.mkdir()
-        try:
-            _write(iter(examples), folder, name, num_classes)
-            place.parent.mkdir(exist_ok=True)
-            if place.exists():  # another process was faster
-                raise exists
-            folder.rename(place)
-        except (OSError, RuntimeError) as cause:  # the latter from the writer of ArrayRecord
-            raise UserError(f"{place} cannot be written ({one_line(cause)}).") from cause
-    return place
+    found = pathlib.Path(files.path(data_dir)) / name / VERSION
+    if found.exists():
+        raise UserError(f"{found} exists: delete it, or choose another name for the data set.")
+    return found
+
+
+def describe(
+    folder: pathlib.Path,
+    name: str,
+    shape: tuple[int, ...],
+    *,
+    dtype: str = "float16",
+    posterior: bool,
+    classes: int | Sequence[str],
+) -> Any:
+    """Return TFDS's description of a data set of latents.
+
+    Args:
+      folder: of the data set.
+      name: of the data set.
+      shape: of latents, [S, S, C].
+      dtype: "float16" or "bfloat16".
+      posterior: whether standard deviations are stored too.
+      classes: their number, or their names.
+    """
+    import tensorflow_datasets as tfds
+
+    tensor = tfds.features.Tensor(shape=shape, dtype=jnp.dtype(dtype), encoding="bytes")
+    given = dict(num_classes=classes) if isinstance(classes, int) else dict(names=list(classes))
+    label = tfds.features.ClassLabel(**given)
+    return tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(name, VERSION, str(folder), module_name=""),
+        description="Latents of images, scaled; see sg_jax.data.latents.",
+        features=tfds.features.FeaturesDict(
+            {**dict.fromkeys(KEYS[: 1 + posterior], tensor), "label": label}
+        ),
+        disable_shuffling=True,
+    )
+
+
+def save_info(info: Any, lengths: Sequence[int], known: Sequence[Mapping[str, Any]]) -> None:
+    """Write TFDS's description of a split `train`, whose files are there, into its folder.
+
+    Args:
+      info: from `describe`.
+      lengths: examples of each file.
+      known: of each file, its "bytes".
+    """
+    import tensorflow_datasets as tfds
+
+    info.set_file_format("array_record")
+    template = tfds.core.ShardedFileTemplate(
+        dataset_name=info.name,
+        data_dir=epath.Path(info.data_dir),
+        split="train",
+        filetype_suffix="array_record",
+    )
+    split = tfds.core.SplitInfo(
+        name="train",
+        shard_lengths=list(lengths),
+        num_bytes=sum(each["bytes"] for each in known),
+        filename_template=template,
+    )
+    info.set_splits(tfds.core.splits.SplitDict([split]))
+    info.write_to_directory(info.data_dir)
 
 
 def _write(
@@ -97,15 +169,8 @@ def _write(
     fits = len(shape) in (3, 4) and shape[-3] == shape[-2] and shape[:-3] in ((), (2,))
     if not fits or 0 in shape:
         raise UserError(f"Latents of shape {shape} must be [S, S, C] or [2, S, S, C].")
-    keys = ("latents", "latents_std")[: 1 if len(shape) == 3 else 2]
-    tensor = tfds.features.Tensor(shape=shape[-3:], dtype=np.float16, encoding="bytes")
-    label = tfds.features.ClassLabel(num_classes=num_classes)
-    info = tfds.core.DatasetInfo(
-        builder=tfds.core.DatasetIdentity(name, VERSION, str(folder), module_name=""),
-        description="Latents of images, scaled; see sg_jax.data.latents.",
-        features=tfds.features.FeaturesDict({**dict.fromkeys(keys, tensor), "label": label}),
-        disable_shuffling=True,
-    )
+    keys = KEYS[: len(shape) - 2]
+    info = describe(folder, name, shape[-3:], posterior=len(keys) == 2, classes=num_classes)
     writer = tfds.core.SequentialWriter(info, SHARD, file_format="array_record")
     writer.initialize_splits(["train"])
     done = 0

@@ -10,6 +10,7 @@ from etils import epath
 from sg_jax.errors import UserError, one_line
 from sg_jax.runs import arrays, files
 
+ASKED = (8, 32)  # channels that may be twice those of an autoencoder
 AHEAD = 1024  # files that are read at a time
 
 
@@ -22,7 +23,7 @@ def read_npy(
       folder: contains one folder of features and one of labels; see `data.latents`.
       scale: factor for the files' latents; 1 if they are scaled already.
       posterior: what the second half of the channels holds, "std" or "logvar"; the first half is
-        the mean. None: all channels are latents.
+        the mean. "none": all channels are latents. None: so too, unless there may be a second half.
 
     Raises:
       UserError: the scale is no factor; a folder or file is missing, is damaged or has another
@@ -30,6 +31,7 @@ def read_npy(
     """
     if not 0 < scale < np.inf:
         raise UserError(f"--scale={scale} must be above 0 and finite: all latents are multiplied.")
+    drawn = posterior not in (None, "none")
     root = pathlib.Path(files.path(folder))
     features, labels = (_numbered(root, kind) for kind in ("features", "labels"))
     if features.keys() != labels.keys():
@@ -41,7 +43,7 @@ def read_npy(
         array = _array(path)
         if array.ndim == 4 and len(array) == 1:
             array = array[0]
-        if array.ndim != 3 or (posterior and len(array) % 2):
+        if array.ndim != 3 or 0 in array.shape or (drawn and len(array) % 2):
             raise UserError(
                 f"{path} must be [C, S, S] or [1, C, S, S], not {array.shape}; C must be even with "
                 "--posterior."
@@ -51,11 +53,18 @@ def read_npy(
             raise UserError(
                 f"{path} has values of type {array.dtype}{bfloat16}: save float32 or float16."
             )
+        if posterior is None and len(array) in ASKED:
+            raise UserError(
+                f"{path} has {len(array)} channels, which may be latents of {len(array)} channels, "
+                f"or means of {len(array) // 2} and what they are drawn with. Say which: "
+                "--posterior none, --posterior std (standard deviations), or --posterior logvar "
+                "(logarithms of variances)."
+            )
         with np.errstate(over="ignore"):  # infinity is reported
             array = np.moveaxis(array.astype(np.float32), 0, -1)  # [S, S, C]
         if not np.isfinite(array).all():
             raise UserError(f"{path} has values that are not finite in float32.")
-        if posterior:
+        if drawn:
             mean, std = np.split(array, 2, axis=-1)
             if posterior == "logvar":
                 if std.min(initial=0) >= 0:

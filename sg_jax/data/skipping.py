@@ -39,6 +39,7 @@ class Without:
     class_names = property(lambda self: self.source.class_names)
     latents = property(lambda self: self.source.latents)
     posterior = property(lambda self: self.source.posterior)
+    origin = property(lambda self: getattr(self.source, "origin", None))
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -7,8 +7,10 @@ import operator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from sg_jax.data import origin as origins
 from sg_jax.data import shards
 from sg_jax.data.checks import fault
 from sg_jax.data.images import JPEG, WHITE, decode
@@ -35,6 +37,7 @@ class TfdsSource:
     files: tuple[str, ...] = dataclasses.field(repr=False)
     ends: tuple[int, ...] = dataclasses.field(repr=False)  # index after the last record of a file
     background: tuple[int, int, int] = dataclasses.field(default=WHITE, repr=False)
+    origin: origins.Origin | None = dataclasses.field(default=None, repr=False)  # of latents
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -47,6 +50,9 @@ class TfdsSource:
         example = {name: record[key] for name, key in self.keys.items()}
         if not self.latents:
             example["image"] = self._decode(i, example["image"], self.image_size)
+        for name in ("image", "std"):
+            if name in example and example[name].dtype == jnp.bfloat16:  # which few packages read
+                example[name] = example[name].astype(np.float32)
         example["label"] = int(example["label"])
         if wrong := fault(example, self):
             raise UserError(
@@ -153,6 +159,7 @@ def open_tfds(
         files=tuple(str(file.filename) for file in files),
         ends=tuple(itertools.accumulate(file.take for file in files)),
         background=background,
+        origin=origins.read(builder.data_dir) if latents else None,
     )
     # A truncated file has lost its index, so reading one record of each file finds it before
     # training.
@@ -179,12 +186,12 @@ def _latents(there: str, features: Any) -> tuple[dict[str, str], tuple[Any, Any,
     for key in keys.values():
         found, dtype = features[key].shape, np.dtype(features[key].np_dtype).name
         square = len(found) == 3 and found[0] == found[1] and None not in found
-        if not square or found != shape or dtype not in ("float16", "float32"):
+        if not square or found != shape or dtype not in ("float16", "bfloat16", "float32"):
             raise UserError(
                 f"{there} has a feature {key!r} of shape {found} and type "
-                f"{dtype}; latents must be [S, S, C] in float16 or float32, and their standard "
-                f"deviation, latents_std, of the same shape. `python -m sg_jax.data.latents` "
-                f"writes such a data set."
+                f"{dtype}; latents must be [S, S, C] in float16, bfloat16 or float32, and their "
+                f"standard deviation, latents_std, of the same shape. `--mode latents` writes such "
+                f"data sets."
             )
     return keys, shape
 

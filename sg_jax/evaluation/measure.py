@@ -97,7 +97,7 @@ def run(
         for guidance in guidances
         for seed in seeds
     }
-    shape = (experiment.model.image_size, experiment.model.image_size, experiment.model.channels)
+    shape = experiment.image_shape
     stored = functools.partial(_images, workdir, shown=shown, shape=shape)
     rows = table.read(workdir, tell=True)
     jobs = list(dict.fromkeys(keys.values()))

@@ -94,14 +94,59 @@ class Judge:
         return {metric.name: self.views[metric.needs].scores[metric.name] for metric in wanted}
 
 
-def check_ready(config: Config, source: Source) -> None:
+def of_images(config: Config, source: Source, side: int) -> tuple[Config, Source]:
+    """Return the config and the source of the real images, if the source is of latents.
+
+    These are the images that the latents were made from, or `config.evaluate.images`.
+
+    Args:
+      config: `config.data` is that of the latents.
+      source: the training data.
+      side: of decoded images.
+
+    Raises:
+      UserError: nothing names the images, or they cannot be opened, or have another size.
+    """
+    if not source.latents:
+        return config, source
+    origin, name = getattr(source, "origin", None), config.evaluate.images
+    if not name and origin is None:
+        raise UserError(
+            f"config.data.name={source.name!r} contains latents, and nothing says which images "
+            "decoded ones are compared with: name that data set by config.evaluate.images."
+        )
+    options: dict[str, Any] = dict(origin.images if origin and not name else {})
+    if name:
+        options = dict(name=name, image_size=side)
+    try:
+        data = dataclasses.replace(config.data, **options)
+        found = open_source(data.name, data.split, **options_of(data))
+    except (UserError, TypeError) as error:  # the latter for a file that was changed by hand
+        raise UserError(
+            f"The real images that decoded latents are compared with cannot be opened: {error} "
+            "Give them by config.evaluate.images, the name of a data set."
+        ) from None
+    if found.image_shape != (side, side, 3):
+        raise UserError(
+            f"The images of {data.name!r} are {found.image_shape}, but decoded latents are "
+            f"({side}, {side}, 3): name others by config.evaluate.images."
+        )
+    return dataclasses.replace(config, data=data), found
+
+
+def check_ready(config: Config, source: Source, side: int) -> None:
     """Raise if an evaluation, after training say, would not find what it needs.
+
+    Args:
+      config: all sections.
+      source: the training data.
+      side: of the images that will be drawn.
 
     Raises:
       UserError: a test split that cannot be opened; a `config.features.path` that is another file,
         or cannot be written.
     """
-    _open_test(config, source)
+    _open_test(*of_images(config, source, side))
     _check_features(config)
 
 
@@ -135,7 +180,7 @@ def _recipe(config: Config) -> Recipe:
     return Recipe(**{field.name: getattr(config.features, field.name) for field in fields})
 
 
-def open_judge(config: Config, source: Source, workdir: str | os.PathLike) -> Judge:
+def open_judge(config: Config, source: Source, workdir: str | os.PathLike, side: int = 0) -> Judge:
     """Read or train the feature network, and read or compute its features of the real images.
 
     The network learns from all training images. Generated images are compared with
@@ -146,12 +191,14 @@ def open_judge(config: Config, source: Source, workdir: str | os.PathLike) -> Ju
 
     Args:
       config: the sections `data`, `features` and `evaluate` are used.
-      source: the training images.
+      source: the training images, or latents; see `of_images`.
       workdir: folder of the run.
+      side: of the images that are drawn; needed for latents.
 
     Raises:
       UserError: the test split cannot be opened, or `config.features.path` cannot be used.
     """
+    config, source = of_images(config, source, side)
     test = _open_test(config, source)
     _check_features(config)
     folder = files.path(workdir)

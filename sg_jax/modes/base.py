@@ -19,6 +19,7 @@ from sg_jax.config.sections import Config
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError, nearest
 from sg_jax.runs import files
+from sg_jax.weights import decoders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,20 @@ class Job:
         assert self.config is not None
         return build(self.config)
 
+    @functools.cached_property
+    def drawing(self) -> Experiment:
+        """The experiment, with the autoencoder that decodes what is drawn, if it is latents.
+
+        Raises:
+          decoders.Missing: nothing names one that is there.
+          UserError: it cannot be read, or belongs to other latents.
+        """
+        experiment, source = self.experiment, self.source
+        if source is None or not source.latents:
+            return experiment
+        found = decoders.of_latents(experiment.config, source)
+        return dataclasses.replace(experiment, autoencoder=found)
+
 
 @dataclasses.dataclass(frozen=True)
 class Option:
@@ -60,6 +75,7 @@ class Option:
       many: whether it may have several values.
       required: whether it must be given.
       positional: whether its values are given without a flag.
+      flag: whether it has no value, and is True if it is given.
       written: whether its value is a folder that the mode writes to.
       type: the type of a value.
     """
@@ -71,6 +87,7 @@ class Option:
     many: bool = False
     required: bool = False
     positional: bool = False
+    flag: bool = False
     written: bool = False
     type: Callable[[str], Any] = str
 
@@ -85,13 +102,15 @@ class Mode:
       run: runs it, and returns the paths that it wrote.
       config: whether it needs a config, from a file or from the run in --workdir; without one it
         reads no training images, and process 0 does it by itself.
+      unless: flags with any of which it needs no config.
+      network: whether it uses the network; otherwise config.model is not read.
       workdir: whether --workdir must be given.
       same: if it needs a trained run, "sampled" or "scored", which selects the keys that must be as
         in training; see `errors.setting`.
       keys: whether it takes --config and keys of a config although it needs none.
       data: whether it reads the training images.
       recorded: whether the run's record of its data is enough instead.
-      pixels: whether these must be images, not latents.
+      pixels: whether it needs images: these, or others and what decodes these, if they are latents.
       alone: whether only process 0 runs it.
       handles_stop: whether it handles SIGTERM itself: it saves, then ends.
       writes: the folders in --workdir that it writes to; "" is --workdir itself.
@@ -103,6 +122,8 @@ class Mode:
     help: str
     run: Callable[[Job], Sequence[Any]]
     config: bool = True
+    unless: tuple[str, ...] = ()
+    network: bool = True
     workdir: bool = True
     same: str = ""
     keys: bool = False
@@ -163,6 +184,8 @@ class Parser(argparse.ArgumentParser):
         given: dict[str, Any] = dict(help=option.help, type=option.type)
         if option.choices:
             given["choices"] = option.choices
+        if option.flag:
+            given = dict(help=option.help, action="store_true")
         if option.many:
             given["nargs"] = "+"
         if option.positional:

@@ -32,7 +32,7 @@ MOST_PER_CLASS = 256  # real images per class whose pairs give the unit, which i
 def run(job: Job) -> list[epath.Path]:
     """Compare the settings of a job; return the paths of diversity.png and diversity.json."""
     assert job.source is not None
-    return diversity(job.experiment, job.source, job.workdir)
+    return diversity(job.drawing, job.source, job.workdir)
 
 
 def diversity(experiment: Experiment, source: Source, workdir: str) -> list[epath.Path]:
@@ -64,7 +64,9 @@ def diversity(experiment: Experiment, source: Source, workdir: str) -> list[epat
     for name, guidance in settings.items():
         checks.check_setting(model, guidance, weak_models[name], f"config.guidance.{name}")
     writer = processes.is_writer()
-    judge = scoring.open_judge(config, source, workdir) if writer else None
+    judge = (
+        scoring.open_judge(config, source, workdir, experiment.image_shape[0]) if writer else None
+    )
     real = judge.classifier.real if judge else None
     unit = same_class_distance(real.features, real.labels) if real else 0.0
     labels = model.conditioning.in_turn(config.diversity.samples)
@@ -164,6 +166,10 @@ MODE = register(
         run,
         same="scored",
         pixels=True,
-        paths=lambda config, _: ["features.path", *weak_paths(config.diversity.guidance)],
+        paths=lambda config, _: [
+            "features.path",
+            "autoencoder.path",
+            *weak_paths(config.diversity.guidance),
+        ],
     )
 )

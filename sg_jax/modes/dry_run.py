@@ -6,6 +6,7 @@ import jax
 from clu import parameter_overview
 from etils import epath
 
+from sg_jax.config import geometry
 from sg_jax.modes import flops
 from sg_jax.modes.base import Job
 from sg_jax.weights.checkpoints import named
@@ -16,6 +17,10 @@ def run(job: Job) -> list[epath.Path]:
 
     This is --dry-run, for any mode that has a config; it writes nothing.
     """
+    assert job.config is not None
+    if not geometry.is_known(job.config):  # of a mode that does not use the network
+        print(job.config)
+        return []
     model = job.experiment.model
     print(job.config)
     print(parameter_overview.get_parameter_overview(named(model), include_stats=False))

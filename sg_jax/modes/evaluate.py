@@ -33,7 +33,7 @@ from sg_jax.weights import checkpoints
 def run(job: Job) -> list[epath.Path]:
     """Score the settings of a job; return the paths of the picture and of the report."""
     assert job.source is not None
-    return evaluate(job.experiment, job.source, job.workdir, job.command)
+    return evaluate(job.drawing, job.source, job.workdir, job.command)
 
 
 def evaluate(
@@ -62,7 +62,11 @@ def evaluate(
     step = config.evaluate.step or steps[-1]
     if step not in steps:
         raise UserError(f"config.evaluate.step={step} is not a checkpoint of {workdir}: {steps}.")
-    judge = scoring.open_judge(config, source, workdir) if processes.is_writer() else None
+    judge = (
+        scoring.open_judge(config, source, workdir, experiment.image_shape[0])
+        if processes.is_writer()
+        else None
+    )
     names = config.evaluate.guidance
     found = measure.run(
         experiment,
@@ -205,6 +209,10 @@ MODE = register(
         same="scored",
         pixels=True,
         writes=("", "samples/scored"),
-        paths=lambda config, _: ["features.path", *weak_paths(config.evaluate.guidance)],
+        paths=lambda config, _: [
+            "features.path",
+            "autoencoder.path",
+            *weak_paths(config.evaluate.guidance),
+        ],
     )
 )

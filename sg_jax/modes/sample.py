@@ -1,11 +1,11 @@
 """Draw images from a trained network into PNG files, a picture of them and an .npz file.
 
-Latents go only into the latter. The drawing itself is `sg_jax.sample_batches`.
+Latents that nothing decodes go only into the latter. The drawing itself is `sg_jax.sample_batches`.
 """
 
 import dataclasses
 import zlib
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from etils import epath
@@ -19,7 +19,7 @@ from sg_jax.parallel import processes
 from sg_jax.programs.sampling import sample_batches
 from sg_jax.runs import files
 from sg_jax.runs.progress import Progress, Spent, log
-from sg_jax.weights import checkpoints
+from sg_jax.weights import checkpoints, decoders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,20 +27,24 @@ class Recorded:
     """What a run's record says about its data, which need not be there.
 
     Attributes:
+      name: of the data set.
+      image_shape: H, W and C.
       latents: whether its images are latents.
     """
 
+    name: str
+    image_shape: tuple[int, int, int]
     latents: bool
 
 
-def draw(experiment: Experiment, source: Source | Recorded, workdir: str) -> epath.Path:
+def draw(experiment: Experiment, workdir: str) -> epath.Path:
     """Draw `config.sample.count` images with `config.sample.guidance`.
 
     Labels repeat `config.sample.labels`, or go through the classes in turn. Writes samples/NAME.npz
     ("images" uint8 [B, H, W, C], "labels" [B], and "about": how they were drawn), samples/NAME.png
-    and the folder samples/NAME; for latents only the first, with the network's "latents" in
-    float32. NAME is that of `name_of`, so that other images are not replaced. No more than a batch
-    of images is in memory.
+    and the folder samples/NAME; for latents that nothing decodes only the first, with the network's
+    "latents" in float32. NAME is that of `name_of`, so that other images are not replaced. No more
+    than a batch of images is in memory.
 
     Returns:
       The path of the picture, or of the latents.
@@ -75,21 +79,26 @@ def draw(experiment: Experiment, source: Source | Recorded, workdir: str) -> epa
         **experiment.sampling,
         weak_model=weak_model,
         progress=progress.update,
-        pixels=not source.latents,
     )
-    name, folder = name_of(config.guidance, key, labels), files.path(workdir) / "samples"
-    written = folder / f"{name}{'.npz' if source.latents else '.png'}"
+    latents = not experiment.pixels
+    decoder = ""
+    if autoencoder := experiment.autoencoder:
+        decoder = autoencoder.fingerprint()
+        about += f", decoded by {autoencoder.name} ({decoder})"
+    name = name_of(config.guidance, key, labels, decoder) + ("_latents" if latents else "")
+    folder = files.path(workdir) / "samples"
+    written = folder / f"{name}{'.npz' if latents else '.png'}"
     columns = min(len(cycle), 10, config.count)
     if processes.is_writer():
-        shape = (model.image_size, model.image_size, model.channels)
+        shape = experiment.image_shape
         first: list[np.ndarray] = []
-        with drawings.writing(folder, name, labels, about, shape, source.latents) as add:
+        with drawings.writing(folder, name, labels, about, shape, latents) as add:
             for images in batches:
                 with spent.on("writing"):
                     add(images)
                 if sum(map(len, first)) < drawings.SHOWN:
                     first.append(images)
-        if not source.latents:
+        if not latents:
             with spent.on("writing"):
                 drawings.save_grid(np.concatenate(first), columns, written)
         log(spent.report("drawing, with its compile"))
@@ -100,23 +109,35 @@ def draw(experiment: Experiment, source: Source | Recorded, workdir: str) -> epa
     return written
 
 
-def name_of(setting: str, key: table.Key, labels: np.ndarray) -> str:
+def name_of(setting: str, key: table.Key, labels: np.ndarray, decoder: str = "") -> str:
     """Return the name of a drawing's files, such as "sg_w3_20steps_seed0_1f2e3d4c".
 
     It says the setting, ω, steps and seed; the last part stands for all else that images depend
-    on: rates, sampler, checkpoint, labels.
+    on: rates, sampler, checkpoint, labels, and the fingerprint of what decodes latents.
     """
     scale = key.guidance.scale
     omega = scale[0] if isinstance(scale, tuple) else f"{scale:g}"
-    digest = zlib.crc32(repr((setting, key, labels.tolist())).encode())
+    told = (setting, key, labels.tolist(), *([decoder] if decoder else []))
+    digest = zlib.crc32(repr(told).encode())
     short = setting.encode()[:100].decode(errors="ignore")  # file systems allow some 255 bytes
     return f"{short}_w{omega}_{key.steps}steps_seed{key.seed}_{digest:08x}"
 
 
 def run(job: Job) -> list[epath.Path]:
     """Draw the images of a job."""
-    source = job.source or Recorded(bool(record.data_of(job.workdir).get("latents")))
-    return [draw(job.experiment, source, job.workdir)]
+    if job.source is None:
+        model, config = job.experiment.model, job.experiment.config
+        shape = (model.image_size, model.image_size, model.channels)
+        latents = bool(record.data_of(job.workdir).get("latents"))
+        job = dataclasses.replace(
+            job, source=cast(Source, Recorded(config.data.name, shape, latents))
+        )
+    try:
+        experiment = job.drawing
+    except decoders.Missing as missing:
+        log(f"Latents are written, not images. {missing}")
+        experiment = dataclasses.replace(job.experiment, pixels=False)
+    return [draw(experiment, job.workdir)]
 
 
 MODE = register(
@@ -127,6 +148,6 @@ MODE = register(
         same="sampled",
         recorded=True,
         writes=("samples",),
-        paths=lambda config, _: weak_paths([config.sample.guidance]),
+        paths=lambda config, _: ["autoencoder.path", *weak_paths([config.sample.guidance])],
     )
 )

@@ -26,7 +26,7 @@ from sg_jax.weights import checkpoints
 def run(job: Job) -> list[epath.Path]:
     """Score the grid of a job; return the paths of scores.csv and of the pictures."""
     assert job.source is not None
-    return sweep(job.experiment, job.source, job.workdir)
+    return sweep(job.drawing, job.source, job.workdir)
 
 
 def sweep(experiment: Experiment, source: Source, workdir: str) -> list[epath.Path]:
@@ -49,7 +49,11 @@ def sweep(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pa
     config = experiment.config
     grid = cells(config.sweep)
     step = checkpoints.saved_steps(workdir)[-1]
-    judge = scoring.open_judge(config, source, workdir) if processes.is_writer() else None
+    judge = (
+        scoring.open_judge(config, source, workdir, experiment.image_shape[0])
+        if processes.is_writer()
+        else None
+    )
     found = measure.run(
         experiment,
         judge,
@@ -142,6 +146,6 @@ MODE = register(
         run,
         same="scored",
         pixels=True,
-        paths=lambda *_: ["features.path"],
+        paths=lambda *_: ["features.path", "autoencoder.path"],
     )
 )

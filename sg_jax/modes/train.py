@@ -208,9 +208,11 @@ def _sample_grid(experiment: Experiment, state: TrainState, writer, workdir, ste
 
 def run(job: Job) -> list:
     """Train the network of a job, then run the modes in `config.train.then`."""
-    experiment, source, workdir = job.experiment, job.source, job.workdir
+    source, workdir = job.source, job.workdir
     assert job.config is not None and source is not None
-    config = experiment.config.train
+    config = job.experiment.config.train
+    pictures_needed = config.sample_every or "evaluate" in config.then
+    experiment = job.drawing if pictures_needed else job.experiment
     begun = bool(checkpoints.steps_of(workdir))
     if begun and record.is_exported(workdir):
         raise UserError(
@@ -231,6 +233,7 @@ def run(job: Job) -> list:
 def _paths(config: Config, workdir: str) -> list[str]:
     """Return the keys of the paths that training uses; a run that has begun starts from itself."""
     keys = [] if checkpoints.steps_of(workdir) else ["train.init_from"]
+    keys += ["autoencoder.path"] if config.train.sample_every else []
     return keys + [key for name in config.train.then for key in MODES[name].paths(config, workdir)]
 
 
@@ -240,7 +243,7 @@ def _check_evaluation(experiment: Experiment, source: Source) -> None:
     drawn = [config.sample.guidance] if "sample" in config.train.then else []
     if "evaluate" in config.train.then:
         drawn += config.evaluate.guidance
-        scoring.check_ready(config, source)
+        scoring.check_ready(config, source, experiment.image_shape[0])
     for name in drawn:
         guidance = experiment.settings[name]
         if guidance.weak_workdir:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sg_jax.data.images import to_uint8
+from sg_jax.encoders.autoencoder import Autoencoder
 from sg_jax.errors import Settings, UserError, is_whole, plain, setting, shown
 from sg_jax.method import checks, presets
 from sg_jax.method import guidance as guidance_lib
@@ -18,7 +19,7 @@ from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
-from sg_jax.programs import memory
+from sg_jax.programs import decoding, memory
 from sg_jax.programs.integration import image_keys, integrate, spread
 
 MOST_STEPS = 100_000  # float32 spaces the times of so many steps to within a percent
@@ -41,6 +42,7 @@ class Numbers(Settings):
     seed: int = setting(0, "of the noise and the token ids", low=0, below=2**32)
     batch_size: int | None = setting(None, "most images per program call", rule=_batch)
     chunk: int = setting(-1, "tokens at once; 0: all, -1: the device's best number", low=-1)
+    decode_chunk: int = setting(decoding.AT_ONCE, "latents a device decodes at once", low=1)
 
 
 def sample(
@@ -56,6 +58,8 @@ def sample(
     sampler: str | Sampler = "euler",
     weak_model: Backbone | None = None,
     pixels: bool = True,
+    autoencoder: Autoencoder | None = None,
+    decode_chunk: int = decoding.AT_ONCE,
 ) -> np.ndarray:
     """Draw one image per label.
 
@@ -80,6 +84,8 @@ def sample(
       sampler: a `Sampler` or the name of one.
       weak_model: the network of the weak prediction if it is another one (autoguidance).
       pixels: False returns the network's own samples, such as latents to decode.
+      autoencoder: from `sg_jax.load_autoencoder`; it decodes the samples of a network of latents.
+      decode_chunk: most latents that a device decodes at once.
 
     Returns:
       Images, uint8 [B, H, W, C], or float32 with pixels=False. Every process gets all of them.
@@ -91,11 +97,12 @@ def sample(
     """
     options = dict(
         steps=steps, seed=seed, batch_size=batch_size, chunk=chunk, mesh=mesh, progress=progress,
-        sampler=sampler, weak_model=weak_model, pixels=pixels,
+        sampler=sampler, weak_model=weak_model, pixels=pixels, autoencoder=autoencoder,
+        decode_chunk=decode_chunk,
     )  # fmt: skip
     count, batches = _prepare(model, labels, guidance, **options, collected=True)
-    shape = (count, model.image_size, model.image_size, model.channels)
-    images = np.zeros(shape, np.uint8 if pixels else np.float32)
+    shape = decoding.shape(model, autoencoder if pixels else None)
+    images = np.zeros((count, *shape), np.uint8 if pixels else np.float32)
     first = 0
     for part in batches:
         images[first : first + len(part)] = part
@@ -134,12 +141,14 @@ def _prepare(
     sampler: Any = "euler",
     weak_model: Any = None,
     pixels: Any = True,
+    autoencoder: Any = None,
+    decode_chunk: Any = decoding.AT_ONCE,
     *,
     collected: bool,
 ) -> tuple[int, Iterator[np.ndarray]]:
     """Check the arguments of `sample`; return the number of images and what draws them."""
-    numbers = Numbers(steps, seed, batch_size, chunk)
-    steps, seed, batch_size, chunk = dataclasses.astuple(numbers)
+    numbers = Numbers(steps, seed, batch_size, chunk, decode_chunk)
+    steps, seed, batch_size, chunk, decode_chunk = dataclasses.astuple(numbers)
     named = getattr(model, "named", presets.Named()).settings
     guidance, sampler = presets.resolve(guidance, named), _sampler(sampler)
     pixels = plain(pixels)
@@ -147,10 +156,13 @@ def _prepare(
     if weak_model is not None and not guidance.two_networks:
         guidance = dataclasses.replace(guidance, weak_workdir="another network")
     checks.check_setting(model, guidance, weak_model)
-    if pixels and model.channels not in (1, 3):
+    if autoencoder is not None:
+        decoding.check(autoencoder, model)
+    elif pixels and model.channels not in (1, 3):
         raise UserError(
             f"Samples of this network have {model.channels} channels, so they are latents, not "
-            "pixels: sample(..., pixels=False) returns them for decoding."
+            "pixels: sample(..., autoencoder=sg_jax.load_autoencoder(...)) decodes them, and "
+            "sample(..., pixels=False) returns them as they are."
         )
     place = sharding.one_device() if mesh is None else mesh
     count = _count(labels)
@@ -177,6 +189,7 @@ def _prepare(
 
     def draw() -> Iterator[np.ndarray]:
         on_mesh, weak_on_mesh = model, weak_model
+        decoder = autoencoder if pixels else None
         size = max(1, min(batch_size or len(conditions), len(conditions)))
         if mesh is not None:
             parts = sharding.batch_devices(mesh)
@@ -184,6 +197,7 @@ def _prepare(
             on_mesh, weak_on_mesh = (  # this moves nothing if they are there already
                 jax.device_put(m, sharding.infer(m, mesh)) for m in (model, weak_model)
             )
+            decoder = decoder and decoding.place(decoder, mesh)
         static = dict(plan=plan, sampler=sampler, steps=steps, mesh=mesh, chunk=chunk)
         for first in range(0, len(conditions), size):
             part = conditions[first : first + size]
@@ -196,7 +210,10 @@ def _prepare(
             if first == 0:  # what is compiled here is what runs below
                 program = integrate.lower(*arguments, **static).compile()
                 memory.check_program(what, program, place, remedy)
-            drawn = processes.to_host(integrate(*arguments, **static))[: len(part)]
+            samples = integrate(*arguments, **static)
+            if decoder is not None:  # NaN stays NaN
+                samples = decoding.decode(decoder, samples, mesh=mesh, chunk=decode_chunk)
+            drawn = processes.to_host(samples)[: len(part)]
             if broken := int(np.sum(~np.isfinite(drawn).all(axis=(1, 2, 3)))):
                 raise UserError(
                     f"{broken} of {len(part)} samples contain NaN or infinity "

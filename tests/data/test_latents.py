@@ -128,8 +128,8 @@ def test_the_experiment_takes_its_shape_from_them(folder):
     ("changes", "message"),
     [
         (dict(data=dict(flip=True)), r"config\.data\.flip=True mirrors pixels"),
-        (dict(train=dict(sample_every=5)), r"config\.train\.sample_every=5 .* decoder"),
-        (dict(train=dict(then=("sample",))), r"config\.train\.then=\('sample',\) .* decoder"),
+        (dict(train=dict(sample_every=5)), r"config\.train\.sample_every=5 .* decodes"),
+        (dict(train=dict(then=("evaluate",))), r"config\.train\.then=\('evaluate',\) .* decodes"),
     ],
 )
 def test_what_needs_pixels_is_refused(changes, message):

@@ -139,3 +139,20 @@ def test_folders_are_as_in_a_shell(tmp_path, monkeypatch):
     assert len(list(read_npy("~/lr[3e-3]*", 1.0))) == 3
     with pytest.raises(UserError, match=r"--from .*none cannot be read"):
         next(read_npy("~/none", 1.0))
+
+
+@pytest.mark.parametrize("channels", [8, 32])
+def test_channels_that_may_be_two_halves_are_asked_about(tmp_path, channels):
+    folder = _folder(tmp_path, _npy(np.ones((channels, 4, 4), np.float32)))
+    with pytest.raises(UserError, match=rf"{channels} channels, which may be.*--posterior none"):
+        list(read_npy(folder, 1.0))
+    (_, (array, _), _) = read_npy(folder, 1.0, "none")
+    assert array.shape == (4, 4, channels)
+    (_, (array, _), _) = read_npy(folder, 1.0, "std")
+    assert array.shape == (2, 4, 4, channels // 2)
+
+
+def test_an_empty_array_is_named(tmp_path):
+    folder = _folder(tmp_path, _npy(np.ones((4, 0, 0), np.float32)))
+    with pytest.raises(UserError, match=r"1\.npy must be \[C, S, S\].*not \(4, 0, 0\)"):
+        list(read_npy(folder, 1.0))

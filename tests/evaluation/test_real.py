@@ -20,6 +20,7 @@ class Source:
     """Images drawn from i, counted when read."""
 
     name, split, num_classes, image_shape = "noise", "train", 4, (8, 8, 1)
+    latents = False
 
     def __init__(self, count, seed=0):
         self.count, self.seed, self.reads = count, seed, 0

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 from harness import Lab
+from published import golden
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +45,27 @@ def once(base):
 def whole(lab, once):
     """The tiny run, uninterrupted: 12 steps, samples and scores. Do not write there."""
     return once("whole", lab.run)
+
+
+@pytest.fixture(scope="session")
+def encode(lab, once, whole):
+    """Folder of data sets -> the processes that encode 200 digits into it, in 8 files."""
+
+    def fill(folder):
+        folder.mkdir()
+        np.savez(folder / "tae.npz", **golden("tae_tiny")[1])
+
+    weights = once("weights", fill) / "tae.npz"
+
+    def start(data, number=1, **options):
+        return lab.start_group(
+            data, "--mode=latents", "--config=configs/digits.py", f"--to={data}", "--name=made",
+            "--per_file=50", "--config.data.split=train[:200]", "--config.data.image_size=16",
+            f"--config.data.data_dir={lab.data}", f"--config.autoencoder.path={weights}",
+            "--config.autoencoder.chunk=4", number=number, base=(), **options,
+        )  # fmt: skip
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -180,6 +180,25 @@ def test_latents_that_do_not_fit(lab, disk, make_latents, free):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("free", [0, 4 * KB, 60 * KB, 200 * KB, 500 * KB, 1040 * KB])
+def test_encoded_images_that_do_not_fit(disk, encode, free):
+    elsewhere = {"TMPDIR": str(disk.folder.parent)}
+    disk.leave(free)
+    (command,) = encode(disk.folder / "data", environment=elsewhere)
+    wrong = full(command, disk)
+    assert not wrong, "\n".join(wrong)
+    left = {p: p.stat().st_mtime_ns for p in disk.folder.rglob("made-train*")}
+    disk.make_room()
+    (command,) = encode(disk.folder / "data", environment=elsewhere)
+    text = ends_well(command)
+    assert not left or f"{len(left)} files are there already" in text
+    names = {p.name: p.stat().st_mtime_ns for p in disk.folder.rglob("*") if p.is_file()}
+    assert len([name for name in names if name.startswith("made-train")]) == 8
+    assert all(names[path.name] == time for path, time in left.items())  # not written again
+    assert not [name for name in names if "partial" in name]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -76,7 +76,7 @@ def evaluate_of(tmp_path, tiny, make_dit, mesh_of, monkeypatch):
             evaluate=Evaluate(**{**values, **changes}),
         )
         mesh, sampler = mesh_of(1, 1), Sampler()
-        experiment = types.SimpleNamespace(
+        experiment = types.SimpleNamespace(image_shape=(8, 8, 3),
             config=config, mesh=mesh, sampler=sampler, settings=SETTINGS, model=tiny,
             training_rates=(0.5, 0.0),
             sampling=dict(steps=2, seed=5, batch_size=BATCH, mesh=mesh, sampler=sampler),

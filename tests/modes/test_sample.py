@@ -58,9 +58,10 @@ def draw(tmp_path, zero, mesh_of, monkeypatch):
                 seed=seed, sample=Sample(guidance="sg", steps=2, batch_size=4, count=4)
             ),
             settings={"sg": Guidance(scale, 0.0, 0.5)}, model=zero, mesh=mesh, sampler=sampler,
+            pixels=True, image_shape=(8, 8, 3), autoencoder=None,
             sampling=dict(steps=2, seed=seed, batch_size=4, mesh=mesh, sampler=sampler),
         )  # fmt: skip
-        return sample.draw(experiment, types.SimpleNamespace(latents=False), str(tmp_path))
+        return sample.draw(experiment, str(tmp_path))
 
     return run
 

@@ -62,7 +62,12 @@ def sweep_of(workdir, tiny, mesh_of, monkeypatch):
         mesh, sampler = mesh_of(1, 1), Sampler(**(sampler or {}))
         sampling = dict(steps=2, seed=0, batch_size=8, mesh=mesh, sampler=sampler)
         experiment = types.SimpleNamespace(
-            config=config, mesh=mesh, sampler=sampler, sampling=sampling, model=tiny
+            image_shape=(8, 8, 3),
+            config=config,
+            mesh=mesh,
+            sampler=sampler,
+            sampling=sampling,
+            model=tiny,
         )
         return sweep.sweep(experiment, None, str(workdir)), list(drawn)
 

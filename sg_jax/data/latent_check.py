@@ -1,0 +1,48 @@
+"""Whether a finished data set of latents is whole: its files, their sums, and every example."""
+
+import pathlib
+from typing import Any
+
+from sg_jax.data import latent_shards, skipping
+from sg_jax.data.sources import open_source
+from sg_jax.errors import UserError
+from sg_jax.runs.progress import log
+
+REMEDY = "copy the data set again, or make it anew."
+
+
+def check(data_dir: str, name: str) -> None:
+    """Read a data set of latents whole.
+
+    Raises:
+      UserError: it is not finished, or a file or an example is damaged; the first one is named.
+    """
+    unfinished = pathlib.Path(data_dir).expanduser() / f"{name}.unfinished"
+    if unfinished.exists():
+        raise UserError(
+            f"{unfinished} is not finished: the command that began it goes on, if it is given "
+            "again."
+        )
+    source: Any = open_source(name, latent_shards.SPLIT, data_dir, damaged="stop", tried=False)
+    if not source.latents:
+        raise UserError(f"--name={name}: {data_dir} has a data set of images of that name.")
+    folder = pathlib.Path(source.files[0]).parent
+    origin = source.origin
+    if origin is None:
+        log("The data set does not say how its files were: only their examples are read.")
+    else:
+        there = {path.name for path in folder.iterdir() if ".array_record-" in path.name}
+        if odd := sorted(there ^ set(origin.shards)):
+            what = "not there" if odd[0] not in there else "not of this data set"
+            raise UserError(f"{folder / odd[0]} is {what}, nor {len(odd) - 1} others: {REMEDY}")
+        for file, known in origin.shards.items():
+            if latent_shards.sha256(folder / file) != known.get("sha256"):
+                raise UserError(f"{folder / file} is not as it was written: {REMEDY}")
+    if damaged := skipping.find(source, log):
+        i, why = damaged[0]
+        raise UserError(f"{len(damaged)} examples are damaged, the first is {i}: {why}")
+    log(
+        f"All {len(source):,} latents of {folder} can be read, and the files are as written."
+        if origin
+        else f"All {len(source):,} latents of {folder} can be read."
+    )

@@ -1,0 +1,108 @@
+"""Latents to images and back, on all devices of a mesh, each a few images at a time."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from sg_jax.encoders.autoencoder import Autoencoder
+from sg_jax.errors import UserError, shown
+from sg_jax.models.backbone import Backbone
+from sg_jax.parallel import sharding
+
+AT_ONCE = 8  # images that a device decodes at once
+
+
+def check(autoencoder: Any, model: Backbone) -> None:
+    """Raise unless an autoencoder decodes the samples of a network."""
+    if not isinstance(autoencoder, Autoencoder):
+        raise UserError(
+            f"autoencoder={shown(autoencoder)} must be what sg_jax.load_autoencoder returns, or "
+            "None."
+        )
+    if autoencoder.decoder is None:
+        raise UserError(
+            f"{autoencoder.name} has only the encoder, and samples are to be decoded: load the "
+            "decoder too."
+        )
+    if autoencoder.channels != model.channels:
+        raise UserError(
+            f"The latents of {autoencoder.name} have {autoencoder.channels} channels, but samples "
+            f"of this network have {model.channels}: give the autoencoder that it was trained with."
+        )
+
+
+def shape(model: Backbone, autoencoder: Autoencoder | None) -> tuple[int, int, int]:
+    """Return H, W and C of a network's images, decoded if there is an autoencoder."""
+    if autoencoder is None:
+        return (model.image_size, model.image_size, model.channels)
+    side = model.image_size * autoencoder.factor
+    return (side, side, 3)
+
+
+def place(autoencoder: Autoencoder, mesh: Mesh) -> Autoencoder:
+    """Copy an autoencoder to all devices of a mesh; nothing moves if it is there."""
+    everywhere = NamedSharding(mesh, P())
+
+    def put(x: jax.Array) -> jax.Array:
+        # By NumPy, because other processes hold copies of their own.
+        return x if x.sharding == everywhere else jax.device_put(np.asarray(x), everywhere)
+
+    return jax.tree.map(put, autoencoder)
+
+
+@functools.partial(jax.jit, static_argnames=("mesh", "chunk"))
+def decode(
+    autoencoder: Autoencoder, latents: jax.Array, *, mesh: Mesh | None = None, chunk: int = AT_ONCE
+) -> jax.Array:
+    """Return images [B, H, W, 3] in [-1, 1], but for overshoot, of latents [B, h, w, C].
+
+    Args:
+      autoencoder: the decoder is used; with a mesh it is on all devices, see `place`.
+      latents: with a mesh, split over its batch axes.
+      mesh: the devices; None for one.
+      chunk: latents that a device decodes at once.
+    """
+    return _on_each(lambda ae, z: ae.decode(z, chunk), mesh)(autoencoder, latents)
+
+
+@functools.partial(jax.jit, static_argnames=("mesh", "chunk", "mirror"))
+def encode(
+    autoencoder: Autoencoder,
+    images: jax.Array,
+    *,
+    mesh: Mesh,
+    chunk: int = AT_ONCE,
+    mirror: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """Return the mean and std of latents [B, 1 or 2, h, w, C], float32, of uint8 [B, H, W, 3].
+
+    Args:
+      autoencoder: the encoder is used.
+      images: split over the batch axes of the mesh.
+      mesh: the devices.
+      chunk: images that a device encodes at once.
+      mirror: the latents of the image mirrored left to right follow as a second one.
+    """
+
+    def run(ae: Autoencoder, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        floats = x.astype(jnp.float32) / 127.5 - 1
+        seen = [floats, floats[:, :, ::-1]] if mirror else [floats]
+        found = [ae.encode(each, chunk) for each in seen]
+        mean, std = (jnp.stack(each, axis=1) for each in zip(*found, strict=True))
+        return mean, std
+
+    return _on_each(run, mesh)(autoencoder, images)
+
+
+def _on_each(run: Callable, mesh: Mesh | None) -> Callable:
+    """Let each device of a mesh run a function on its own part of a batch."""
+    if mesh is None:
+        return run
+    batch = P(sharding.BATCH)
+    return jax.shard_map(run, mesh=mesh, in_specs=(P(), batch), out_specs=batch, check_vma=False)

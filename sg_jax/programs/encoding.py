@@ -1,0 +1,122 @@
+"""The images of a source to the latents that are stored, on all local devices of a process."""
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from sg_jax.data.sources import Source
+from sg_jax.encoders.autoencoder import Autoencoder
+from sg_jax.errors import UserError
+from sg_jax.parallel import sharding
+from sg_jax.programs import decoding
+
+Records = Iterator[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """How images become latents.
+
+    Attributes:
+      autoencoder: on the devices of the mesh; see `decoding.place`.
+      mesh: the local devices.
+      dtype: of what is stored, "float16" or "bfloat16".
+      chunk: images that a device encodes at once.
+      mirror: whether each image is followed by its mirror image.
+      posterior: whether the mean and the standard deviation are stored; otherwise a latent.
+      seed: of the latents that are drawn; None for their mean.
+      threads: that read images.
+    """
+
+    autoencoder: Autoencoder
+    mesh: Mesh
+    dtype: str
+    chunk: int
+    mirror: bool
+    posterior: bool
+    seed: int | None
+    threads: int
+
+    @property
+    def times(self) -> int:
+        """Examples of an image."""
+        return 1 + self.mirror
+
+    @property
+    def size(self) -> int:
+        """Images of a batch."""
+        return self.chunk * sharding.batch_devices(self.mesh)
+
+    def records(self, source: Source, examples: range) -> Records:
+        """Yield the records of some examples: image i is example i, or 2 i and 2 i + 1.
+
+        While the devices compute, the next images are read.
+
+        Args:
+          source: uint8 images with sides that are multiples of the factor.
+          examples: their numbers; with mirror images they begin and end with whole images.
+
+        Raises:
+          UserError: an image cannot be read, or its latents do not fit into the type.
+        """
+        images = range(examples.start // self.times, -(-examples.stop // self.times))
+        parts = [images[i : i + self.size] for i in range(0, len(images), self.size)]
+        reads: collections.deque[list[Future]] = collections.deque()
+        running: collections.deque[tuple] = collections.deque()
+        with ThreadPoolExecutor(self.threads, "images") as pool:
+            try:
+                for part in parts[:2]:
+                    reads.append([pool.submit(source.__getitem__, i) for i in part])
+                for i, part in enumerate(parts):
+                    found = [future.result() for future in reads.popleft()]
+                    if i + 2 < len(parts):
+                        reads.append([pool.submit(source.__getitem__, j) for j in parts[i + 2]])
+                    running.append((part, [e["label"] for e in found], self._start(found)))
+                    if len(running) > 1:
+                        yield from self._finish(*running.popleft())
+                while running:
+                    yield from self._finish(*running.popleft())
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _start(self, found: Sequence[Mapping[str, Any]]) -> tuple[jax.Array, jax.Array]:
+        """Start to encode a batch; the last one is filled up, so that all are one program."""
+        first = found[0]["image"]
+        images = np.zeros((self.size, *first.shape[:2], 3), np.uint8)
+        for image, example in zip(images, found, strict=False):
+            image[:] = example["image"]  # grey is repeated
+        batch = jax.device_put(images, sharding.batch_sharding(self.mesh))
+        return decoding.encode(
+            self.autoencoder, batch, mesh=self.mesh, chunk=self.chunk, mirror=self.mirror
+        )
+
+    def _finish(self, part: range, labels: Sequence[int], encoded: tuple) -> Records:
+        mean, std = (np.asarray(array) for array in encoded)  # [B, 1 or 2, h, w, C]
+        dtype = jnp.dtype(self.dtype)
+        for i, label, means, stds in zip(part, labels, mean, std, strict=False):
+            for j in range(self.times):
+                parts = self._stored(i * self.times + j, means[j], stds[j])
+                with np.errstate(over="ignore"):  # infinity is reported
+                    record = {key: value.astype(dtype) for key, value in parts.items()}
+                for value in record.values():
+                    if not np.isfinite(value.astype(np.float32)).all():
+                        raise UserError(
+                            f"The latents of image {i} are not finite in {self.dtype}: use "
+                            "--dtype bfloat16, or another autoencoder."
+                        )
+                yield {**record, "label": int(label)}
+
+    def _stored(self, example: int, mean: np.ndarray, std: np.ndarray) -> dict[str, np.ndarray]:
+        if self.posterior:
+            return {"latents": mean, "latents_std": std}
+        if self.seed is None:
+            return {"latents": mean}
+        noise = np.random.default_rng((self.seed, example)).standard_normal(mean.shape, np.float32)
+        return {"latents": mean + std * noise}

@@ -1,0 +1,289 @@
+"""Images to latents by the command: what is stored, a second start, and what is refused."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from published import golden
+
+import sg_jax
+from sg_jax.config import parsing, tree
+from sg_jax.data import latent_shards
+from sg_jax.data.images import to_float
+from sg_jax.data.sources import open_source
+from sg_jax.errors import UserError
+from sg_jax.evaluation import scoring
+from sg_jax.main import main
+from sg_jax.parallel import sharding
+from sg_jax.programs import decoding
+from sg_jax.weights import decoders
+
+COUNT = 7
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A folder with the weights of a small autoencoder as SD's, and of a tiny one."""
+    folder = tmp_path_factory.mktemp("weights")
+    for name, network in {"vae": "vae_sd_tiny", "tae": "tae_tiny"}.items():
+        np.savez(folder / f"{name}.npz", **golden(network)[1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def digits_dir(tmp_path_factory):
+    """A folder with the digits prepared."""
+    folder = tmp_path_factory.mktemp("tfds")
+    open_source("digits", "train", str(folder))
+    return folder
+
+
+@pytest.fixture
+def encode(weights, digits_dir, tmp_path):
+    """Flags -> the data set of the latents of some digits, in tmp_path."""
+
+    def run(*flags, autoencoder="vae", name="made", scale="2.0"):
+        given = [f"--to={tmp_path}", f"--name={name}", "--per_file=4"]
+        config = {
+            "data.split": f"train[:{COUNT}]", "data.data_dir": digits_dir, "data.image_size": 16,
+            "autoencoder.path": weights / f"{autoencoder}.npz", "autoencoder.chunk": 1,
+        }  # fmt: skip
+        config |= {"autoencoder.scale": scale} if autoencoder == "vae" else {}
+        main(["main", "--mode=latents", "--config=configs/digits.py", *given,
+              *(f"--config.{key}={value}" for key, value in config.items()), *flags])  # fmt: skip
+        return open_source(name, "train", str(tmp_path))
+
+    return run
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.glob("*") if p.is_file()}
+
+
+def images(digits_dir):
+    """The same digits, [COUNT, 16, 16, 3] in [-1, 1]."""
+    source = open_source("digits", f"train[:{COUNT}]", str(digits_dir), 16)
+    return np.stack([np.repeat(to_float(example["image"]), 3, -1) for example in source])
+
+
+def test_each_image_and_its_mirror_are_stored(encode, weights, digits_dir, tmp_path, capsys):
+    source = encode()
+    autoencoder = sg_jax.load_autoencoder(weights / "vae.npz", scale=2.0)
+    seen = images(digits_dir)
+    for first, pixels in enumerate((seen, seen[:, :, ::-1])):
+        mean, std = autoencoder.encode(pixels)
+        found = [source[i] for i in range(first, 2 * COUNT, 2)]
+        for key, wanted in (("image", mean), ("std", std)):
+            stored = np.stack([example[key] for example in found])
+            assert stored.dtype == np.float16
+            np.testing.assert_allclose(stored, wanted, rtol=2e-3, atol=2e-3)
+    digits = open_source("digits", f"train[:{COUNT}]", str(digits_dir))
+    assert [e["label"] for e in source] == [e["label"] for e in digits for _ in range(2)]
+    assert source.class_names == digits.class_names
+    origin = source.origin
+    assert (origin.scale, origin.shift, origin.factor) == (2.0, 0.0, 8)
+    assert origin.fingerprint == autoencoder.fingerprint()
+    means = np.stack([e["image"] for e in source]).astype(np.float64)
+    stds = np.stack([e["std"] for e in source]).astype(np.float64)
+    np.testing.assert_allclose(origin.mean, means.mean((0, 1, 2)), rtol=1e-6)
+    total = np.sqrt(means.var((0, 1, 2)) + (stds**2).mean((0, 1, 2)))
+    np.testing.assert_allclose(origin.std, total, rtol=1e-6)
+    assert len(source.files) == 4 and not list(tmp_path.glob("*unfinished"))
+    assert "7/7" in capsys.readouterr().out
+    _check_finds_damage(tmp_path, source, capsys)
+    with pytest.raises(UserError, match=r"made/1\.0\.0 exists"):
+        encode()
+
+
+def _check_finds_damage(tmp_path, source, capsys):
+    command = ["main", "--mode=latents", "--check", f"--to={tmp_path}", "--name=made"]
+    main(command)
+    assert "All 14 latents" in capsys.readouterr().out
+    path = tmp_path / "made" / "1.0.0" / source.files[2].rpartition("/")[2]
+    whole = path.read_bytes()
+    spoilt = bytearray(whole)
+    spoilt[len(whole) // 2] ^= 1
+    path.write_bytes(spoilt)
+    with pytest.raises(UserError, match=path.name):
+        main(command)
+    path.write_bytes(whole)
+    description = path.with_name("autoencoder.json")
+    known = description.read_text()
+    description.write_text(known.replace('"sha256": "', '"sha256": "0'))
+    with pytest.raises(UserError, match=r"array_record-00000-of-00004 is not as it was written"):
+        main(command)
+    description.write_text(known)
+    path.with_name("made-train.array_record-00009-of-00004").touch()
+    with pytest.raises(UserError, match=r"00009-of-00004 is not of this data set"):
+        main(command)
+    path.with_name("made-train.array_record-00009-of-00004").unlink()
+
+
+def test_a_command_that_was_cut_short_goes_on(encode, tmp_path, monkeypatch, capsys):
+    encode(autoencoder="tae", name="whole")
+    write, written = latent_shards.Unfinished.write, []
+
+    def cut(self, k, records):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(k)
+        write(self, k, records)
+
+    monkeypatch.setattr(latent_shards.Unfinished, "write", cut)
+    with pytest.raises(KeyboardInterrupt):
+        encode(autoencoder="tae")
+    assert len(list((tmp_path / "made.unfinished").glob("*array_record*"))) == 2
+    with pytest.raises(UserError, match="dtype='float16', and now it is 'bfloat16'"):
+        encode("--dtype=bfloat16", autoencoder="tae")
+    with pytest.raises(UserError, match="is not finished"):
+        main(["main", "--mode=latents", "--check", f"--to={tmp_path}", "--name=made"])
+    capsys.readouterr()
+    monkeypatch.setattr(latent_shards.Unfinished, "write", write)
+    encode(autoencoder="tae")
+    assert "2 files are there already" in capsys.readouterr().out
+    found, wanted = (contents(tmp_path / name / "1.0.0") for name in ("made", "whole"))
+    named = {name.replace("whole", "made"): value for name, value in wanted.items()}
+    assert found.keys() == named.keys()
+    assert all(found[n] == named[n] for n in found if "array_record" in n)
+
+
+@pytest.mark.slow
+def test_a_latent_that_is_drawn_and_other_types(encode):
+    posterior = encode("--mirror=no", "--dtype=bfloat16")
+    drawn = encode("--store=sample", "--mirror=no", name="drawn")
+    assert posterior.posterior and not drawn.posterior and len(drawn) == len(posterior) == COUNT
+    assert posterior[0]["image"].dtype == np.float32
+    noise = [(d["image"] - p["image"]) / p["std"] for d, p in zip(drawn, posterior, strict=True)]
+    assert 0.7 < np.std(noise) < 1.3 and np.abs(np.mean(noise)) < 0.3  # of 112 numbers
+    again = encode("--store=sample", "--mirror=no", name="again")
+    np.testing.assert_array_equal(again[3]["image"], drawn[3]["image"])
+
+
+def test_what_is_refused_before_any_work(encode, weights, tmp_path):
+    for flags, words in (
+        (["--config.autoencoder.path="], r"config\.autoencoder\.path is empty"),
+        (["--config.data.image_size=12"], r"12x12.*multiple of 8.*config\.data\.image_size"),
+        (["--per_file=3"], "--per_file=3 must be an even number"),
+        (["--name=a-b"], "name='a-b' must be made of letters"),
+        (["--config.autoencoder.path=/none/at/all"], "/none/at/all"),
+    ):
+        with pytest.raises(UserError, match=words):
+            encode(*flags, autoencoder="tae")
+    assert not [path for path in tmp_path.iterdir() if "made" in path.name]
+    command = ["main", "--mode=latents", f"--to={tmp_path}", "--name=made", "--from=x"]
+    with pytest.raises(UserError, match="--config has no effect: --mode=latents with --from has"):
+        main([*command, "--config=configs/digits.py"])
+    with pytest.raises(UserError, match="--scale is missing: give the factor"):
+        main(command)
+
+
+@pytest.fixture
+def checked(weights):
+    """Values of config.autoencoder -> a config."""
+
+    def make(**values):
+        config = parsing.merge({})
+        config.autoencoder.update(values)
+        return tree.check(config)
+
+    return make
+
+
+def test_what_decodes_is_found_or_missed(encode, weights, tmp_path, checked):
+    made, path = encode(autoencoder="tae"), weights / "tae.npz"
+    assert decoders.of_latents(checked(), made).fingerprint() == made.origin.fingerprint
+    half = decoders.of_latents(checked(dtype="bfloat16"), made)
+    assert "bfloat16" in {str(leaf.dtype) for leaf in jax.tree.leaves(half.decoder)}
+    with pytest.raises(UserError, match="has the scale 3, but the latents"):
+        decoders.of_latents(checked(path=str(path), scale=3.0), made)
+    away = path.rename(weights / "away.npz")
+    try:
+        with pytest.raises(decoders.Missing, match=r"tae\.npz, which is not there: give"):
+            decoders.of_latents(checked(), made)
+        assert decoders.of_latents(checked(path=str(away)), made).factor == 8
+        other = {k: v * 2 if k.endswith("bias") else v for k, v in golden("tae_tiny")[1].items()}
+        np.savez(path, **other)
+        with pytest.raises(UserError, match="whose weights have changed since"):
+            decoders.of_latents(checked(), made)
+    finally:
+        away.rename(path)
+    _origin_is_damaged(tmp_path / "made" / "1.0.0", tmp_path)
+
+
+def _origin_is_damaged(folder, root):
+    path = folder / "autoencoder.json"
+    whole = json.loads(path.read_text())
+    for spoilt in ("{", "[]", {**whole, "scale": "x"}, {**whole, "shards": 3}, {"scale": 1}):
+        path.write_text(spoilt if isinstance(spoilt, str) else json.dumps(spoilt))
+        with pytest.raises(UserError, match=r"autoencoder\.json cannot be read"):
+            open_source("made", "train", str(root))
+    path.unlink()
+    source = open_source("made", "train", str(root))
+    assert source.origin is None
+    with pytest.raises(decoders.Missing, match="nothing says what decodes them"):
+        decoders.of_latents(tree.check(parsing.merge({})), source)
+
+
+def test_scores_compare_with_the_images_of_the_latents(encode, checked):
+    made = encode(autoencoder="tae")
+    with pytest.raises(UserError, match=r"\(16, 16, 1\), but decoded latents are \(16, 16, 3\)"):
+        scoring.of_images(checked(), made, 16)
+    coloured = encode("--config.data.channels=3", autoencoder="tae", name="coloured")
+    config, source = scoring.of_images(checked(), coloured, 16)
+    assert source.image_shape == (16, 16, 3) and len(source) == COUNT
+    assert config.data.name == "digits"
+
+
+def test_samples_are_decoded_on_all_devices(weights, make_small, mesh_of):
+    autoencoder = sg_jax.load_autoencoder(weights / "tae.npz")
+    model = make_small(channels=4, image_size=4)
+    given = dict(labels=[0, 1, 2], steps=1, batch_size=2, mesh=mesh_of(2, 1))
+    latents = sg_jax.sample(model, **given, pixels=False)
+    decoded = sg_jax.sample(model, **given, autoencoder=autoencoder, decode_chunk=1)
+    assert decoded.shape == (3, 32, 32, 3)
+    wanted = np.asarray(autoencoder.decode(latents))
+    assert np.abs(to_float(decoded) - wanted.clip(-1, 1)).max() < 0.01
+    with pytest.raises(UserError, match=r"latents of.* 4 channels, but samples"):
+        sg_jax.sample(make_small(channels=8), [0], autoencoder=autoencoder)
+    with pytest.raises(UserError, match="autoencoder=3 must be what"):
+        sg_jax.sample(model, [0], autoencoder=3)
+
+
+def test_nothing_moves_twice(weights, mesh_of):
+    mesh = mesh_of(2, 1)
+    placed = decoding.place(sg_jax.load_autoencoder(weights / "tae.npz"), mesh)
+    again = decoding.place(placed, mesh)
+    assert all(a is b for a, b in zip(*map(jax.tree.leaves, (placed, again)), strict=True))
+    assert sharding.batch_devices(mesh) == 2
+
+
+@pytest.mark.slow
+def test_a_latent_run_draws_and_scores_images(encode, weights, tmp_path, capsys):
+    encode("--config.data.channels=3", autoencoder="tae")
+    run, flags = tmp_path / "run", {
+        "data.name": "made", "data.data_dir": tmp_path, "data.test_split": "test[:8]",
+        "model.depth": 2, "model.width": 16, "model.heads": 2, "model.patch": 1,
+        "model.routes": "((0,0),)", "train.batch_size": 8, "train.steps": 2,
+        "train.sample_every": 2, "train.then": "('sample','evaluate')", "sample.steps": 1,
+        "sample.count": 6, "sample.batch_size": 8, "evaluate.samples": 12,
+        "evaluate.guidance": "unguided,sg", "features.epochs": 1, "features.width": 8,
+    }  # fmt: skip
+    given = [f"--config.{key}={value}" for key, value in flags.items()]
+    main(["main", "--config=configs/digits.py", f"--workdir={run}", *given])
+    assert (run / "samples" / "step_0000002.png").exists() and (run / "guidance.png").exists()
+    (drawn,) = run.glob("samples/*.npz")
+    with np.load(drawn) as found:
+        assert found["images"].shape == (6, 16, 16, 3) and found["images"].dtype == np.uint8
+        assert "decoded by" in str(found["about"])
+    (weights / "tae.npz").rename(weights / "gone.npz")
+    try:
+        main(["main", "--mode=sample", f"--workdir={run}"])
+        assert "Latents are written, not images. The latents of" in capsys.readouterr().out
+        with np.load(drawn.with_name(next(run.glob("samples/*_latents.npz")).name)) as found:
+            assert found["latents"].shape == (6, 2, 2, 4)
+        with pytest.raises(UserError, match=r"which is not there: give the autoencoder by config"):
+            main(["main", "--mode=evaluate", f"--workdir={run}"])
+        assert len(list(run.glob("samples/*.png"))) == 2
+    finally:
+        (weights / "gone.npz").rename(weights / "tae.npz")
