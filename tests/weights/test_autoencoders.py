@@ -1,6 +1,6 @@
 """Autoencoders from published weights: names, scales, files, folders, the hub, and what is refused.
 
-What a file may hold, and damaged ones, are in test_reading.py.
+What a file may hold, and damaged ones, are in test_weight_files.py.
 """
 
 import json

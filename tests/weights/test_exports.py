@@ -313,7 +313,9 @@ def test_an_exported_folder_is_not_continued(imported, tmp_path):
     target = exported(imported, "i")
     source = types.SimpleNamespace(class_names=())
     experiment = types.SimpleNamespace(
-        config=types.SimpleNamespace(train=types.SimpleNamespace(init_from=""))
+        config=types.SimpleNamespace(
+            train=types.SimpleNamespace(init_from="", sample_every=0, then=())
+        )
     )
     job = types.SimpleNamespace(
         workdir=str(target), experiment=experiment, source=source, config=True
