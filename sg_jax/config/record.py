@@ -146,7 +146,10 @@ def data_of(workdir: str | os.PathLike) -> identity.Identity:
 def is_exported(workdir: str | os.PathLike) -> bool:
     """Return whether a run has only what --mode export keeps, and so cannot be continued."""
     path = files.path(workdir) / NAME
-    return is_run(workdir) and "exported" in json.loads(path.read_text(encoding="utf-8"))
+    if not is_run(workdir):
+        return False
+    _read(workdir)  # which says what is wrong with a damaged one
+    return "exported" in json.loads(path.read_text(encoding="utf-8"))
 
 
 def portable(config: ConfigDict) -> ConfigDict:

@@ -102,7 +102,7 @@ class Unfinished:
         remedy = f"delete {self.folder} to begin anew, or choose another --name"
         try:
             saved = dict(json.loads(path.read_bytes()))
-        except (ValueError, TypeError) as cause:
+        except (ValueError, TypeError, RecursionError) as cause:
             raise UserError(f"{path} is damaged ({one_line(cause)}): {remedy}.") from None
         for key, value in self.about.items():
             if saved.get(key) != value:

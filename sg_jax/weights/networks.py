@@ -216,7 +216,7 @@ def _is_diffusers(path: epath.Path, deeper: bool = True) -> bool:
     try:
         if config.exists() and "_class_name" in json.loads(config.read_text(encoding="utf-8")):
             return True
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
     return deeper and _is_diffusers(path / "transformer", deeper=False)
 
@@ -237,7 +237,7 @@ def _diffusers_options(folder: epath.Path) -> dict[str, Any]:
             "image_size": config["sample_size"],
             "num_classes": config.get("num_embeds_ada_norm"),
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(
