@@ -120,6 +120,7 @@ def test_resumed_training_equals_uninterrupted_training_bit_for_bit(call, tmp_pa
     assert third["step"] == 6
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_the_same_command_continues(call, data_dir, tmp_path):
     workdir = tmp_path / "run"
     arguments = (

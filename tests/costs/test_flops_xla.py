@@ -22,6 +22,7 @@ def unrolled(self, stack, h, c):
     return h
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("size, bound", [("S/2", 0.01), ("XL/2", 0.005)])
 @pytest.mark.parametrize("preset", ["unguided", "cfg", "sg_flops"])
 def test_the_full_count_is_xlas(monkeypatch, size, bound, preset):

@@ -72,6 +72,7 @@ def test_an_epoch_has_each_of_its_examples(digits_dir):
     np.testing.assert_array_equal(np.sort(values), np.arange(12))
 
 
+@pytest.mark.slow
 def test_training_takes_a_step_on_it():
     source = open_source("memory:12", "train")
     given = parsing.merge(

@@ -193,6 +193,7 @@ def test_a_file_that_cannot_be_used_is_made_anew(judge_of, tmp_path, capsys, dam
     assert judge_of()[1] == 0 and "cannot be read" not in capsys.readouterr().out
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("change", [dict(references=100), dict(count=500), dict(seed=1)])
 def test_what_does_not_fit_is_measured_anew(judge_of, change):
     first, _ = judge_of()

@@ -139,6 +139,7 @@ def test_tokens_of_no_square_stay_in_raster_order():
     np.testing.assert_array_equal(stratified.z_order(6), np.arange(6))
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("keep", [1, 2, 4, 5, 8, 13, 16])
 def test_stratified_ids_leave_no_gap_of_two_runs(keep):
     """One of each run along the closed curve: the next kept token is less than two runs away."""
@@ -151,6 +152,7 @@ def test_stratified_ids_leave_no_gap_of_two_runs(keep):
     assert gaps.min() >= 1 and gaps.max() <= 2 * -(-16 // keep) - (keep > 1)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("keep", [2, 4, 5, 8, 12, 13, 16])
 def test_stratified_ids_keep_every_token_equally_often(keep):
     """4096 draws have a standard error of at most 0.008."""

@@ -58,6 +58,7 @@ def draw(seed, *keeps):
             for r, k in enumerate(keeps)]  # fmt: skip
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     "routes, keeps",
     [
@@ -127,6 +128,7 @@ def test_recomputing_changes_no_value_and_no_gradient(arrays, remat):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("chunk", [1, 8, 20, 1000])  # tokens; images have 8, 5 of them kept
 def test_running_a_part_of_the_batch_at_a_time_changes_no_value_and_no_gradient(arrays, chunk):
     h, c = arrays

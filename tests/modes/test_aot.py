@@ -60,6 +60,7 @@ def test_the_report_of_a_training_step(report):
     assert found["mfu"] == pytest.approx(found["model_flops"] / found["step_seconds"] / 197e12)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_weights_are_gathered_but_activations_are_not_moved(report):
     """Of each block's matrices, float32 or as bfloat16, never less than once forward."""

@@ -102,7 +102,7 @@ DIVERGED = [
 ]
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 @pytest.mark.parametrize("first, change, saved, text", DIVERGED)
 def test_what_has_diverged_replaces_no_checkpoint(run, tmp_path, first, change, saved, text):
     step = steps_by(lambda number, _, state: change(state) if number >= first else ({}, {}))

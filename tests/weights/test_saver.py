@@ -71,7 +71,7 @@ def test_every_file_of_a_checkpoint_has_a_checksum(written):
     assert len(found) > 20
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(5)
 @pytest.mark.parametrize("damage", [truncate, flip, foreign, os.unlink])
 @pytest.mark.parametrize("kind", ["model/d/*", "ema/d/*", "*/manifest.ocdbt", "_CHECKPOINT*"])
 def test_a_damaged_checkpoint_is_set_aside(run, mesh_of, capsys, damage, kind):
