@@ -125,6 +125,7 @@ def ralston(sampler, velocity, noise, x, times, first, steps):
     return x
 
 
+@pytest.mark.slow
 def test_a_sampler_is_added_by_one_row(monkeypatch, small):
     monkeypatch.setitem(SAMPLERS, "ralston", Integrator(ralston, evaluations=2, order=2))
     method = Sampler("ralston", shift=2.0)

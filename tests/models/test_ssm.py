@@ -236,6 +236,7 @@ def test_branches_are_what_separate_calls_give(model, inputs, labels, gammas):
         np.testing.assert_allclose(out, alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_spread_over_devices_computes_the_same(make, inputs):
     model = make(depth=2, routes=((0, 1),))
     mesh = sharding.make_mesh(data=1, fsdp=2, tensor=2, devices=jax.devices()[:4])

@@ -89,6 +89,7 @@ def evaluate_of(tmp_path, tiny, make_dit, mesh_of, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_what_another_command_has_scored_meanwhile_is_kept(evaluate_of, tmp_path, monkeypatch):
     evaluate_of(("unguided",))
     ((key, scores),) = table.read(tmp_path).items()

@@ -57,6 +57,7 @@ def test_an_image_is_the_same_on_any_number_of_devices(small, eight, mesh_of):
     assert levels(draw(spread, mesh=mesh), eight) <= 1
 
 
+@pytest.mark.slow
 def test_an_image_is_the_same_however_many_tokens_run_at_once(small, eight, mesh_of):
     assert levels(draw(small, chunk=32), eight) <= 1  # two images of 16 tokens
     spread = jax.device_put(small, sharding.infer(small, mesh_of(1, 2)))
@@ -81,6 +82,7 @@ def test_each_sampler_draws_the_same_on_any_number_of_devices(small, mesh_of, na
     assert levels(spread, one) <= 1
 
 
+@pytest.mark.slow
 def test_two_networks_are_spread_over_devices_alike(small, make_small, mesh_of):
     settings = dict(guidance=Guidance(1.5, 0.25, 0.75, weak_step=1), weak_model=make_small(seed=1))
     one = draw(small, **settings)
