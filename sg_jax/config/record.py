@@ -33,8 +33,7 @@ def read(workdir: str | os.PathLike) -> tuple[ConfigDict, tuple[str, ...]]:
     Raises:
       UserError: there is no run in `workdir`, or its config cannot be read.
     """
-    config, class_names, _ = _read(workdir)
-    return config, class_names
+    return _read(workdir)[:2]
 
 
 def settings(workdir: str | os.PathLike) -> dict[str, Guidance]:
@@ -48,8 +47,8 @@ def settings(workdir: str | os.PathLike) -> dict[str, Guidance]:
 
 def _read(
     workdir: str | os.PathLike,
-) -> tuple[ConfigDict, tuple[str, ...], identity.Identity]:
-    """Return the config of a run, the names of its classes, and what its data is."""
+) -> tuple[ConfigDict, tuple[str, ...], identity.Identity, bool]:
+    """Return a run's config, the names of its classes, what its data is, and if it is exported."""
     path = files.path(workdir) / NAME
     if not path.parent.is_dir():
         raise UserError(f"workdir={str(workdir)!r} does not exist: train there first.")
@@ -61,7 +60,7 @@ def _read(
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         config = without_unread(parsing.merge(saved["config"]))
-        return config, tuple(saved["class_names"]), dict(saved.get(DATA, {}))
+        return config, tuple(saved["class_names"]), dict(saved.get(DATA, {})), "exported" in saved
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as a config of sg_jax: {error}") from None
 
@@ -145,11 +144,7 @@ def data_of(workdir: str | os.PathLike) -> identity.Identity:
 
 def is_exported(workdir: str | os.PathLike) -> bool:
     """Return whether a run has only what --mode export keeps, and so cannot be continued."""
-    path = files.path(workdir) / NAME
-    if not is_run(workdir):
-        return False
-    _read(workdir)  # which says what is wrong with a damaged one
-    return "exported" in json.loads(path.read_text(encoding="utf-8"))
+    return is_run(workdir) and _read(workdir)[3]
 
 
 def portable(config: ConfigDict) -> ConfigDict:
@@ -186,7 +181,7 @@ def check_data(
       class_names: names of the data's classes.
       data: what the data is, by `data.identity.of`.
     """
-    saved, names, known = _read(workdir)
+    saved, names, known, _ = _read(workdir)
     differs = ""
     if names and tuple(class_names) != names:
         differs = f"{len(class_names)} classes instead of {len(names)}"

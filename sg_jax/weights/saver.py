@@ -30,10 +30,6 @@ class Saver:
         self.folder = checkpoints.checkpoint_dir(workdir)
         self._workdir, self._every = workdir, every
         self._keep, self._keep_period = keep, keep_period
-        preserve = ocp.training.preservation_policies
-        self._kept = [preserve.LatestN(keep)]
-        if keep_period:
-            self._kept.append(preserve.EveryNSteps(keep_period))
         self._opened: ocp.training.Checkpointer | None = None
         self._sealer = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._pending: tuple[int, concurrent.futures.Future] | None = None
@@ -121,12 +117,14 @@ class Saver:
         """Orbax's own, opened when it is first needed, because it remembers the folder's steps."""
         if self._opened is None:
             policies = ocp.training.save_decision_policies
+            preserve = ocp.training.preservation_policies
+            kept = [preserve.LatestN(self._keep)]
+            if self._keep_period:
+                kept.append(preserve.EveryNSteps(self._keep_period))
             self._opened = ocp.training.Checkpointer(
                 self.folder,
                 save_decision_policy=policies.FixedIntervalPolicy(self._every),
-                preservation_policy=ocp.training.preservation_policies.AnyPreservationPolicy(
-                    self._kept
-                ),
+                preservation_policy=preserve.AnyPreservationPolicy(kept),
                 cleanup_tmp_directories=True,
             )
         return self._opened
