@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from sg_jax.config import trust
 from sg_jax.config.experiment import Experiment
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
@@ -168,6 +169,7 @@ MODE = register(
         pixels=True,
         paths=lambda config, _: [
             "features.path",
+            trust.IMAGES,
             "autoencoder.path",
             *weak_paths(config.diversity.guidance),
         ],

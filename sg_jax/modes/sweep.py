@@ -8,6 +8,7 @@ workdir/sweep_cost.png     quality against cost, with the Pareto front
 import numpy as np
 from etils import epath
 
+from sg_jax.config import trust
 from sg_jax.config.experiment import Experiment
 from sg_jax.config.sections import Sweep
 from sg_jax.data.sources import Source
@@ -146,6 +147,6 @@ MODE = register(
         run,
         same="scored",
         pixels=True,
-        paths=lambda *_: ["features.path", "autoencoder.path"],
+        paths=lambda *_: ["features.path", "autoencoder.path", trust.IMAGES],
     )
 )
