@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 from sg_jax.data import latent_shards, skipping
+from sg_jax.data.origin import NAME as ORIGIN
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.runs.progress import log
@@ -34,7 +35,10 @@ def check(data_dir: str, name: str) -> None:
         there = {path.name for path in folder.iterdir() if ".array_record-" in path.name}
         if odd := sorted(there ^ set(origin.shards)):
             what = "not there" if odd[0] not in there else "not of this data set"
-            raise UserError(f"{folder / odd[0]} is {what}, nor {len(odd) - 1} others: {REMEDY}")
+            raise UserError(
+                f"{folder / odd[0]} is {what}, as {ORIGIN} there says, nor are "
+                f"{len(odd) - 1} others: {REMEDY}"
+            )
         for file, known in origin.shards.items():
             if latent_shards.sha256(folder / file) != known.get("sha256"):
                 raise UserError(f"{folder / file} is not as it was written: {REMEDY}")

@@ -169,6 +169,7 @@ def test_every_file_in_turn(lab, written, tmp_path, target, damage):
     lab.run(folder / "x", *command, base=())
     want, wrong, root = result(made), [], written / target
     files = sorted(p.relative_to(written) for p in root.rglob("*") if p.is_file()) or [target]
+    files = [file for file in files if (written / file).stat().st_size]
     for file in files:
         for seed in range(4 if damage == "one bit flipped" else 1):
             folder = copy()
@@ -177,7 +178,9 @@ def test_every_file_in_turn(lab, written, tmp_path, target, damage):
             running = lab.start(folder / "x", *command, base=())
             status, text, problems = running.wait(), running.text(), []
             checkpoint = re.search(r"checkpoints/\d+", str(file))
-            named = (pathlib.Path(file).name, checkpoint[0] if checkpoint else "\0")
+            named = [pathlib.Path(file).name, *([checkpoint[0]] if checkpoint else [])]
+            # Small files describe a data set; that they do not fit may be the fault of either.
+            named += ["/made"] if target == "data" and named[0].endswith(".json") else []
             if status and not (is_one_sentence(text) and any(name in text for name in named)):
                 problems.append("not one sentence that names it")
             if not status and result(made) != want:
