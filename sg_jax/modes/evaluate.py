@@ -7,6 +7,7 @@ import numpy as np
 from etils import epath
 
 from sg_jax.config.experiment import Experiment
+from sg_jax.costs.machines import Machine
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import (
@@ -22,7 +23,9 @@ from sg_jax.evaluation import (
 from sg_jax.evaluation.metrics import Scores, drawable
 from sg_jax.evaluation.results import SettingResult
 from sg_jax.method.guidance import Guidance
+from sg_jax.modes import dry_draw
 from sg_jax.modes.base import Job, Mode, register, weak_paths
+from sg_jax.modes.dry_parts import Lines
 from sg_jax.parallel import processes
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
@@ -201,6 +204,14 @@ def _training_rates(experiment: Experiment) -> str:
     return ", then ".join(f"{rate:g}" for rate in experiment.training_rates)
 
 
+def _dry(job: Job, on: Machine) -> Lines:
+    config = job.experiment.config.evaluate
+    named = {name: job.experiment.settings[name] for name in config.guidance}
+    return dry_draw.scores(
+        job, on, named, config.samples, max(1, len(config.seeds)), kept=config.columns
+    )
+
+
 MODE = register(
     Mode(
         "evaluate",
@@ -208,6 +219,7 @@ MODE = register(
         run,
         same="scored",
         pixels=True,
+        dry=_dry,
         writes=("", "samples/scored"),
         paths=lambda config, _: [
             "features.path",
