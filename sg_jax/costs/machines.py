@@ -38,6 +38,11 @@ class Machine:
         """Return the FLOP/s that are assumed, of all chips; see `peak`."""
         return self.number * self.share * self.peak(dtype, exact)
 
+    @property
+    def device(self) -> "Machine":
+        """One device of it: a chip, or all cores of a CPU."""
+        return self if self.kind == CORE else dataclasses.replace(self, number=1)
+
     def peak(self, dtype: str = "bfloat16", exact: bool = False) -> float:
         """Return the most FLOP/s of a chip.
 
@@ -102,7 +107,8 @@ def speed(rate: float) -> str:
 
 def words(seconds: float) -> str:
     """Return a duration in words, such as "2.1 days"."""
-    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+    units = (("years", 365.25 * 86400.0), ("days", 86400.0), ("h", 3600.0), ("min", 60.0))
+    for unit, size in units:
         if seconds >= 1.5 * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.2g} s"

@@ -109,7 +109,7 @@ def scores(
     drawn = sum(costs.values()) * count / on.rate(config.model.dtype)
     drawn += decoder.seconds(count * len(costs), on)
     judged = count * len(costs) + (1 + 3 * epochs) * real.examples
-    seconds = drawn + judged * work / on.rate("float32") * on.number  # one device judges
+    seconds = drawn + judged * work / on.device.rate("float32")  # one device judges
     share = "" if real.examples else ", without the real images"
     yield lasting(seconds, on, f"{len(costs) * count:,} images drawn and judged{share}")
     yield "note", f"the host holds {text(samples * decoder.bytes)}: all images of a drawing"

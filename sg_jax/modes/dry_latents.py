@@ -43,12 +43,11 @@ def latents(job: Job, on: Machine) -> Lines:
         f"{autoencoder.name}",
     )
     rate = on.rate(dtype, exact=True) / work
+    more = f"{number(rate)} images/s, if they are read as fast"
     if found.examples:
-        yield lasting(
-            found.examples / rate, on, f"{number(rate)} images/s, if they are read as fast"
-        )
+        yield lasting(found.examples / rate, on, more)
     else:
-        yield lasting(1 / rate, on, f"per image: {number(rate)} images/s, if they are read as fast")
+        yield lasting(1 / rate, on, f"an image; {more}")
     yield from _written(job, autoencoder, side, found.examples * times)
 
 
