@@ -92,7 +92,7 @@ def scores(
     yield (
         "compute",
         f"{per_image(costs.values())} per image: {config.sample.steps} steps, "
-        f"{len(costs)} settings ({', '.join(list(costs)[:8])}{', ...' if len(costs) > 8 else ''})",
+        f"{len(costs)} settings ({', '.join(list(costs)[:4])}{', ...' if len(costs) > 4 else ''})",
     )
     yield from decoder.lines(on)
     classes = config.model.num_classes
@@ -104,11 +104,12 @@ def scores(
     yield (
         "compute",
         f"{gflops(work)} per image, drawn or real: judging. If the judge is not trained yet: "
-        f"{epochs} times {gflops(3 * work)} per real image",
+        f"{epochs} x {gflops(3 * work)} per real image",
     )
     drawn = sum(costs.values()) * count / on.rate(config.model.dtype)
     drawn += decoder.seconds(count * len(costs), on)
-    judged = count * len(costs) + (1 + 3 * epochs) * real.examples
+    compared = min(config.evaluate.references or real.examples, real.examples)
+    judged = count * len(costs) + compared + 3 * epochs * real.examples
     seconds = drawn + judged * work / on.device.rate("float32")  # one device judges
     share = "" if real.examples else ", without the real images"
     yield lasting(seconds, on, f"{len(costs) * count:,} images drawn and judged{share}")

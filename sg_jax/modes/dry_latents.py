@@ -12,7 +12,8 @@ from sg_jax.modes.dry_parts import Lines, data_of, examples_of, gflops, in_type,
 from sg_jax.programs.memory import text
 from sg_jax.weights import autoencoder_shapes, decoders
 
-RECORD = 400  # bytes of an example beside its numbers: names, lengths, what ArrayRecord adds
+RECORD = 160  # bytes of an example beside its numbers: names, lengths, a checksum
+FILE = 2 * 65_536  # bytes of a file beside its examples: ArrayRecord fills up blocks of this half
 
 
 def latents(job: Job, on: Machine) -> Lines:
@@ -63,12 +64,14 @@ def _written(job: Job, autoencoder: Any, side: int, examples: int) -> Lines:
     if not examples:
         yield "write", f"{what} and at most {RECORD} beside"
         return
-    files = math.ceil(examples / given["per_file"])
+    per_file = min(examples, given["per_file"])
+    files = math.ceil(examples / per_file)
+    size = examples * (each + RECORD) + files * FILE
     yield (
         "write",
-        f"{text(examples * (each + RECORD))} at most: {examples:,} examples in {files:,} files of "
-        f"{text(min(examples, given['per_file']) * (each + RECORD))} in {given['to']}/"
-        f"{given['name']}: {what} and at most {RECORD} beside",
+        f"{text(size)} at most: {examples:,} examples in {files:,} files of "
+        f"{text(per_file * (each + RECORD) + FILE)} in {given['to']}/{given['name']}: {what} and "
+        f"at most {RECORD} beside",
     )
 
 
