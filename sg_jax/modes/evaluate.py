@@ -101,8 +101,8 @@ def evaluate(
         if found.unlike:
             log(
                 f"The report leaves out {found.unlike} settings of {table.NAME} that were measured "
-                "with another checkpoint, sampler, feature network, or number of steps or images, "
-                "or lack a seed."
+                "with another checkpoint, sampler, decoder, feature network, or number of steps or "
+                "images, or lack a seed."
             )
     processes.barrier("report written")
     return [folder / "guidance.png", folder / "report.html"]
@@ -193,6 +193,8 @@ def _facts(experiment: Experiment, step: int, records: list[dict]) -> dict[str, 
         f"averaged (EMA {config.train.ema_decay:g}), seed {seeds}",
         "Device": f"{experiment.mesh.size} x {jax.devices()[0].device_kind}",
     }
+    if decoder := experiment.autoencoder:
+        facts["Decoder"] = f"{decoder.name} ({decoder.fingerprint()})"
     known = [r for r in records if r["step"] <= step]
     if known:
         facts["Training"] = f"{step:,} steps, loss {known[-1]['loss']:.4f} at the end"
