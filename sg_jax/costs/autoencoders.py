@@ -1,7 +1,7 @@
 """What an autoencoder costs: its convolutions and products, counted as jax traces them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -28,8 +28,21 @@ def traced(network: Callable[[Any], Any], shape: tuple[int, ...]) -> int:
       network: a module; shapes in place of its weights are enough.
       shape: of its input, float32.
     """
-    x = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return macs(jax.make_jaxpr(lambda net, x: net(x))(network, x).jaxpr)
+    return macs(_program(network, shape))
+
+
+def widest(network: Callable[[Any], Any], shape: tuple[int, ...]) -> int:
+    """Return the bytes of the largest convolution's input and output, which exist together.
+
+    Args:
+      network, shape: see `traced`.
+    """
+    sizes = [0]
+    for equation in _equations(_program(network, shape)):
+        if equation.primitive.name == "conv_general_dilated":
+            x, kernel, y = (v.aval for v in (*equation.invars[:2], equation.outvars[0]))
+            sizes.append((x.size + y.size) * kernel.dtype.itemsize)
+    return max(sizes)
 
 
 def macs(jaxpr: Any) -> int:
@@ -37,8 +50,7 @@ def macs(jaxpr: Any) -> int:
     total = 0
     for equation in jaxpr.eqns:
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
-        for value in equation.params.values():
-            total += times * macs(value.jaxpr) if hasattr(value, "jaxpr") else 0
+        total += times * sum(macs(inner) for inner in _inside(equation))
         left, right = (v.aval for v in (equation.invars * 2)[:2])
         out = equation.outvars[0].aval
         if equation.primitive.name == "conv_general_dilated":
@@ -48,3 +60,21 @@ def macs(jaxpr: Any) -> int:
             (contracted, _), _ = equation.params["dimension_numbers"]
             total += out.size * math.prod(left.shape[i] for i in contracted)
     return total
+
+
+def _program(network: Callable[[Any], Any], shape: tuple[int, ...]) -> Any:
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return jax.make_jaxpr(lambda net, x: net(x))(network, x).jaxpr
+
+
+def _inside(equation: Any) -> list[Any]:
+    """Return the programs within one step of a program."""
+    return [value.jaxpr for value in equation.params.values() if hasattr(value, "jaxpr")]
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """Yield all steps of a program, also those within others."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in _inside(equation):
+            yield from _equations(inner)

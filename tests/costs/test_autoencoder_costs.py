@@ -21,6 +21,13 @@ def test_a_convolution_by_hand():
     assert autoencoders.traced(conv(stride=2), (2, 8, 8, 3)) == 2 * 4 * 4 * 5 * 27
 
 
+def test_the_widest_convolution_by_hand():
+    """8 x 8 pixels of 3 channels in and 5 out; a bfloat16 has 2 bytes."""
+    assert autoencoders.widest(conv(), (1, 8, 8, 3)) == 8 * 8 * (3 + 5) * 4
+    half = conv(dtype=jnp.dtype("bfloat16"))
+    assert autoencoders.widest(half, (2, 8, 8, 3)) == 2 * 8 * 8 * (3 + 5) * 2
+
+
 def test_a_loop_counts_each_turn():
     net = conv()
     whole = autoencoders.traced(net, (6, 8, 8, 3))
