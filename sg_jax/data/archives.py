@@ -21,7 +21,7 @@ from sg_jax.data.containers import (
     MOST_BYTES,
     NO_IMAGES,
     OUTSIDE,
-    TABLE,
+    TOLD,
     LeftOut,
     kind_of,
     readable,
@@ -54,12 +54,15 @@ class Archive:
     stamp: tuple[int, int]  # size and time of change, when it was indexed
     zipped: bool
     names: list[str]
-    tables: dict[str, bytes]
+    beside: dict[str, _Member]
     left_out: LeftOut
     index: np.ndarray  # int64 [N, 5], the values of a `_Member`
 
     def read(self, i: int) -> bytes:
         return _contents(self._descriptor(), self.zipped, _Member(*map(int, self.index[i])))
+
+    def read_beside(self, path: str) -> bytes:
+        return _contents(self._descriptor(), self.zipped, self.beside[path])
 
     def place(self, i: int) -> str:
         return f"{readable(self.path)}: {readable(self.names[i])}"
@@ -117,7 +120,7 @@ def _indexed(path: str, found: tuple[int, int]) -> Archive:
     zipped = zipfile.is_zipfile(path) and not path.lower().endswith(".tar")
     left_out = LeftOut()
     members: dict[str, _Member] = {}
-    tables: dict[str, bytes] = {}
+    beside: dict[str, _Member] = {}
     try:
         listed = _zip_members(path, left_out) if zipped else _tar_members(path, left_out, found[0])
         for given, member in listed:
@@ -126,11 +129,10 @@ def _indexed(path: str, found: tuple[int, int]) -> Archive:
                 left_out.add(OUTSIDE, given)
             elif not (reason := kind_of(name)):
                 members[name] = member  # of several with one name, the last, as unpacked
+            elif reason == NO_IMAGES and name.endswith(TOLD):
+                beside[name] = member
             else:
                 left_out.add(reason, name)
-                if posixpath.basename(name) == TABLE:
-                    with open(path, "rb") as file:
-                        tables[name] = _contents(file.fileno(), zipped, member)
     except UserError:
         raise
     except Exception as cause:  # damaged archives raise many kinds
@@ -140,7 +142,7 @@ def _indexed(path: str, found: tuple[int, int]) -> Archive:
         ) from cause
     names = sorted(members)
     table = np.array([members[name] for name in names], np.int64).reshape(len(names), 5)
-    return Archive(path, found, zipped, names, tables, left_out, table)
+    return Archive(path, found, zipped, names, beside, left_out, table)
 
 
 def _clean(name: str) -> str:

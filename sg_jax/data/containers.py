@@ -13,6 +13,7 @@ import hashlib
 import os
 import pathlib
 import stat
+from collections.abc import Collection
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +26,7 @@ SUFFIXES = frozenset(
     " .avif .avifs .jp2 .j2k .jpx".split()
 )
 TABLE = "dataset.json"  # a file that tells the labels; see `data.layout`
+TOLD = (TABLE, ".jsonl", ".txt")  # ends of files that may tell of images; see `data.captions` too
 MOST_OTHERS = 20_000  # files of other kinds, after which a folder with few images is refused
 MOST_BYTES = 2**29  # of an image file
 
@@ -40,8 +42,8 @@ class Files(Protocol):
         """Paths of the images from the top of the place, with "/", sorted."""
 
     @property
-    def tables(self) -> dict[str, bytes]:
-        """Contents of the files called `TABLE`, by path, where there are any."""
+    def beside(self) -> Collection[str]:
+        """Paths of the other files that may tell of the images."""
 
     @property
     def left_out(self) -> "LeftOut":
@@ -49,6 +51,9 @@ class Files(Protocol):
 
     def read(self, i: int) -> bytes:
         """Return the contents of image `i`; raise an OSError or a UserError with the reason."""
+
+    def read_beside(self, path: str) -> bytes:
+        """Return the contents of a file of `beside`; raise as `read` does."""
 
     def place(self, i: int) -> str:
         """Return where image `i` is, for messages."""
@@ -109,11 +114,14 @@ class Folder:
 
     root: str
     names: list[str]
-    tables: dict[str, bytes]
+    beside: frozenset[str]
     left_out: LeftOut
 
     def read(self, i: int) -> bytes:
         return read_file(os.path.join(self.root, self.names[i]))
+
+    def read_beside(self, path: str) -> bytes:
+        return read_file(os.path.join(self.root, path))
 
     def place(self, i: int) -> str:
         return readable(os.path.join(self.root, self.names[i]))
@@ -140,7 +148,7 @@ def scan(root: pathlib.Path) -> Folder:
     """
     top = os.path.realpath(root)
     names: list[str] = []
-    tables: dict[str, bytes] = {}
+    beside: set[str] = set()
     left_out = LeftOut()
     waiting = [""]  # folders, by their path with a "/" at the end
     while waiting:
@@ -156,9 +164,10 @@ def scan(root: pathlib.Path) -> Folder:
                     elif entry.is_symlink() and not _leads_inside(entry, top):
                         left_out.add(LINKS, path)
                     elif (reason := kind_of(entry.name)) or not entry.is_file():
-                        if entry.name == TABLE and entry.is_file():
-                            tables[path] = pathlib.Path(entry.path).read_bytes()
-                        left_out.add(reason or NO_IMAGES, path)
+                        if entry.name.endswith(TOLD) and entry.is_file():
+                            beside.add(path)
+                        else:
+                            left_out.add(reason or NO_IMAGES, path)
                     else:
                         names.append(path)
         except OSError as cause:
@@ -166,14 +175,14 @@ def scan(root: pathlib.Path) -> Folder:
                 f"{readable(os.path.join(top, folder))} cannot be read ({one_line(cause)}): let "
                 "this user read it, or move it elsewhere."
             ) from cause
-        others = sum(left_out.counts.values()) + len(waiting)
+        others = sum(left_out.counts.values()) + len(waiting) + len(beside) - len(names)
         if others > MOST_OTHERS and others > 10 * len(names):
             raise UserError(
                 f"{readable(top)} has more than {MOST_OTHERS:,} files and folders, and only "
                 f"{len(names):,} images among those listed so far: give the folder of the images."
             )
     names.sort()
-    return Folder(top, names, tables, left_out)
+    return Folder(top, names, frozenset(beside), left_out)
 
 
 def read_file(path: str) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sg_jax.data import splits
+from sg_jax.data.captions import KEYS, Captions, texts
 from sg_jax.data.containers import read_file
 from sg_jax.data.encoded import Encoded, with_shape
 from sg_jax.data.images import WHITE
@@ -30,6 +31,7 @@ class HfSource(Encoded):
     image: str = dataclasses.field(repr=False)  # names of columns
     label: str = dataclasses.field(repr=False)  # "": all have label 0
     labels: Mapping[Any, int] | None = dataclasses.field(repr=False)  # by value; None: as stored
+    captions: Captions | None = dataclasses.field(repr=False)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -48,6 +50,23 @@ class HfSource(Encoded):
 
     def place(self, i: int) -> str:
         return f"example {i} of split {self.split!r}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """The captions in a column."""
+
+    table: Any
+    key: str
+
+    def __getitem__(self, i: int) -> tuple[str, ...]:
+        try:
+            return texts(self.table[i][self.key])
+        except Exception as cause:  # a damaged table
+            raise UserError(
+                f"The captions of example {i}, in column {self.key!r}, cannot be read "
+                f"({one_line(cause)}): mend them, or remove the column."
+            ) from cause
 
 
 def claims(name: str) -> bool:
@@ -82,7 +101,8 @@ def open_hf(
     label = _column(name, first, datasets.ClassLabel, "label") or next(
         (key for key in ("label", "labels") if key in first.column_names), ""
     )
-    columns = [key for key in (image, label) if key]
+    caption = next((key for key in KEYS if key in first.column_names and key != label), "")
+    columns = [key for key in (image, label, caption) if key]
     whole = datasets.concatenate_datasets(
         [
             tables[key].select_columns(columns).select(range(ids[0], ids[-1] + 1))
@@ -91,6 +111,8 @@ def open_hf(
         ]
     )
     class_names, labels = _classes(datasets, name, label, list(tables.values()))
+    if caption:
+        log(f"{name}: column {caption!r} has captions.")
     source = HfSource(
         name=name,
         split=split,
@@ -102,6 +124,7 @@ def open_hf(
         image=image,
         label=label,
         labels=labels,
+        captions=_Column(whole.select_columns([caption]), caption) if caption else None,
     )
     return with_shape(source, channels)
 

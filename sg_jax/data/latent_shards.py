@@ -42,6 +42,7 @@ class Unfinished:
       dtype: "float16" or "bfloat16".
       posterior: whether standard deviations are stored too.
       classes: their names.
+      captions: whether examples have captions.
       examples: number of all examples.
       per_file: examples of a file; the last one may have fewer.
 
@@ -58,6 +59,7 @@ class Unfinished:
         dtype: str,
         posterior: bool,
         classes: Sequence[str],
+        captions: bool,
         examples: int,
         per_file: int,
     ):
@@ -66,7 +68,13 @@ class Unfinished:
         self.folder = place.parent.with_name(f"{self.name}.unfinished")
         self.progress = self.folder / "progress"
         self.info = latents.describe(
-            self.folder, self.name, shape, dtype=dtype, posterior=posterior, classes=classes
+            self.folder,
+            self.name,
+            shape,
+            dtype=dtype,
+            posterior=posterior,
+            classes=classes,
+            captions=captions,
         )
         self.examples, self.per_file = examples, per_file
         self.count = -(-examples // per_file)
@@ -134,7 +142,7 @@ class Unfinished:
         return [k for k in range(index, self.count, count) if self.written(k) is None]
 
     def write(self, k: int, records: Iterable[Mapping[str, Any]]) -> None:
-        """Write file `k` from its examples: latents, perhaps latents_std, and label.
+        """Write file `k` from its examples: latents, label, perhaps latents_std and captions.
 
         Raises:
           UserError: the file cannot be written, for lack of space say.

@@ -6,6 +6,7 @@ are computed once and stored, as a TFDS data set in ArrayRecord that needs no te
     latents      float16 [S, S, C]: scaled latents; or the mean of their distribution, scaled
     latents_std  float16 [S, S, C]: its standard deviation, scaled; without it latents are fixed
     label        ClassLabel
+    captions     texts, if the images have captions
 
 "Scaled" means multiplied, once and here, by the autoencoder's factor (0.18215 for Stable
 Diffusion's) that makes their standard deviation about 1. Training does not scale them again.
@@ -103,6 +104,7 @@ def describe(
     dtype: str = "float16",
     posterior: bool,
     classes: int | Sequence[str],
+    captions: bool = False,
 ) -> Any:
     """Return TFDS's description of a data set of latents.
 
@@ -113,17 +115,19 @@ def describe(
       dtype: "float16" or "bfloat16".
       posterior: whether standard deviations are stored too.
       classes: their number, or their names.
+      captions: whether examples have captions.
     """
     import tensorflow_datasets as tfds
 
     tensor = tfds.features.Tensor(shape=shape, dtype=jnp.dtype(dtype), encoding="bytes")
     given = dict(num_classes=classes) if isinstance(classes, int) else dict(names=list(classes))
     label = tfds.features.ClassLabel(**given)
+    texts = dict(captions=tfds.features.Sequence(tfds.features.Text())) if captions else {}
     return tfds.core.DatasetInfo(
         builder=tfds.core.DatasetIdentity(name, VERSION, str(folder), module_name=""),
         description="Latents of images, scaled; see sg_jax.data.latents.",
         features=tfds.features.FeaturesDict(
-            {**dict.fromkeys(KEYS[: 1 + posterior], tensor), "label": label}
+            {**dict.fromkeys(KEYS[: 1 + posterior], tensor), "label": label, **texts}
         ),
         disable_shuffling=True,
     )

@@ -20,7 +20,7 @@ import numpy as np
 from sg_jax.data import splits
 from sg_jax.data.class_file import ordered_classes
 from sg_jax.data.containers import TABLE, Files, LeftOut
-from sg_jax.errors import SettingError, UserError, shown
+from sg_jax.errors import SettingError, UserError, one_line, shown
 
 ONLY = "image"  # the class of images without labels
 MOST_CLASSES = 1_000_000
@@ -75,9 +75,9 @@ def arrange(files: Files, name: str, classes: str = "") -> Layout:
     left_out = LeftOut()
     start = _wrapper(files.names)
     paths = [path[start:] for path in files.names]
-    table = files.tables.get(files.names[0][:start] + TABLE)
+    table = files.names[0][:start] + TABLE
     tops = {path.partition("/")[0].lower() for path in paths if "/" in path}
-    if table is not None and (labels := _labels(table, name)) is not None:
+    if table in files.beside and (labels := _labels(files, table, name)) is not None:
         return _from_table(paths, labels, name)
     members: dict[str, list[tuple[int, str]]] = {}
     if len(tops & splits.NAMES) > 1 and tops - splits.NAMES:
@@ -138,13 +138,18 @@ def _key(path: str) -> bytes:
     return hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
 
 
-def _labels(table: bytes, name: str) -> dict[str, int] | None:
+def _labels(files: Files, table: str, name: str) -> dict[str, int] | None:
     """Return the labels of a dataset.json by path, or None if it has none."""
     try:
-        found = json.loads(table)
+        found = json.loads(files.read_beside(table))
         if not isinstance(found, dict) or (pairs := found.get("labels")) is None:
             return None  # it is about something else
         return {path: label for path, label in pairs if type(label) is int and label >= 0}
+    except (OSError, UserError) as cause:
+        raise UserError(
+            f"config.data.name={name!r}: its {TABLE} cannot be read ({one_line(cause)}): mend or "
+            "remove it."
+        ) from cause
     except (ValueError, TypeError, RecursionError) as cause:
         raise UserError(
             f"config.data.name={name!r}: its {TABLE} is not as StyleGAN's tools write it ({cause}):"

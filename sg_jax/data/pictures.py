@@ -1,15 +1,26 @@
 """Folders and archives of image files as data sets; `data.layout` says how they are arranged."""
 
+import copy
 import dataclasses
 import functools
 import os
 import pathlib
+from collections.abc import Collection
 
 import numpy as np
 from etils import epath
 
 from sg_jax.data import archives, layout
-from sg_jax.data.containers import SUFFIXES, Files, missing, readable, scan
+from sg_jax.data.captions import Captions, Chosen, of_files
+from sg_jax.data.containers import (
+    NO_IMAGES,
+    SUFFIXES,
+    TABLE,
+    Files,
+    missing,
+    readable,
+    scan,
+)
 from sg_jax.data.encoded import Encoded, with_shape
 from sg_jax.data.images import WHITE
 from sg_jax.data.prepare import FEATURES, NAME, folder_hint
@@ -25,6 +36,7 @@ class PictureSource(Encoded):
     files: Files = dataclasses.field(repr=False)
     ids: np.ndarray = dataclasses.field(repr=False)  # numbers in `files`
     labels: np.ndarray = dataclasses.field(repr=False)
+    captions: Captions | None = dataclasses.field(repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -74,7 +86,8 @@ def open_pictures(
     files = _files(name)
     arranged = layout.arrange(files, name, classes)
     ids, labels = arranged.select(name, split)
-    _tell(name, files, arranged)
+    captions, captioned, told = of_files(files, name)
+    _tell(name, files, arranged, captioned, told)
     source = PictureSource(
         name=name,
         split=split,
@@ -85,6 +98,7 @@ def open_pictures(
         files=files,
         ids=ids,
         labels=labels,
+        captions=None if captions is None else Chosen(captions, ids),
     )
     return with_shape(source, channels)
 
@@ -127,13 +141,21 @@ def _files(name: str) -> Files:
     )
 
 
-def _tell(name: str, files: Files, arranged: layout.Layout) -> None:
+def _tell(
+    name: str, files: Files, arranged: layout.Layout, captioned: int, told: Collection[str]
+) -> None:
     """Log what was found, and what is left out."""
+    told = {*told, *(path for path in files.beside if path.endswith(TABLE))}
+    left_out = copy.deepcopy(files.left_out)
+    for path in sorted(set(files.beside) - told):
+        left_out.add(NO_IMAGES, path)
     counts = ", ".join(f"{key} {len(ids):,}" for key, ids in arranged.ids.items())
     names = arranged.class_names
     several = f"{len(names):,} classes" if len(names) > 1 else f"one class, {names[0]!r}"
-    left_out = "; ".join(filter(None, (files.left_out.text(), arranged.left_out.text())))
-    also = f"; left out: {left_out}" if left_out else ""
+    if captioned:
+        several += f"; captions of {captioned:,}"
+    unused = "; ".join(filter(None, (left_out.text(), arranged.left_out.text())))
+    also = f"; left out: {unused}" if unused else ""
     _say(f"Images in {readable(name)}: {counts}; {several}{also}.")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sg_jax.data.captions import Chosen
 from sg_jax.data.checks import unreadable
 from sg_jax.errors import UserError
 from sg_jax.runs import files
@@ -40,6 +41,11 @@ class Without:
     latents = property(lambda self: self.source.latents)
     posterior = property(lambda self: self.source.posterior)
     origin = property(lambda self: getattr(self.source, "origin", None))
+
+    @property
+    def captions(self) -> Chosen | None:
+        found = getattr(self.source, "captions", None)
+        return None if found is None else Chosen(found, self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)

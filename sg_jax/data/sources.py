@@ -29,7 +29,8 @@ class Source(Protocol):
     `source.identify(i)` may return bytes that are the same for this example on every machine, and
     its label; without it, `data.identity` takes the pixels. `source.file_of(i)` may return the file
     that holds an example, for messages, and `source.version()` bytes that change with what is read.
-    `source.origin` may say how latents were made; see `data.origin`.
+    `source.origin` may say how latents were made; see `data.origin`. `source.captions[i]` may be
+    the captions of an example, texts; `source.captions` is None if a data set has none.
 
     To add a kind of data set:
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from sg_jax.data import origin as origins
 from sg_jax.data import shards
+from sg_jax.data.captions import KEYS, texts
 from sg_jax.data.checks import fault
 from sg_jax.data.images import JPEG, WHITE, decode
 from sg_jax.data.prepare import prepared_builder, remedy
@@ -38,6 +39,7 @@ class TfdsSource:
     ends: tuple[int, ...] = dataclasses.field(repr=False)  # index after the last record of a file
     background: tuple[int, int, int] = dataclasses.field(default=WHITE, repr=False)
     origin: origins.Origin | None = dataclasses.field(default=None, repr=False)  # of latents
+    caption: str = dataclasses.field(default="", repr=False)  # name in a record; "": there is none
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -60,6 +62,11 @@ class TfdsSource:
                 f"was read from {self.file_of(i)}. Mend the data set, or choose a split without it."
             )
         return example
+
+    @property
+    def captions(self) -> "_Column | None":
+        """The captions of the examples, if they have some."""
+        return _Column(self) if self.caption else None
 
     def file_of(self, i: int) -> str:
         """Return the file that holds example `i`."""
@@ -111,6 +118,19 @@ class TfdsSource:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """The captions of a source."""
+
+    source: TfdsSource
+
+    def __getitem__(self, i: int) -> tuple[str, ...]:
+        try:
+            return texts(self.source._read(i)[self.source.caption])
+        except (UserError, KeyError) as cause:
+            raise self.source._unreadable(i, one_line(cause)) from cause
+
+
 def open_tfds(
     name: str,
     split: str,
@@ -160,6 +180,7 @@ def open_tfds(
         ends=tuple(itertools.accumulate(file.take for file in files)),
         background=background,
         origin=origins.read(builder.data_dir) if latents else None,
+        caption=next((key for key in KEYS if key in features and key not in keys.values()), ""),
     )
     # A truncated file has lost its index, so reading one record of each file finds it before
     # training.

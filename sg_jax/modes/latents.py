@@ -125,6 +125,7 @@ def encode(config: Config, source: Source, given: Any) -> epath.Path:
         seed=encoding.seed,
         background=config.data.background,
         per_file=given["per_file"],
+        captions=getattr(source, "captions", None) is not None,
     )
     unfinished = Unfinished(
         place,
@@ -133,6 +134,7 @@ def encode(config: Config, source: Source, given: Any) -> epath.Path:
         dtype=encoding.dtype,
         posterior=encoding.posterior,
         classes=_names(source),
+        captions=about["captions"],
         examples=len(source) * encoding.times,
         per_file=given["per_file"],
     )
@@ -233,7 +235,8 @@ def _tell(given: Any) -> None:
     """Say how to train on the data set."""
     source = open_source(given["name"], "train", given["to"])
     shape = "x".join(map(str, source.image_shape))
-    log(f"{len(source)} latents of {shape}, {source.num_classes} classes. Train on them with")
+    also = ", with captions" if getattr(source, "captions", None) else ""
+    log(f"{len(source)} latents of {shape}, {source.num_classes} classes{also}. Train on them with")
     log(f"  --config.data.name={source.name} --config.data.data_dir={given['to']}")
 
 

@@ -18,6 +18,7 @@ from sg_jax.parallel import sharding
 from sg_jax.programs import decoding
 
 Records = Iterator[dict[str, Any]]
+KEPT = ("label", "captions")  # of an image, with its latents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +74,13 @@ class Encoding:
         with ThreadPoolExecutor(self.threads, "images") as pool:
             try:
                 for part in parts[:2]:
-                    reads.append([pool.submit(source.__getitem__, i) for i in part])
+                    reads.append([pool.submit(_example, source, i) for i in part])
                 for i, part in enumerate(parts):
                     found = [future.result() for future in reads.popleft()]
+                    kept = [{key: e[key] for key in KEPT if key in e} for e in found]
                     if i + 2 < len(parts):
-                        reads.append([pool.submit(source.__getitem__, j) for j in parts[i + 2]])
-                    running.append((part, [e["label"] for e in found], self._start(found)))
+                        reads.append([pool.submit(_example, source, j) for j in parts[i + 2]])
+                    running.append((part, kept, self._start(found)))
                     if len(running) > 1:
                         yield from self._finish(*running.popleft())
                 while running:
@@ -97,10 +99,10 @@ class Encoding:
             self.autoencoder, batch, mesh=self.mesh, chunk=self.chunk, mirror=self.mirror
         )
 
-    def _finish(self, part: range, labels: Sequence[int], encoded: tuple) -> Records:
+    def _finish(self, part: range, kept: Sequence[Mapping], encoded: tuple) -> Records:
         mean, std = (np.asarray(array) for array in encoded)  # [B, 1 or 2, h, w, C]
         dtype = jnp.dtype(self.dtype)
-        for i, label, means, stds in zip(part, labels, mean, std, strict=False):
+        for i, of_image, means, stds in zip(part, kept, mean, std, strict=False):
             for j in range(self.times):
                 parts = self._stored(i * self.times + j, means[j], stds[j])
                 with np.errstate(over="ignore"):  # infinity is reported
@@ -111,7 +113,7 @@ class Encoding:
                             f"The latents of image {i} are not finite in {self.dtype}: use "
                             "--dtype bfloat16, or another autoencoder."
                         )
-                yield {**record, "label": int(label)}
+                yield {**record, **of_image}
 
     def _stored(self, example: int, mean: np.ndarray, std: np.ndarray) -> dict[str, np.ndarray]:
         if self.posterior:
@@ -120,3 +122,10 @@ class Encoding:
             return {"latents": mean}
         noise = np.random.default_rng((self.seed, example)).standard_normal(mean.shape, np.float32)
         return {"latents": mean + std * noise}
+
+
+def _example(source: Source, i: int) -> dict[str, Any]:
+    """Return example `i` with its captions, if the source has some."""
+    captions = getattr(source, "captions", None)
+    found = source[i]
+    return found if captions is None else {**found, "captions": list(captions[i])}

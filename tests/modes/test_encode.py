@@ -2,6 +2,7 @@
 
 import json
 
+import image_files
 import jax
 import numpy as np
 import pytest
@@ -287,3 +288,15 @@ def test_a_latent_run_draws_and_scores_images(encode, weights, tmp_path, capsys)
         assert len(list(run.glob("samples/*.png"))) == 2
     finally:
         (weights / "gone.npz").rename(weights / "tae.npz")
+
+
+def test_captions_are_kept(encode, tmp_path):
+    picture = image_files.picture
+    contents = {f"x/{i}.png": picture(20 * i, size=(16, 16)) for i in range(5)}
+    texts = {"x/0.txt": b"black\nnight", "x/3.txt": "größer".encode()}
+    name = image_files.write(tmp_path / "pictures", {**contents, **texts})
+    flags = (f"--config.data.name={name}", "--config.data.split=train", "--config.data.data_dir=")
+    images, made = open_source(name, "train"), encode(*flags, autoencoder="tae", name="captioned")
+    assert [made.captions[i] for i in range(10)] == [images.captions[i // 2] for i in range(10)]
+    assert {("black", "night"), ("größer",), ()} == {made.captions[i] for i in range(10)}
+    assert "captions" not in made[0]
