@@ -114,7 +114,7 @@ def test_the_files_of_latents_are_not_larger_than_said(tmp_path, side, count):
     shape, classes = (side, side, 4), [f"class {i}" for i in range(10)]
     unfinished = latent_shards.Unfinished(
         latents.place(str(tmp_path), "made"), {}, shape=shape, dtype="float16", posterior=True,
-        classes=classes, examples=count, per_file=count,
+        classes=classes, captions=False, examples=count, per_file=count,
     )  # fmt: skip
     rng = np.random.default_rng(0)
     unfinished.folder.mkdir(parents=True)
