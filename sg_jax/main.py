@@ -118,14 +118,19 @@ def _run(argv: Sequence[str]) -> None:
         log(f"Written: {path}")
 
 
+def _may_be_run(workdir: str) -> bool:
+    """Return whether there is something in a folder, if only a run without its config."""
+    return bool(workdir) and bool(files.children(files.path(workdir)))
+
+
 def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequence:
     """Complete and check the config of a command, then run its mode."""
     workdir = job.workdir
-    of_run = (lambda: record.read(workdir)[0]) if record.is_run(workdir) else None
+    of_run = (lambda: record.read(workdir)[0]) if _may_be_run(workdir) else None
     names = [option.name for option in (*FLAGS, *mode.options)]
     config = parsing.parse(rest, given.config, of_run, names)
     checked = tree.check(config)
-    recorded = mode.recorded and of_run is not None and "latents" in record.data_of(workdir)
+    recorded = mode.recorded and record.is_run(workdir) and "latents" in record.data_of(workdir)
     known = geometry.is_known(config) or not mode.network
     needs_data = not known or (mode.data and not recorded and not given.dry)
     if given.config is None:  # then it is the run's own

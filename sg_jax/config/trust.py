@@ -16,7 +16,8 @@ from sg_jax.data import hf_source, pictures, prepare
 from sg_jax.errors import UserError
 from sg_jax.runs import files
 
-DATA, NAME = "data.data_dir", "data.name"
+DATA, IMAGES = "data.data_dir", "evaluate.images"
+NAMES = {DATA: "data.name", IMAGES: IMAGES}  # the key of a data set, by that which says it is used
 FOLDERS = ("checkpoints", "tensorboard", "profile", "samples", "samples/scored")  # written to
 
 
@@ -40,14 +41,10 @@ def check(config: ConfigDict, workdir: str, used: Iterable[str], said: Collectio
     """
     values = record.flat(config)
     for key in used:
-        if key == DATA and hf_source.claims(config.data.name) and NAME not in said:
-            if not hf_source.on_disk(config.data.name):
-                raise UserError(
-                    f"config.{NAME}={config.data.name!r} is read from the hub of Hugging Face, and "
-                    f"only the {record.NAME} of the run in --workdir={workdir} says so, which may "
-                    "be someone else's. If you mean it, say it in the command: "
-                    f"--config.{NAME}={shlex.quote(config.data.name)}"
-                )
+        if key in NAMES:
+            _check_name(NAMES[key], str(values.get(NAMES[key], "")), workdir, said)
+        if key == IMAGES:
+            continue
         path = values.get(key)  # a setting without this name is reported later
         if not path or key in said or inside(path, workdir):
             continue
@@ -60,6 +57,16 @@ def check(config: ConfigDict, workdir: str, used: Iterable[str], said: Collectio
             f"config.{key}={path!r} leads out of the run in --workdir={workdir}, and only its "
             f"{record.NAME} says so, which may be someone else's.{why} If you mean it, say it in "
             f"the command: --config.{key}={shlex.quote(path)}"
+        )
+
+
+def _check_name(key: str, name: str, workdir: str, said: Collection[str]) -> None:
+    """Raise if a data set would be downloaded that the command does not name."""
+    if key not in said and hf_source.claims(name) and not hf_source.on_disk(name):
+        raise UserError(
+            f"config.{key}={name!r} is read from the hub of Hugging Face, and only the "
+            f"{record.NAME} of the run in --workdir={workdir} says so, which may be someone "
+            f"else's. If you mean it, say it in the command: --config.{key}={shlex.quote(name)}"
         )
 
 

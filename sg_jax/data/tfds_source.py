@@ -3,19 +3,21 @@
 import bisect
 import dataclasses
 import itertools
+import json
 import operator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from sg_jax.data import origin as origins
 from sg_jax.data import shards
 from sg_jax.data.captions import KEYS, texts
 from sg_jax.data.checks import fault
 from sg_jax.data.images import JPEG, WHITE, decode
-from sg_jax.data.prepare import prepared_builder, remedy
+from sg_jax.data.prepare import FEATURES, prepared_builder, remedy
 from sg_jax.errors import SettingError, UserError, one_line
 
 MOST_CLASSES = 1_000_000  # a few bytes of features.json can ask for any number
@@ -150,7 +152,7 @@ def open_tfds(
     latents = "latents" in features
     there = f"config.data.name={name!r}, in {builder.data_dir},"
     keys, (height, width, stored) = (_latents if latents else _image)(there, features)
-    keys["label"], class_names = _label(there, features)
+    keys["label"], class_names = _label(there, features, builder.data_dir)
     if latents and image_size not in (None, height):
         raise UserError(
             f"config.data.image_size={image_size} must be 0 for {name!r}: latents, here "
@@ -217,7 +219,7 @@ def _latents(there: str, features: Any) -> tuple[dict[str, str], tuple[Any, Any,
     return keys, shape
 
 
-def _label(there: str, features: Any) -> tuple[str, tuple[str, ...]]:
+def _label(there: str, features: Any, folder: str) -> tuple[str, tuple[str, ...]]:
     """Return the key of the label feature and the names of its classes."""
     import tensorflow_datasets as tfds
 
@@ -229,7 +231,22 @@ def _label(there: str, features: Any) -> tuple[str, tuple[str, ...]]:
             f"{there} has {features[key].num_classes} classes; there may be at "
             f"most {MOST_CLASSES:,}. If it has fewer, its features.json is damaged: {remedy('')}."
         )
-    return key, tuple(features[key].names)
+    names = tuple(features[key].names)
+    if (count := _described_classes(folder, key)) not in (None, len(names)):
+        raise UserError(
+            f"{there} has {len(names)} names of classes in {key}.labels.txt, and {count} classes "
+            f"in {FEATURES}: one of them is damaged. {remedy('').capitalize()}."
+        )
+    return key, names
+
+
+def _described_classes(folder: str, key: str) -> int | None:
+    """Return the number of classes that a description says; None if it does not."""
+    try:
+        description = json.loads((epath.Path(folder) / FEATURES).read_text())
+        return int(description["featuresDict"]["features"][key]["classLabel"]["numClasses"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _one(features: Any, preferred: str, kind: type) -> str | None:

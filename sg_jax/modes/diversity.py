@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from sg_jax.config import trust
 from sg_jax.config.experiment import Experiment
 from sg_jax.costs.machines import Machine
 from sg_jax.data.sources import Source
@@ -178,6 +179,7 @@ MODE = register(
         dry=_dry,
         paths=lambda config, _: [
             "features.path",
+            trust.IMAGES,
             "autoencoder.path",
             *weak_paths(config.diversity.guidance),
         ],

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from sg_jax.config import trust
 from sg_jax.config.experiment import Experiment
 from sg_jax.costs.machines import Machine
 from sg_jax.data.sources import Source
@@ -225,6 +226,7 @@ MODE = register(
         writes=("", "samples/scored"),
         paths=lambda config, _: [
             "features.path",
+            trust.IMAGES,
             "autoencoder.path",
             *weak_paths(config.evaluate.guidance),
         ],

@@ -8,6 +8,7 @@ workdir/sweep_cost.png     quality against cost, with the Pareto front
 import numpy as np
 from etils import epath
 
+from sg_jax.config import trust
 from sg_jax.config.experiment import Experiment
 from sg_jax.config.sections import Sweep
 from sg_jax.costs.machines import Machine
@@ -156,6 +157,6 @@ MODE = register(
         same="scored",
         pixels=True,
         dry=_dry,
-        paths=lambda *_: ["features.path", "autoencoder.path"],
+        paths=lambda *_: ["features.path", "autoencoder.path", trust.IMAGES],
     )
 )

@@ -209,9 +209,11 @@ def _ours(found: Found, family: str, given: Mapping[str, Any]) -> Backbone:
 
 
 def _is_diffusers(path: epath.Path, deeper: bool = True) -> bool:
-    """Return whether a folder, or `transformer` in it, has a config of a network of diffusers."""
+    """Return whether a folder, or `transformer` in it, has a network of diffusers."""
     if not path.is_dir():
         return False
+    if any((path / name).exists() for name in IN_FOLDERS):
+        return True  # without a config that can be read, this is said later
     config = path / "config.json"
     try:
         if config.exists() and "_class_name" in json.loads(config.read_text(encoding="utf-8")):

@@ -14,6 +14,7 @@ from sg_jax.data import hf_source, identity
 from sg_jax.data.pipeline import train_iterator
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
+from sg_jax.modes import MODES
 
 
 def test_a_missing_or_old_package_is_named(monkeypatch):
@@ -32,6 +33,12 @@ def test_a_run_of_someone_else_downloads_nothing(tmp_path):
     trust.check(config, str(tmp_path), [trust.DATA], {"data.name"})
     config = parsing.merge(dict(data=dict(name=f"hf:{tmp_path}")))
     trust.check(config, str(tmp_path), [trust.DATA], ())
+    config = parsing.merge(dict(evaluate=dict(images="hf:someone/pictures")))
+    with pytest.raises(UserError, match=r"is read from the hub .*\.evaluate\.images=hf:someone/"):
+        trust.check(config, str(tmp_path), MODES["evaluate"].paths(config, ""), ())
+    trust.check(config, str(tmp_path), [trust.IMAGES], {"evaluate.images"})
+    config = parsing.merge(dict(evaluate=dict(images="/any/folder")))
+    trust.check(config, str(tmp_path), [trust.IMAGES], ())
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,7 @@ def differing(workdir, file: str, before: dict, want: dict) -> list[str]:
         found, want = (
             {k: v for k, v in d.items() if not k.startswith(f"{LATEST}/")} for d in (found, want)
         )
-    elif (path.read_bytes() if path.exists() else None) == before.get(file):
+    elif (path.read_bytes() if path.is_file() else None) == before.get(file):
         found, want = (
             {k: v for k, v in d.items() if k.split(",")[0] != file} for d in (found, want)
         )
@@ -310,6 +310,7 @@ def give(folder: pathlib.Path, user: int | None) -> None:
 def protected(workdir: pathlib.Path) -> list[str]:
     """Return what is made read-only in turn: all but the files of checkpoints, and the run."""
     names = [str(p.relative_to(workdir)) for p in sorted(workdir.rglob("*"))]
+    names = [n for n in names if not re.search(r"/0000(?!00)\d\d\.png$", n)]
     return [".", *(n for n in names if not re.match(r"checkpoints/\d+/", n))]
 
 

@@ -1,6 +1,8 @@
-"""Import and export, killed at any moment or on a full disk: all is there, or nothing."""
+"""Import and export, killed or on a full disk: all is there, or nothing. And damaged weights."""
 
+import pathlib
 import random
+import re
 import shutil
 import signal
 import time
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from harness import is_one_sentence
+from harness import DAMAGE, contents, is_one_sentence
 from test_full_disk import disk, levels, size  # noqa: F401  (a fixture)
 
 import sg_jax
@@ -107,3 +109,84 @@ def test_a_full_disk(lab, file, run, disk):  # noqa: F811
                 shutil.rmtree(target) if target.is_dir() else target.unlink()
             disk.make_room()
         assert any(ended) and not all(ended)
+
+
+# Damaged files.
+
+
+@pytest.fixture(scope="module")
+def written(lab, run, encode, once, tmp_path_factory):
+    """A folder with an exported run, the same in files and for diffusers, and encoded images."""
+    folder = tmp_path_factory.mktemp("written")
+    for command in (
+        exporting(run, folder / "exported"),
+        exporting(run, folder / "exported.safetensors"),
+        exporting(run, folder / "exported.npz"),
+        (*exporting(run, folder / "diffusers"), "--family=diffusers_dit"),
+    ):
+        lab.run(folder / "x", *command, base=())
+    for command in encode(folder / "data"):
+        assert command.wait() == 0, command.text()
+    return folder
+
+
+def reading(folder, target):
+    """The command that reads what `written` has, and what it makes."""
+    made = folder / "made"
+    if target == "data":
+        return ("--mode=latents", "--check", f"--to={folder / 'data'}", "--name=made"), None
+    if target == "exported":
+        return ("--mode=sample", f"--workdir={folder / target}"), folder / target / "samples"
+    return ("--mode=import", f"--from={folder / target}", f"--workdir={made}"), made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    "target", ["exported", "exported.safetensors", "exported.npz", "diffusers", "data"]
+)
+def test_every_file_in_turn(lab, written, tmp_path, target, damage):
+    """The result of before, or one sentence that names the file; nothing is changed."""
+
+    def result(made):
+        if made is None:
+            return []
+        if made.name == "samples":
+            (path,) = made.glob("*.npz")
+            return [(name, array.tobytes()) for name, array in np.load(path).items()]
+        return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(sg_jax.load(made))]
+
+    def copy():
+        folder = tmp_path / "run"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        source = written / target
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / target)
+        return folder
+
+    folder = copy()
+    command, made = reading(folder, target)
+    lab.run(folder / "x", *command, base=())
+    want, wrong, root = result(made), [], written / target
+    files = sorted(p.relative_to(written) for p in root.rglob("*") if p.is_file()) or [target]
+    for file in files:
+        for seed in range(4 if damage == "one bit flipped" else 1):
+            folder = copy()
+            DAMAGE[damage](folder / file, random.Random(f"{seed} {file}"))
+            before = contents(folder)
+            running = lab.start(folder / "x", *command, base=())
+            status, text, problems = running.wait(), running.text(), []
+            checkpoint = re.search(r"checkpoints/\d+", str(file))
+            named = (pathlib.Path(file).name, checkpoint[0] if checkpoint else "\0")
+            if status and not (is_one_sentence(text) and any(name in text for name in named)):
+                problems.append("not one sentence that names it")
+            if not status and result(made) != want:
+                problems.append("another result")
+            after = contents(folder)
+            if changed := [name for name in before if before[name] != after.get(name)]:
+                problems.append(f"changed: {changed[:5]}")
+            if status and made is not None and made.exists():
+                problems.append("something was made")
+            if problems:
+                wrong.append(f"{file}, {seed}: {'; '.join(problems)}\n{text}")
+    assert not wrong, f"{len(wrong)}:\n" + "\n".join(wrong)
