@@ -1,14 +1,35 @@
 """SiT-XL/2 with routing on ImageNet-256 latents: the paper's network (arXiv 2601.01608, Table 2).
 
+From the images to latents, a trained network, pictures, scores, and weights for others:
+
     python -m sg_jax.main --config configs/imagenet256_sit_xl2_routing.py --mode latents \\
       --to DATA_DIR --name imagenet256_latents --config.data.name=imagenet2012 \\
       --config.data.image_size=256 --config.autoencoder.path=stabilityai/sd-vae-ft-ema
     python -m sg_jax.main --config configs/imagenet256_sit_xl2_routing.py --workdir RUN \\
       --config.data.data_dir=DATA_DIR
+    python -m sg_jax.main --config configs/imagenet256_sit_xl2_routing.py --workdir RUN \\
+      --config.data.data_dir=DATA_DIR --mode sample --config.sample.count=50000
+    python -m sg_jax.main --config configs/imagenet256_sit_xl2_routing.py --workdir RUN \\
+      --config.data.data_dir=DATA_DIR --mode evaluate --config.evaluate.samples=10000 \\
+      --config.evaluate.references=50000 --config.features.epochs=1
+    python -m sg_jax.main --config configs/imagenet256_sit_xl2_routing.py --workdir RUN \\
+      --mode export --to RUN.safetensors --family sit
 
 It trains on latents of 32x32x4 (sd-vae-ft-ema), with batch 256 and blocks 2 to 24 of 28 routed at
 rate 0.5. The first command encodes ImageNet, from TFDS or a folder of its images; with --from DIR
 instead it converts the .npy files that DiT and SiT trainings store (configs/README.md).
+
+With --dry-run --chips 16*v5e, each command says what it would read, compute and write, and how
+long that would take at 40% of the peak, which is assumed; it needs neither data nor weights:
+
+    latents    55 min (9 in bfloat16) for 1,281,167 images, 148 GB -> 42.5 GB
+    train      1.95 days for 2,000,000 steps -> 41 checkpoints of 10.8 GB
+    sample     5.3 min for 50,000 images with SG_FLOPS, decoded in bfloat16 -> at most 20 GB
+    evaluate   17 min for 3 settings of 10,000 images, decoded in bfloat16
+    export     -> 2.7 GB
+
+For sample and evaluate it needs --config.autoencoder.path=stabilityai/sd-vae-ft-ema and
+--config.evaluate.images=imagenet2012, as long as there are no latents, which name both.
 On v5e:4x4 (16 chips) the TPU compiler estimates 2.7 of 15.75 GiB per chip, 54 ms a step and MFU
 63%, without the time on the wires (`--mode aot`).
 The paper's FID after 400 epochs: 4.89 unguided, 2.57 CFG, 2.14 SG_FLOPS, 1.58 SG_FID; after 160

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 import jax
 
 from sg_jax.config import geometry, help, parsing, record, tree, trust
-from sg_jax.costs import chips
+from sg_jax.costs import chips, machines
 from sg_jax.data import identity
 from sg_jax.data.sources import open_source, options_of
 from sg_jax.errors import UserError
@@ -38,7 +38,10 @@ USAGE = """Usage: python -m sg_jax.main --config FILE --workdir DIR [--mode MODE
   --workdir DIR        folder of the run, on disk or gs://BUCKET/FOLDER
   --config.KEY=VALUE   set one value, such as --config.train.steps=500
   --help config        list the sections of keys; --help config.train lists those of one
-  --dry-run            print the resolved config and the costs, and stop
+  --dry-run            print the resolved config, the costs, and what would be read, computed and
+                       written, and stop
+  --chips CHIPS        those that a dry run estimates times for, such as 16*v5e or 8*H100
+  --mfu SHARE          of their peak that it assumes, such as 0.5
   --mode MODE          what to do; the modes, each with its own flags:
 
 {modes}
@@ -47,6 +50,8 @@ FLAGS = (
     Option("mode", "what to do", default="train"),
     Option("config", "the experiment", default=None),
     Option("workdir", "folder of the run"),
+    Option("chips", "chips of a dry run"),
+    Option("mfu", "share of their peak", default=None, type=float),
 )
 
 
@@ -89,7 +94,11 @@ def _run(argv: Sequence[str]) -> None:
         raise UserError("--workdir is missing: give the folder of the run, such as runs/digits.")
     options = {option.name: getattr(given, option.name) for option in mode.options}
     job = Job(given.workdir, shlex.join(argv[1:]), options)
-    if not mode.config or any(options[name] for name in mode.unless):
+    if not given.dry and (given.chips or given.mfu is not None):
+        name = "chips" if given.chips else "mfu"
+        raise UserError(f"--{name} has no effect: it is for --dry-run.")
+    dry = given.dry and mode.dry is not None
+    if any(options[name] for name in mode.unless) or not (mode.config or dry):
         names = [o.name for o in (*FLAGS, *mode.options)]
         if mode.keys:
             config = parsing.parse(rest, given.config, tree.defaults, names)
@@ -152,7 +161,8 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
     if (given.dry or mode.alone) and not processes.is_writer():
         return []
     if given.dry:
-        return dry_run.run(job)
+        share = machines.SHARE if given.mfu is None else given.mfu
+        return dry_run.run(job, mode, machines.machine(given.chips, share))
     if mode.same:
         record.check_same(config, workdir, mode.same)
         job.experiment.check_kernels()

@@ -114,12 +114,15 @@ class Experiment:
         counts = {"sample": config.sample.count, "evaluate": config.evaluate.samples}
         drawn = [min(config.sample.batch_size, counts[name]) for name in train.then]
         if drawn:
-            memory.check(
-                f"Drawing {max(drawn)} images at once (config.sample.batch_size)",
-                memory.sampling([self.model], max(drawn), 0, True, mesh),
-                mesh,
-                "lower it",
-            )
+            what = f"{max(drawn)} images at once (config.sample.batch_size)"
+            needs = memory.sampling([self.model], max(drawn), 0, mesh)
+            memory.check(f"Drawing {what}", needs, mesh, "lower it")
+            if self.autoencoder is not None:
+                chunk = config.autoencoder.chunk
+                needs = memory.decoding([self.model], self.autoencoder, max(drawn), chunk, 0, mesh)
+                memory.check(
+                    f"Decoding {what}", needs, mesh, "lower it, or config.autoencoder.chunk"
+                )
 
     def check_kernels(self) -> None:
         """Raise if the network asks for kernels that these devices do not run."""

@@ -88,12 +88,12 @@ def _check_drawing(config: Config, model: Backbone) -> None:
 
 def _check_weak_step(config: Config, key: str, step: int | float) -> None:
     """Raise unless the checkpoint of a setting exists when training has ended."""
-    last, saves, kept = config.train.steps, config.checkpoint, _kept(config)
+    last, saves, found = config.train.steps, config.checkpoint, kept(config)
     if isinstance(step, int):
-        fits, which, remedy = any(step in steps for steps in kept), "is not a checkpoint", ""
+        fits, which, remedy = any(step in steps for steps in found), "is not a checkpoint", ""
     else:
         # Of each range only the two steps around the one that is wanted, because it may be long.
-        around = [steps[max(0, bisect.bisect(steps, step * last) - 1) :][:2] for steps in kept]
+        around = [steps[max(0, bisect.bisect(steps, step * last) - 1) :][:2] for steps in found]
         fits = early.nearest(step, last, [s for steps in around for s in steps]) is not None
         which = f"is step {step * last:.0f}, near which there is no checkpoint"
         remedy = f": set {early.advice(step, last, saves.every)}"
@@ -106,7 +106,7 @@ def _check_weak_step(config: Config, key: str, step: int | float) -> None:
         )
 
 
-def _kept(config: Config) -> list[range]:
+def kept(config: Config) -> list[range]:
     """Return the steps of the checkpoints that exist when training has ended."""
     saves, last = config.checkpoint, config.train.steps
     every, period = saves.every, saves.keep_period

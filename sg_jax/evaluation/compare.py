@@ -106,7 +106,7 @@ def front(points: Sequence[Point]) -> "Figure":
         Spot(
             p.cost,
             p.quality,
-            f"{p.run}, {p.key.guidance.describe()}, {p.sampling}",
+            f"{p.run}, {p.key.guidance.describe()}, {p.drawing}",
             kind=p.method,
             run=p.run,
             deviation=p.deviation,
@@ -155,18 +155,18 @@ def _over_checkpoints(
     found: dict[tuple[str, str], list[Point]] = {}
     for point in points:
         if point.run == run:
-            words = (point.key.guidance.describe(), point.sampling)
+            words = (point.key.guidance.describe(), point.drawing)
             found.setdefault(words, []).append(point)
     most = max(map(len, found.values()), default=0)
     shown = {words: each for words, each in found.items() if len(each) == most > 1}
-    one_sampling = len({sampling for _, sampling in shown}) == 1
+    one_drawing = len({drawing for _, drawing in shown}) == 1
     # Checkpoints need not be at steps that were logged.
     steps, seconds = [0, *sorted(times)], [0.0, *(times[step] for step in sorted(times))]
     lines = []
-    for (guidance, sampling), each in shown.items():
+    for (guidance, drawing), each in shown.items():
         each = sorted(each, key=lambda p: p.key.checkpoint)
         x = np.interp([p.key.checkpoint for p in each], steps, seconds) / unit
-        text = guidance if one_sampling else f"{guidance}, {sampling}"
+        text = guidance if one_drawing else f"{guidance}, {drawing}"
         deviations = [p.deviation for p in each]
         lines.append(Line(run, x.tolist(), [p.quality for p in each], text, deviations))
     return lines
@@ -196,7 +196,7 @@ def markdown(points: Sequence[Point], best: Mapping[str, Mapping[str, Point]], g
         for name, point in best[kind].items():
             share, deviation = gains[kind][name]
             lines.append(
-                f"| {kind} | {name} | {point.key.guidance.describe()}, {point.sampling} | "
+                f"| {kind} | {name} | {point.key.guidance.describe()}, {point.drawing} | "
                 f"{metric.text(point.quality)} | {share:+.1%}"
                 + (f" ± {deviation:.1%}" if deviation else "")
                 + f" | {IMAGE_COST.text(point.cost)} |"
@@ -207,7 +207,7 @@ def markdown(points: Sequence[Point], best: Mapping[str, Mapping[str, Point]], g
     for point in _ordered(points):
         result = point.result
         cells = [point.run, str(point.key.checkpoint)]
-        cells += [f"{point.key.guidance.describe()}, {point.sampling}", point.method]
+        cells += [f"{point.key.guidance.describe()}, {point.drawing}", point.method]
         cells += [m.texts([result.value(m)], [result.deviations.get(m.name)])[0] for m in columns]
         lines.append(f"| {' | '.join([*cells, str(len(point.scores))])} |")
     return "\n".join(lines) + "\n"

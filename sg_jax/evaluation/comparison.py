@@ -44,7 +44,7 @@ class Point:
     @functools.cached_property
     def result(self) -> SettingResult:
         """Means and deviations over the seeds, with the cost of an image."""
-        words = f"{self.method}: {self.key.guidance.describe()}, {self.sampling}"
+        words = f"{self.method}: {self.key.guidance.describe()}, {self.drawing}"
         found = SettingResult.over_seeds(
             self.run, words, self.key.samples, list(self.scores.values())
         )
@@ -73,6 +73,12 @@ class Point:
     def sampling(self) -> str:
         """Sampler and steps, such as "euler, 40 steps"."""
         return f"{self.key.sampler}, {self.key.steps} steps"
+
+    @property
+    def drawing(self) -> str:
+        """Sampler and steps, and what decoded the images if they were latents."""
+        decoder = self.key.decoder
+        return f"{self.sampling}, decoder {decoder}" if decoder else self.sampling
 
     @property
     def method(self) -> str:

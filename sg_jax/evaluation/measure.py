@@ -81,6 +81,8 @@ def run(
     Raises:
       UserError: a checkpoint is missing; raised before any sampling.
     """
+    autoencoder = experiment.autoencoder
+    decoder = autoencoder.fingerprint() if autoencoder else ""
     drawn = {guidance: resolved(experiment, guidance, workdir, step) for guidance in guidances}
     keys = {
         (guidance, seed): Key(
@@ -93,6 +95,8 @@ def run(
             seed=seed,
             checkpoint=step,
             compared=judge.compared if judge else 0,
+            decoder=decoder,
+            decoder_name=" ".join(autoencoder.name.splitlines()) if autoencoder else "",
         )
         for guidance in guidances
         for seed in seeds

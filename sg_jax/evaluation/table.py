@@ -51,6 +51,8 @@ class Key:
       seed: seed of noise and token ids.
       checkpoint: the step of the checkpoint.
       compared: how many of the real images represent all in precision and recall; 0: all are used.
+      decoder: fingerprint of the autoencoder that decoded the images; "" for images of pixels.
+      decoder_name: what it was loaded from; the same weights may lie elsewhere.
     """
 
     guidance: Guidance = dataclasses.field(default_factory=Guidance)
@@ -62,11 +64,13 @@ class Key:
     seed: int = 0
     checkpoint: int = 0
     compared: int = dataclasses.field(default=0, repr=False)  # images do not depend on it
+    decoder: str = dataclasses.field(default="", repr=False)
+    decoder_name: str = dataclasses.field(default="", repr=False, compare=False)
 
     @property
     def digest(self) -> str:
         """Eight hex digits, for the name of a file that belongs to this key."""
-        return f"{zlib.crc32(repr(self).encode()):08x}"
+        return f"{zlib.crc32(f'{self!r}{self.decoder}'.encode()):08x}"
 
 
 Table = dict[Key, Scores]

@@ -8,7 +8,7 @@ follow from it.
 import argparse
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from sg_jax.config import trust
 from sg_jax.config.experiment import Experiment, build
 from sg_jax.config.sections import Config
+from sg_jax.costs.machines import Machine
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError, nearest
 from sg_jax.runs import files
@@ -114,6 +115,7 @@ class Mode:
       alone: whether only process 0 runs it.
       handles_stop: whether it handles SIGTERM itself: it saves, then ends.
       writes: the folders in --workdir that it writes to; "" is --workdir itself.
+      dry: yields what a dry run says of it, as pairs such as ("read", "10 images").
       paths: from a config and --workdir to the keys of the paths that it uses; see `config.trust`.
       options: its own flags.
     """
@@ -133,6 +135,7 @@ class Mode:
     alone: bool = False
     handles_stop: bool = False
     writes: tuple[str, ...] = ("",)
+    dry: Callable[[Job, Machine], Iterable[tuple[str, str]]] | None = None
     paths: Callable[[Config, str], Sequence[str]] = lambda config, workdir: ()
     options: tuple[Option, ...] = ()
 

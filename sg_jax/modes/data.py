@@ -18,6 +18,7 @@ from sg_jax.config.sections import Config
 from sg_jax.data import skipping
 from sg_jax.data.sources import Source, open_source, options_of
 from sg_jax.errors import SettingError, UserError
+from sg_jax.modes import dry_latents
 from sg_jax.modes.base import Job, Mode, Option, register
 from sg_jax.modes.bench import training
 from sg_jax.parallel import processes, sharding
@@ -213,6 +214,7 @@ MODE = register(
         "time the input pipeline, or check the data",
         run,
         workdir=False,
+        dry=dry_latents.data,
         options=(Option("check", "splits to read whole instead, such as train test", many=True),),
     )
 )

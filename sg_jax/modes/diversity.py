@@ -14,12 +14,15 @@ from etils import epath
 
 from sg_jax.config import trust
 from sg_jax.config.experiment import Experiment
+from sg_jax.costs.machines import Machine
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import figures, measure, scoring, style
 from sg_jax.method import checks
 from sg_jax.method.guidance import Guidance
+from sg_jax.modes import dry_draw
 from sg_jax.modes.base import Job, Mode, register, weak_paths
+from sg_jax.modes.dry_parts import Lines
 from sg_jax.parallel import processes
 from sg_jax.programs.sampling import sample
 from sg_jax.runs import files
@@ -160,6 +163,12 @@ def same_class_distance(features: np.ndarray, labels: np.ndarray) -> float:
     return float(total / pairs)
 
 
+def _dry(job: Job, on: Machine) -> Lines:
+    config = job.experiment.config.diversity
+    named = {name: job.experiment.settings[name] for name in config.guidance}
+    return dry_draw.scores(job, on, {"no guidance": Guidance(), **named}, config.samples, 1)
+
+
 MODE = register(
     Mode(
         "diversity",
@@ -167,6 +176,7 @@ MODE = register(
         run,
         same="scored",
         pixels=True,
+        dry=_dry,
         paths=lambda config, _: [
             "features.path",
             trust.IMAGES,

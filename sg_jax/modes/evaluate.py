@@ -8,6 +8,7 @@ from etils import epath
 
 from sg_jax.config import trust
 from sg_jax.config.experiment import Experiment
+from sg_jax.costs.machines import Machine
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import (
@@ -23,7 +24,9 @@ from sg_jax.evaluation import (
 from sg_jax.evaluation.metrics import Scores, drawable
 from sg_jax.evaluation.results import SettingResult
 from sg_jax.method.guidance import Guidance
+from sg_jax.modes import dry_draw
 from sg_jax.modes.base import Job, Mode, register, weak_paths
+from sg_jax.modes.dry_parts import Lines
 from sg_jax.parallel import processes
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
@@ -99,8 +102,8 @@ def evaluate(
         if found.unlike:
             log(
                 f"The report leaves out {found.unlike} settings of {table.NAME} that were measured "
-                "with another checkpoint, sampler, feature network, or number of steps or images, "
-                "or lack a seed."
+                "with another checkpoint, sampler, decoder, feature network, or number of steps or "
+                "images, or lack a seed."
             )
     processes.barrier("report written")
     return [folder / "guidance.png", folder / "report.html"]
@@ -191,6 +194,8 @@ def _facts(experiment: Experiment, step: int, records: list[dict]) -> dict[str, 
         f"averaged (EMA {config.train.ema_decay:g}), seed {seeds}",
         "Device": f"{experiment.mesh.size} x {jax.devices()[0].device_kind}",
     }
+    if decoder := experiment.autoencoder:
+        facts["Decoder"] = f"{decoder.name} ({decoder.fingerprint()})"
     known = [r for r in records if r["step"] <= step]
     if known:
         facts["Training"] = f"{step:,} steps, loss {known[-1]['loss']:.4f} at the end"
@@ -202,6 +207,14 @@ def _training_rates(experiment: Experiment) -> str:
     return ", then ".join(f"{rate:g}" for rate in experiment.training_rates)
 
 
+def _dry(job: Job, on: Machine) -> Lines:
+    config = job.experiment.config.evaluate
+    named = {name: job.experiment.settings[name] for name in config.guidance}
+    return dry_draw.scores(
+        job, on, named, config.samples, max(1, len(config.seeds)), kept=config.columns
+    )
+
+
 MODE = register(
     Mode(
         "evaluate",
@@ -209,6 +222,7 @@ MODE = register(
         run,
         same="scored",
         pixels=True,
+        dry=_dry,
         writes=("", "samples/scored"),
         paths=lambda config, _: [
             "features.path",

@@ -7,6 +7,7 @@ from typing import Any
 
 from sg_jax.config import record
 from sg_jax.errors import UserError, nearest, one_line, one_of, shown
+from sg_jax.modes import dry_train
 from sg_jax.modes.base import Job, Mode, Option, register
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
@@ -96,6 +97,7 @@ MODE = register(
         "write the network of a run for others: a folder, .safetensors, .npz, or for diffusers",
         run,
         config=False,
+        dry=dry_train.export,
         writes=(),
         options=(
             Option("to", "FOLDER, FILE.safetensors or FILE.npz", required=True),

@@ -26,6 +26,7 @@ from sg_jax.data.sources import Source, open_source, options_of
 from sg_jax.encoders import tae
 from sg_jax.encoders.autoencoder import Autoencoder
 from sg_jax.errors import UserError
+from sg_jax.modes import dry_latents
 from sg_jax.modes.base import Job, Mode, Option, register
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs import decoding
@@ -247,6 +248,7 @@ MODE = register(
         unless=("from", "check"),
         network=False,
         workdir=False,
+        dry=dry_latents.latents,
         paths=lambda *_: ["autoencoder.path"],
         options=(
             Option(

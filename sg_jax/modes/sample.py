@@ -14,6 +14,7 @@ from sg_jax.config import record
 from sg_jax.config.experiment import Experiment
 from sg_jax.data.sources import Source
 from sg_jax.evaluation import drawings, measure, table
+from sg_jax.modes import dry_draw
 from sg_jax.modes.base import Job, Mode, register, weak_paths
 from sg_jax.parallel import processes
 from sg_jax.programs.sampling import sample_batches
@@ -147,6 +148,7 @@ MODE = register(
         run,
         same="sampled",
         recorded=True,
+        dry=dry_draw.sample,
         writes=("samples",),
         paths=lambda config, _: ["autoencoder.path", *weak_paths([config.sample.guidance])],
     )

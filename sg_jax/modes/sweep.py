@@ -11,13 +11,16 @@ from etils import epath
 from sg_jax.config import trust
 from sg_jax.config.experiment import Experiment
 from sg_jax.config.sections import Sweep
+from sg_jax.costs.machines import Machine
 from sg_jax.data.sources import Source
 from sg_jax.evaluation import figures, heatmaps, measure, report, scoring, style, table
 from sg_jax.evaluation.figures import Spot
 from sg_jax.evaluation.metrics import COST, METRICS, QUALITY, Scores
 from sg_jax.evaluation.results import SettingResult
 from sg_jax.method.guidance import Guidance
+from sg_jax.modes import dry_draw
 from sg_jax.modes.base import Job, Mode, register
+from sg_jax.modes.dry_parts import Lines
 from sg_jax.parallel import processes
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
@@ -140,6 +143,12 @@ def _draw(
     return paths
 
 
+def _dry(job: Job, on: Machine) -> Lines:
+    config = job.experiment.config.sweep
+    named = {cell.describe(): cell for cell in cells(config)}
+    return dry_draw.scores(job, on, named, config.samples, 1)
+
+
 MODE = register(
     Mode(
         "sweep",
@@ -147,6 +156,7 @@ MODE = register(
         run,
         same="scored",
         pixels=True,
+        dry=_dry,
         paths=lambda *_: ["features.path", "autoencoder.path", trust.IMAGES],
     )
 )

@@ -17,6 +17,7 @@ from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import measure, pictures, scoring
 from sg_jax.method.guidance import Guidance
+from sg_jax.modes import dry_train
 from sg_jax.modes.base import MODES, Job, Mode, register
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs.health import Diverged, Health
@@ -256,6 +257,7 @@ MODE = register(
         "train, or continue; then the modes in config.train.then",
         run,
         handles_stop=True,
+        dry=dry_train.train,
         writes=("", "checkpoints", "tensorboard", "samples", "samples/scored"),
         paths=_paths,
     )

@@ -14,6 +14,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from sg_jax.costs import autoencoders as costs
+from sg_jax.encoders.autoencoder import Autoencoder
 from sg_jax.errors import UserError
 from sg_jax.method.tokens import keep_count
 from sg_jax.models.backbone import Backbone
@@ -45,16 +47,13 @@ def training(
     }
 
 
-def sampling(
-    models: list[Any], batch_size: int, count: int, pixels: bool, mesh: Mesh
-) -> dict[str, int]:
+def sampling(models: list[Any], batch_size: int, collected: int, mesh: Mesh) -> dict[str, int]:
     """Return the bytes that drawing needs on each device, by what needs them.
 
     Args:
       models: the networks.
       batch_size: images at once, over all devices.
-      count: all images, which the host collects; 0 leaves them out.
-      pixels: whether these become uint8.
+      collected: bytes of all images, if the host collects them.
       mesh: the devices.
     """
     model, images = models[0], -(-batch_size // sharding.batch_devices(mesh))
@@ -65,8 +64,38 @@ def sampling(
     if isinstance(model, Backbone):
         size = images * model.tokens * model.width * model.dtype.itemsize
         found["their tokens"] = size // mesh.shape["tensor"]
-    if _is_host(mesh) and count:
-        found["all images"] = count * _pixels(model) * (1 if pixels else 4)
+    if _is_host(mesh) and collected:
+        found["all images"] = collected
+    return found
+
+
+def decoding(
+    models: list[Any],
+    autoencoder: Autoencoder,
+    batch_size: int,
+    chunk: int,
+    collected: int,
+    mesh: Mesh,
+) -> dict[str, int]:
+    """Return the bytes that decoding samples needs on each device, by what needs them.
+
+    Args:
+      models, batch_size, collected, mesh: see `sampling`; the networks stay where they are.
+      autoencoder: whole, on each device.
+      chunk: latents that a device decodes at once.
+    """
+    model, images = models[0], -(-batch_size // sharding.batch_devices(mesh))
+    side, leaves = model.image_size, jax.tree.leaves(autoencoder)
+    widest = costs.widest(autoencoder.decoder, (1, side, side, autoencoder.channels))
+    pixels = (side * autoencoder.factor) ** 2 * 3
+    found = {
+        "weights": sum(_on_a_device(sharding.place(m, mesh)) for m in models),
+        "the autoencoder": sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves),
+        "the images of a batch": images * (_pixels(model) + pixels) * 4,
+        "the largest of their features": min(images, chunk) * widest,
+    }
+    if _is_host(mesh) and collected:
+        found["all images"] = collected
     return found
 
 

@@ -1,6 +1,7 @@
 """From labels to images: check what is asked for, and draw it batch by batch."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from sg_jax.parallel import processes, sharding
 from sg_jax.programs import decoding, memory
 from sg_jax.programs.integration import image_keys, integrate, spread
 
+SMALLER = "decode fewer at once (decode_chunk, config.autoencoder.chunk), or draw fewer in a batch"
 MOST_STEPS = 100_000  # float32 spaces the times of so many steps to within a percent
 
 
@@ -170,12 +172,13 @@ def _prepare(
     at_once = min(batch_size or count, count)
     what = f"Drawing {count} images, {at_once} at once,"
     remedy = "draw fewer images in one call, or give a smaller batch_size"
-    memory.check(
-        what,
-        memory.sampling(networks, at_once, count if collected else 0, pixels, place),
-        place,
-        remedy,
-    )
+    decoder = autoencoder if pixels else None
+    whole = count * math.prod(decoding.shape(model, decoder)) * (1 if pixels else 4)
+    kept = whole if collected else 0
+    memory.check(what, memory.sampling(networks, at_once, kept, place), place, remedy)
+    if decoder is not None:
+        needs = memory.decoding(networks, decoder, at_once, decode_chunk, kept, place)
+        memory.check(_decoding_in_words(at_once, decode_chunk), needs, place, SMALLER)
     conditions = model.conditioning.check(labels)
     plan, scales = guidance_lib.plan(guidance, sampler, steps)
     if plan.two_networks and weak_model is None:
@@ -188,8 +191,7 @@ def _prepare(
     weak_model = weak_model if plan.two_networks else None
 
     def draw() -> Iterator[np.ndarray]:
-        on_mesh, weak_on_mesh = model, weak_model
-        decoder = autoencoder if pixels else None
+        on_mesh, weak_on_mesh, on_devices = model, weak_model, decoder
         size = max(1, min(batch_size or len(conditions), len(conditions)))
         if mesh is not None:
             parts = sharding.batch_devices(mesh)
@@ -197,7 +199,7 @@ def _prepare(
             on_mesh, weak_on_mesh = (  # this moves nothing if they are there already
                 jax.device_put(m, sharding.infer(m, mesh)) for m in (model, weak_model)
             )
-            decoder = decoder and decoding.place(decoder, mesh)
+            on_devices = decoder and decoding.place(decoder, mesh)
         static = dict(plan=plan, sampler=sampler, steps=steps, mesh=mesh, chunk=chunk)
         for first in range(0, len(conditions), size):
             part = conditions[first : first + size]
@@ -211,8 +213,13 @@ def _prepare(
                 program = integrate.lower(*arguments, **static).compile()
                 memory.check_program(what, program, place, remedy)
             samples = integrate(*arguments, **static)
-            if decoder is not None:  # NaN stays NaN
-                samples = decoding.decode(decoder, samples, mesh=mesh, chunk=decode_chunk)
+            if on_devices is not None:  # NaN stays NaN
+                if first == 0:
+                    how = dict(mesh=mesh, chunk=decode_chunk)
+                    program = decoding.decode.lower(on_devices, samples, **how).compile()
+                    words = _decoding_in_words(at_once, decode_chunk)
+                    memory.check_program(words, program, place, SMALLER)
+                samples = decoding.decode(on_devices, samples, mesh=mesh, chunk=decode_chunk)
             drawn = processes.to_host(samples)[: len(part)]
             if broken := int(np.sum(~np.isfinite(drawn).all(axis=(1, 2, 3)))):
                 raise UserError(
@@ -225,6 +232,10 @@ def _prepare(
                 progress(first + len(part))
 
     return len(conditions), draw()
+
+
+def _decoding_in_words(images: int, chunk: int) -> str:
+    return f"Decoding {images} images, {min(images, chunk)} at once on a device,"
 
 
 def _sampler(sampler: Any) -> Sampler:

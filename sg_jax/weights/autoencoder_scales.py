@@ -204,7 +204,11 @@ def _known(
         if any(name.startswith(known.beside) for name in beside):
             return known
     texts = [*hints, str(config.get("_name_or_path", ""))[:300]]
-    for known in KNOWN:
-        if any(re.search(known.names, text.lower()) for text in texts):
-            return known if known in possible else None
-    return None
+    found = by_name(texts)
+    return found if found in possible else None
+
+
+def by_name(texts: Iterable[str]) -> Known | None:
+    """Return the published autoencoder that one of some names tells."""
+    lower = [text.lower() for text in texts]
+    return next((k for k in KNOWN if any(re.search(k.names, text) for text in lower)), None)

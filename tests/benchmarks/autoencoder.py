@@ -9,7 +9,6 @@ the attention's products; norms are not counted.
 """
 
 import argparse
-import math
 import time
 
 import jax
@@ -18,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
 
-from sg_jax.costs import compiled, flops
+from sg_jax.costs import autoencoders, compiled, flops
 from sg_jax.costs.chips import devices_of
 from sg_jax.encoders import autoencoder, kl
 
@@ -47,27 +46,11 @@ def main():
             continue
         net = jax.eval_shape(lambda n=network, s=sizes: n(s, dtype, rngs=nnx.Rngs(0)))
         x = jax.ShapeDtypeStruct((given.images, *shape), jnp.float32)
-        work = 2 * macs(jax.make_jaxpr(lambda net, x: net(x))(net, x).jaxpr)
+        work = 2 * autoencoders.traced(net, x.shape)
         run = estimate if given.topology else measure
         found = run(program, net, x, work, given.topology)
         print(f"{name}, {given.images} images of {given.side}: {work / given.images / 1e9:.0f} "
               f"GFLOPs an image, {found}", flush=True)  # fmt: skip
-
-
-def macs(jaxpr):
-    """Return the multiply-adds of all convolutions and products in a program."""
-    total = 0
-    for equation in jaxpr.eqns:
-        for value in equation.params.values():
-            total += macs(value.jaxpr) if hasattr(value, "jaxpr") else 0
-        left, right = (v.aval for v in (equation.invars * 2)[:2])
-        out = equation.outvars[0].aval
-        if equation.primitive.name == "conv_general_dilated":
-            total += out.size * math.prod(right.shape[:3])  # kernels [side, side, in, out]
-        elif equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            total += out.size * math.prod(left.shape[i] for i in contracted)
-    return total
 
 
 def estimate(program, net, x, work, topology):

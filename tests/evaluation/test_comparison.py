@@ -69,6 +69,15 @@ def test_a_comparison_is_written_whole(runs, tmp_path):
             assert line.count("|") in (7, 5 + len(comparison.columns()) + 1)
 
 
+def test_two_decoders_of_a_run_are_two_rows(runs, tmp_path):
+    table.add(runs[1], {key(g, decoder="1f2e"): scores(9.0) for g in (UNGUIDED, SG)})
+    compare.run(runs, tmp_path / "out")
+    text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert "| SG | routing | ω 1.5, γ 0 / 0.75, euler, 40 steps | 2.500 | +45.0%" in text
+    rows = [line for line in text.splitlines() if "decoder 1f2e" in line and "SG" in line]
+    assert len(rows) == 1 and "| 9.000 |" in rows[0]
+
+
 def test_the_page_holds_every_setting_and_every_figure(runs, tmp_path):
     path = compare.run(runs, tmp_path / "out", "python -m sg_jax.main --mode compare")[-1]
     page = path.read_text(encoding="utf-8")

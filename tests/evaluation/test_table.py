@@ -44,6 +44,23 @@ def test_every_setting_reads_back_to_the_last_digit(tmp_path):
     assert table.read(tmp_path / "none") == {}
 
 
+def test_images_of_another_decoder_are_others(tmp_path):
+    """The digest of images without a decoder is that of before there were any."""
+    keys = [
+        dataclasses.replace(KEY, decoder=d, decoder_name=f"/{d}, x.pt") for d in ("", "1f", "2e")
+    ]
+    assert len({*keys, KEY}) == 3 and len({key.digest for key in keys}) == 3
+    assert keys[0] == KEY and keys[0].digest == KEY.digest == "a084f7b5"
+    table.write(tmp_path, dict.fromkeys(keys, MEASURED))
+    assert [key.decoder_name for key in table.read(tmp_path)] == [
+        "/, x.pt",
+        "/1f, x.pt",
+        "/2e, x.pt",
+    ]
+    moved = dataclasses.replace(keys[1], decoder_name="elsewhere")
+    assert table.read(tmp_path)[moved] == MEASURED
+
+
 def test_a_file_cut_short_anywhere_keeps_its_whole_rows(tmp_path):
     path = table.write(tmp_path, {KEY: MEASURED})
     whole = path.read_text()

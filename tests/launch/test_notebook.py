@@ -1,47 +1,125 @@
-"""The notebook runs from its first cell to its last, as a user's kernel would run it."""
+"""The notebooks run from their first cell to their last, as a user's kernel would run them."""
 
 import json
+import os
+import sys
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from published import golden
 from stand_ins import ROOT
 
-PATH = ROOT / "launch" / "digits.ipynb"
+import sg_jax
+
+DIGITS, LATENTS = (ROOT / "launch" / f"{name}.ipynb" for name in ("digits", "latents"))
 SMALL = (
     "--config.train.steps=4", "--config.train.sample_every=0", "--config.evaluate.samples=20",
     "--config.sample.steps=2", "--config.features.epochs=2", "--config.model.width=16",
 )  # fmt: skip
 
 
-def test_it_is_kept_without_outputs():
-    cells = json.loads(PATH.read_text(encoding="utf-8"))["cells"]
+@pytest.fixture
+def run(monkeypatch):
+    """A notebook and what to replace in it, as pairs of texts -> the outputs of its cells."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("XLA_FLAGS", "")
+
+    def execute(path, *changes):
+        text = path.read_text(encoding="utf-8")
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new)
+        notebook = nbformat.reads(text, as_version=4)
+        here = {"metadata": {"path": path.parent}}
+        NotebookClient(notebook, timeout=300, kernel_name="python3", resources=here).execute()
+        return [output for cell in notebook.cells for output in cell.get("outputs", ())]
+
+    return execute
+
+
+def pictures(outputs):
+    return [output for output in outputs if "image/png" in output.get("data", {})]
+
+
+def texts(outputs):
+    return "".join(output.get("text", "") for output in outputs)
+
+
+@pytest.mark.parametrize("path", [DIGITS, LATENTS], ids=lambda path: path.stem)
+def test_it_is_kept_without_outputs(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert len(code) > 5
     assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
 
 
 @pytest.mark.slow
-def test_every_cell_runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    monkeypatch.setenv("XLA_FLAGS", "")
-    text = PATH.read_text(encoding="utf-8")
+def test_every_cell_runs(run, tmp_path):
     flags = [*SMALL, f"--config.data.data_dir={tmp_path / 'data'}"]
-    for old, new in (
+    outputs = run(
+        DIGITS,
         ('RUNS = \\"runs\\"', f"RUNS = '{tmp_path}'"),
         ("FLAGS = []", f"FLAGS = {flags}"),
         ("samples=200", "samples=20"),
         ("steps=20", "steps=2"),
-    ):
-        assert old in text
-        text = text.replace(old, new)
-    notebook = nbformat.reads(text, as_version=4)
-    client = NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": PATH.parent}}
     )
-    client.execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
-    assert len(pictures) == 4
-    assert any("GFLOPs" in output.get("text", "") for output in outputs)
+    assert len(pictures(outputs)) == 4
+    assert "GFLOPs" in texts(outputs)
     assert (tmp_path / "digits" / "sweep_frechet.png").is_file()
+
+
+@pytest.fixture
+def small_weights(tmp_path, make_dit):
+    """What to replace so that the notebook of latents loads small random weights."""
+    autoencoder, network = tmp_path / "sd-vae-ft-small.npz", tmp_path / "network.npz"
+    np.savez(autoencoder, **golden("vae_sd_tiny")[1])
+    model = make_dit(channels=4, learn_sigma=True)
+    np.savez(network, **sg_jax.convert.to_state_dict(model, "sit"))
+    return (
+        ('AUTOENCODER = \\"stabilityai/sd-vae-ft-ema\\"', f"AUTOENCODER = '{autoencoder}'"),
+        ('NETWORK = \\"facebook/DiT-XL-2-256\\"', f"NETWORK = '{network}'"),
+        ('FAMILY = \\"\\"', "FAMILY = 'sit'"),
+        ('ROUTE = \\"2-24\\"', "ROUTE = '1-2'"),
+        ('LABELS = \\"207, 360, 387, 974\\"', "LABELS = '0, 3'"),
+        ("STEPS = 20", "STEPS = 2"),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sliders", [False, True])
+def test_latents_are_drawn_and_decoded(run, small_weights, sliders, tmp_path, monkeypatch):
+    """With stand-ins for the sliders, or, as where ipywidgets is not installed, without them."""
+    stand_in = tmp_path / "modules" / "ipywidgets.py"
+    stand_in.parent.mkdir()
+    stand_in.write_text(SLIDERS if sliders else "raise ImportError('not installed')")
+    monkeypatch.setenv("PYTHONPATH", f"{stand_in.parent}{os.pathsep}{os.pathsep.join(sys.path)}")
+    outputs = run(LATENTS, *small_weights)
+    shown = texts(outputs)
+    assert "4 channels, factor 8, scale 0.18215" in shown
+    assert "4 blocks of width 32, 16 tokens, routes ((1, 2),)" in shown
+    assert len(pictures(outputs)) == 3 + sliders
+    assert ("Draw: 1.75 0.0 0.9 4.0" if sliders else "no sliders without ipywidgets") in shown
+
+
+SLIDERS = """
+def FloatSlider(value, min, max, step, description):
+    assert min <= value <= max
+    return value
+
+class interact_manual:
+    @staticmethod
+    def options(manual_name):
+        def click(function, omega, gamma_strong, gamma_weak, omega_cfg):
+            print(f"{manual_name}: {omega} {gamma_strong} 0.9 {omega_cfg}")
+            function(omega, gamma_strong, 0.9, omega_cfg)
+        return click
+"""
+
+
+@pytest.mark.slow
+def test_nothing_is_downloaded_unless_it_is_asked_for(run):
+    with pytest.raises(CellExecutionError, match=r"sd-vae-ft-ema is not on this machine: tick"):
+        run(LATENTS)

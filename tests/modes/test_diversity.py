@@ -44,7 +44,7 @@ def diversity_of(tmp_path, tiny, mesh_of, monkeypatch):
         )
         mesh, sampler = mesh_of(1, 1), Sampler()
         sampling = dict(steps=2, seed=0, batch_size=12, mesh=mesh, sampler=sampler)
-        experiment = types.SimpleNamespace(image_shape=(8, 8, 3),
+        experiment = types.SimpleNamespace(image_shape=(8, 8, 3), autoencoder=None,
             config=config, mesh=mesh, sampler=sampler, sampling=sampling, model=tiny,
             settings=settings,
         )  # fmt: skip

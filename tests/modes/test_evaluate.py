@@ -64,7 +64,7 @@ def evaluate_of(tmp_path, tiny, make_dit, mesh_of, monkeypatch):
     monkeypatch.setattr(checkpoints, "load", load)
     monkeypatch.setattr(scoring, "open_judge", lambda *args: judge)
 
-    def run(names, **changes):
+    def run(names, autoencoder=None, **changes):
         drawn.clear()
         loaded.clear()
         values = dict(guidance=names, samples=SAMPLES, seeds=(), step=0, columns=COLUMNS)
@@ -76,7 +76,7 @@ def evaluate_of(tmp_path, tiny, make_dit, mesh_of, monkeypatch):
             evaluate=Evaluate(**{**values, **changes}),
         )
         mesh, sampler = mesh_of(1, 1), Sampler()
-        experiment = types.SimpleNamespace(image_shape=(8, 8, 3),
+        experiment = types.SimpleNamespace(image_shape=(8, 8, 3), autoencoder=autoencoder,
             config=config, mesh=mesh, sampler=sampler, settings=SETTINGS, model=tiny,
             training_rates=(0.5, 0.0),
             sampling=dict(steps=2, seed=5, batch_size=BATCH, mesh=mesh, sampler=sampler),
@@ -139,6 +139,25 @@ def test_the_report_keeps_what_was_scored_alike(evaluate_of, tmp_path, capsys, m
     rows = {row["name"]: row["description"] for row in evaluate_of(("sg",))[2]}
     assert list(rows) == ["sg", "unguided", "SG", "ag"]
     assert (rows["sg"], rows["SG"]) == ("ω 2, γ 0 / 0.75", "ω 1.5, γ 0 / 0.75")
+
+
+def test_scores_of_two_decoders_are_apart(evaluate_of, tmp_path, capsys):
+    """Weights that were moved are the same decoder."""
+
+    def decoder(weights, name):
+        return types.SimpleNamespace(fingerprint=lambda: weights, name=name)
+
+    assert len(evaluate_of(("sg",), decoder("1111", "a\nb.pt"))[0]) == 1
+    assert "a\nb.pt (1111)" in (tmp_path / "report.html").read_text("utf-8")
+    assert evaluate_of(("sg",), decoder("1111", "moved/b.pt"))[0] == []
+    capsys.readouterr()
+    scored, _, report = evaluate_of(("unguided",), decoder("2222", "b.pt"))
+    assert len(scored) == 1 and [row["name"] for row in report] == ["unguided"]
+    assert "leaves out 1 settings of scores.csv" in capsys.readouterr().out
+    assert len(evaluate_of(("sg",), decoder("2222", "b.pt"))[0]) == 1
+    found = [(key.decoder, key.decoder_name) for key in table.read(tmp_path)]
+    assert found == [("1111", "a b.pt"), ("2222", "b.pt"), ("2222", "b.pt")]
+    assert len(list((tmp_path / "samples" / "scored").iterdir())) == 3
 
 
 def test_cells_of_a_sweep_are_not_in_the_report(evaluate_of, tmp_path):

@@ -63,6 +63,7 @@ def sweep_of(workdir, tiny, mesh_of, monkeypatch):
         sampling = dict(steps=2, seed=0, batch_size=8, mesh=mesh, sampler=sampler)
         experiment = types.SimpleNamespace(
             image_shape=(8, 8, 3),
+            autoencoder=None,
             config=config,
             mesh=mesh,
             sampler=sampler,

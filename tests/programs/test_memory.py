@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from published import golden
 
+import sg_jax
 from sg_jax.config import experiment, geometry, parsing
 from sg_jax.errors import UserError
 from sg_jax.parallel import sharding
-from sg_jax.programs import memory
+from sg_jax.programs import decoding, memory
 from sg_jax.programs.sampling import sample
 from sg_jax.programs.training import abstract_state
 
@@ -61,6 +63,41 @@ def test_sampling_says_what_it_takes(small, monkeypatch):
         sample(small, np.zeros(5000, int))
     with pytest.raises(UserError, match=r"Drawing 9\d+ images.*smaller batch_size"):
         sample(small, range(10**30))
+
+
+@pytest.fixture(scope="module")
+def tae():
+    """A tiny autoencoder: 16 channels, factor 8."""
+    return sg_jax.load_autoencoder(golden("tae_tiny")[1])
+
+
+def test_decoding_says_what_it_takes(make_small, tae, monkeypatch):
+    """Each of 500 images of 64x64x3, decoded, has as many bytes; floats of them four times that."""
+    model = make_small(channels=tae.channels)
+    needs = memory.decoding([model], tae, 500, 8, 500 * 64 * 64 * 3, sharding.one_device())
+    latents, pixels = 8 * 8 * tae.channels, 64 * 64 * 3
+    assert needs["the images of a batch"] == 500 * (latents + pixels) * 4
+    assert needs["the autoencoder"] == sum(leaf.nbytes for leaf in jax.tree.leaves(tae))
+    assert needs["all images"] == 500 * pixels
+    drawing = memory.sampling([model], 500, 500 * pixels, sharding.one_device())
+    monkeypatch.setattr(memory, "host", lambda: sum(drawing.values()) + 1000)
+    assert sum(needs.values()) > sum(drawing.values()) + 1000
+    with pytest.raises(UserError, match=r"Decoding 500 images, 8 at once .*decode_chunk"):
+        sample(model, np.zeros(500, int), autoencoder=tae)
+    monkeypatch.setattr(memory, "host", lambda: sum(drawing.values()) - 1000)
+    with pytest.raises(UserError, match=r"Drawing 500 images.*all images: 6.14 MB"):
+        sample(model, np.zeros(500, int), autoencoder=tae)
+
+
+@pytest.mark.parametrize("chunk", [2, 8])
+def test_decoding_takes_no_less_than_is_asked_for(make_small, tae, chunk):
+    model, mesh = make_small(channels=tae.channels), sharding.one_device()
+    needs = memory.decoding([model], tae, 8, chunk, 0, mesh)
+    latents = jax.ShapeDtypeStruct((8, 8, 8, tae.channels), jnp.float32)
+    found = decoding.decode.lower(tae, latents, chunk=chunk).compile().memory_analysis()
+    assert needs["the largest of their features"] <= found.temp_size_in_bytes
+    most = found.argument_size_in_bytes + found.output_size_in_bytes
+    assert needs["the images of a batch"] <= most
 
 
 def test_what_the_compiler_finds_is_asked_for_before_a_program_runs(monkeypatch):

@@ -1,0 +1,135 @@
+"""What a dry run says of drawing images, and of scoring them."""
+
+from collections.abc import Mapping
+
+import jax
+from flax import nnx
+
+from sg_jax.config.sections import Config
+from sg_jax.costs import autoencoders, flops
+from sg_jax.costs.machines import Machine
+from sg_jax.data.expected import Expected
+from sg_jax.encoders.classifier import Classifier
+from sg_jax.method import checks
+from sg_jax.method.guidance import Guidance
+from sg_jax.modes.base import Job
+from sg_jax.modes.dry_parts import (
+    Decoder,
+    Lines,
+    bytes_of,
+    data_of,
+    examples_of,
+    gflops,
+    lasting,
+    number,
+    per_image,
+)
+from sg_jax.programs.memory import text
+from sg_jax.weights import decoders
+
+
+def costs_of(job: Job, settings: Mapping[str, Guidance]) -> dict[str, float]:
+    """Return the FLOPs of an image under each setting, without decoding.
+
+    Raises:
+      UserError: the network cannot make the predictions of one.
+    """
+    experiment = job.experiment
+    model, steps = experiment.model, experiment.config.sample.steps
+    found = {}
+    for name, guidance in settings.items():
+        checks.check_setting(model, guidance, key=name)
+        found[name] = steps * flops.sampling_step(
+            model, guidance, full=True, steps=steps, sampler=experiment.sampler
+        )
+    return found
+
+
+def sample(job: Job, on: Machine) -> Lines:
+    """Yield what `--mode sample` reads, computes and writes."""
+    config, decoder = job.experiment.config, Decoder(job)
+    name, count = config.sample.guidance, config.sample.count
+    guidance = job.experiment.settings[name]
+    (work,) = costs_of(job, {name: guidance}).values()
+    networks = 1 + guidance.two_networks
+    yield "read", f"{text(networks * bytes_of(job.experiment.model))} of weights"
+    yield (
+        "compute",
+        f"{gflops(work)} per image: {config.sample.steps} steps, {name} ({guidance.describe()})",
+    )
+    yield from decoder.lines(on)
+    seconds = count * work / on.rate(config.model.dtype) + decoder.seconds(count, on)
+    yield lasting(seconds, on, f"{number(count / seconds)} images/s")
+    size = text(count * decoder.bytes)
+    height, width, channels = decoder.shape
+    if decoder.latents and not decoder.found:
+        yield "write", f"{count:,} latents of {height}x{width}x{channels}: .npz of {size}"
+    else:
+        yield (
+            "write",
+            f"{count:,} images of {height}x{width}x{channels}: PNG files of at most {size}, and "
+            ".npz of at most as much",
+        )
+
+
+def scores(
+    job: Job, on: Machine, settings: Mapping[str, Guidance], samples: int, seeds: int, kept: int = 0
+) -> Lines:
+    """Yield what scoring some settings reads, computes and writes.
+
+    Args:
+      job: with its experiment.
+      on: the chips.
+      settings: by name.
+      samples: images of each, for each seed.
+      seeds: their number.
+      kept: images of each setting that are kept for pictures.
+    """
+    config, decoder = job.experiment.config, Decoder(job)
+    costs, real = costs_of(job, settings), _real(job, decoder.latents)
+    count = samples * seeds
+    yield "read", f"real images: {examples_of(real)}"
+    yield (
+        "compute",
+        f"{per_image(costs.values())} per image: {config.sample.steps} steps, "
+        f"{len(costs)} settings ({', '.join(list(costs)[:4])}{', ...' if len(costs) > 4 else ''})",
+    )
+    yield from decoder.lines(on)
+    classes = config.model.num_classes
+    judge = jax.eval_shape(
+        lambda: Classifier(decoder.shape, classes, config.features, rngs=nnx.Rngs(0))
+    )
+    work = 2.0 * autoencoders.traced(judge, (1, *decoder.shape))
+    epochs = config.features.epochs
+    yield (
+        "compute",
+        f"{gflops(work)} per image, drawn or real: judging. If the judge is not trained yet: "
+        f"{epochs} x {gflops(3 * work)} per real image",
+    )
+    drawn = sum(costs.values()) * count / on.rate(config.model.dtype)
+    drawn += decoder.seconds(count * len(costs), on)
+    compared = min(config.evaluate.references or real.examples, real.examples)
+    judged = count * len(costs) + compared + 3 * epochs * real.examples
+    seconds = drawn + judged * work / on.device.rate("float32")  # one device judges
+    share = "" if real.examples else ", without the real images"
+    yield lasting(seconds, on, f"{len(costs) * count:,} images drawn and judged{share}")
+    yield "note", f"the host holds {text(samples * decoder.bytes)}: all images of a drawing"
+    if kept:
+        size = kept * len(costs) * decoder.bytes
+        yield "write", f"scores.csv, guidance.png, report.html; {text(size)} in samples/scored"
+    else:
+        yield "write", f"{len(costs) * seeds:,} rows of scores.csv, and pictures of them"
+
+
+def _real(job: Job, latents: bool) -> Expected:
+    """Return the real images that drawn ones are compared with."""
+    config: Config = job.experiment.config
+    found = data_of(job)
+    if not latents:
+        return found
+    name, origin = config.evaluate.images, decoders.origin_of(found.source)
+    if name:
+        return data_of(job, name=name)
+    if origin is not None:
+        return data_of(job, **dict(origin.images))
+    return Expected("the images that the latents were made from", config.data.split)

@@ -1,0 +1,79 @@
+"""What a dry run says of training and of exporting what was trained."""
+
+from sg_jax.config import rules
+from sg_jax.config.experiment import Experiment
+from sg_jax.costs import flops
+from sg_jax.costs.machines import Machine
+from sg_jax.modes.base import Job
+from sg_jax.modes.dry_parts import Lines, bytes_of, data_of, gflops, lasting, number
+from sg_jax.programs.memory import text
+from sg_jax.programs.training import abstract_state
+from sg_jax.weights import saver
+
+WORDS = {"model": "weights", "ema": "moving average", "opt_state": "optimizer"}
+WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes
+
+
+def train(job: Job, on: Machine) -> Lines:
+    """Yield what training reads, computes and writes."""
+    experiment = job.experiment
+    config, model = experiment.config.train, experiment.model
+    found, batch = data_of(job), config.batch_size
+    drawn = config.steps * batch
+    if found.examples:
+        passes = f"{drawn / found.examples:,.4g} passes over {found.examples:,}"
+        passes += "" if found.here else ", as published: it is not here"
+    else:
+        passes = "it is not here, so how many passes these are is not known"
+    yield "read", f"{drawn:,} examples, {batch} a step, of {found.name}, {found.split}: {passes}"
+    total, count = 0.0, 0
+    for gamma, steps in stretches(experiment).items():
+        work = flops.training_step(model, gamma, batch, full=True)
+        total, count = total + steps * work, count + steps
+        each = f"{gflops(work)} a step, {gflops(work / batch)} per image"
+        yield "compute", f"{each}: {steps:,} steps at γ {gamma:g}"
+    seconds = total / on.rate(experiment.config.model.dtype)
+    yield lasting(seconds, on, f"{number(count / seconds)} steps/s")
+    yield "write", checkpoints(experiment)
+
+
+def stretches(experiment: Experiment) -> dict[float, int]:
+    """Return how many steps are trained at each sparsity rate."""
+    config = experiment.config.train
+    begins = [(0, experiment.objective.gamma), *((int(s), g) for s, g in config.gammas)]
+    ends = [first for first, _ in begins[1:]] + [config.steps]
+    found: dict[float, int] = {}
+    for (first, gamma), end in zip(begins, ends, strict=True):
+        if steps := min(end, config.steps) - min(first, config.steps):
+            found[gamma] = found.get(gamma, 0) + steps
+    return found
+
+
+def checkpoints(experiment: Experiment) -> str:
+    """Return the sizes of the checkpoints of a training in words."""
+    config = experiment.config
+    state = abstract_state(
+        experiment.make_model, experiment.tx, experiment.mesh, config.train.ema_decays
+    )
+    sizes = {name: bytes_of(tree) for name, tree in saver.parts_of(state).items()}
+    listed = ", ".join(f"{WORDS.get(name, name)} {text(n)}" for name, n in sizes.items())
+    latest, last, *multiples = rules.kept(config)
+    forever = multiples[0] if multiples else range(0)
+    others = {step for steps in (latest, last) for step in steps if step not in forever}
+    kept, size = len(forever) + len(others), sum(sizes.values())
+    return (
+        f"{kept} checkpoints that are kept, {text(kept * size)}, and one more while it is saved: "
+        f"{text(size)} each ({listed}), {text(size - sizes['opt_state'])} without the optimizer, "
+        "before compression"
+    )
+
+
+def export(job: Job, on: Machine) -> Lines:
+    """Yield what exporting reads and writes."""
+    given, model = job.options, job.experiment.model
+    size = bytes_of(model)
+    width = WIDTHS.get(given["dtype"], 4)
+    yield "read", f"{given['weights']} of a checkpoint, {text(size)} in float32"
+    yield "write", f"{text(size * width // 4)} in {given['dtype']}, to {given['to']}"
+    if given["push"]:
+        yield "write", f"the same to {given['push']} on the hub"
