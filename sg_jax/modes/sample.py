@@ -61,7 +61,6 @@ def draw(experiment: Experiment, workdir: str) -> epath.Path:
         setting = experiment.settings[config.guidance]
         guidance = measure.resolved(experiment, setting, workdir, step)
         weak_model = checkpoints.load_weak(guidance, workdir, **how)
-    log(f"Draw {config.count} images: {config.guidance} ({guidance.describe()}).")
     progress = Progress(0, config.count, 1, unit="image")
     key = table.Key(
         guidance=guidance,
@@ -90,6 +89,9 @@ def draw(experiment: Experiment, workdir: str) -> epath.Path:
     folder = files.path(workdir) / "samples"
     written = folder / f"{name}{'.npz' if latents else '.png'}"
     columns = min(len(cycle), 10, config.count)
+    if processes.is_writer() and not latents:
+        files.check_writable(folder / name)
+    log(f"Draw {config.count} images: {config.guidance} ({guidance.describe()}).")
     if processes.is_writer():
         shape = experiment.image_shape
         first: list[np.ndarray] = []

@@ -52,7 +52,9 @@ def explain(error: BaseException, workdir: str = "") -> str:
         number, path = _system(cause)
         if number in CAUSES and (direct or number in OUTSIDE):
             what, remedy = CAUSES[number]
-            return f"{path or workdir or 'A file'}: {what}. {remedy} {KEPT}"
+            # Who removes a folder may name its parts only.
+            place = os.path.join(workdir, path) if path else workdir  # an absolute path stays
+            return f"{place or 'A file'}: {what}. {remedy} {KEPT}"
         if isinstance(cause, MemoryError) or number == errno.ENOMEM:
             return f"The memory of this machine is used up ({one_line(cause)}). {MEMORY}"
         if DEVICE.search(str(cause)):

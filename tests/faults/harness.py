@@ -366,7 +366,7 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
 
 def is_one_sentence(text: str) -> bool:
     """Whether a command ended with one `Error: ...` line and no traceback."""
-    lines = [line for line in text.splitlines() if "Error: " in line]
+    lines = [line for line in text.splitlines() if "Error: " in line and "Warning: " not in line]
     return len(lines) == 1 and lines[0].startswith("Error: ") and "Traceback" not in text
 
 
