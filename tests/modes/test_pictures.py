@@ -96,5 +96,5 @@ def test_pictures_in_pictures_out(pictures, weights, call, tmp_path, capsys):
     assert [row["name"] for row in report] == ["unguided", "cfg", "sg"]
     assert all(np.isfinite(row["frechet"]) for row in report)
     call("--mode=export", f"--workdir={run}", "--to", exported)
-    call("--mode=sample", f"--workdir={exported}")
+    call("--mode=sample", f"--workdir={exported}", f"--config.autoencoder.path={weights}")
     np.testing.assert_array_equal(drawn(exported, "sg", 5), images["sg"])
