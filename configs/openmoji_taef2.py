@@ -18,8 +18,8 @@ def get_config():
                 sample_every=600,
             ),
             checkpoint=dict(every=300, keep_period=800),
-            sample=dict(guidance="sg", steps=20, batch_size=50, count=110),
-            features=dict(width=16, features=64, epochs=20, mirror=True),
-            evaluate=dict(samples=550, columns=11),
+            sample=dict(guidance="sg", steps=16, batch_size=55, count=110),
+            features=dict(width=16, features=32, epochs=12, mirror=True),
+            evaluate=dict(samples=330, columns=11),
         )
     )
