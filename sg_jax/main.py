@@ -21,8 +21,9 @@ if __name__ == "__main__":
 import jax
 
 from sg_jax.config import geometry, help, parsing, record, tree, trust
+from sg_jax.config.sections import Config
 from sg_jax.costs import chips, machines
-from sg_jax.data import identity
+from sg_jax.data import identity, prepare
 from sg_jax.data.sources import open_source, options_of
 from sg_jax.errors import UserError
 from sg_jax.modes import MODES, dry_run
@@ -130,7 +131,7 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
     names = [option.name for option in (*FLAGS, *mode.options)]
     config = parsing.parse(rest, given.config, of_run, names)
     checked = tree.check(config)
-    recorded = mode.recorded and record.is_run(workdir) and "latents" in record.data_of(workdir)
+    recorded = mode.recorded and record.is_run(workdir) and _says_enough(checked, workdir)
     known = geometry.is_known(config) or not mode.network
     needs_data = not known or (mode.data and not recorded and not given.dry)
     if given.config is None:  # then it is the run's own
@@ -173,6 +174,14 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
         files.tidy(workdir)
     _keep_programs(workdir)
     return mode.run(job)
+
+
+def _says_enough(config: Config, workdir: str) -> bool:
+    """Return whether a run's record replaces its data: that of latents says what decodes them."""
+    known, data = record.data_of(workdir), config.data
+    if known.get("latents") and not config.autoencoder.path:
+        return not prepare.is_prepared(data.name, data.data_dir)
+    return "latents" in known
 
 
 def _check_flags(mode: Mode, rest: Sequence[str]) -> None:

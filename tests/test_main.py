@@ -323,6 +323,30 @@ def test_a_dry_run_needs_no_data_where_the_shapes_are_known(capsys):
     assert "Parameters: 3" in capsys.readouterr().out
 
 
+def test_latents_are_opened_to_know_what_decodes_them_unless_the_command_says_it(
+    tmp_path, monkeypatch
+):
+    from sg_jax import main
+    from sg_jax.config import parsing, record
+    from sg_jax.data import latents
+    from sg_jax.modes import base
+
+    seen = []
+    mode = base.Mode("ask", "ask", lambda job: seen.append(job.source) or [], recorded=True)
+    monkeypatch.setitem(base.MODES, "ask", mode)
+    latent = np.random.default_rng(0).standard_normal((2, 2, 4), np.float32)
+    latents.write([(latent, 0)] * 2, str(tmp_path), "small", 2)
+    config = parsing.merge({"data": {"name": "small", "data_dir": str(tmp_path)}})
+    config.model.update(image_size=2, channels=4, num_classes=2, depth=1, width=8, heads=2, patch=1)
+    record.write(tmp_path / "run", config, ("a", "b"), {"latents": True})
+    given = ["main", "--mode=ask", f"--workdir={tmp_path / 'run'}"]
+    main.main(given)
+    main.main([*given, "--config.autoencoder.path=some.npz"])
+    (tmp_path / "small").rename(tmp_path / "away")
+    main.main(given)
+    assert [source and source.name for source in seen] == ["small", None, None]
+
+
 def test_the_process_fails_with_the_message_alone(call, tmp_path):
     done = call("--workdir", str(tmp_path / "run"), "--config.train.batch_size=0")
     assert done.returncode == 2

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from etils import epath
+
 from sg_jax.data import partial
 from sg_jax.errors import UserError, nearest, one_line, shown
 from sg_jax.runs import files
@@ -36,7 +38,7 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
     """
     import tensorflow_datasets as tfds
 
-    root = files.path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    root = _root(data_dir)
     try:
         files.children(root)
     except OSError as cause:
@@ -76,8 +78,8 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
 
 
 def is_prepared(name: str, data_dir: str | os.PathLike) -> bool:
-    """Return whether a data set is in a folder, so that opening it writes nothing."""
-    return bool(NAME.fullmatch(name)) and _find(name, files.path(data_dir)) is not None
+    """Return whether a data set is in a folder, "" for TFDS's own: opening it writes nothing."""
+    return bool(NAME.fullmatch(name)) and _find(name, _root(data_dir)) is not None
 
 
 def remedy(cause: str) -> str:
@@ -85,6 +87,10 @@ def remedy(cause: str) -> str:
     if "ermission denied" in cause:
         return "let this user read it"
     return "delete its folder and prepare or copy the data set again"
+
+
+def _root(data_dir: str | os.PathLike | None) -> epath.Path:
+    return files.path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def _find(name: str, root: Any) -> Any:

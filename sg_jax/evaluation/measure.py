@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import io
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ from sg_jax.programs.sampling import sample
 from sg_jax.runs import arrays, files
 from sg_jax.runs.progress import Progress, log
 from sg_jax.weights import checkpoints
+
+OFTEN = 10.0  # seconds between two lines of progress within a drawing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,9 +197,19 @@ def _draw_all(
 
 
 def _drawer(experiment, model, weak_model, key: Key) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that draws the images of a key for given labels."""
+    """Return a function that draws the images of a key for given labels, and says how far it is."""
     how = {**experiment.sampling, "seed": key.seed}
-    return lambda labels: sample(model, labels, key.guidance, weak_model=weak_model, **how)
+
+    def draw(labels: np.ndarray) -> np.ndarray:
+        progress = Progress(0, len(labels), 1, unit="image")
+
+        def told(done: int) -> None:
+            if done < len(labels) and time.perf_counter() - progress.time > OFTEN:
+                progress.update(done)
+
+        return sample(model, labels, key.guidance, weak_model=weak_model, progress=told, **how)
+
+    return draw
 
 
 def resolved(
