@@ -128,6 +128,11 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
     """Complete and check the config of a command, then run its mode."""
     workdir = job.workdir
     of_run = (lambda: record.read(workdir)[0]) if _may_be_run(workdir) else None
+    if of_run is None and workdir and given.config is None:
+        raise UserError(
+            f"--config is missing, and --workdir={workdir} has no run: give an experiment, such as "
+            "configs/digits.py, or the folder of a run."
+        )
     names = [option.name for option in (*FLAGS, *mode.options)]
     config = parsing.parse(rest, given.config, of_run, names)
     checked = tree.check(config)
