@@ -71,3 +71,9 @@ def test_files_are_short_enough_to_be_read():
 def test_the_first_line_of_a_file_says_what_it_holds():
     for name, path in FILES.items():
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), name
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """Without packages, pytest imports only the first of them."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert not {name for name in names if names.count(name) > 1}
