@@ -75,7 +75,5 @@ def test_the_first_line_of_a_file_says_what_it_holds():
 
 def test_no_two_files_of_tests_have_one_name():
     """Without packages, pytest imports only the first of them."""
-    names = [
-        path.name for path in (PACKAGE.parent / "tests").rglob("*.py") if path.name != "conftest.py"
-    ]
+    names = [path.name for path in (PACKAGE.parent / "tests").rglob("test_*.py")]
     assert not {name for name in names if names.count(name) > 1}
