@@ -26,6 +26,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry as file_systems
 from orbax.checkpoint._src.path import gcs_utils
 
+from sg_jax.data.sources import open_source
 from sg_jax.models.dit import DiT
 from sg_jax.parallel import sharding
 
@@ -110,6 +111,14 @@ def mesh_of():
         return sharding.make_mesh(data=data, fsdp=fsdp, devices=jax.devices()[: data * fsdp])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def digits_dir(tmp_path_factory):
+    """Return a folder with the digits prepared; copy it before changing anything."""
+    folder = tmp_path_factory.mktemp("tfds")
+    open_source("digits", "train", str(folder))
+    return folder
 
 
 @pytest.fixture

@@ -32,6 +32,11 @@ class Captions(Protocol):
     def __getitem__(self, i: int, /) -> tuple[str, ...]: ...
 
 
+def of(source: Any) -> Captions | None:
+    """Return the captions of a source, if it has some; see `data.sources.Source`."""
+    return getattr(source, "captions", None)
+
+
 def texts(found: Any) -> tuple[str, ...]:
     """Return what a column holds, a text or several, as captions without empty ones.
 

@@ -77,8 +77,7 @@ def is_here(name: str, data_dir: str = "") -> bool:
         return hf_source.on_disk(name)
     if pictures.claims(name):
         return files.path(name).exists()
-    root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return prepare.is_prepared(name, root)
+    return prepare.is_prepared(name, data_dir)
 
 
 def _size(source: Any) -> int:

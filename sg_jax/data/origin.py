@@ -44,6 +44,11 @@ def write(folder: epath.Path, origin: Origin) -> None:
     files.write_atomically(folder / NAME, content.encode())
 
 
+def of(source: Any) -> Origin | None:
+    """Return what a data set of latents says about itself, if it does."""
+    return getattr(source, "origin", None)
+
+
 def read(folder: Any) -> Origin | None:
     """Return what the file in a folder says; None if there is none.
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from sg_jax.data.captions import Chosen
+from sg_jax.data import captions
+from sg_jax.data import origin as origins
 from sg_jax.data.checks import unreadable
 from sg_jax.errors import UserError
 from sg_jax.runs import files
@@ -40,12 +41,12 @@ class Without:
     class_names = property(lambda self: self.source.class_names)
     latents = property(lambda self: self.source.latents)
     posterior = property(lambda self: self.source.posterior)
-    origin = property(lambda self: getattr(self.source, "origin", None))
+    origin = property(lambda self: origins.of(self.source))
 
     @property
-    def captions(self) -> Chosen | None:
-        found = getattr(self.source, "captions", None)
-        return None if found is None else Chosen(found, self.ids)
+    def captions(self) -> "captions.Captions | None":
+        found = captions.of(self.source)
+        return None if found is None else captions.Chosen(found, self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -12,6 +12,7 @@ import numpy as np
 
 from sg_jax.config.sections import Config
 from sg_jax.data import identity
+from sg_jax.data import origin as origins
 from sg_jax.data.sources import Source, open_source, options_of
 from sg_jax.encoders.classifier import Recipe
 from sg_jax.errors import UserError
@@ -109,7 +110,7 @@ def of_images(config: Config, source: Source, side: int) -> tuple[Config, Source
     """
     if not source.latents:
         return config, source
-    origin, name = getattr(source, "origin", None), config.evaluate.images
+    origin, name = origins.of(source), config.evaluate.images
     if not name and origin is None:
         raise UserError(
             f"config.data.name={source.name!r} contains latents, and nothing says which images "

@@ -8,6 +8,7 @@ from flax import nnx
 from sg_jax.config.sections import Config
 from sg_jax.costs import autoencoders, flops
 from sg_jax.costs.machines import Machine
+from sg_jax.data import origin as origins
 from sg_jax.data.expected import Expected
 from sg_jax.encoders.classifier import Classifier
 from sg_jax.method import checks
@@ -16,7 +17,6 @@ from sg_jax.modes.base import Job
 from sg_jax.modes.dry_parts import (
     Decoder,
     Lines,
-    bytes_of,
     data_of,
     examples_of,
     gflops,
@@ -24,8 +24,7 @@ from sg_jax.modes.dry_parts import (
     number,
     per_image,
 )
-from sg_jax.programs.memory import text
-from sg_jax.weights import decoders
+from sg_jax.programs.memory import bytes_of, text
 
 
 def costs_of(job: Job, settings: Mapping[str, Guidance]) -> dict[str, float]:
@@ -127,7 +126,7 @@ def _real(job: Job, latents: bool) -> Expected:
     found = data_of(job)
     if not latents:
         return found
-    name, origin = config.evaluate.images, decoders.origin_of(found.source)
+    name, origin = config.evaluate.images, origins.of(found.source)
     if name:
         return data_of(job, name=name)
     if origin is not None:

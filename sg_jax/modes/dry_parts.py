@@ -4,8 +4,6 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import jax
-
 from sg_jax.costs import autoencoders
 from sg_jax.costs.machines import Machine, speed, words
 from sg_jax.data.expected import Expected, look
@@ -16,11 +14,6 @@ from sg_jax.programs.memory import text
 from sg_jax.weights import autoencoder_shapes, decoders
 
 Lines = Iterator[tuple[str, str]]  # "read", "compute", "time", "write" or "note", and what
-
-
-def bytes_of(tree: Any) -> int:
-    """Return the bytes of a tree of arrays or shapes."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def gflops(work: float) -> str:

@@ -5,8 +5,8 @@ from sg_jax.config.experiment import Experiment
 from sg_jax.costs import flops
 from sg_jax.costs.machines import Machine
 from sg_jax.modes.base import Job
-from sg_jax.modes.dry_parts import Lines, bytes_of, data_of, gflops, lasting, number
-from sg_jax.programs.memory import text
+from sg_jax.modes.dry_parts import Lines, data_of, gflops, lasting, number
+from sg_jax.programs.memory import bytes_of, text
 from sg_jax.programs.training import abstract_state
 from sg_jax.weights import saver
 

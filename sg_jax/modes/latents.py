@@ -19,7 +19,7 @@ from etils import epath
 
 from sg_jax.config import tree
 from sg_jax.config.sections import Config
-from sg_jax.data import identity, latent_check, latents, pictures
+from sg_jax.data import captions, identity, latent_check, latents, pictures
 from sg_jax.data.latent_shards import Unfinished
 from sg_jax.data.npy import read_npy
 from sg_jax.data.sources import Source, open_source, options_of
@@ -125,7 +125,7 @@ def encode(config: Config, source: Source, given: Any) -> epath.Path:
         seed=encoding.seed,
         background=config.data.background,
         per_file=given["per_file"],
-        captions=getattr(source, "captions", None) is not None,
+        captions=captions.of(source) is not None,
     )
     unfinished = Unfinished(
         place,
@@ -235,7 +235,7 @@ def _tell(given: Any) -> None:
     """Say how to train on the data set."""
     source = open_source(given["name"], "train", given["to"])
     shape = "x".join(map(str, source.image_shape))
-    also = ", with captions" if getattr(source, "captions", None) else ""
+    also = ", with captions" if captions.of(source) else ""
     log(f"{len(source)} latents of {shape}, {source.num_classes} classes{also}. Train on them with")
     log(f"  --config.data.name={source.name} --config.data.data_dir={given['to']}")
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from sg_jax.data import captions
 from sg_jax.data.sources import Source
 from sg_jax.encoders.autoencoder import Autoencoder
 from sg_jax.errors import UserError
@@ -126,6 +127,5 @@ class Encoding:
 
 def _example(source: Source, i: int) -> dict[str, Any]:
     """Return example `i` with its captions, if the source has some."""
-    captions = getattr(source, "captions", None)
-    found = source[i]
-    return found if captions is None else {**found, "captions": list(captions[i])}
+    texts, found = captions.of(source), source[i]
+    return found if texts is None else {**found, "captions": list(texts[i])}

@@ -85,18 +85,23 @@ def decoding(
       chunk: latents that a device decodes at once.
     """
     model, images = models[0], -(-batch_size // sharding.batch_devices(mesh))
-    side, leaves = model.image_size, jax.tree.leaves(autoencoder)
+    side = model.image_size
     widest = costs.widest(autoencoder.decoder, (1, side, side, autoencoder.channels))
     pixels = (side * autoencoder.factor) ** 2 * 3
     found = {
         "weights": sum(_on_a_device(sharding.place(m, mesh)) for m in models),
-        "the autoencoder": sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves),
+        "the autoencoder": bytes_of(autoencoder),
         "the images of a batch": images * (_pixels(model) + pixels) * 4,
         "the largest of their features": min(images, chunk) * widest,
     }
     if _is_host(mesh) and collected:
         found["all images"] = collected
     return found
+
+
+def bytes_of(tree: Any) -> int:
+    """Return the bytes of a tree of arrays or shapes, over all devices."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def check(what: str, needs: Mapping[str, int], mesh: Mesh, remedy: str) -> None:

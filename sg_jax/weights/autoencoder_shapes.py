@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sg_jax.config.sections import Config
+from sg_jax.data import origin as origins
 from sg_jax.data.sources import Source
 from sg_jax.encoders import kl
 from sg_jax.encoders.autoencoder import Autoencoder
@@ -30,7 +31,7 @@ def find(config: Config, source: Source | None = None) -> Autoencoder:
       decoders.Missing: nothing names it, or neither it nor its family is known here.
       UserError: its weights are here, but cannot be loaded.
     """
-    origin = decoders.origin_of(source)
+    origin = origins.of(source)
     path = config.autoencoder.path or (origin.autoencoder if origin else "")
     if not path:
         raise decoders.Missing(f"Nothing names the autoencoder: {decoders.REMEDY}.")

@@ -29,6 +29,7 @@ from sg_jax.method.guidance import Guidance
 from sg_jax.method.presets import Named
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
+from sg_jax.programs import memory
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
 from sg_jax.weights import integrity
@@ -162,7 +163,7 @@ def read(folder: epath.Path, wanted: dict[str, Any], mesh: Mesh) -> dict[str, An
     arrays = {part: leaves for part, leaves in wanted.items() if leaves is not None}
     check_shapes(folder, arrays, verified, numbers=wanted.keys() - arrays)
     for part, leaves in arrays.items():
-        integrity.check_size(folder, part, sum(x.size * x.dtype.itemsize for x in leaves.values()))
+        integrity.check_size(folder, part, memory.bytes_of(leaves))
     with _reading(folder, verified):
         return ocp.load_checkpointables(folder, wanted)
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from sg_jax.config.sections import Config
+from sg_jax.data import origin as origins
 from sg_jax.data.origin import Origin
 from sg_jax.encoders.autoencoder import Autoencoder
 from sg_jax.errors import UserError
@@ -22,14 +23,9 @@ class Missing(UserError):
     """Report that latents cannot be decoded until the user gives an autoencoder."""
 
 
-def origin_of(source: Any) -> Origin | None:
-    """Return what a data set of latents says about itself, if it does."""
-    return getattr(source, "origin", None)
-
-
 def is_known(config: Config, source: Any) -> bool:
     """Return whether something names the autoencoder of a source's latents."""
-    return bool(config.autoencoder.path) or origin_of(source) is not None
+    return bool(config.autoencoder.path) or origins.of(source) is not None
 
 
 def load(config: Config, path: str = "") -> Autoencoder:
@@ -53,7 +49,7 @@ def of_latents(config: Config, source: Any) -> Autoencoder:
       Missing: nothing names it, or the data set names a file that is not there.
       UserError: it cannot be read, or is another than the latents were made by.
     """
-    origin, said = origin_of(source), config.autoencoder.path
+    origin, said = origins.of(source), config.autoencoder.path
     if not is_known(config, source):
         raise Missing(
             f"config.data.name={source.name!r} contains latents, and nothing says what decodes "

@@ -14,13 +14,6 @@ from sg_jax.main import main
 from sg_jax.modes import data
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tfds")
-    open_source("digits", "train", str(folder))
-    return folder
-
-
 @pytest.fixture
 def quick(monkeypatch):
     """Return the settings that were measured; only two are, and in a fraction of a second."""
@@ -42,9 +35,9 @@ def _row(workers, rate):
     return dict(workers=workers, threads=1, images_per_second=rate, times_consumption=times)
 
 
-def _command(data_dir, *arguments):
+def _command(digits_dir, *arguments):
     given = ("--config", "configs/digits.py", "--mode", "data", "--config.sample.batch_size=96")
-    fast = (f"--config.data.data_dir={data_dir}", "--config.bench.repeats=3")
+    fast = (f"--config.data.data_dir={digits_dir}", "--config.bench.repeats=3")
     main(["main", *given, *fast, *arguments])
 
 
@@ -67,8 +60,8 @@ def test_advice_follows_the_ratios():
     assert "nothing tried is faster" in alone and "image_size" not in alone
 
 
-def test_a_given_consumption_needs_no_step(data_dir, tmp_path, quick, capsys):
-    _command(data_dir, "--workdir", str(tmp_path), "--config.bench.images_per_second=128")
+def test_a_given_consumption_needs_no_step(digits_dir, tmp_path, quick, capsys):
+    _command(digits_dir, "--workdir", str(tmp_path), "--config.bench.images_per_second=128")
     written = json.loads((tmp_path / "data_bench.json").read_text())
     assert written["consumption"] == dict(
         images_per_second=128, steps_per_second=2, measured_on=None
@@ -83,10 +76,10 @@ def test_a_given_consumption_needs_no_step(data_dir, tmp_path, quick, capsys):
 
 
 @pytest.mark.slow
-def test_the_step_is_measured_otherwise(data_dir, quick, capsys):
+def test_the_step_is_measured_otherwise(digits_dir, quick, capsys):
     given = parsing.merge(
         dict(
-            data=dict(data_dir=str(data_dir)),
+            data=dict(data_dir=str(digits_dir)),
             model=dict(depth=2, width=8, heads=2, patch=4),
             objective=dict(gamma=0.0),
             train=dict(batch_size=16),
@@ -94,7 +87,7 @@ def test_the_step_is_measured_otherwise(data_dir, quick, capsys):
             mesh=dict(data=1),
         )
     )
-    source = open_source("digits", "train", str(data_dir))
+    source = open_source("digits", "train", str(digits_dir))
     completed = geometry.complete(given, source.image_shape, source.num_classes)
     result = data.measure(experiment.build(completed, jax.devices()[:1]), source)
     need = result["consumption"]
@@ -120,19 +113,19 @@ def test_the_fastest_step_of_training_is_what_counts(monkeypatch):
     assert timed == [0.75]
 
 
-def test_a_negative_consumption_is_an_error(data_dir):
+def test_a_negative_consumption_is_an_error(digits_dir):
     with pytest.raises(UserError, match=r"config\.bench\.images_per_second=-1\.0 must be at least"):
-        _command(data_dir, "--config.bench.images_per_second=-1")
+        _command(digits_dir, "--config.bench.images_per_second=-1")
 
 
-def test_every_example_of_a_split_can_be_read(data_dir, tmp_path, capsys):
-    _command(data_dir, "--check", "train[:1100]", "test[:7]")
+def test_every_example_of_a_split_can_be_read(digits_dir, tmp_path, capsys):
+    _command(digits_dir, "--check", "train[:1100]", "test[:7]")
     out = capsys.readouterr().out
     assert "All 1,100 examples of split 'train[:1100]' can be read." in out
     assert "All 7 examples of split 'test[:7]' can be read." in out
     with pytest.raises(UserError, match=r"^--check tset is not a split of 'digits'.*'test'\?"):
-        _command(data_dir, "--check", "tset")
-    shutil.copytree(data_dir, tmp_path / "copy")
+        _command(digits_dir, "--check", "tset")
+    shutil.copytree(digits_dir, tmp_path / "copy")
     (shard,) = (tmp_path / "copy").glob("digits/1.0.0/*test*")
     data = bytearray(shard.read_bytes())
     for place in (20_000, 60_000):

@@ -32,14 +32,6 @@ def weights(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def digits_dir(tmp_path_factory):
-    """A folder with the digits prepared."""
-    folder = tmp_path_factory.mktemp("tfds")
-    open_source("digits", "train", str(folder))
-    return folder
-
-
 @pytest.fixture
 def encode(weights, digits_dir, tmp_path):
     """Flags -> the data set of the latents of some digits, in tmp_path."""
