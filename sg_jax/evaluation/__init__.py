@@ -2,7 +2,14 @@
 
 In the order of understanding:
 
-    distances    of two sets of features; statistics that batches are merged into
+    rows         features of many samples, read in blocks
+    statistics   mean and scatter, which batches are merged into; the Fréchet distance
+    predictions  sums over a classifier's predictions; the Inception Score
+    pairs        programs over all pairs of samples, on the devices
+    neighbours   precision and recall
+    kernel       the Kernel Inception Distance
+    sliced       the Monge Inception Distance
+    distances    all of these under their public names
     metrics      one row per metric: what it is computed from, how it prints, how to read it
     results      a setting's scores over seeds
     reading      the real images, in batches

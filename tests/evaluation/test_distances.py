@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sg_jax.errors import UserError
-from sg_jax.evaluation import distances
+from sg_jax.evaluation import neighbours
 from sg_jax.evaluation.distances import (
     Manifold,
     Statistics,
@@ -128,7 +128,7 @@ def test_precision_recall_equals_loops_in_any_block_size(k, monkeypatch):
     expected = _brute_force(fake, real, k), _brute_force(real, fake, k)
     assert 0 < min(expected) and max(expected) < 1  # a case that can fail
     assert precision_recall(real, fake, k) == expected
-    monkeypatch.setattr(distances, "BLOCK_ENTRIES", 50)  # 2 rows at a time
+    monkeypatch.setattr(neighbours, "POINTS", 2)
     assert precision_recall(real, fake, k) == expected
 
 
