@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sg_jax.programs.sampling import sample, sample_batches
     from sg_jax.weights import convert
     from sg_jax.weights.autoencoders import load_autoencoder
+    from sg_jax.weights.encoders import load_encoder
     from sg_jax.weights.networks import load
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ __all__ = [
     "convert",
     "load",
     "load_autoencoder",
+    "load_encoder",
     "sample",
     "sample_batches",
     "settings",
@@ -50,6 +52,7 @@ _HOME = {
     "convert": "weights.convert",
     "load": "weights.networks",
     "load_autoencoder": "weights.autoencoders",
+    "load_encoder": "weights.encoders",
     "sample": "programs.sampling",
     "sample_batches": "programs.sampling",
     "settings": "config.record",

@@ -9,7 +9,6 @@ that the network itself returns.
 """
 
 import functools
-import hashlib
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from sg_jax.encoders.convolutions import in_parts
+from sg_jax.encoders.judges import as_array, hashed
 from sg_jax.encoders.tiles import in_tiles
 from sg_jax.errors import UserError, is_whole, shown
 
@@ -100,12 +100,7 @@ class Autoencoder(nnx.Module):
 
     def fingerprint(self) -> str:
         """Return a hash of all weights and of the scale: 16 hexadecimal digits."""
-        found = hashlib.sha256(repr((self.scale, self.shift, self.factor)).encode())
-        for path, leaf in jax.tree_util.tree_leaves_with_path((self.encoder, self.decoder)):
-            array = np.asarray(leaf)
-            found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-            found.update(array.tobytes())
-        return found.hexdigest()[:16]
+        return hashed((self.scale, self.shift, self.factor), (self.encoder, self.decoder))
 
     def _tile(self, tile: Any) -> int | None:
         """Return the side of a tile in pixels of latents."""
@@ -126,7 +121,7 @@ class Autoencoder(nnx.Module):
                 f"{self.name} has only the {other}: load the {half} too, by giving the folder "
                 "that has both files."
             )
-        array = x if isinstance(x, jax.Array) else _array(what, x)
+        array = as_array(what, x)
         if not jnp.issubdtype(array.dtype, jnp.floating):
             how = ": convert uint8 images by x / 127.5 - 1" if what == "images" else ""
             raise UserError(f"{what} must be floats, not {array.dtype}{how}.")
@@ -139,13 +134,6 @@ class Autoencoder(nnx.Module):
                 f"{factor}, the autoencoder's factor: crop or resize them."
             )
         return array.astype(jnp.float32)
-
-
-def _array(what: str, x: Any) -> np.ndarray:
-    try:
-        return np.asarray(x)
-    except Exception:  # of lists of different lengths, and of whatever else it is
-        raise UserError(f"{what} must be one array, not {shown(x)}.") from None
 
 
 def _whole(name: str, value: Any) -> Any:

@@ -28,7 +28,7 @@ class Conv(nnx.Module):
     Args:
       inputs: channels in.
       outputs: channels out.
-      side: of the kernel.
+      side: of the kernel, or its height and width.
       dtype: what the factors are rounded to.
       stride: 2 halves the sides.
       padding: rows and columns of zeros before and after; by default they keep the sides.
@@ -41,7 +41,7 @@ class Conv(nnx.Module):
         self,
         inputs: int,
         outputs: int,
-        side: int,
+        side: int | tuple[int, int],
         dtype: jnp.dtype,
         *,
         rngs: nnx.Rngs,
@@ -51,8 +51,9 @@ class Conv(nnx.Module):
         wide: bool = False,
     ):
         self.dtype, self.stride, self.wide = dtype, stride, wide
-        self.padding = (side // 2, side // 2) if padding is None else padding
-        kernel = KERNEL_INIT(rngs.params(), (side, side, inputs, outputs))
+        sides = (side, side) if isinstance(side, int) else side
+        self.padding = tuple((n // 2, n // 2) if padding is None else padding for n in sides)
+        kernel = KERNEL_INIT(rngs.params(), (*sides, inputs, outputs))
         self.kernel = nnx.Param(kernel.astype(dtype))
         self.bias: Any = nnx.Param(jnp.zeros((outputs,))) if bias else None
 
@@ -62,7 +63,7 @@ class Conv(nnx.Module):
             x.astype(self.dtype),
             self.kernel[...],
             (self.stride, self.stride),
-            (self.padding, self.padding),
+            self.padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             precision=precision_of(self.dtype),
             preferred_element_type=jnp.float32,

@@ -8,12 +8,10 @@ ones are rows with numbers as names. Ours are paths such as encoder/levels/0/blo
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from sg_jax.encoders import kl, tae
 from sg_jax.errors import UserError, shown
-
-Shapes = Mapping[str, tuple[int, ...]]
+from sg_jax.weights.filling import Shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,11 +210,3 @@ def tae_name(path: str, prefix: str, numbers: list[str]) -> str:
         "shortcut": lambda: "skip.",
     }[rest[0]]() if rest else ""  # fmt: skip
     return f"{prefix}{numbers[int(layer)]}.{inner}{'bias' if leaf == 'bias' else 'weight'}"
-
-
-def described(value: Any) -> tuple[int, ...]:
-    """Return the shape of an array or tensor, () of anything else."""
-    try:
-        return tuple(int(n) for n in value.shape)
-    except Exception:  # whatever the value is; reported when it is read
-        return ()

@@ -1,21 +1,18 @@
 """How an autoencoder's latents are scaled: given, in config.json, or known by its name."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
-from sg_jax.errors import FLOAT32, TINY, UserError, is_number, is_whole, nearest, one_line, shown
-from sg_jax.runs import arrays, files
+from sg_jax.errors import FLOAT32, TINY, UserError, is_number, is_whole, nearest, shown
 
 OPTIONS = ("scale", "shift", "groups", "dtype")
 DTYPES = ("float32", "bfloat16")
 CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 GROUPS = 32
-LONGEST_CONFIG = 1_000_000  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,27 +54,9 @@ class Setup:
     dtype: jnp.dtype
 
 
-def read_config(folder: Any) -> dict[str, Any]:
-    """Return the config.json of an autoencoder's folder; {} if there is none, or another's.
-
-    Raises:
-      UserError: it cannot be read.
-    """
-    path = files.path(folder) / "config.json"
-    if not path.exists():
-        return {}
-    try:
-        content = arrays.read_bytes(path)
-        if len(content) > LONGEST_CONFIG:
-            raise ValueError(f"{len(content):,} bytes")
-        config = json.loads(content)
-    except Exception as cause:  # damaged files raise many kinds
-        raise UserError(
-            f"{path} cannot be read as JSON ({one_line(cause)}): it must be what diffusers writes "
-            "beside the weights, so copy it again."
-        ) from None
-    ours = isinstance(config, dict) and not {"_class_name", "scaling_factor"}.isdisjoint(config)
-    return config if ours else {}
+def of_autoencoder(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a config, or {} if it is none of an autoencoder."""
+    return {} if {"_class_name", "scaling_factor"}.isdisjoint(config) else config
 
 
 def check_options(overrides: Mapping[str, Any]) -> None:

@@ -3,23 +3,20 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from sg_jax.encoders import kl, tae
 from sg_jax.encoders.autoencoder import Autoencoder
-from sg_jax.errors import UserError, nearest, one_line, plain, shown
+from sg_jax.errors import UserError, plain, shown
 from sg_jax.weights import autoencoder_names as published
 from sg_jax.weights import autoencoder_scales as scales
-from sg_jax.weights import autoencoder_sources as sources
-from sg_jax.weights import state_dict
-from sg_jax.weights.checkpoints import named, unnamed
-from sg_jax.weights.tensors import Tensor
+from sg_jax.weights import filling, places, state_dict
+from sg_jax.weights.checkpoints import named
 
 KL: dict[str, Callable[..., Any]] = {"encoder": kl.Encoder, "decoder": kl.Decoder}
 TAE: dict[str, Callable[..., Any]] = {"encoder": tae.Encoder, "decoder": tae.Decoder}
@@ -68,11 +65,12 @@ def load_autoencoder(source: str | os.PathLike | Mapping, **overrides: Any) -> A
     given = {name: value if name == "dtype" else plain(value) for name, value in overrides.items()}
     given = {name: value for name, value in given.items() if value is not None}
     scales.check_options(given)
-    found = sources.find(source)
+    found = places.find(source)
+    found.config = dict(scales.of_autoencoder(found.config))
     weights = _merged(found)
     names = [name for name in weights if isinstance(name, str)]
     prefix = published.prefix_of(names, found.label)
-    shapes = {name: published.described(weights[name]) for name in names}
+    shapes = {name: filling.described(weights[name]) for name in names}
     if prefix is None:
         halves, names_of = _tiny(shapes, found.label)
     else:
@@ -116,7 +114,7 @@ def _without_weights(network: Callable[..., Any], sizes: Any, dtype: jnp.dtype) 
     return jax.eval_shape(lambda: network(sizes, dtype, rngs=nnx.Rngs(0)))
 
 
-def _merged(found: sources.Found) -> Mapping[str, Any]:
+def _merged(found: places.Found) -> Mapping[str, Any]:
     """Return the weights of one file, or of two under names that begin with the file's."""
     files = {start: state_dict.unwrapped(file) for start, file in found.files.items()}
     only = next(iter(files.values()))
@@ -129,7 +127,7 @@ def _merged(found: sources.Found) -> Mapping[str, Any]:
     return {f"{start}{n}": value for start, file in files.items() for n, value in file.items()}
 
 
-def _tiny(shapes: published.Shapes, label: str) -> tuple[Halves, Names]:
+def _tiny(shapes: filling.Shapes, label: str) -> tuple[Halves, Names]:
     """Return the halves of a tiny autoencoder, and from our paths to published names."""
     halves: Halves = {}
     rows: dict[str, tuple[str, list[str]]] = {}
@@ -150,7 +148,7 @@ def _tiny(shapes: published.Shapes, label: str) -> tuple[Halves, Names]:
     return halves, lambda path: published.tae_name(path, *rows[path.split("/")[0]])
 
 
-def _kl(shapes: published.Shapes, groups: int, label: str) -> tuple[Halves, Names]:
+def _kl(shapes: filling.Shapes, groups: int, label: str) -> tuple[Halves, Names]:
     """Return the halves of an AutoencoderKL, and from our paths to published names."""
     if "bn.running_mean" in shapes:
         raise UserError(
@@ -183,68 +181,30 @@ def _filled(
     networks: Mapping[str, Any],
     names_of: Names,
     prefix: str,
-    shapes: published.Shapes,
+    shapes: filling.Shapes,
     weights: Mapping[str, Any],
     label: str,
 ) -> dict[str, Any]:
     """Return the networks with their weights; raise unless these are all there are, and fit."""
-    leaves = named(dict(networks))
-    wanted = {path: prefix + names_of(path) for path in leaves}
-    _check(wanted, leaves, prefix, shapes, label)
-    ours: dict[str, jax.Array] = {}
-    for path, name in wanted.items():
-        array = _array(name, weights[name], label)
-        if path.endswith("/kernel"):
-            array = array.reshape(*array.shape, *(1,) * (4 - array.ndim)).transpose(2, 3, 1, 0)
-        ours[path] = jnp.asarray(np.ascontiguousarray(array), leaves[path].dtype)
-    return unnamed(ours, dict(networks))
+    recipes = {
+        path: _recipe(path, prefix + names_of(path), leaf.shape)
+        for path, leaf in named(dict(networks)).items()
+    }
+    strangers = _strangers(shapes, prefix)
+    found = {name: weights[name] for name in shapes}
+    return filling.filled(dict(networks), recipes, found, strangers, label, "its autoencoder")
 
 
-def _array(name: str, value: Any, label: str) -> np.ndarray:
-    """Return one of the weights as float32."""
-    try:
-        if isinstance(value, Tensor):
-            value = value.numpy()
-        array = next(iter(state_dict.arrays({name: value}).values()))
-        state_dict.check_finite({name: array})
-    except UserError as error:
-        raise UserError(f"{label}: {error}") from None
-    except Exception as cause:  # damaged files raise many kinds
-        raise UserError(
-            f"{label}: {name!r} cannot be read ({one_line(cause)}), so the file is damaged: copy "
-            "or download it again."
-        ) from None
-    return array
+def _recipe(path: str, name: str, shape: tuple[int, ...]) -> filling.Recipe:
+    """Return how a leaf is made of the array with a name; kernels may lack sides of 1."""
+    if not path.endswith("/kernel"):
+        return filling.Recipe((name,), ([shape],), lambda x: x)
+    whole = (shape[3], shape[2], *shape[:2])
+    allowed = [whole, whole[:2]] if whole[2:] == (1, 1) else [whole]
+    return filling.Recipe((name,), (allowed,), lambda x: x.reshape(whole).transpose(2, 3, 1, 0))
 
 
-def _check(
-    wanted: Mapping[str, str],
-    leaves: Mapping[str, Any],
-    prefix: str,
-    shapes: published.Shapes,
-    label: str,
-) -> None:
-    if missing := [name for name in wanted.values() if name not in shapes]:
-        raise UserError(
-            f"{label} has no {missing[0]!r}, and {len(missing) - 1} others are missing."
-            + nearest(missing[0], _strangers(wanted.values(), shapes, prefix))
-        )
-    if left := _strangers(wanted.values(), shapes, prefix):
-        raise UserError(
-            f"{label} has {shown(left[0])}, which its autoencoder would not use, and "
-            f"{len(left) - 1} others: it is another network than AutoencoderKL or a tiny one."
-        )
-    for path, name in wanted.items():
-        shape = leaves[path].shape
-        if len(shape) == 4:
-            shape = (shape[3], shape[2], *shape[:2])
-        if shapes[name] not in (shape, shape[:2] if shape[2:] == (1, 1) else shape):
-            raise UserError(
-                f"{label}: {name!r} has the shape {shapes[name]}, but the others ask for {shape}."
-            )
-
-
-def _strangers(used: Iterable[str], shapes: published.Shapes, prefix: str) -> list[str]:
-    """Return the names of a half, or of the convolutions around latents, that are not used."""
+def _strangers(shapes: filling.Shapes, prefix: str) -> list[str]:
+    """Return the names of a half, or of the convolutions around latents."""
     starts = tuple(prefix + start for start in ("encoder.", "decoder.", *published.QUANT.values()))
-    return sorted(name for name in shapes.keys() - set(used) if name.startswith(starts))
+    return [name for name in shapes if name.startswith(starts)]

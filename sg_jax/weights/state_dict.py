@@ -12,7 +12,7 @@ from sg_jax.errors import UserError, shown
 # Keys under which trainers store a state dict, the best first. Moving averages come before weights.
 AVERAGES = (
     "ema", "ema_state_dict", "params_ema", "ema_model", "model_ema", "ema_params", "ema_net",
-    "net_ema", "shadow",
+    "net_ema", "shadow", "teacher",
 )  # fmt: skip
 WRAPPERS = (
     *AVERAGES, "model", "model_state_dict", "state_dict", "params", "module", "net", "network",
@@ -44,23 +44,23 @@ def arrays(weights: Mapping) -> dict[str, np.ndarray]:
             "weights must map names to arrays, as module.state_dict() does, but this is a "
             f"{type(weights).__name__}."
         )
-    return {name: _array(weights, key) for name, key in _keys(weights).items()}
+    return {name: _array(weights, key) for name, key in keys(weights).items()}
 
 
 def names(weights: Mapping) -> list[str]:
     """Return the plain names of the arrays that `arrays` would return, without reading them."""
     inner = unwrapped(weights)
-    return list(_keys(inner)) if isinstance(inner, Mapping) else []
+    return list(keys(inner)) if isinstance(inner, Mapping) else []
 
 
 def shape(weights: Mapping, name: str) -> tuple[int, ...]:
     """Return the shape of the array with a plain name, without reading it; () if there is none."""
     inner = unwrapped(weights)
-    key = _keys(inner).get(name) if isinstance(inner, Mapping) else None
+    key = keys(inner).get(name) if isinstance(inner, Mapping) else None
     return () if key is None else tuple(getattr(inner[key], "shape", ()))
 
 
-def _keys(weights: Mapping) -> dict[str, Any]:
+def keys(weights: Mapping) -> dict[str, Any]:
     """Return the key of each array by its plain name."""
     plain = {key: _plain(str(key)) for key in weights if not _is_counter(weights, key)}
     averaged = any(average for _, average in plain.values())

@@ -15,7 +15,7 @@ from tensor_files import safetensors
 
 import sg_jax
 from sg_jax.errors import UserError
-from sg_jax.weights import autoencoder_sources
+from sg_jax.weights import places
 from sg_jax.weights.tensors import Budget, Storage, Tensor
 
 SD = dict(scale=0.18215)
@@ -231,7 +231,7 @@ def test_folders_that_mean_no_or_several_files(tmp_path, tiny):
 
 
 def test_of_several_formats_one_is_chosen():
-    choose = autoencoder_sources.choose
+    choose = places.choose
     repository = ["config.json", "taesd_encoder.pth", "taesd_decoder.pth", "a/b.bin"]
     assert choose(repository, "x") == ["taesd_decoder.pth", "taesd_encoder.pth"]
     both = [*repository, "taesd_encoder.safetensors", "taesd_decoder.safetensors"]

@@ -1,6 +1,7 @@
-"""Where an autoencoder's weights are: a file, a folder, a hub id, or a mapping."""
+"""Where a published network's weights are: a file, a folder, a hub id, or a mapping."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -8,13 +9,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sg_jax.errors import UserError, is_text, one_line, shown
-from sg_jax.runs import files
+from sg_jax.runs import arrays, files
 from sg_jax.runs.progress import log
-from sg_jax.weights import autoencoder_scales, reading
+from sg_jax.weights import reading
 
-PREFERRED = "diffusion_pytorch_model"  # diffusers' name for the weights in a folder
+# The names of the weights in a folder of diffusers and of transformers.
+PREFERRED = ("diffusion_pytorch_model", "model", "pytorch_model")
 HUB_ID = r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*(/[\w.\-]+)*"
 MOST_FILES = 20_000  # of a repository on the hub
+LONGEST_CONFIG = 1_000_000  # bytes
+AUTOENCODER = "stabilityai/sd-vae-ft-ema"
 
 
 @dataclasses.dataclass
@@ -26,7 +30,7 @@ class Found:
       files: the mappings of one file, or of an encoder's and a decoder's, by what their names begin
         with in messages.
       config: of config.json, or {}.
-      hints: names by which a published autoencoder is known.
+      hints: names by which a published network is known.
     """
 
     label: str
@@ -35,8 +39,12 @@ class Found:
     hints: list[str] = dataclasses.field(default_factory=list)
 
 
-def find(source: Any) -> Found:
+def find(source: Any, example: str = AUTOENCODER) -> Found:
     """Read a source; its arrays are read later.
+
+    Args:
+      source: where the weights are.
+      example: of a hub id, for messages.
 
     Raises:
       UserError: there is none, it cannot be read, or it may mean several files.
@@ -62,7 +70,7 @@ def find(source: Any) -> Found:
         return _from_hub(text)
     raise UserError(
         f"{path} does not exist: give a file of weights ({', '.join(reading.SUFFIXES)}), a folder "
-        "with one, or a hub id such as stabilityai/sd-vae-ft-ema."
+        f"with one, or a hub id such as {example}."
     )
 
 
@@ -84,14 +92,15 @@ def choose(names: Iterable[str], label: str) -> list[str]:
     by_stem: dict[str, str] = {}  # the same weights in several formats: the first of SUFFIXES
     for name in sorted(candidates, key=lambda n: reading.SUFFIXES.index(os.path.splitext(n)[1])):
         by_stem.setdefault(os.path.splitext(name)[0], name)
-    preferred = [name for stem, name in by_stem.items() if stem.endswith(PREFERRED)]
+    usual = [p for p in PREFERRED if any(pathlib.PurePath(s).name == p for s in by_stem)]
+    preferred = [n for s, n in by_stem.items() if usual and pathlib.PurePath(s).name == usual[0]]
     found = preferred or sorted(by_stem.values())
     if len(found) == 1 or (len(found) == 2 and _swapped(found[1]) == os.path.splitext(found[0])[0]):
         return found
     if not found:
         raise UserError(
             f"{label} has no file of weights ({', '.join(reading.SUFFIXES)}): give the folder or "
-            "the file of an autoencoder."
+            "the file of a network."
         )
     raise UserError(
         f"{label} has several files of weights, {', '.join(found[:8])}: give the one to load, or "
@@ -134,7 +143,7 @@ def _read(paths: list[Any], label: str) -> Found:
     return Found(
         label if len(paths) != 1 else str(paths[0]),
         {f"{path.name}: ": reading.read(path) for path in paths},
-        autoencoder_scales.read_config(folder),
+        read_config(folder),
         [*names, folder.name, generic],
     )
 
@@ -168,3 +177,25 @@ def _from_hub(text: str) -> Found:
         ) from None
     found = _read(paths[: len(chosen)], text)
     return dataclasses.replace(found, label=text, hints=[identifier.lower(), *found.hints])
+
+
+def read_config(folder: Any) -> dict[str, Any]:
+    """Return the config.json of a network's folder; {} if there is none, or it has no mapping.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    path = files.path(folder) / "config.json"
+    if not path.exists():
+        return {}
+    try:
+        content = arrays.read_bytes(path)
+        if len(content) > LONGEST_CONFIG:
+            raise ValueError(f"{len(content):,} bytes")
+        config = json.loads(content)
+    except Exception as cause:  # damaged files raise many kinds
+        raise UserError(
+            f"{path} cannot be read as JSON ({one_line(cause)}): it must be what is published "
+            "beside the weights, so copy it again."
+        ) from None
+    return config if isinstance(config, dict) else {}
