@@ -91,15 +91,16 @@ def _run(argv: Sequence[str]) -> None:
     _check_flags(mode, rest)
     if not mode.handles_stop:
         processes.end_by_sigterm()
-    if mode.workdir and not given.workdir and not given.dry:
-        raise UserError("--workdir is missing: give the folder of the run, such as runs/digits.")
     options = {option.name: getattr(given, option.name) for option in mode.options}
+    free = any(options[name] for name in mode.unless)
+    if mode.workdir and not (given.workdir or given.dry or free):
+        raise UserError("--workdir is missing: give the folder of the run, such as runs/digits.")
     job = Job(given.workdir, shlex.join(argv[1:]), options)
     if not given.dry and (given.chips or given.mfu is not None):
         name = "chips" if given.chips else "mfu"
         raise UserError(f"--{name} has no effect: it is for --dry-run.")
     dry = given.dry and mode.dry is not None
-    if any(options[name] for name in mode.unless) or not (mode.config or dry):
+    if free or not (mode.config or dry):
         names = [o.name for o in (*FLAGS, *mode.options)]
         if mode.keys:
             config = parsing.parse(rest, given.config, tree.defaults, names)

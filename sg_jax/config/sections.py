@@ -10,10 +10,10 @@ import dataclasses
 from collections.abc import Mapping
 
 from sg_jax.config import tuples
+from sg_jax.config.measuring import MOST_IMAGES, Diversity, Evaluate, Features, Sweep
 from sg_jax.data.section import Data
-from sg_jax.encoders.classifier import Recipe
 from sg_jax.errors import ALWAYS, CONTINUED, Settings, declared_in, setting
-from sg_jax.method.guidance import WEAK_LABELS, Guidance
+from sg_jax.method.guidance import Guidance
 from sg_jax.method.objective import FlowMatching
 from sg_jax.method.prediction import PREDICTIONS
 from sg_jax.method.sampler import Sampler
@@ -26,8 +26,6 @@ from sg_jax.programs.decoding import AT_ONCE
 from sg_jax.programs.health import DIVERGED
 from sg_jax.programs.optimizer import Optimizer
 from sg_jax.programs.sampling import MOST_STEPS
-
-MOST_IMAGES = 10_000_000  # that a command draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,55 +191,6 @@ class Sample(Settings):
     chunk: int = setting(-1, "tokens a device runs at once; 0: all, -1: the best for it", low=-1)
     labels: tuple = setting((), "classes to draw; empty: each in turn", rule=tuples.labels)
     count: int = setting(64, "number of images", low=1, high=MOST_IMAGES)
-
-
-@dataclasses.dataclass(frozen=True)
-class Features(Recipe):
-    """The network whose hidden layer measures images: how to train it, and where to keep it."""
-
-    SECTION = "config.features"
-
-    path: str = setting("", ".npz file that runs share; empty: the run's own classifier.npz")
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluate(Settings):
-    """What --mode evaluate scores."""
-
-    SECTION = "config.evaluate"
-
-    guidance: tuple = setting(("unguided", "cfg", "sg"), "guidance settings", rule=tuples.names)
-    samples: int = setting(1000, "images per setting and seed", low=10, high=MOST_IMAGES)
-    seeds: tuple = setting((), "of noise and token ids; empty: config.seed", rule=tuples.seeds)
-    step: int = setting(0, "which checkpoint; 0: the latest", low=0)
-    images: str = setting(
-        "", "data set that decoded latents are compared with; empty: the one they were made from"
-    )
-    references: int = setting(0, "real images to compare with; 0: all", rule=tuples.references)
-    columns: int = setting(10, "classes shown in the picture", low=1, high=1000)
-
-
-@dataclasses.dataclass(frozen=True)
-class Sweep(Settings):
-    """The grid that --mode sweep scores; a cell is one guidance setting."""
-
-    SECTION = "config.sweep"
-
-    gamma_strong: tuple = setting((0.0, 0.25, 0.5, 0.75), "rates", rule=tuples.numbers_in(0, 1))
-    gamma_weak: tuple = setting((0.0, 0.25, 0.5, 0.75, 0.9), "rates", rule=tuples.numbers_in(0, 1))
-    scale: tuple = setting((1.25, 1.5, 1.75, 2.0), "omegas", rule=tuples.numbers_in(0))
-    weak_label: str = setting("same", "condition of the weak prediction", options=WEAK_LABELS)
-    samples: int = setting(1000, "images per cell", low=10, high=MOST_IMAGES)
-
-
-@dataclasses.dataclass(frozen=True)
-class Diversity(Settings):
-    """What --mode diversity compares with unguided images."""
-
-    SECTION = "config.diversity"
-
-    guidance: tuple = setting(("cfg", "sg"), "guidance settings", rule=tuples.names)
-    samples: int = setting(1000, "images per setting", low=10, high=MOST_IMAGES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,9 @@ import numpy as np
 from sg_jax.errors import FLOAT32, INT32, is_number, is_whole, nearest, shown
 
 THEN = ("sample", "evaluate")  # modes that may follow training
+METRICS = (  # of images, by name; `evaluation.metrics` says what they are
+    "frechet", "fid", "sfid", "is", "fd_dinov2", "kid", "mind", "precision", "recall", "accuracy",
+)  # fmt: skip
 
 
 def numbers_in(low: float, high: float = FLOAT32) -> Callable[[Any], str]:
@@ -65,6 +68,15 @@ def names(values: Any) -> str:
     texts = isinstance(values, tuple) and all(isinstance(v, str) for v in values)
     if not texts or not values:
         return "must name at least one guidance setting."
+    return f"must not name {twice!r} twice." if (twice := _twice(values)) else ""
+
+
+def metrics(values: Any) -> str:
+    """Allow names of metrics, each only once."""
+    wrong = [v for v in values if v not in METRICS] if isinstance(values, tuple) else [values]
+    if wrong:
+        hint = nearest(wrong[0], METRICS)
+        return f"may contain {', '.join(METRICS)}, not {shown(wrong[0])}.{hint}"
     return f"must not name {twice!r} twice." if (twice := _twice(values)) else ""
 
 

@@ -83,7 +83,7 @@ def open_pictures(
     classes: str = "",
 ) -> PictureSource:
     """Open one split; see `data.sources.open_source`."""
-    files = _files(name)
+    files = files_at(name)
     arranged = layout.arrange(files, name, classes)
     ids, labels = arranged.select(name, split)
     captions, captioned, told = of_files(files, name)
@@ -103,15 +103,24 @@ def open_pictures(
     return with_shape(source, channels)
 
 
-def _files(name: str) -> Files:
-    """Return the images at a path, one or more."""
+def files_at(name: str, key: str = "config.data.name", other: str = "a data set of TFDS") -> Files:
+    """Return the images at a path, one or more.
+
+    Args:
+      name: a folder or an archive.
+      key: what it is called in messages.
+      other: what else could have been given.
+
+    Raises:
+      UserError: there are none, or they cannot be read.
+    """
     if paths.is_remote(name):
         raise UserError(
-            f"config.data.name={name!r} is in a bucket: mount it, by gcsfuse say, and give the "
+            f"{key}={name!r} is in a bucket: mount it, by gcsfuse say, and give the "
             "folder where it is mounted, or copy the images to a disk."
         )
-    named = f"config.data.name={shown(name)}"
-    neither = f"{named} is neither a data set of TFDS nor images"
+    named = f"{key}={shown(name)}"
+    neither = f"{named} is neither {other} nor images"
     path = pathlib.Path(paths.absolute(name))
     try:
         if not path.exists():

@@ -26,7 +26,7 @@ from sg_jax.errors import UserError
 from sg_jax.evaluation import comparison, figures, method_figures, report, style
 from sg_jax.evaluation.comparison import IMAGE_COST, Point
 from sg_jax.evaluation.figures import Line, Spot
-from sg_jax.evaluation.metrics import METRICS, QUALITY, drawable
+from sg_jax.evaluation.metrics import drawable
 from sg_jax.evaluation.pictures import INK
 from sg_jax.runs import files
 from sg_jax.runs.records import read_metrics, training_seconds
@@ -75,7 +75,9 @@ def run(
     }
     drawn = {
         "cost.png": front(known) if known else None,
-        "gain.png": method_figures.gain(gains, names) if gains else None,
+        "gain.png": method_figures.gain(gains, names, comparison.ranked_by(last))
+        if gains
+        else None,
         "weak.png": method_figures.weak_steps(known),
         "training.png": over_training(comparison.measured(points), metrics),
     }
@@ -94,7 +96,7 @@ def run(
         reference=report.Reference(real_images=key.references, compared=key.compared),
         command=command,
         pictures=pictures,
-        metrics=comparison.columns(),
+        metrics=comparison.columns(last),
     )
     table = files.write_atomically(folder / "table.md", text.encode())
     return [*(path for path, _ in pictures), table, page]
@@ -114,7 +116,7 @@ def front(points: Sequence[Point]) -> "Figure":
         for p in points
     ]
     colours = style.hues(sorted({p.method for p in points})) | {"unguided": INK}
-    return figures.front(spots, IMAGE_COST, METRICS[QUALITY], colours)
+    return figures.front(spots, IMAGE_COST, comparison.ranked_by(points), colours)
 
 
 def over_training(
@@ -139,7 +141,7 @@ def over_training(
             losses.append(Line(name, x, [r["loss"] for r in records]))
             scores += _over_checkpoints(points, name, times, unit)
     axis = f"time of training ({UNITS[unit]})"
-    return figures.training(losses, scores, axis=axis) if losses else None
+    return figures.training(losses, scores, comparison.ranked_by(points), axis) if losses else None
 
 
 def _seconds(records: list[dict[str, Any]]) -> dict[int, float]:
@@ -178,8 +180,8 @@ def _ordered(points: Sequence[Point]) -> list[Point]:
 
 def markdown(points: Sequence[Point], best: Mapping[str, Mapping[str, Point]], gains: Gains) -> str:
     """Return two tables: the best setting of each method, and every setting."""
-    key, metric = points[0].key, METRICS[QUALITY]
-    columns = comparison.columns()
+    key, metric = points[0].key, comparison.ranked_by(points)
+    columns = comparison.columns(points)
     lines = [
         f"{key.samples:,} generated against {key.references:,} real images, feature network "
         f"{key.features}; mean ± standard deviation over seeds.",

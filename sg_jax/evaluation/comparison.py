@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from sg_jax.errors import UserError
-from sg_jax.evaluation import table
-from sg_jax.evaluation.metrics import COST, METRICS, QUALITY, RESULT, Metric, Scores, drawable
+from sg_jax.evaluation import metrics, table
+from sg_jax.evaluation.metrics import COST, METRICS, RESULT, Metric, Scores, drawable
 from sg_jax.evaluation.results import SettingResult
 from sg_jax.evaluation.table import Key
 from sg_jax.method.guidance import WEAK_LABELS, Guidance
@@ -53,15 +53,20 @@ class Point:
         return dataclasses.replace(found, scores={**found.scores, IMAGE_COST.name: whole})
 
     @property
+    def metric(self) -> Metric:
+        """The metric that settings are ranked by."""
+        return metrics.quality(self.scores.values())
+
+    @property
     def quality(self) -> float:
         """Mean of the metric that settings are ranked by; NaN if it was not measured."""
-        value = self.result.scores.get(QUALITY)
+        value = self.result.scores.get(self.metric.name)
         return math.nan if value is None else value
 
     @property
     def deviation(self) -> float:
         """Standard deviation of the quality over seeds; 0 for one."""
-        return self.result.deviations.get(QUALITY) or 0.0
+        return self.result.deviations.get(self.metric.name) or 0.0
 
     @property
     def cost(self) -> float:
@@ -95,12 +100,12 @@ class Point:
 
         Seeds are compared one by one, because with the same seed both start from the same noise.
         """
-        shares = []
+        shares, name = [], self.metric.name
         for seed, scores in self.scores.items():
-            mine, other = scores.get(QUALITY), baseline.scores.get(seed, {}).get(QUALITY)
+            mine, other = scores.get(name), baseline.scores.get(seed, {}).get(name)
             if mine is None or not other:
                 continue
-            share = METRICS[QUALITY].better * (mine / other - 1)
+            share = self.metric.better * (mine / other - 1)
             if drawable(np.array(share)):
                 shares.append(share)
         if not shares:
@@ -108,9 +113,16 @@ class Point:
         return float(np.mean(shares)), float(np.std(shares, ddof=1)) if len(shares) > 1 else 0.0
 
 
-def columns() -> list[Metric]:
-    """Return the metrics of a table of points, with the cost of an image instead of a step."""
-    every = [metric for metric in METRICS.values() if metric.needs != RESULT]
+def ranked_by(points: Sequence[Point]) -> Metric:
+    """Return the metric that the settings of some points are ranked by."""
+    return metrics.quality([scores for point in points for scores in point.scores.values()])
+
+
+def columns(points: Sequence[Point]) -> list[Metric]:
+    """Return the metrics that were measured, with the cost of an image instead of a step."""
+    found = {ranked_by(points).name, COST}
+    found |= {n for p in points for each in p.scores.values() for n in each if each[n] is not None}
+    every = [m for m in METRICS.values() if m.needs != RESULT and m.name in found]
     return [IMAGE_COST if metric.name == COST else metric for metric in every]
 
 
@@ -224,7 +236,7 @@ def best_of_methods(points: Sequence[Point]) -> dict[str, dict[str, Point]]:
 
 
 def _rank(point: Point) -> tuple[int, float]:
-    return -len(point.scores), -METRICS[QUALITY].better * point.quality
+    return -len(point.scores), -point.metric.better * point.quality
 
 
 def measured(points: Sequence[Point]) -> list[Point]:

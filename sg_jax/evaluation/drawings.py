@@ -18,8 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from etils import epath
 
-from sg_jax.evaluation import pictures
+from sg_jax.evaluation import image_sets, pictures
 from sg_jax.runs import files
+from sg_jax.runs.progress import log
 
 SHOWN = 200  # most images of a picture
 THREADS = 8  # that encode and write images
@@ -75,6 +76,36 @@ def writing(
             np.lib.format.write_array_header_1_0(array, header)
             yield add
         assert done == len(labels), f"{done} of {len(labels)} images"
+
+
+class Kept:
+    """All images of an evaluation, for evaluators of others: FOLDER/000000.png and so on.
+
+    Args:
+      folder: where to write.
+      as_npz: whether FOLDER.npz follows at the end, as ADM's evaluator reads it (arr_0).
+    """
+
+    def __init__(self, folder: epath.Path, as_npz: bool):
+        self._folder, self._as_npz = folder, as_npz
+        files.check_writable(folder)
+
+    def add(self, images: np.ndarray, first: int) -> None:
+        """Write images uint8 [b, H, W, C], of which the first one has the number `first`."""
+        names = [self._folder / f"{first + i:06d}.png" for i in range(len(images))]
+        with ThreadPoolExecutor(THREADS, "pictures") as pool:
+            list(pool.map(_write_png, images, names))
+
+    def finish(self, count: int) -> None:
+        """Write the .npz, if it is wanted, and say where all are; there are `count` images."""
+        where = [self._folder]
+        if self._as_npz:
+            found = image_sets.open_images(self._folder)
+            path = self._folder.with_suffix(".npz")
+            with files.writing(path) as file, zipfile.ZipFile(file, "w") as archive:
+                image_sets.write(archive, found.batches(), (count, *found.image_shape))
+            where.append(path)
+        log(f"All images are kept: {' and '.join(map(str, where))}.")
 
 
 def save_grid(images: np.ndarray, columns: int, path: str | os.PathLike) -> epath.Path:

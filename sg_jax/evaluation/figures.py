@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sg_jax.errors import UserError
-from sg_jax.evaluation.metrics import METRICS, QUALITY, Metric, drawable
+from sg_jax.evaluation.metrics import METRICS, Metric, drawable
 from sg_jax.evaluation.pictures import INK
 from sg_jax.evaluation.style import (
     BESIDE,
@@ -149,7 +149,7 @@ class Line:
 def training(
     losses: Sequence[Line],
     scores: Sequence[Line] = (),
-    metric: Metric = METRICS[QUALITY],
+    metric: Metric = METRICS["frechet"],
     axis: str = STEPS,
 ) -> "Figure":
     """Draw the loss of one or more runs over training, and a metric beside it if there is one.

@@ -3,36 +3,28 @@
 workdir/scores.csv            one row per setting and seed; settings in it are skipped, unless
                               a metric that can be measured is missing
 workdir/samples/scored/*.npy  the first images of a setting, for pictures
+workdir/samples/scored/*.part what an interrupted drawing has found until then
 """
 
 import dataclasses
 import functools
-import io
 import os
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from etils import epath
 
 from sg_jax.config import record
 from sg_jax.config.experiment import Experiment
-from sg_jax.costs import flops
-from sg_jax.errors import UserError, one_line
-from sg_jax.evaluation import scoring, table
-from sg_jax.evaluation.metrics import METRICS, Drawing, Scores
+from sg_jax.errors import UserError
+from sg_jax.evaluation import scored, table
+from sg_jax.evaluation.judge import Judge
+from sg_jax.evaluation.metrics import Scores
 from sg_jax.evaluation.table import Key
 from sg_jax.method import checks, early
-from sg_jax.method import guidance as guidance_lib
 from sg_jax.method.guidance import Guidance
 from sg_jax.parallel import processes
-from sg_jax.programs.sampling import sample
-from sg_jax.runs import arrays, files
-from sg_jax.runs.progress import Progress, log
+from sg_jax.runs.progress import log
 from sg_jax.weights import checkpoints
-
-OFTEN = 10.0  # seconds between two lines of progress within a drawing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +49,7 @@ class Found:
 
 def run(
     experiment: Experiment,
-    judge: scoring.Judge | None,
+    judge: Judge,
     workdir: str | os.PathLike,
     guidances: Sequence[Guidance],
     *,
@@ -68,12 +60,13 @@ def run(
 ) -> Found:
     """Score each setting with each seed, and write each score at once.
 
-    Image i has the label i modulo the number of classes, and the same noise under every setting.
+    Image i has the same label and noise under every setting: label i modulo the number of classes,
+    or one that the seed draws (`config.evaluate.labels`). A drawing that is interrupted goes on.
     All processes draw; the writer scores and writes.
 
     Args:
       experiment: the run's objects.
-      judge: what scores; None in processes that do not write.
+      judge: what scores; from `scoring.open_judge`, in all processes.
       workdir: folder of the run.
       guidances: the settings; neighbours that differ only in omega share one compiled program.
       samples: images per setting and seed.
@@ -93,24 +86,30 @@ def run(
             sampler=table.words(experiment.sampler),
             steps=experiment.config.sample.steps,
             samples=samples,
-            references=judge.references if judge else 0,
-            features=judge.digest if judge else "",
+            references=judge.references,
+            features=judge.digest,
             seed=seed,
             checkpoint=step,
-            compared=judge.compared if judge else 0,
+            compared=judge.compared,
             decoder=decoder,
             decoder_name=" ".join(autoencoder.name.splitlines()) if autoencoder else "",
+            labels=experiment.config.evaluate.labels,
+            reference=judge.reference,
+            real=judge.real_digest,
+            networks=judge.networks,
+            ema=experiment.config.train.ema_decay,
+            versions=scored.versions(),
         )
         for guidance in guidances
         for seed in seeds
     }
     shape = experiment.image_shape
-    stored = functools.partial(_images, workdir, shown=shown, shape=shape)
+    stored = functools.partial(scored.images_of, workdir, shown=shown, shape=shape)
     rows = table.read(workdir, tell=True)
     jobs = list(dict.fromkeys(keys.values()))
     # The writer decides what is left, because others may read a later file, and none may draw
     # alone.
-    wanted = judge.measures if judge else []
+    wanted = judge.measures if processes.is_writer() else []
     no_row = processes.from_writer(
         [int(any(rows.get(key, {}).get(name) is None for name in wanted)) for key in jobs]
     )
@@ -121,8 +120,8 @@ def run(
     log(f"{len(guidances)} settings, {len(seeds)} seeds: {len(jobs)} drawings, {len(left)} left.")
     if left:
         again = [key for key, is_left in zip(jobs, no_images, strict=True) if is_left]
-        _draw_all(experiment, judge, workdir, left, again, rows, shown)
-    if judge is None:
+        scored.draw_all(experiment, judge, workdir, left, again, rows, shown)
+    if not processes.is_writer():
         return Found({}, {})
     others = _others(rows, keys[guidances[0], seeds[0]], seeds)
     for guidance in drawn.values():
@@ -146,70 +145,6 @@ def _others(rows: table.Table, like: Key, seeds: Sequence[int]) -> dict[Guidance
         if all(key in rows for key in keys):
             found[guidance] = [rows[key] for key in keys]
     return found
-
-
-def _draw_all(
-    experiment: Experiment,
-    judge: scoring.Judge | None,
-    workdir: str | os.PathLike,
-    left: Sequence[tuple[Key, bool]],
-    no_images: Sequence[Key],
-    rows: table.Table,
-    shown: int,
-) -> None:
-    """Draw what is `left`: keys, each with whether it is to be scored, or only its images kept."""
-    config, networks, programs = experiment.config.sample, None, set()
-    step, samples = left[0][0].checkpoint, left[0][0].samples
-    how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
-    model = checkpoints.load(workdir, step, **how)
-    labels = model.conditioning.in_turn(samples)
-    progress = Progress(0, len(left), samples, unit="drawing")
-    for done, (key, score) in enumerate(left, start=1):
-        guidance = key.guidance
-        log(f"Draw {samples} images: {guidance.describe()}, seed {key.seed}.")
-        if networks != (guidance.weak_workdir, guidance.weak_step):
-            networks = (guidance.weak_workdir, guidance.weak_step)
-            weak_model = checkpoints.load_weak(guidance, workdir, **how)
-        draw = _drawer(experiment, model, weak_model, key)
-        plan, _ = guidance_lib.plan(guidance, experiment.sampler, config.steps)
-        program = (plan, guidance.weak_workdir)
-        if program not in programs or not score:  # compiles; the first images are always the same
-            images = draw(labels[: max(config.batch_size, shown)])
-            programs.add(program)
-        if score:
-            images, rate = scoring.timed(draw, labels, config.batch_size)
-        if judge is None:
-            continue
-        if shown and key in no_images:
-            _keep_images(workdir, key, images[:shown])
-        if score:
-            cost = flops.sampling_step(
-                model,
-                guidance,
-                steps=config.steps,
-                sampler=experiment.sampler,
-                weak_model=weak_model,
-            )
-            scores = judge.score(images, labels, Drawing(cost, rate))
-            rows |= table.add(workdir, {key: scores})
-            shares: dict[str, Any] = {n: scores[n] for n in scores if METRICS[n].of_images}
-            progress.update(done, **shares)
-
-
-def _drawer(experiment, model, weak_model, key: Key) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that draws the images of a key for given labels, and says how far it is."""
-    how = {**experiment.sampling, "seed": key.seed}
-
-    def draw(labels: np.ndarray) -> np.ndarray:
-        progress = Progress(0, len(labels), 1, unit="image")
-
-        def told(done: int) -> None:
-            if done < len(labels) and time.perf_counter() - progress.time > OFTEN:
-                progress.update(done)
-
-        return sample(model, labels, key.guidance, weak_model=weak_model, progress=told, **how)
-
-    return draw
 
 
 def resolved(
@@ -265,32 +200,3 @@ def _at_share(
         )
     log(f"{guidance.describe()}: the weak prediction is made by step {found} of {folder}.")
     return dataclasses.replace(guidance, weak_step=found)
-
-
-def _images_path(workdir: str | os.PathLike, key: Key) -> epath.Path:
-    return files.path(workdir) / "samples" / "scored" / f"{key.digest}.npy"
-
-
-def _keep_images(workdir: str | os.PathLike, key: Key, images: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, images)
-    files.write_atomically(_images_path(workdir, key), buffer.getvalue())
-
-
-def _images(
-    workdir: str | os.PathLike, key: Key, *, shown: int, shape: tuple[int, int, int]
-) -> np.ndarray | None:
-    """Return the first stored images [shown, *shape] of a setting; None if they are not there."""
-    path = _images_path(workdir, key)
-    if not shown:
-        return np.empty(0, np.uint8)
-    try:
-        images = arrays.from_npy(arrays.read_bytes(path))
-        if images.dtype != np.uint8 or images.shape[1:] != shape:
-            raise ValueError(f"{images.dtype} {list(images.shape)}")
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # damaged files raise many kinds of errors
-        log(f"{path} cannot be read ({one_line(error)}): these images are drawn again.")
-        return None
-    return images[:shown] if len(images) >= shown else None

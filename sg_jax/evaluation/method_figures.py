@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sg_jax.evaluation.comparison import Point, baseline, runs_of
-from sg_jax.evaluation.metrics import METRICS, QUALITY
+from sg_jax.evaluation.comparison import Point, baseline, ranked_by, runs_of
+from sg_jax.evaluation.metrics import Metric
 from sg_jax.evaluation.pictures import INK
 from sg_jax.evaluation.style import BESIDE, COLOURS, MARKERS, new_figure, plain
 
@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def gain(gains: Mapping[str, Mapping[str, tuple[float, float]]], runs: Sequence[str]) -> "Figure":
+def gain(
+    gains: Mapping[str, Mapping[str, tuple[float, float]]], runs: Sequence[str], metric: Metric
+) -> "Figure":
     """Draw by how much each method improves the quality of each run, at its best setting.
 
     Args:
       gains: method -> run -> (share, standard deviation over seeds).
       runs: names of the runs, in their order.
+      metric: of the quality.
     """
     methods = sorted(gains)
     figure = new_figure((max(6.4, 1.8 + 0.32 * len(methods) * (len(runs) + 1)), 4.4))
@@ -36,8 +39,7 @@ def gain(gains: Mapping[str, Mapping[str, tuple[float, float]]], runs: Sequence[
         )  # fmt: skip
     axes.axhline(0, color=INK, linewidth=1)
     axes.set_xticks(range(len(methods)), methods, rotation=30, ha="right")
-    header = METRICS[QUALITY].header
-    axes.set_ylabel(f"{header}: better than\nthe unguided one by ↑  (%)", color=INK)
+    axes.set_ylabel(f"{metric.header}: better than\nthe unguided one by ↑  (%)", color=INK)
     plain(axes)
     axes.legend(**BESIDE)
     return figure
@@ -54,7 +56,7 @@ def weak_steps(points: Sequence[Point]) -> "Figure | None":
             lines.setdefault((point.run, words), []).append(point)
     if not lines:
         return None
-    metric = METRICS[QUALITY]
+    metric = ranked_by(points)
     figure = new_figure((10.4, 4.4))
     axes = figure.subplots()
     runs = runs_of([p for found in lines.values() for p in found])

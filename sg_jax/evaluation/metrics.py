@@ -9,54 +9,23 @@ To add one:
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from sg_jax.evaluation import distances
-from sg_jax.evaluation.distances import Manifold, Statistics
+from sg_jax.evaluation.found import FeatureSet
 
 Scores = dict[str, float | None]  # by the name of the metric; None: not measured
 
 CLASSIFIER = "classifier"  # features of the small classifier trained on the same data
+INCEPTION = "inception"  # of Inception, which the papers use
+DINOV2 = "dinov2"
+MAIN = "main"  # of whichever of them an evaluation is mainly about; see `main_of`
 DRAWING = "drawing"  # not features, but how the images were drawn
-LARGEST = 1e30  # size of a number in a figure
 RESULT = "result"  # neither: a field of `results.SettingResult`
-
-
-@dataclasses.dataclass(frozen=True)
-class FeatureSet:
-    """A feature network's output for a set of images.
-
-    Attributes:
-      features: [N, F].
-      labels: the class of each image, int [N].
-      probabilities: of the classes [N, num_classes]; None from a network without classes.
-      counted: statistics over more images, of which `features` are evenly spread examples; None
-        if `features` are all there are.
-    """
-
-    features: np.ndarray
-    labels: np.ndarray
-    probabilities: np.ndarray | None = None
-    counted: Statistics | None = None
-
-    @property
-    def count(self) -> int:
-        """Number of images in `statistics`."""
-        return self.counted.count if self.counted else len(self.features)
-
-    @functools.cached_property
-    def statistics(self) -> Statistics:
-        """Mean and scatter over all the images."""
-        return self.counted or Statistics.of(self.features)
-
-    @functools.cached_property
-    def manifold(self) -> Manifold:
-        """The balls around `features`, for precision and recall."""
-        return Manifold(self.features)
+LARGEST = 1e30  # size of a number in a figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,13 +51,14 @@ class Metric:
       unit: the unit of the printed number.
       better: 1 if higher is better, -1 if lower is, 0 if neither.
       digits: from a column's largest printed value to the number of decimals.
-      needs: a kind of features, such as CLASSIFIER; or DRAWING, or RESULT.
+      needs: a kind of features, such as CLASSIFIER; or MAIN, DRAWING, or RESULT.
       explanation: how to read it, for the report; empty: not explained. Words in braces are filled
         in: {real} and {test} images, {compared} of the real ones for precision and recall, and
         their {neighbours}.
       function: of (real, generated), two `FeatureSet`s, or of a `Drawing`; a RESULT has none.
       factor: from the value to the printed number.
       floor: what to add if the metric of the real test images is known, which is {floor}.
+      each: whether it needs the features of each image; otherwise sums are enough.
     """
 
     name: str
@@ -101,6 +71,7 @@ class Metric:
     function: Callable[..., float]
     factor: float = 1.0
     floor: str = ""
+    each: bool = False
 
     @property
     def of_images(self) -> bool:
@@ -183,6 +154,10 @@ def no_function(*_: object) -> float:
     raise AssertionError("a RESULT is not computed")
 
 
+def _accuracy(_: FeatureSet, fake: FeatureSet) -> float:
+    return float(np.mean(fake.predicted == fake.labels))
+
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -197,24 +172,65 @@ METRICS: dict[str, Metric] = {
             "{test} test images; a larger generated set can come out below it.",
         ),
         Metric(
-            "precision", "Precision", "0–1", 1, fixed(3), CLASSIFIER,
+            "fid", "FID", "distance", -1, fixed(2), INCEPTION,
+            "The Fréchet distance in the 2,048 pooled features of Inception (Heusel et al. 2017, "
+            "by ADM's protocol). Papers report it for 50,000 images; fewer read higher.",
+            lambda real, fake: distances.frechet(real.statistics, fake.statistics),
+        ),
+        Metric(
+            "sfid", "sFID", "distance", -1, fixed(2), INCEPTION,
+            "The same distance in 2,023 features of a middle layer, which know where in the image "
+            "they are (Nash et al. 2021).",
+            lambda real, fake: distances.frechet(real.spatial, fake.spatial),
+        ),
+        Metric(
+            "is", "IS", "score", 1, fixed(1), INCEPTION,
+            "Inception score (Salimans et al. 2016): high if each image shows one of ImageNet's "
+            "classes clearly, and all together show many. Mean over parts of 5,000 images.",
+            lambda _, fake: distances.inception_score(fake.predictions),
+        ),
+        Metric(
+            "fd_dinov2", "FD-DINOv2", "distance", -1, fixed(1), DINOV2,
+            "The Fréchet distance in the class token of DINOv2, which follows human judgement more "
+            "closely than FID (Stein et al. 2023).",
+            lambda real, fake: distances.frechet(real.statistics, fake.statistics),
+        ),
+        Metric(
+            "kid", "KID", "x 1000", -1, fixed(2), MAIN,
+            "Kernel distance of the features, unbiased: its mean does not depend on the number of "
+            "images, so small sets can be compared (Bińkowski et al. 2018).",
+            lambda real, fake: distances.kid(real.kept, fake.kept),
+            factor=1000,
+            each=True,
+        ),
+        Metric(
+            "mind", "MIND", "distance", -1, significant(4), MAIN,
+            "Sliced Wasserstein distance of the features (arXiv 2605.06797): a steadier measure of "
+            "few images than Fréchet distances.",
+            lambda real, fake: distances.mind(real.kept, fake.kept),
+            each=True,
+        ),
+        Metric(
+            "precision", "Precision", "0–1", 1, fixed(3), MAIN,
             "Share of generated images that look real: that lie within reach of some real image, "
             "where the reach is the radius to its {neighbours} nearest neighbours among {compared} "
             "real ones (Kynkäänniemi et al. 2019). A larger data set is represented by 10,000 "
             "evenly spread images, the number that ADM's evaluation uses.",
-            lambda real, fake: real.manifold.share_inside(fake.features),
+            lambda real, fake: real.manifold.share_inside(fake.kept),
+            each=True,
         ),
         Metric(
-            "recall", "Recall", "0–1", 1, fixed(3), CLASSIFIER,
+            "recall", "Recall", "0–1", 1, fixed(3), MAIN,
             "Share of the same {compared} real images that lie within reach of some generated "
             "image, with the reach measured among the generated ones. It falls when generated "
             "images become alike.",
-            lambda real, fake: fake.manifold.share_inside(real.features),
+            lambda real, fake: fake.manifold.share_inside(real.kept),
+            each=True,
         ),
         Metric(
             "accuracy", "Accuracy", "%", 1, fixed(1), CLASSIFIER,
             "Share of generated images in which the classifier sees the requested class.",
-            lambda _, fake: distances.class_accuracy(fake.probabilities, fake.labels),
+            _accuracy,
             factor=100,
             floor="Above {floor}%, its score on real images, they are more typical than real ones.",
         ),
@@ -232,5 +248,24 @@ METRICS: dict[str, Metric] = {
         Metric("samples", "Samples", "images", 0, fixed(0), RESULT, "", no_function),
     )
 }  # fmt: skip
-QUALITY = "frechet"  # what settings are ranked by
-COST = "gflops_per_step"  # what it is plotted against
+COST = "gflops_per_step"  # what quality is plotted against
+QUALITIES = ("fid", "frechet", "fd_dinov2", "mind", "kid")  # what settings are ranked by
+
+
+def main_of(names: Iterable[str], network: str = "") -> str:
+    """Return the kind of network whose features the metrics of MAIN are measured in.
+
+    Args:
+      names: of the metrics of an evaluation.
+      network: the one that was asked for; "" for the first that another metric needs, Inception
+        before the classifier before DINOv2, or the classifier.
+    """
+    needed = {METRICS[name].needs for name in names}
+    found = [kind for kind in (INCEPTION, CLASSIFIER, DINOV2) if kind in needed]
+    return network or (found[0] if found else CLASSIFIER)
+
+
+def quality(scores: Iterable[Scores]) -> Metric:
+    """Return the metric that settings are ranked by: the first of `QUALITIES` that was measured."""
+    found = {name for each in scores for name, value in each.items() if value is not None}
+    return METRICS[next((name for name in QUALITIES if name in found), "frechet")]

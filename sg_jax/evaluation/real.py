@@ -1,8 +1,8 @@
-"""real.npz of a run: features of the real images, so that these are not read again.
+"""What networks find in real images, and the file that keeps it: they are read only once.
 
-Statistics are accumulated batch by batch and features of at most 10,000 images are kept, so memory
-does not grow with the data set. The file belongs to the data sets that it names: their sizes, and
-what `data.identity` finds in them.
+Sums are accumulated batch by batch and features of at most 10,000 images are kept, so memory does
+not grow with the data set. The file belongs to the data sets that it names: their sizes, and what
+`data.identity` finds in them.
 """
 
 import dataclasses
@@ -15,13 +15,14 @@ from typing import Any, Protocol
 import numpy as np
 from etils import epath
 
-from sg_jax.evaluation.distances import Statistics
-from sg_jax.evaluation.metrics import FeatureSet, Scores
-from sg_jax.evaluation.reading import Reader, in_parts, spread
+from sg_jax.evaluation.distances import Rows, Statistics
+from sg_jax.evaluation.found import FeatureSet, Seen
+from sg_jax.evaluation.metrics import Scores
+from sg_jax.evaluation.reading import BATCH, Reader, in_parts, spread
+from sg_jax.evaluation.tally import Tallies, Tally
 from sg_jax.runs import arrays, files
-from sg_jax.runs.progress import log
+from sg_jax.runs.progress import Progress, log
 
-NAME = "real.npz"
 COUNTED = [field.name for field in dataclasses.fields(Statistics)]
 KEPT = 10_000  # images whose features are kept: ADM's number of reference images
 
@@ -37,61 +38,76 @@ class FeatureNetwork(Protocol):
     def test_accuracy(self) -> float | None:
         """Share of the test images that it labels correctly; None if it has no classes."""
 
-    def score(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return features [N, F] and class probabilities [N, num_classes], if any, of images."""
+    def score(self, images: np.ndarray) -> tuple:
+        """Return what it finds in images, as `Seen` or its first fields."""
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """A feature network, and its features of the real images.
+    """A feature network, and what it finds in the real images.
 
     Attributes:
       network: the network.
       real: the images that generated ones are compared with.
-      test: images that the network was not trained on.
+      test: images that the network was not trained on; None if there are none.
       scores: how the test images score, as far as that was measured.
     """
 
     network: FeatureNetwork
     real: FeatureSet
-    test: FeatureSet
+    test: FeatureSet | None = None
     scores: Scores = dataclasses.field(default_factory=dict)
 
 
 def found_in(network: FeatureNetwork, reader: Reader, ids: np.ndarray) -> FeatureSet:
-    """Return a network's features of the images `ids` of a data set, reading each image once.
+    """Return what one network finds in the images `ids` of a data set; see `all_found_in`."""
+    return all_found_in({"": network}, reader, ids)[""]
+
+
+def all_found_in(
+    networks: Mapping[str, FeatureNetwork],
+    reader: Reader,
+    ids: np.ndarray,
+    folder: str | os.PathLike | None = None,
+    about: str = "",
+) -> dict[str, FeatureSet]:
+    """Return what networks find in images of a data set, reading each image once.
 
     Args:
-      network: the feature network.
+      networks: by kind.
       reader: the data set.
       ids: indices [N], N >= 1.
+      folder: where an interrupted call is continued; None: nowhere.
+      about: what the result depends on; see `Tallies`.
 
     Returns:
-      Statistics over all N; features, labels and probabilities of min(N, 10,000) evenly spread.
+      By kind: sums over all N; features and labels of min(N, 10,000) evenly spread.
     """
     kept = spread(KEPT, len(ids))
-    parts: list[list[np.ndarray]] = []
-    statistics, done = None, 0
-    for images, labels in reader.batches(in_parts(ids)):
-        features, probabilities = network.score(images)
-        batch = Statistics.of(features, f"features of {reader.name}")
-        statistics = batch if statistics is None else statistics.merge(batch)
-        low, high = np.searchsorted(kept, [done, done + len(images)])
-        chosen = kept[low:high] - done
-        arrays = (features, labels) if probabilities is None else (features, labels, probabilities)
-        parts.append([array[chosen] for array in arrays])
-        done += len(images)
-    joined = [np.concatenate(each) for each in zip(*parts, strict=True)]
-    probabilities = joined[2] if len(joined) > 2 else None
-    return FeatureSet(joined[0], joined[1], probabilities, statistics)
+    tallies = Tallies({kind: Tally(kept) for kind in networks}, folder, about)
+    progress = Progress(tallies.count, len(ids), 1, unit="image")
+    for images, labels in reader.batches(in_parts(ids[tallies.count :])):
+        seen = {kind: Seen(*network.score(images)) for kind, network in networks.items()}
+        tallies.add(seen, labels)
+        progress.sometimes(tallies.count)
+    found = {kind: _in_memory(each) for kind, each in tallies.results().items()}
+    tallies.remove()
+    return found
+
+
+def _in_memory(found: FeatureSet) -> FeatureSet:
+    if isinstance(found.features, Rows):
+        whole = np.concatenate(list(found.features.blocks(BATCH)))
+        return dataclasses.replace(found, features=whole)
+    return found
 
 
 def save(path: str | os.PathLike, about: Mapping[str, Any], view: View) -> epath.Path:
-    """Write the features of the real images, completely or not at all.
+    """Write what was found in the real images, completely or not at all.
 
     Args:
       path: the .npz file.
-      about: what they depend on, as JSON values by name.
+      about: what it depends on, as JSON values by name.
       view: both sets, the scores and the network's digest are stored, its weights are not.
     """
     parts: dict[str, Any] = {
@@ -99,7 +115,8 @@ def save(path: str | os.PathLike, about: Mapping[str, Any], view: View) -> epath
         "scores": json.dumps(view.scores),
     }
     for name, each in (("real", view.real), ("test", view.test)):
-        parts |= {f"{name}/{key}": value for key, value in _arrays(each).items()}
+        if each is not None:
+            parts |= {f"{name}/{key}": value for key, value in arrays_of(each).items()}
     buffer = io.BytesIO()
     np.savez(buffer, **parts)
     return files.write_atomically(path, buffer.getvalue())
@@ -111,8 +128,9 @@ def load(path: str | os.PathLike, about: Mapping[str, Any], network: FeatureNetw
         parts = arrays.from_npz(arrays.read_bytes(files.path(path)))
         if json.loads(str(parts["about"])) != {**about, "digest": network.digest}:
             return None
-        real, test = (_feature_set(parts, name) for name in ("real", "test"))
-        if real.features.shape[1:] != test.features.shape[1:]:
+        real = of_arrays(parts, "real")
+        test = of_arrays(parts, "test") if "test/features" in parts else None
+        if test is not None and real.width != test.width:
             raise ValueError("features of two networks")
         # Older files have no scores.
         scores = json.loads(str(parts["scores"])) if "scores" in parts else {}
@@ -125,29 +143,48 @@ def load(path: str | os.PathLike, about: Mapping[str, Any], network: FeatureNetw
         return None
 
 
-def _arrays(found: FeatureSet) -> dict[str, np.ndarray]:
-    arrays = {"features": found.features, "labels": found.labels}
-    if found.probabilities is not None:
-        arrays["probabilities"] = found.probabilities
-    return arrays | {name: np.asarray(getattr(found.statistics, name)) for name in COUNTED}
+def arrays_of(found: FeatureSet) -> dict[str, np.ndarray]:
+    """Return a set as arrays by name."""
+    stored = {"features": np.asarray(found.kept), "labels": found.labels}
+    if found.predicted is not None:
+        stored["predicted"] = found.predicted
+    for start, statistics in (("", found.statistics), ("spatial/", found.spatial)):
+        if statistics is not None:
+            stored |= {f"{start}{key}": np.asarray(getattr(statistics, key)) for key in COUNTED}
+    return stored
 
 
-def _feature_set(parts: Mapping[str, np.ndarray], name: str) -> FeatureSet:
-    """Return one set of `_arrays`; raise a ValueError unless they belong together."""
-    count, mean, scatter = (parts[f"{name}/{key}"] for key in COUNTED)
-    features, labels = parts[f"{name}/features"], parts[f"{name}/labels"]
-    probabilities = parts.get(f"{name}/probabilities")
-    kept, size = features.shape
-    wanted = {
-        "mean": (mean, (size,)),
-        "scatter": (scatter, (size, size)),
-        "labels": (labels, (kept,)),
+def of_arrays(parts: Mapping[str, np.ndarray], name: str) -> FeatureSet:
+    """Return the set of `arrays_of`; raise a ValueError unless the arrays belong together."""
+    parts = {
+        n.removeprefix(f"{name}/"): array for n, array in parts.items() if n.startswith(f"{name}/")
     }
-    for key, (array, shape) in wanted.items():
-        if array.shape != shape:
-            raise ValueError(f"{name}/{key} has shape {array.shape} instead of {shape}")
+    features, labels = parts["features"], parts["labels"]
+    kept, size = features.shape
+    spatial = parts["spatial/mean"].shape[0] if "spatial/mean" in parts else 0
+    wanted = {"mean": (size,), "scatter": (size, size), "labels": (kept,)}
+    wanted |= {"spatial/scatter": (spatial, spatial)} if spatial else {}
+    wanted |= {"predicted": (kept,)} if "predicted" in parts else {}
+    for key, shape in wanted.items():
+        if parts[key].shape != shape:
+            raise ValueError(f"{name}/{key} has shape {parts[key].shape} instead of {shape}")
+    probabilities = parts.get("probabilities")  # of older files
     if probabilities is not None and (probabilities.ndim != 2 or len(probabilities) != kept):
         raise ValueError(f"{name}/probabilities has shape {probabilities.shape}")
-    if not all(np.isfinite(x).all() for x in (features, mean, scatter)) or labels.dtype.kind != "i":
+    if not all(np.isfinite(x).all() for x in parts.values()) or labels.dtype.kind != "i":
         raise ValueError(f"{name} contains NaN, infinity or labels that are no ints")
-    return FeatureSet(features, labels, probabilities, Statistics(int(count), mean, scatter))
+    predicted = parts.get("predicted")
+    if probabilities is not None:
+        predicted = probabilities.argmax(axis=1)
+    return FeatureSet(
+        features,
+        labels,
+        predicted,
+        _statistics(parts, ""),
+        _statistics(parts, "spatial/") if spatial else None,
+    )
+
+
+def _statistics(parts: Mapping[str, np.ndarray], start: str) -> Statistics:
+    count, mean, scatter = (parts[f"{start}{key}"] for key in COUNTED)
+    return Statistics(int(count), mean, scatter)

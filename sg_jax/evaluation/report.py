@@ -15,14 +15,18 @@ from sg_jax.evaluation.metrics import METRICS, Metric, Scores, finite
 from sg_jax.evaluation.results import SettingResult
 from sg_jax.runs.files import write_atomically
 
+CLASSIFIER_IN_WORDS = "the hidden layer of a small classifier trained on the same data"
+
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
     """What the generated images were compared with.
 
     Attributes:
-      real_images: number of real training images they were compared with.
+      real_images: number of real training images they were compared with; 0: not known.
       compared: how many of them represent all in precision and recall; 0: all are used.
+      source: the file that they come from, with its digest; empty: the run's own data.
+      network: whose features were compared, in words.
       test_images: number of real images that were not trained on; 0: not known.
       classifier_accuracy: share of those that the feature network labels correctly, 0..1.
       test_scores: scores of the real test images themselves, by metric; empty: not known.
@@ -30,6 +34,8 @@ class Reference:
 
     real_images: int
     compared: int = 0
+    source: str = ""
+    network: str = CLASSIFIER_IN_WORDS
     test_images: int = 0
     classifier_accuracy: float = math.nan
     test_scores: Scores = dataclasses.field(default_factory=dict)
@@ -49,7 +55,7 @@ def format_table(rows: Sequence[SettingResult]) -> str:
     """
     _check_rows(rows)
     columns = [_padded(["Setting", "", *[row.name for row in rows]], left=True)]
-    for metric in METRICS.values():
+    for metric in measured(rows):
         texts, best = _column(metric, rows)
         cells = [text + ("*" if top else " ") for text, top in zip(texts, best, strict=True)]
         head = [f"{metric.header}{metric.arrow} ", f"{metric.unit} "]
@@ -57,6 +63,12 @@ def format_table(rows: Sequence[SettingResult]) -> str:
     columns.append(["", "", *[row.description for row in rows]])
     lines = [" ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
     return "\n".join([*lines[:2], "-" * max(map(len, lines)), *lines[2:]])
+
+
+def measured(rows: Sequence[SettingResult]) -> list[Metric]:
+    """Return the metrics that at least one of the results has."""
+    found = [metric for metric in METRICS.values() if _any(metric, rows)]
+    return found or list(METRICS.values())
 
 
 def write_table(path: str | os.PathLike, rows: Sequence[SettingResult]) -> epath.Path:
@@ -97,6 +109,7 @@ def write_report(
     pictures: Sequence[tuple[str | os.PathLike, str]] = (),
     notes: Sequence[str] = (),
     metrics: Sequence[Metric] | None = None,
+    beside: tuple[str, Sequence[str], Sequence[Sequence[str]]] | None = None,
 ) -> epath.Path:
     """Write one HTML file with everything: table, pictures, explanations, command.
 
@@ -109,7 +122,8 @@ def write_report(
       command: the command that reproduces the page, ready to paste; empty: not shown.
       pictures: PNG files, each with a caption, in the order to show.
       notes: further sentences, such as what a row of the first picture shares.
-      metrics: the columns; None for all of `METRICS`.
+      metrics: the columns; None for those that were measured.
+      beside: figures of a paper: a title, the head and the lines of a table.
 
     Returns:
       `path` as a path.
@@ -118,11 +132,15 @@ def write_report(
       UserError: there are no rows, or a picture is missing.
     """
     _check_rows(rows)
-    metrics = list(METRICS.values()) if metrics is None else metrics
+    metrics = measured(rows) if metrics is None else [m for m in metrics if _any(m, rows)]
     parts = [_score_table(rows, reference, metrics)]
     parts += [page.figure(path, caption) for path, caption in pictures[:1]]
     parts += [page.paragraph(note) for note in notes]
     parts += [page.figure(path, caption) for path, caption in pictures[1:]]
+    if beside is not None:
+        title_of, head, lines = beside
+        cells = [[(cell, "", False) for cell in line] for line in lines]
+        parts += [page.heading(title_of), page.table([(name, "") for name in head], cells)]
     parts += [
         page.heading("How to read the numbers"),
         page.definitions(_explanations(rows, reference, metrics)),
@@ -162,16 +180,18 @@ def _explanations(
 ) -> list[tuple[str, str]]:
     counts = sorted({row.samples for row in rows})
     samples = " to ".join(f"{n:,}" for n in dict.fromkeys([counts[0], counts[-1]]))
+    known = f"{reference.real_images:,}" if reference.real_images else "the"
     facts = {
-        "real": f"{reference.real_images:,}",
+        "real": known,
         "test": f"{reference.test_images:,}",
-        "compared": f"{reference.compared or reference.real_images:,}",
+        "compared": f"{reference.compared:,}" if reference.compared else known,
         "neighbours": NEIGHBOURS,
     }
+    images = f"images of {reference.source}" if reference.source else "training images"
     how = [
         f"{samples} generated images per setting{_seeds(rows)} against {facts['real']} real "
-        "training images, in the hidden layer of a small classifier trained on the same data.",
-        "Bold is the best value of a column; more samples or another classifier give other "
+        f"{images}, in {reference.network}.",
+        "Bold is the best value of a column; more samples or another feature network give other "
         "numbers.",
     ]
     if reference.test_images:
@@ -185,6 +205,10 @@ def _explanations(
         if text:
             explained.append((metric.header + metric.arrow, text))
     return explained
+
+
+def _any(metric: Metric, rows: Sequence[SettingResult]) -> bool:
+    return any(row.has(metric) for row in rows)
 
 
 def _seeds(rows: Sequence[SettingResult]) -> str:

@@ -35,6 +35,10 @@ class SettingResult:
             return self.scores[metric.name]
         return getattr(self, metric.name, None)  # "samples"
 
+    def has(self, metric: Metric) -> bool:
+        """Return whether there is a value of a metric."""
+        return self.value(metric) is not None
+
     @classmethod
     def over_seeds(
         cls, name: str, description: str, samples: int, scores: Sequence[Scores]

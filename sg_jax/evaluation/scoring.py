@@ -1,11 +1,10 @@
-"""Score sets of images against a data set; evaluate, sweep and diversity use this."""
+"""Open the judge of an evaluation: train, load or find what it needs."""
 
 import dataclasses
 import functools
 import json
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,83 +15,17 @@ from sg_jax.data import origin as origins
 from sg_jax.data.sources import Source, open_source, options_of
 from sg_jax.encoders.classifier import Recipe
 from sg_jax.errors import UserError
-from sg_jax.evaluation import features, real
-from sg_jax.evaluation.metrics import CLASSIFIER, DRAWING, METRICS, Drawing, FeatureSet, Scores
+from sg_jax.evaluation import features, networks, real, references
+from sg_jax.evaluation.judge import Judge
+from sg_jax.evaluation.metrics import CLASSIFIER, MAIN, METRICS, main_of
+from sg_jax.evaluation.networks import Network
 from sg_jax.evaluation.reading import Reader, spread
 from sg_jax.evaluation.real import View
+from sg_jax.parallel import processes
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
-
-@dataclasses.dataclass(frozen=True)
-class Judge:
-    """Feature networks, each with its features of the real images.
-
-    Attributes:
-      views: by the kind of features that metrics need; one is CLASSIFIER.
-      keep: stores the classifier's view, with the scores of the test images.
-    """
-
-    views: Mapping[str, View]
-    keep: Callable[[View], object] = lambda view: None
-
-    @property
-    def classifier(self) -> View:
-        """The classifier trained on the same data."""
-        return self.views[CLASSIFIER]
-
-    @property
-    def digest(self) -> str:
-        """Eight hex digits that identify the feature network."""
-        return self.classifier.network.digest
-
-    @property
-    def references(self) -> int:
-        """Number of real images that generated ones are compared with."""
-        return self.classifier.real.count
-
-    @property
-    def compared(self) -> int:
-        """How many of them represent all in precision and recall; 0: all are used."""
-        kept = len(self.classifier.real.features)
-        return 0 if kept == self.references else kept
-
-    @property
-    def measures(self) -> list[str]:
-        """The names of the metrics that it can measure."""
-        return [m.name for m in METRICS.values() if m.needs == DRAWING or m.needs in self.views]
-
-    def score(self, images: np.ndarray, labels: np.ndarray, drawing: Drawing) -> Scores:
-        """Score images, uint8 [B, H, W, C], that were drawn for `labels` [B]."""
-        seen = {}
-        for kind, view in self.views.items():
-            found, probabilities = view.network.score(images)
-            seen[kind] = FeatureSet(found, labels, probabilities)
-        scores: Scores = {}
-        for name in self.measures:
-            metric = METRICS[name]
-            if metric.needs == DRAWING:
-                scores[name] = metric.function(drawing)
-            else:
-                scores[name] = metric.function(self.views[metric.needs].real, seen[metric.needs])
-        return scores
-
-    def of_test_images(self) -> Scores:
-        """Score the real test images, which is about the best that generated ones can reach.
-
-        For 10,000 of them this takes half a minute, so the scores are kept.
-        """
-        wanted = [metric for metric in METRICS.values() if metric.needs in self.views]
-        missing = [m for m in wanted if m.name not in self.views[m.needs].scores]
-        for metric in missing:
-            view = self.views[metric.needs]
-            try:
-                view.scores[metric.name] = metric.function(view.real, view.test)
-            except UserError:  # too few of them
-                view.scores[metric.name] = None
-        if missing:
-            self.keep(self.classifier)
-        return {metric.name: self.views[metric.needs].scores[metric.name] for metric in wanted}
+NAME = "real.npz"  # of the classifier's features of real images
 
 
 def of_images(config: Config, source: Source, side: int) -> tuple[Config, Source]:
@@ -145,10 +78,28 @@ def check_ready(config: Config, source: Source, side: int) -> None:
 
     Raises:
       UserError: a test split that cannot be opened; a `config.features.path` that is another file,
-        or cannot be written.
+        or cannot be written; weights of a network, or a reference, that are not there.
     """
-    _open_test(*of_images(config, source, side))
-    _check_features(config)
+    kinds, _ = kinds_of(config)
+    if config.evaluate.reference:
+        references.read(config.evaluate.reference)
+    else:
+        config, source = of_images(config, source, side)
+    for kind in kinds:
+        if kind == CLASSIFIER:
+            _open_test(config, source)
+            _check_features(config)
+        else:
+            networks.where(kind, config)
+
+
+def kinds_of(config: Config) -> tuple[list[str], str]:
+    """Return the kinds of networks that an evaluation needs, and the main one."""
+    names = config.evaluate.metrics
+    main = main_of(names, config.evaluate.network)
+    needed = {METRICS[name].needs for name in names} - {MAIN}
+    needed |= {main} if not names or MAIN in {METRICS[name].needs for name in names} else set()
+    return [kind for kind in (CLASSIFIER, *networks.KINDS) if kind in needed], main
 
 
 def _check_features(config: Config) -> None:
@@ -181,35 +132,113 @@ def _recipe(config: Config) -> Recipe:
     return Recipe(**{field.name: getattr(config.features, field.name) for field in fields})
 
 
-def open_judge(config: Config, source: Source, workdir: str | os.PathLike, side: int = 0) -> Judge:
-    """Read or train the feature network, and read or compute its features of the real images.
+def open_judge(
+    config: Config,
+    source: Source | None,
+    workdir: str | os.PathLike,
+    side: int = 0,
+    together: bool = True,
+) -> Judge:
+    """Open the networks that `config.evaluate.metrics` needs, and what they find in real images.
 
-    The network learns from all training images. Generated images are compared with
-    `config.evaluate.references` of them, evenly spread over the data set (0: all). The network is
-    stored in the run's classifier.npz, or in `config.features.path`, which runs on the same data
-    can share. The features are stored in the run's real.npz. As long as both files fit, no image is
-    read.
+    Generated images are compared with `config.evaluate.references` of the training images, evenly
+    spread over the data set (0: all), or with those of the file `config.evaluate.reference`. What
+    was found in real images is stored in the run, so that they are read only once.
+
+    All processes call this together.
 
     Args:
       config: the sections `data`, `features` and `evaluate` are used.
-      source: the training images, or latents; see `of_images`.
+      source: the training images, or latents, see `of_images`; None with a reference.
       workdir: folder of the run.
       side: of the images that are drawn; needed for latents.
+      together: whether all processes call this, and then judge together.
 
     Raises:
-      UserError: the test split cannot be opened, or `config.features.path` cannot be used.
+      UserError: weights, the reference or the test split are not there, or
+        `config.features.path` cannot be used.
     """
-    config, source = of_images(config, source, side)
+    kinds, main = kinds_of(config)
+    published = {
+        kind: networks.load(kind, config, together) for kind in kinds if kind in networks.KINDS
+    }
+    path = config.evaluate.reference
+    reference = references.read(path) if path else None
+    if reference is not None:
+        reference.check(published)
+    judge = Judge(
+        {},
+        metrics=tuple(config.evaluate.metrics),
+        main=main,
+        reference=reference.label if reference else "",
+    )
+    if source is not None and (CLASSIFIER in kinds or reference is None):
+        config, source = of_images(config, source, side)
+    views: dict[str, View] = {}
+    if CLASSIFIER in kinds and processes.is_writer():
+        assert source is not None
+        view, keep = _classifier(config, source, workdir)
+        views[CLASSIFIER], judge = view, dataclasses.replace(judge, keep=keep)
+    if reference is not None:
+        every: dict[str, Any] = {kind: view.network for kind, view in views.items()} | published
+        each = {judge.kind_of(METRICS[n]) for n in judge.metrics if METRICS[n].each}
+        found = reference.found(every, each, "sfid" in judge.metrics)
+        views = {kind: View(network, found[kind]) for kind, network in every.items()}
+    elif published:
+        assert source is not None
+        views |= _of_data(published, config, source, workdir, together)
+    return dataclasses.replace(judge, views=views)
+
+
+def _of_data(
+    published: Mapping[str, Network],
+    config: Config,
+    source: Source,
+    workdir: str | os.PathLike,
+    together: bool,
+) -> dict[str, View]:
+    """Return what published networks find in the run's images: kept, or read now."""
+    folder = files.path(workdir)
+    about = _about(config, [source])
+    paths = {kind: folder / f"real_{kind}.npz" for kind in published}
+    kept = {k: real.load(paths[k], about, net) for k, net in published.items()}
+    there = [int(kept[kind] is not None) for kind in published]
+    known = processes.from_writer(there) if together else there
+    left = {
+        k: net for (k, net), is_kept in zip(published.items(), known, strict=True) if not is_kept
+    }
+    if left:
+        ids = spread(config.evaluate.references or len(source), len(source))
+        log(f"real images: {', '.join(left)} looks at {len(ids):,} images of {source.name}")
+        tag = json.dumps({**about, **{kind: net.digest for kind, net in left.items()}})
+        part = folder / "real.part" if processes.is_writer() else None
+        found = real.all_found_in(left, Reader(source), ids, part, tag)
+        for kind, network in left.items():
+            view = kept[kind] = View(network, found[kind])
+            if processes.is_writer():
+                real.save(paths[kind], about, view)
+    return {kind: view for kind, view in kept.items() if view is not None}
+
+
+def _classifier(
+    config: Config, source: Source, workdir: str | os.PathLike
+) -> tuple[View, Callable[[View], object]]:
+    """Return the view of the classifier, and what stores it.
+
+    The network learns from all training images. It is stored in the run's classifier.npz, or in
+    `config.features.path`, which runs on the same data can share; what it finds is stored in the
+    run's real.npz. As long as both files fit, no image is read.
+    """
     test = _open_test(config, source)
     _check_features(config)
     folder = files.path(workdir)
     path = config.features.path or folder / "classifier.npz"
-    about = _about(config, source, test)
+    about = _about(config, [source, test])
     recipe = _recipe(config)
-    keep = functools.partial(real.save, folder / real.NAME, about)
+    keep = functools.partial(real.save, folder / NAME, about)
     if (view := _kept(path, folder, about, recipe)) is not None:
-        log(f"feature network: read from {path}, features of real images from {real.NAME}")
-        return Judge({CLASSIFIER: view}, keep)
+        log(f"feature network: read from {path}, features of real images from {NAME}")
+        return view, keep
     train_images, test_images = Reader(source), Reader(test, "test_images")
     scorer = features.cached_scorer(
         path,
@@ -221,25 +250,26 @@ def open_judge(config: Config, source: Source, workdir: str | os.PathLike, side:
         log=log,
         replace=not config.features.path,  # other runs may use that file
     )
-    references = spread(config.evaluate.references or len(source), len(source))
-    log(f"real images: measuring {len(references):,} training and {len(test):,} test images")
+    chosen = spread(config.evaluate.references or len(source), len(source))
+    log(f"real images: measuring {len(chosen):,} training and {len(test):,} test images")
     view = View(
         scorer,
-        real.found_in(scorer, train_images, references),
+        real.found_in(scorer, train_images, chosen),
         real.found_in(scorer, test_images, np.arange(len(test))),
     )
     keep(view)
-    return Judge({CLASSIFIER: view}, keep)
+    return view, keep
 
 
-def _about(config: Config, source: Source, test: Source) -> dict[str, Any]:
-    """Return what the contents of real.npz depend on, besides the network's weights."""
+def _about(config: Config, sources: Sequence[Source]) -> dict[str, Any]:
+    """Return what features of real images depend on, besides the network's weights."""
+    source = sources[0]
     about = dict(
         name=source.name,
-        splits=[source.split, test.split],
-        images=[len(source), len(test)],
+        splits=[each.split for each in sources],
+        images=[len(each) for each in sources],
         # Only of sources that know an example without decoding it, so that this stays quick.
-        data=[identity.of(s) if hasattr(s, "identify") else None for s in (source, test)],
+        data=[identity.of(s) if hasattr(s, "identify") else None for s in sources],
         image_shape=source.image_shape,
         references=min(config.evaluate.references or len(source), len(source)),
     )
@@ -252,23 +282,8 @@ def _kept(path, folder, about: dict[str, Any], wanted: Recipe) -> View | None:
         scorer = features.Scorer.load(path, recipe=wanted)
     except features.Unusable:
         return None
-    view = real.load(folder / real.NAME, about, scorer)
+    view = real.load(folder / NAME, about, scorer)
     # By someone else's file, because such a network would not have written it.
-    if view is not None and view.real.features.shape[1] != wanted.features:
+    if view is not None and view.real.width != wanted.features:
         return None
     return view
-
-
-def timed(
-    draw: Callable[[np.ndarray], np.ndarray], labels: np.ndarray, batch_size: int
-) -> tuple[np.ndarray, float]:
-    """Return `draw(labels)` and its images/s.
-
-    The last batch costs as much as a full one, so it counts as one. Call `draw` once before, so
-    that compilation is not timed.
-    """
-    batch = min(batch_size, len(labels))
-    began = time.perf_counter()
-    images = draw(labels)
-    seconds = time.perf_counter() - began
-    return images, -(-len(labels) // batch) * batch / seconds

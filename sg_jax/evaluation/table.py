@@ -52,7 +52,13 @@ class Key:
       checkpoint: the step of the checkpoint.
       compared: how many of the real images represent all in precision and recall; 0: all are used.
       decoder: fingerprint of the autoencoder that decoded the images; "" for images of pixels.
+      labels: how classes are drawn, "balanced" or "uniform"; see `config.evaluate.labels`.
+      reference: the file of real images, with its digest; "" for those of the run.
       decoder_name: what it was loaded from; the same weights may lie elsewhere.
+      real: digest of the statistics of the real images.
+      networks: the feature networks and the digests of their weights, in words.
+      ema: decay of the moving average of the weights that drew.
+      versions: of this project and of jax.
     """
 
     guidance: Guidance = dataclasses.field(default_factory=Guidance)
@@ -65,12 +71,19 @@ class Key:
     checkpoint: int = 0
     compared: int = dataclasses.field(default=0, repr=False)  # images do not depend on it
     decoder: str = dataclasses.field(default="", repr=False)
+    labels: str = dataclasses.field(default="balanced", repr=False)
+    reference: str = dataclasses.field(default="", repr=False)
     decoder_name: str = dataclasses.field(default="", repr=False, compare=False)
+    real: str = dataclasses.field(default="", repr=False, compare=False)
+    networks: str = dataclasses.field(default="", repr=False, compare=False)
+    ema: float = dataclasses.field(default=0.0, repr=False, compare=False)
+    versions: str = dataclasses.field(default="", repr=False, compare=False)
 
     @property
     def digest(self) -> str:
         """Eight hex digits, for the name of a file that belongs to this key."""
-        return f"{zlib.crc32(f'{self!r}{self.decoder}'.encode()):08x}"
+        more = "" if self.labels == "balanced" else self.labels
+        return f"{zlib.crc32(f'{self!r}{self.decoder}{more}'.encode()):08x}"
 
 
 Table = dict[Key, Scores]
@@ -131,8 +144,7 @@ def read(workdir: str | os.PathLike, tell: bool = False) -> Table:
                 f"{path}, line {number} is not a row of scores: {one_line(error)}. Delete that "
                 "line, or move the file away: what is then missing is scored again."
             ) from None
-        known = {name: value for name, value in scores.items() if value is not None}
-        table[key] = {**scores, **table.get(key, {}), **known}
+        table[key] = table.get(key, {}) | scores
     return table
 
 
@@ -253,7 +265,7 @@ def _parse(row: dict[str, str]) -> tuple[Key, Scores]:
     for name, value in conditions.items():
         if type(value) is not type(CONDITIONS[name]):
             raise ValueError(f"{name} is {shown(value)}")
-    scores = {name: float(row[name]) if row.get(name) else None for name in _numbers()}
+    scores: Scores = {name: float(row[name]) for name in _numbers() if row.get(name)}
     return Key(canonical(Guidance(**setting)), **conditions), scores
 
 

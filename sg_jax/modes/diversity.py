@@ -6,6 +6,7 @@ between two different real images of one class. At 1, a guided image is as far f
 another image of the class would be.
 """
 
+import dataclasses
 import json
 from typing import Any
 
@@ -68,11 +69,16 @@ def diversity(experiment: Experiment, source: Source, workdir: str) -> list[epat
     for name, guidance in settings.items():
         checks.check_setting(model, guidance, weak_models[name], f"config.guidance.{name}")
     writer = processes.is_writer()
+    own = dataclasses.replace(config.evaluate, metrics=(), network="", reference="")
     judge = (
-        scoring.open_judge(config, source, workdir, experiment.image_shape[0]) if writer else None
+        scoring.open_judge(
+            dataclasses.replace(config, evaluate=own), source, workdir, experiment.image_shape[0]
+        )
+        if writer
+        else None
     )
     real = judge.classifier.real if judge else None
-    unit = same_class_distance(real.features, real.labels) if real else 0.0
+    unit = same_class_distance(np.asarray(real.kept), real.labels) if real else 0.0
     labels = model.conditioning.in_turn(config.diversity.samples)
 
     def draw(guidance, weak_model=None):

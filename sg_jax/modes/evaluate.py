@@ -16,15 +16,18 @@ from sg_jax.evaluation import (
     figures,
     measure,
     pictures,
+    published,
     report,
+    scored,
     scoring,
     style,
     table,
 )
-from sg_jax.evaluation.metrics import Scores, drawable
+from sg_jax.evaluation.judge import Judge
+from sg_jax.evaluation.metrics import CLASSIFIER, Scores, drawable
 from sg_jax.evaluation.results import SettingResult
 from sg_jax.method.guidance import Guidance
-from sg_jax.modes import dry_draw
+from sg_jax.modes import dry_draw, evaluate_files
 from sg_jax.modes.base import Job, Mode, register, weak_paths
 from sg_jax.modes.dry_parts import Lines
 from sg_jax.parallel import processes
@@ -33,9 +36,14 @@ from sg_jax.runs.progress import log
 from sg_jax.runs.records import read_metrics
 from sg_jax.weights import checkpoints
 
+# The facts without which figures cannot be compared; the terminal shows them below the table.
+PROTOCOL = ("Samples", "Sampling", "Decoder", "Reference", "Judged by", "Versions")
+
 
 def run(job: Job) -> list[epath.Path]:
-    """Score the settings of a job; return the paths of the picture and of the report."""
+    """Score the settings of a job, or the files that its flags name; return what was written."""
+    if any(job.options.get(option.name) for option in evaluate_files.OPTIONS):
+        return evaluate_files.run(job)
     assert job.source is not None
     return evaluate(job.drawing, job.source, job.workdir, job.command)
 
@@ -66,11 +74,7 @@ def evaluate(
     step = config.evaluate.step or steps[-1]
     if step not in steps:
         raise UserError(f"config.evaluate.step={step} is not a checkpoint of {workdir}: {steps}.")
-    judge = (
-        scoring.open_judge(config, source, workdir, experiment.image_shape[0])
-        if processes.is_writer()
-        else None
-    )
+    judge = scoring.open_judge(config, source, workdir, experiment.image_shape[0])
     names = config.evaluate.guidance
     found = measure.run(
         experiment,
@@ -82,7 +86,7 @@ def evaluate(
         step=step,
         shown=min(config.evaluate.columns, source.num_classes, config.evaluate.samples),
     )
-    if judge is not None:
+    if processes.is_writer():
         rows, images = [], []
         for name, guidance, scores in _shown(experiment, found, step):
             share = isinstance(guidance.weak_step, float)
@@ -140,13 +144,25 @@ def _report(
     workdir: str,
     command: str,
     step: int,
-    judge: scoring.Judge,
+    judge: Judge,
     rows: list[SettingResult],
 ) -> None:
     """Print the table, and write it with the loss curve and the page beside guidance.png."""
     folder = files.path(workdir)
     log(report.format_table(rows))
+    facts, beside, name = (
+        _facts(experiment, step, judge),
+        None,
+        experiment.config.evaluate.published,
+    )
+    log("; ".join(f"{key}: {facts[key]}" for key in PROTOCOL if key in facts) + ".")
+    if name and (lines := published.beside(name, rows)):
+        log(published.text(name, rows))
+        paper = published.TABLES[name]
+        beside = f"Beside {paper.source}: {paper.protocol}", published.HEAD, lines
     records = [r for r in read_metrics(workdir) if "loss" in r]
+    if known := [r for r in records if r["step"] <= step]:
+        facts["Training"] = f"{step:,} steps, loss {known[-1]['loss']:.4f} at the end"
     shown = [(folder / "guidance.png", "Generated images, one row per setting.")]
     if drawable(np.array([r["loss"] for r in records])).any():
         losses = figures.Line("", [r["step"] for r in records], [r["loss"] for r in records])
@@ -156,33 +172,40 @@ def _report(
     report.write_report(
         folder / "report.html",
         title=f"{source.name}: {len(rows)} ways to guide one network",
-        facts=_facts(experiment, step, records),
+        facts=facts,
         rows=rows,
         reference=_reference(judge),
         command=f"python -m sg_jax.main {command}",
         pictures=shown,
         notes=["All images of a column start from the same noise and have the same label."],
+        beside=beside,
     )
 
 
-def _reference(judge: scoring.Judge) -> report.Reference:
-    view = judge.classifier
+def _reference(judge: Judge) -> report.Reference:
+    view = (
+        judge.views[judge.main] if judge.main in judge.views else next(iter(judge.views.values()))
+    )
+    named = view.network is not getattr(judge.views.get(CLASSIFIER), "network", None)
     return report.Reference(
         real_images=judge.references,
-        test_images=view.test.count,
+        source=judge.reference,
+        test_images=view.test.count if view.test else 0,
         classifier_accuracy=view.network.test_accuracy or 0.0,
         test_scores=judge.of_test_images(),
         compared=judge.compared,
+        network=f"the features of {judge.networks}" if named else report.CLASSIFIER_IN_WORDS,
     )
 
 
-def _facts(experiment: Experiment, step: int, records: list[dict]) -> dict[str, str]:
-    """Return facts about the run, for the report."""
+def _facts(experiment: Experiment, step: int, judge: Judge) -> dict[str, str]:
+    """Return facts about the run and how it was measured, for the report."""
     config, model = experiment.config, experiment.model
     seeds = ", ".join(map(str, config.evaluate.seeds or (config.seed,)))
     count = sum(leaf.size for leaf in jax.tree.leaves(model))
     routes = "routes " + (", ".join(f"{i} to {j}" for i, j in model.routes) or "none")
     where = "masked" if model.masks else routes
+    drawn = {"balanced": "each class equally often", "uniform": "classes drawn uniformly"}
     facts = {
         "Data": f"{config.data.name}, {config.data.split}, {model.image_size} x "
         f"{model.image_size} x {model.channels}",
@@ -190,15 +213,17 @@ def _facts(experiment: Experiment, step: int, records: list[dict]) -> dict[str, 
         f"{model.tokens} tokens, {count:,} parameters",
         "Sparsity": f"{where}, rate in training {_training_rates(experiment)}",
         "Batch": f"{config.train.batch_size} images",
+        "Samples": f"{config.evaluate.samples:,}, {drawn[config.evaluate.labels]}",
         "Sampling": f"{experiment.sampler.name}, {config.sample.steps} steps, weights "
         f"averaged (EMA {config.train.ema_decay:g}), seed {seeds}",
+        "Reference": judge.reference
+        or f"{judge.references:,} images of {config.data.name} ({judge.real_digest})",
+        "Judged by": judge.networks,
+        "Versions": scored.versions(),
         "Device": f"{experiment.mesh.size} x {jax.devices()[0].device_kind}",
     }
     if decoder := experiment.autoencoder:
         facts["Decoder"] = f"{decoder.name} ({decoder.fingerprint()})"
-    known = [r for r in records if r["step"] <= step]
-    if known:
-        facts["Training"] = f"{step:,} steps, loss {known[-1]['loss']:.4f} at the end"
     return facts
 
 
@@ -222,12 +247,16 @@ MODE = register(
         run,
         same="scored",
         pixels=True,
+        unless=tuple(option.name for option in evaluate_files.OPTIONS),
+        keys=True,
+        options=evaluate_files.OPTIONS,
         dry=_dry,
         writes=("", "samples/scored"),
         paths=lambda config, _: [
             "features.path",
             trust.IMAGES,
             "autoencoder.path",
+            *(f"evaluate.{name}" for name in ("reference", "inception", "dinov2")),
             *weak_paths(config.evaluate.guidance),
         ],
     )

@@ -10,12 +10,12 @@ from etils import epath
 
 from sg_jax.config import trust
 from sg_jax.config.experiment import Experiment
-from sg_jax.config.sections import Sweep
+from sg_jax.config.measuring import Sweep
 from sg_jax.costs.machines import Machine
 from sg_jax.data.sources import Source
 from sg_jax.evaluation import figures, heatmaps, measure, report, scoring, style, table
 from sg_jax.evaluation.figures import Spot
-from sg_jax.evaluation.metrics import COST, METRICS, QUALITY, Scores
+from sg_jax.evaluation.metrics import COST, METRICS, Scores, quality
 from sg_jax.evaluation.results import SettingResult
 from sg_jax.method.guidance import Guidance
 from sg_jax.modes import dry_draw
@@ -53,11 +53,7 @@ def sweep(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pa
     config = experiment.config
     grid = cells(config.sweep)
     step = checkpoints.saved_steps(workdir)[-1]
-    judge = (
-        scoring.open_judge(config, source, workdir, experiment.image_shape[0])
-        if processes.is_writer()
-        else None
-    )
+    judge = scoring.open_judge(config, source, workdir, experiment.image_shape[0])
     found = measure.run(
         experiment,
         judge,
@@ -69,7 +65,7 @@ def sweep(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pa
     )
     folder = files.path(workdir)
     paths = [folder / table.NAME]
-    if judge is not None:
+    if processes.is_writer():
         cells_found = {g: found.scores[g][0] for g in grid}
         paths += _draw(experiment, cells_found, folder)
         log(summary(cells_found, config.sweep.samples))
@@ -130,15 +126,15 @@ def _draw(
             figure = heatmaps.heatmaps(axis(values), unguided, scales, strong, weak, metric)
             paths.append(style.save(figure, folder / f"sweep_{metric.name}.png"))
     kinds = {scale: f"ω = {scale:g}" for scale in sorted(scales)}
-    spots = []
+    spots, ranking = [], quality(found.values())
     for guidance, scores in found.items():
-        cost, quality = scores.get(COST), scores.get(QUALITY)
-        if cost is not None and quality is not None:
+        cost, value = scores.get(COST), scores.get(ranking.name)
+        if cost is not None and value is not None:
             kind = kinds[guidance.scale] if guidance.guided else "no guidance"
-            spots.append(Spot(cost, quality, guidance.describe(), kind))
+            spots.append(Spot(cost, value, guidance.describe(), kind))
     colours = style.shades(list(kinds.values())) | {"no guidance": style.COLOURS[1]}
     if spots:
-        figure = figures.front(spots, METRICS[COST], METRICS[QUALITY], colours)
+        figure = figures.front(spots, METRICS[COST], ranking, colours)
         paths.append(style.save(figure, folder / "sweep_cost.png"))
     return paths
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from sg_jax.encoders.autoencoder import Autoencoder
 from sg_jax.errors import UserError, shown
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import sharding
+
+Network = TypeVar("Network")
 
 AT_ONCE = 8  # images that a device decodes at once
 
@@ -45,15 +47,15 @@ def shape(model: Backbone, autoencoder: Autoencoder | None) -> tuple[int, int, i
     return (side, side, 3)
 
 
-def place(autoencoder: Autoencoder, mesh: Mesh) -> Autoencoder:
-    """Copy an autoencoder to all devices of a mesh; nothing moves if it is there."""
+def place(network: Network, mesh: Mesh) -> Network:
+    """Copy a network to all devices of a mesh; nothing moves if it is there."""
     everywhere = NamedSharding(mesh, P())
 
     def put(x: jax.Array) -> jax.Array:
         # By NumPy, because other processes hold copies of their own.
         return x if x.sharding == everywhere else jax.device_put(np.asarray(x), everywhere)
 
-    return jax.tree.map(put, autoencoder)
+    return jax.tree.map(put, network)
 
 
 @functools.partial(jax.jit, static_argnames=("mesh", "chunk"))
@@ -68,7 +70,7 @@ def decode(
       mesh: the devices; None for one.
       chunk: latents that a device decodes at once.
     """
-    return _on_each(lambda ae, z: ae.decode(z, chunk), mesh)(autoencoder, latents)
+    return on_each(lambda ae, z: ae.decode(z, chunk), mesh)(autoencoder, latents)
 
 
 @functools.partial(jax.jit, static_argnames=("mesh", "chunk", "mirror"))
@@ -97,10 +99,10 @@ def encode(
         mean, std = (jnp.stack(each, axis=1) for each in zip(*found, strict=True))
         return mean, std
 
-    return _on_each(run, mesh)(autoencoder, images)
+    return on_each(run, mesh)(autoencoder, images)
 
 
-def _on_each(run: Callable, mesh: Mesh | None) -> Callable:
+def on_each(run: Callable, mesh: Mesh | None) -> Callable:
     """Let each device of a mesh run a function on its own part of a batch."""
     if mesh is None:
         return run

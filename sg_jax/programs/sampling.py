@@ -45,6 +45,7 @@ class Numbers(Settings):
     batch_size: int | None = setting(None, "most images per program call", rule=_batch)
     chunk: int = setting(-1, "tokens at once; 0: all, -1: the device's best number", low=-1)
     decode_chunk: int = setting(decoding.AT_ONCE, "latents a device decodes at once", low=1)
+    first: int = setting(0, "number of the first image", low=0, below=2**31)
 
 
 def sample(
@@ -62,6 +63,7 @@ def sample(
     pixels: bool = True,
     autoencoder: Autoencoder | None = None,
     decode_chunk: int = decoding.AT_ONCE,
+    first: int = 0,
 ) -> np.ndarray:
     """Draw one image per label.
 
@@ -88,6 +90,8 @@ def sample(
       pixels: False returns the network's own samples, such as latents to decode.
       autoencoder: from `sg_jax.load_autoencoder`; it decodes the samples of a network of latents.
       decode_chunk: most latents that a device decodes at once.
+      first: number of the first image. With first=100, label 0 is drawn as image 100 of a longer
+        call is, so that a large drawing can be continued or shared out.
 
     Returns:
       Images, uint8 [B, H, W, C], or float32 with pixels=False. Every process gets all of them.
@@ -100,15 +104,15 @@ def sample(
     options = dict(
         steps=steps, seed=seed, batch_size=batch_size, chunk=chunk, mesh=mesh, progress=progress,
         sampler=sampler, weak_model=weak_model, pixels=pixels, autoencoder=autoencoder,
-        decode_chunk=decode_chunk,
+        decode_chunk=decode_chunk, first=first,
     )  # fmt: skip
     count, batches = _prepare(model, labels, guidance, **options, collected=True)
     shape = decoding.shape(model, autoencoder if pixels else None)
     images = np.zeros((count, *shape), np.uint8 if pixels else np.float32)
-    first = 0
+    done = 0
     for part in batches:
-        images[first : first + len(part)] = part
-        first += len(part)
+        images[done : done + len(part)] = part
+        done += len(part)
     return images
 
 
@@ -145,12 +149,13 @@ def _prepare(
     pixels: Any = True,
     autoencoder: Any = None,
     decode_chunk: Any = decoding.AT_ONCE,
+    first: Any = 0,
     *,
     collected: bool,
 ) -> tuple[int, Iterator[np.ndarray]]:
     """Check the arguments of `sample`; return the number of images and what draws them."""
-    numbers = Numbers(steps, seed, batch_size, chunk, decode_chunk)
-    steps, seed, batch_size, chunk, decode_chunk = dataclasses.astuple(numbers)
+    numbers = Numbers(steps, seed, batch_size, chunk, decode_chunk, first)
+    steps, seed, batch_size, chunk, decode_chunk, first = dataclasses.astuple(numbers)
     named = getattr(model, "named", presets.Named()).settings
     guidance, sampler = presets.resolve(guidance, named), _sampler(sampler)
     pixels = plain(pixels)
@@ -201,20 +206,20 @@ def _prepare(
             )
             on_devices = decoder and decoding.place(decoder, mesh)
         static = dict(plan=plan, sampler=sampler, steps=steps, mesh=mesh, chunk=chunk)
-        for first in range(0, len(conditions), size):
-            part = conditions[first : first + size]
+        for begin in range(0, len(conditions), size):
+            part = conditions[begin : begin + size]
             padded = np.zeros((size, *part.shape[1:]), part.dtype)
             padded[: len(part)] = part
-            keys = image_keys(seed, first, size)
+            keys = image_keys(seed, first + begin, size)
             if mesh is not None:
                 padded, keys = spread(padded, keys, mesh)
             arguments = (on_mesh, weak_on_mesh, jnp.asarray(padded), keys, scales)
-            if first == 0:  # what is compiled here is what runs below
+            if begin == 0:  # what is compiled here is what runs below
                 program = integrate.lower(*arguments, **static).compile()
                 memory.check_program(what, program, place, remedy)
             samples = integrate(*arguments, **static)
             if on_devices is not None:  # NaN stays NaN
-                if first == 0:
+                if begin == 0:
                     how = dict(mesh=mesh, chunk=decode_chunk)
                     program = decoding.decode.lower(on_devices, samples, **how).compile()
                     words = _decoding_in_words(at_once, decode_chunk)
@@ -229,7 +234,7 @@ def _prepare(
                 )
             yield to_uint8(drawn) if pixels else drawn
             if progress:
-                progress(first + len(part))
+                progress(begin + len(part))
 
     return len(conditions), draw()
 

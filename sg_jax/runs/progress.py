@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from sg_jax.parallel import processes
 
+OFTEN = 10.0  # seconds between two lines of long work
+
 
 class Progress:
     """Print steps/s, images/s and the time left, since the last print."""
@@ -35,6 +37,11 @@ class Progress:
         log("  ".join(parts))
         self.step, self.time = step, now
         return rates
+
+    def sometimes(self, step: int) -> None:
+        """Print a line for `step` if the last one was printed ten seconds ago, and it is no end."""
+        if step < self.total and time.perf_counter() - self.time > OFTEN:
+            self.update(step)
 
 
 class Spent:

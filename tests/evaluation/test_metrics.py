@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sg_jax.evaluation.distances import Statistics, frechet, precision_recall
-from sg_jax.evaluation.metrics import DRAWING, METRICS, RESULT, Drawing, FeatureSet
+from sg_jax.evaluation.found import FeatureSet
+from sg_jax.evaluation.metrics import CLASSIFIER, DRAWING, MAIN, METRICS, RESULT, Drawing
 
 NAN = math.nan
 
@@ -36,9 +37,11 @@ def _images(seed, count, **more):
 
 def test_metrics_of_images_are_the_functions_they_name():
     real = _images(0, 40)
-    fake = _images(1, 30, probabilities=np.eye(3)[np.zeros(30, int)])
+    fake = _images(1, 30, predicted=np.zeros(30, int))
     found = {
-        name: metric.function(real, fake) for name, metric in METRICS.items() if metric.of_images
+        name: metric.function(real, fake)
+        for name, metric in METRICS.items()
+        if metric.needs in (MAIN, CLASSIFIER)
     }
     assert found["frechet"] == frechet(real.features, fake.features)
     assert (found["precision"], found["recall"]) == precision_recall(real.features, fake.features)

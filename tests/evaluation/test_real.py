@@ -56,7 +56,7 @@ def test_what_is_found_in_a_stream_is_what_is_found_at_once(whole):
     features, probabilities = Pixels().score(images)
     found = found_in(Pixels(), Reader(Source(600)), np.arange(600))
     np.testing.assert_array_equal(found.features, features)
-    np.testing.assert_array_equal(found.probabilities, probabilities)
+    np.testing.assert_array_equal(found.predicted, probabilities.argmax(1))
     np.testing.assert_array_equal(found.labels, labels)
     fake = np.random.default_rng(1).normal(size=(50, 6))
     expected = distances.frechet(features, fake)
@@ -88,7 +88,7 @@ def test_the_file_holds_for_its_network_and_its_data_alone(tmp_path):
     np.testing.assert_array_equal(again.real.labels, view.real.labels)
     metric = METRICS["frechet"]
     assert metric.function(again.real, again.test) == metric.function(view.real, view.test)
-    np.testing.assert_array_equal(again.test.probabilities, view.test.probabilities)
+    np.testing.assert_array_equal(again.test.predicted, view.test.predicted)
     assert real.load(path, {**ABOUT, "references": 500}, Pixels()) is None
     other = types.SimpleNamespace(digest="12345678")
     assert real.load(path, ABOUT, other) is None

@@ -22,7 +22,7 @@ from harness import contents, is_one_sentence, results
 import sg_jax
 from sg_jax.config import parsing, record, trust
 from sg_jax.errors import UserError
-from sg_jax.evaluation import compare, measure, real, table
+from sg_jax.evaluation import compare, real, scored, table
 from sg_jax.evaluation.features import Scorer
 from sg_jax.main import main
 from sg_jax.method.guidance import Guidance
@@ -235,11 +235,11 @@ def test_an_archive_takes_what_it_holds(tmp_path, bomb):
 
 
 def test_kept_images_take_what_they_hold(tmp_path):
-    path = measure._images_path(tmp_path, KEY)
+    path = scored.images_path(tmp_path, KEY)
     path.parent.mkdir(parents=True)
     for content in (promising((10**12, 8, 8, 1), "|u1"), promising((10**9, 8, 8, 1), "|u1")):
         path.write_bytes(content)
-        held, found = most_memory(lambda: measure._images(tmp_path, KEY, shown=1, shape=(8, 8, 1)))
+        held, found = most_memory(lambda: scored.images_of(tmp_path, KEY, shown=1, shape=(8, 8, 1)))
         assert found is None and held < MODEST
 
 

@@ -9,7 +9,7 @@ import pytest
 from sg_jax.config.sections import Diversity, Sample
 from sg_jax.errors import UserError
 from sg_jax.evaluation import scoring
-from sg_jax.evaluation.metrics import FeatureSet
+from sg_jax.evaluation.found import FeatureSet
 from sg_jax.evaluation.real import View
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler

@@ -11,8 +11,9 @@ import pytest
 from sg_jax.config import record
 from sg_jax.config.sections import Data, Evaluate, Sample, Train
 from sg_jax.errors import UserError
-from sg_jax.evaluation import measure, scoring, table
-from sg_jax.evaluation.metrics import METRICS, FeatureSet
+from sg_jax.evaluation import scored, scoring, table
+from sg_jax.evaluation.found import FeatureSet
+from sg_jax.evaluation.metrics import METRICS
 from sg_jax.evaluation.real import View
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
@@ -50,19 +51,19 @@ def evaluate_of(tmp_path, tiny, make_dit, mesh_of, monkeypatch):
 
     def sample(model, labels, guidance, seed, **kwargs):
         drawn.append((len(labels), guidance, seed))
-        return sampling.sample(model, labels, guidance, seed=seed, **kwargs)
+        return sampling.sample_batches(model, labels, guidance, seed=seed, **kwargs)
 
     def load(workdir, step=None, **_):
         loaded.append(step)
         return make_dit(seed=step)
 
     real = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
-    found = FeatureSet(*Pixels().score(real)[:1], np.arange(40) % 5, Pixels().score(real)[1])
+    found = FeatureSet(Pixels().score(real)[0], np.arange(40) % 5, np.arange(40) % 4)
     view = View(Pixels(), found, found)
     judge = scoring.Judge({"classifier": view})
-    monkeypatch.setattr(measure, "sample", sample)
+    monkeypatch.setattr(scored, "sample_batches", sample)
     monkeypatch.setattr(checkpoints, "load", load)
-    monkeypatch.setattr(scoring, "open_judge", lambda *args: judge)
+    monkeypatch.setattr(scoring, "open_judge", lambda *args, **kwargs: judge)
 
     def run(names, autoencoder=None, **changes):
         drawn.clear()
@@ -93,13 +94,13 @@ def evaluate_of(tmp_path, tiny, make_dit, mesh_of, monkeypatch):
 def test_what_another_command_has_scored_meanwhile_is_kept(evaluate_of, tmp_path, monkeypatch):
     evaluate_of(("unguided",))
     ((key, scores),) = table.read(tmp_path).items()
-    other, draw = dataclasses.replace(key, seed=77), measure.sample
+    other, draw = dataclasses.replace(key, seed=77), scored.sample_batches
 
     def sample(*args, **kwargs):
         table.write(tmp_path, {**table.read(tmp_path), other: scores})
         return draw(*args, **kwargs)
 
-    monkeypatch.setattr(measure, "sample", sample)
+    monkeypatch.setattr(scored, "sample_batches", sample)
     evaluate_of(("unguided", "sg"))
     rows = table.read(tmp_path)
     assert len(rows) == 3 and rows[other] == scores

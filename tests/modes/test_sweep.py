@@ -5,10 +5,10 @@ import types
 import numpy as np
 import pytest
 
-from sg_jax.config.sections import Sample, Sweep
+from sg_jax.config.sections import Evaluate, Sample, Sweep, Train
 from sg_jax.errors import UserError
-from sg_jax.evaluation import measure, scoring, table
-from sg_jax.evaluation.metrics import FeatureSet
+from sg_jax.evaluation import scored, scoring, table
+from sg_jax.evaluation.found import FeatureSet
 from sg_jax.evaluation.real import View
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
@@ -46,19 +46,25 @@ def sweep_of(workdir, tiny, mesh_of, monkeypatch):
     def sample(model, labels, guidance, **kwargs):
         if len(labels) == GRID["samples"]:  # else it only compiles
             drawn.append(guidance)
-        return sampling.sample(model, labels, guidance, **kwargs)
+        return sampling.sample_batches(model, labels, guidance, **kwargs)
 
     real = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
     found = FeatureSet(Pixels().score(real)[0], np.zeros(40, int))
     judge = scoring.Judge({"classifier": View(Pixels(), found, found)})
-    monkeypatch.setattr(measure, "sample", sample)
+    monkeypatch.setattr(scored, "sample_batches", sample)
     monkeypatch.setattr(checkpoints, "load", lambda *args, **kwargs: tiny)
     monkeypatch.setattr(scoring, "open_judge", lambda *args: judge)
 
     def run(sampler=None, **changes):
         drawn.clear()
         grid = Sweep(**{**GRID, **changes})
-        config = types.SimpleNamespace(seed=0, sample=Sample(steps=2, batch_size=8), sweep=grid)
+        config = types.SimpleNamespace(
+            seed=0,
+            train=Train(),
+            evaluate=Evaluate(),
+            sample=Sample(steps=2, batch_size=8),
+            sweep=grid,
+        )
         mesh, sampler = mesh_of(1, 1), Sampler(**(sampler or {}))
         sampling = dict(steps=2, seed=0, batch_size=8, mesh=mesh, sampler=sampler)
         experiment = types.SimpleNamespace(

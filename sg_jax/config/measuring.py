@@ -1,0 +1,79 @@
+"""The sections of what scores images: how they are judged, and which settings are compared."""
+
+import dataclasses
+
+from sg_jax.config import tuples
+from sg_jax.encoders.classifier import Recipe
+from sg_jax.errors import Settings, setting
+from sg_jax.method.guidance import WEAK_LABELS
+
+MOST_IMAGES = 10_000_000  # that a command draws
+
+
+@dataclasses.dataclass(frozen=True)
+class Features(Recipe):
+    """The network whose hidden layer measures images: how to train it, and where to keep it."""
+
+    SECTION = "config.features"
+
+    path: str = setting("", ".npz file that runs share; empty: the run's own classifier.npz")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate(Settings):
+    """What --mode evaluate scores."""
+
+    SECTION = "config.evaluate"
+
+    guidance: tuple = setting(("unguided", "cfg", "sg"), "guidance settings", rule=tuples.names)
+    samples: int = setting(1000, "images per setting and seed", low=10, high=MOST_IMAGES)
+    seeds: tuple = setting((), "of noise and token ids; empty: config.seed", rule=tuples.seeds)
+    step: int = setting(0, "which checkpoint; 0: the latest, -1: the best", low=-1)
+    images: str = setting(
+        "", "data set that decoded latents are compared with; empty: the one they were made from"
+    )
+    references: int = setting(0, "real images to compare with; 0: all", rule=tuples.references)
+    reference: str = setting(
+        "", ".npz file of the real images, such as ADM's; empty: those of the data"
+    )
+    metrics: tuple = setting(
+        (), "which; empty: all of the data's own classifier", rule=tuples.metrics
+    )
+    network: str = setting(
+        "",
+        "whose features precision, recall, kid and mind use; empty: what other metrics use",
+        options=("", "classifier", "inception", "dinov2"),
+    )
+    inception: str = setting("", "file of Inception's weights; empty: where they usually are")
+    dinov2: str = setting("", "file of DINOv2's weights; empty: where they usually are")
+    labels: str = setting(
+        "balanced", "classes in turn, or drawn uniformly", options=("balanced", "uniform")
+    )
+    keep: str = setting(
+        "", "keep all images: as PNG files, or as ADM's .npz too", options=("", "png", "npz")
+    )
+    published: str = setting("", "published figures that are shown beside", options=("", "table3"))
+    columns: int = setting(10, "classes shown in the picture", low=1, high=1000)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep(Settings):
+    """The grid that --mode sweep scores; a cell is one guidance setting."""
+
+    SECTION = "config.sweep"
+
+    gamma_strong: tuple = setting((0.0, 0.25, 0.5, 0.75), "rates", rule=tuples.numbers_in(0, 1))
+    gamma_weak: tuple = setting((0.0, 0.25, 0.5, 0.75, 0.9), "rates", rule=tuples.numbers_in(0, 1))
+    scale: tuple = setting((1.25, 1.5, 1.75, 2.0), "omegas", rule=tuples.numbers_in(0))
+    weak_label: str = setting("same", "condition of the weak prediction", options=WEAK_LABELS)
+    samples: int = setting(1000, "images per cell", low=10, high=MOST_IMAGES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Diversity(Settings):
+    """What --mode diversity compares with unguided images."""
+
+    SECTION = "config.diversity"
+
+    guidance: tuple = setting(("cfg", "sg"), "guidance settings", rule=tuples.names)
+    samples: int = setting(1000, "images per setting", low=10, high=MOST_IMAGES)

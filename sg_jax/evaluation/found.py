@@ -1,0 +1,74 @@
+"""What a feature network finds in images: of one batch, and of a whole set."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from sg_jax.evaluation.distances import Manifold, Predictions, Rows, Statistics
+
+
+class Seen(NamedTuple):
+    """What a network finds in a batch of B images.
+
+    Attributes:
+      features: float32 [B, F].
+      probabilities: of the classes of the data [B, num_classes]; None from a network without them.
+      spatial: float32 [B, S], features that still know places (sFID); None if there are none.
+      logits: float32 [B, C], of the network's own classes without their bias (IS); or None.
+    """
+
+    features: np.ndarray
+    probabilities: np.ndarray | None = None
+    spatial: np.ndarray | None = None
+    logits: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSet:
+    """What a network finds in a set of images.
+
+    Attributes:
+      features: [N, F] as an array, or in parts; None if only sums were kept.
+      labels: the class that each image is of, int [M].
+      predicted: the class that the network sees in it, int [M]; None from a network without classes
+        of the data.
+      counted: statistics over more images, of which `features` are evenly spread examples; None
+        if `features` are all there are.
+      spatial: statistics of the features that know places.
+      predictions: sums over the logits.
+    """
+
+    features: np.ndarray | Rows | None
+    labels: np.ndarray
+    predicted: np.ndarray | None = None
+    counted: Statistics | None = None
+    spatial: Statistics | None = None
+    predictions: Predictions | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of images in `statistics`."""
+        return self.counted.count if self.counted else len(self.kept)
+
+    @property
+    def kept(self) -> np.ndarray | Rows:
+        """The features that were kept."""
+        assert self.features is not None, "only sums were kept"
+        return self.features
+
+    @property
+    def width(self) -> int:
+        """Number of features of an image."""
+        return len(self.statistics.mean)
+
+    @functools.cached_property
+    def statistics(self) -> Statistics:
+        """Mean and scatter over all the images."""
+        return self.counted or Statistics.of(self.kept)
+
+    @functools.cached_property
+    def manifold(self) -> Manifold:
+        """The balls around `features`, for precision and recall."""
+        return Manifold(self.kept)

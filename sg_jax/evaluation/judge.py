@@ -1,0 +1,164 @@
+"""The judge of an evaluation: networks, what they find in real images, and scores of others."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from sg_jax.errors import UserError
+from sg_jax.evaluation.found import FeatureSet, Seen
+from sg_jax.evaluation.metrics import (
+    CLASSIFIER,
+    DRAWING,
+    MAIN,
+    METRICS,
+    Drawing,
+    Metric,
+    Scores,
+)
+from sg_jax.evaluation.real import View
+from sg_jax.evaluation.tally import Tallies, Tally
+from sg_jax.parallel import processes
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """Feature networks, each with what it finds in the real images.
+
+    Attributes:
+      views: by the kind of features that metrics need. In processes that do not write, only those
+        that all processes compute together, without the real images.
+      keep: stores the classifier's view, with the scores of the test images.
+      metrics: the names of those to measure; empty: all that the views allow.
+      main: the kind of features that metrics of MAIN are measured in.
+      reference: the file that the real images come from, with its digest; "": the run's own data.
+    """
+
+    views: Mapping[str, View]
+    keep: Callable[[View], object] = lambda view: None
+    metrics: tuple[str, ...] = ()
+    main: str = CLASSIFIER
+    reference: str = ""
+
+    @property
+    def classifier(self) -> View:
+        """The classifier trained on the same data."""
+        return self.views[CLASSIFIER]
+
+    @property
+    def real(self) -> FeatureSet | None:
+        """What the main network finds in the real images; None in processes that do not write."""
+        view = self.views.get(self.main) or next(iter(self.views.values()), None)
+        return view.real if view and processes.is_writer() else None
+
+    @property
+    def digest(self) -> str:
+        """Eight hex digits that identify the feature networks."""
+        if list(self.views) == [CLASSIFIER]:
+            return self.classifier.network.digest
+        every = sorted((kind, view.network.digest) for kind, view in self.views.items())
+        return f"{zlib.crc32(repr((every, self.main)).encode()):08x}"
+
+    @property
+    def networks(self) -> str:
+        """The feature networks and their digests, in words."""
+        return ", ".join(
+            getattr(view.network, "label", f"{kind} {view.network.digest}")
+            for kind, view in self.views.items()
+        )
+
+    @property
+    def real_digest(self) -> str:
+        """Eight hex digits of the real images' statistics in the main network."""
+        if self.real is None:
+            return ""
+        statistics = self.real.statistics
+        crc = zlib.crc32(np.ascontiguousarray(statistics.mean).tobytes())
+        return f"{zlib.crc32(np.ascontiguousarray(statistics.scatter).tobytes(), crc):08x}"
+
+    @property
+    def references(self) -> int:
+        """Number of real images that generated ones are compared with; 0: the file does not say."""
+        return self.real.count or 0 if self.real else 0
+
+    @property
+    def compared(self) -> int:
+        """How many of them represent all in precision and recall; 0: all are used."""
+        kept = len(self.real.features) if self.real and self.real.features is not None else 0
+        return 0 if kept == self.references else kept
+
+    @property
+    def measures(self) -> list[str]:
+        """The names of the metrics that it can measure."""
+        return [
+            m.name
+            for m in METRICS.values()
+            if m.needs == DRAWING or (self.kind_of(m) in self.views and self._wanted(m))
+        ]
+
+    def _wanted(self, metric: Metric) -> bool:
+        return not self.metrics or metric.name in self.metrics
+
+    def kind_of(self, metric: Metric) -> str:
+        """Return the kind of features that a metric is measured in."""
+        return self.main if metric.needs == MAIN else metric.needs
+
+    def tallies(self, count: int, folder: Any = None, about: str = "") -> Tallies:
+        """Return what gathers what the networks find in `count` images; see `Tallies`."""
+        each = {self.kind_of(METRICS[n]) for n in self.measures if METRICS[n].each}
+        every, none = np.arange(count), np.arange(0)
+        kinds = {
+            kind: Tally(every if kind in each else none, every if kind == CLASSIFIER else none)
+            for kind in self.views
+        }
+        return Tallies(kinds, folder, about)
+
+    def observe(self, images: np.ndarray) -> dict[str, Seen]:
+        """Return what each network finds in images, uint8 [B, H, W, C], in all processes."""
+        return {kind: Seen(*view.network.score(images)) for kind, view in self.views.items()}
+
+    def scores_of(self, found: Mapping[str, FeatureSet], drawing: Drawing | None = None) -> Scores:
+        """Score what `tallies` gathered, in the writer."""
+        scores: Scores = {}
+        for name in self.measures:
+            metric = METRICS[name]
+            if metric.needs == DRAWING:
+                scores |= {} if drawing is None else {name: metric.function(drawing)}
+            else:
+                kind = self.kind_of(metric)
+                scores[name] = metric.function(self.views[kind].real, found[kind])
+        return scores
+
+    def score(self, images: np.ndarray, labels: np.ndarray, drawing: Drawing) -> Scores:
+        """Score images, uint8 [B, H, W, C], that were drawn for `labels` [B], in all processes.
+
+        Processes that do not write get no scores.
+        """
+        seen = self.observe(images)
+        if not processes.is_writer():
+            return {}
+        tallies = self.tallies(len(images))
+        tallies.add(seen, labels)
+        return self.scores_of(tallies.results(), drawing)
+
+    def of_test_images(self) -> Scores:
+        """Score the real test images, which is about the best that generated ones can reach.
+
+        For 10,000 of them this takes half a minute, so the scores are kept.
+        """
+        found: Scores = {}
+        for name in self.measures:
+            metric = METRICS[name]
+            view = self.views.get(self.kind_of(metric))
+            if view is None or view.test is None:
+                continue
+            if name not in view.scores:
+                try:
+                    view.scores[name] = metric.function(view.real, view.test)
+                except UserError:  # too few of them
+                    view.scores[name] = None
+                self.keep(view)
+            found[name] = view.scores[name]
+        return found

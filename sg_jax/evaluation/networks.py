@@ -1,0 +1,100 @@
+"""Published networks that judge images: Inception and DINOv2, on all devices of all processes.
+
+Each process looks at its share of a batch; what it finds goes to all of them.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from sg_jax.config.sections import Config
+from sg_jax.encoders.dinov2 import PUBLISHED_OFFSET
+from sg_jax.evaluation.found import Seen
+from sg_jax.evaluation.metrics import DINOV2, INCEPTION
+from sg_jax.evaluation.reading import check_images
+from sg_jax.programs import decoding, observing
+from sg_jax.runs.progress import log
+from sg_jax.weights import encoders
+
+KINDS = (INCEPTION, DINOV2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """One of them.
+
+    Attributes:
+      kind: INCEPTION or DINOV2.
+      encoder: with its weights on the local devices.
+      together: whether each process looks at its share of a batch; otherwise one looks at all.
+    """
+
+    kind: str
+    encoder: Any
+    together: bool = True
+
+    test_accuracy = None
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Eight hex digits of the weights."""
+        return self.encoder.fingerprint()[:8]
+
+    @property
+    def label(self) -> str:
+        """What it is and which weights it has, in words."""
+        return f"{self.kind} {self.encoder.fingerprint()}"
+
+    def score(self, images: np.ndarray) -> Seen:
+        """Return what it finds in images, uint8 [B, H, W, C], the same in all processes."""
+        check_images("images", images)
+        count, processes = len(images), jax.process_count() if self.together else 1
+        if processes == 1:
+            return self._seen(observing.observe(self.encoder, images, self._mesh))
+        own = -(-count // processes)
+        share = images[jax.process_index() * own :][:own]
+        padded = np.zeros((own, *images.shape[1:]), np.uint8)
+        padded[: len(share)] = share
+        found = observing.observe(self.encoder, padded, self._mesh)
+        whole = multihost_utils.process_allgather(found, tiled=True)
+        return self._seen({name: array[:count] for name, array in whole.items()})
+
+    @functools.cached_property
+    def _mesh(self):
+        return observing.local_mesh()
+
+    def _seen(self, found: dict[str, np.ndarray]) -> Seen:
+        if self.kind == DINOV2:
+            return Seen(found["class"])
+        spatial = found["spatial"]
+        flat = spatial.reshape(len(spatial), -1)  # [B, 17 * 17 * 7], in this order
+        return Seen(found["pool"], spatial=flat, logits=found["logits_unbiased"])
+
+
+def load(kind: str, config: Config, together: bool = True) -> Network:
+    """Load one of them.
+
+    Args:
+      kind: INCEPTION or DINOV2.
+      config: `config.evaluate` may say where its weights are.
+      together: whether all processes will look at images together.
+
+    Raises:
+      UserError: the weights are not there, or are those of another network.
+    """
+    source = where(kind, config)
+    offset = PUBLISHED_OFFSET if kind == DINOV2 else 0.0
+    encoder = encoders.load_encoder(kind, source, offset=offset)
+    network = Network(kind, decoding.place(encoder, observing.local_mesh()), together)
+    log(f"feature network: {network.label}, read from {source}")
+    return network
+
+
+def where(kind: str, config: Config) -> Any:
+    """Return where the weights of a network are; raise a UserError if they are not there."""
+    given = {INCEPTION: config.evaluate.inception, DINOV2: config.evaluate.dinov2}[kind]
+    return encoders.where(kind, given)

@@ -1,0 +1,149 @@
+"""Draw settings and score them one by one; the first images of each stay in samples/scored."""
+
+import functools
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from sg_jax.config.experiment import Experiment
+from sg_jax.costs import flops
+from sg_jax.errors import one_line
+from sg_jax.evaluation import drawings, table
+from sg_jax.evaluation.judge import Judge
+from sg_jax.evaluation.metrics import METRICS, Drawing
+from sg_jax.evaluation.stream import Stream
+from sg_jax.evaluation.table import Key
+from sg_jax.method import guidance as guidance_lib
+from sg_jax.parallel import processes
+from sg_jax.programs.sampling import sample_batches
+from sg_jax.runs import arrays, files
+from sg_jax.runs.progress import Progress, log
+from sg_jax.weights import checkpoints
+
+
+def draw_all(
+    experiment: Experiment,
+    judge: Judge,
+    workdir: str | os.PathLike,
+    left: Sequence[tuple[Key, bool]],
+    no_images: Sequence[Key],
+    rows: table.Table,
+    shown: int,
+) -> None:
+    """Draw what is `left`: keys, each with whether it is to be scored, or only its images kept."""
+    config, networks, programs = experiment.config.sample, None, set()
+    step, samples = left[0][0].checkpoint, left[0][0].samples
+    how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
+    model = checkpoints.load(workdir, step, **how)
+    progress = Progress(0, len(left), samples, unit="drawing")
+    for done, (key, score) in enumerate(left, start=1):
+        guidance = key.guidance
+        log(f"Draw {samples} images: {guidance.describe()}, seed {key.seed}.")
+        if networks != (guidance.weak_workdir, guidance.weak_step):
+            networks = (guidance.weak_workdir, guidance.weak_step)
+            weak_model = checkpoints.load_weak(guidance, workdir, **how)
+        labels = labels_of(model, key)
+        plan, _ = guidance_lib.plan(guidance, experiment.sampler, config.steps)
+        program = (plan, guidance.weak_workdir)
+        draw = functools.partial(
+            sample_batches,
+            model,
+            guidance=guidance,
+            weak_model=weak_model,
+            **{**experiment.sampling, "seed": key.seed},
+        )
+        stream = Stream(
+            draw,
+            labels,
+            judge if score else None,
+            keep=functools.partial(keep_images, workdir, key) if key in no_images else None,
+            shown=shown,
+            compiled=program in programs,
+            batch_size=config.batch_size,
+            files=_pictures_of(experiment, workdir, key) if score else None,
+        )
+        programs.add(program)
+        about = repr((key, key.decoder, key.labels, key.reference, judge.measures))
+        if not score:
+            stream.first()
+            continue
+        found = stream.run(_part_of(workdir, key), about)
+        if not processes.is_writer():
+            continue
+        cost = flops.sampling_step(
+            model,
+            guidance,
+            steps=config.steps,
+            sampler=experiment.sampler,
+            weak_model=weak_model,
+        )
+        scores = judge.scores_of(found.sets, Drawing(cost, found.rate))
+        rows |= table.add(workdir, {key: scores})
+        found.finish()
+        shares: dict[str, Any] = {n: scores[n] for n in scores if METRICS[n].of_images}
+        progress.update(done, **shares)
+
+
+def labels_of(model: Any, key: Key) -> np.ndarray:
+    """Return the labels [samples] of a drawing: classes in turn, or drawn uniformly by its seed."""
+    if key.labels == "balanced":
+        return model.conditioning.in_turn(key.samples)
+    drawn = np.random.default_rng([key.seed, key.samples])
+    return drawn.integers(0, model.conditioning.num_classes, key.samples).astype(np.int32)
+
+
+def _part_of(workdir: str | os.PathLike, key: Key) -> epath.Path:
+    """Return the folder where an interrupted drawing is continued."""
+    return files.path(workdir) / "samples" / "scored" / f"{key.digest}.part"
+
+
+def _pictures_of(experiment: Experiment, workdir: str | os.PathLike, key: Key) -> Any:
+    """Return what keeps all images, if `config.evaluate.keep` asks for it; in the writer."""
+    keep = experiment.config.evaluate.keep
+    if not keep or not processes.is_writer():
+        return None
+    folder = files.path(workdir) / "samples" / f"evaluate_{key.digest}"
+    return drawings.Kept(folder, as_npz=keep == "npz")
+
+
+def versions() -> str:
+    """Return the versions of this project and of jax."""
+    project = sys.modules[__name__.partition(".")[0]]
+    return f"sg_jax {vars(project)['__version__']}, jax {jax.__version__}"
+
+
+def images_path(workdir: str | os.PathLike, key: Key) -> epath.Path:
+    """Return the file of the first images of a setting."""
+    return files.path(workdir) / "samples" / "scored" / f"{key.digest}.npy"
+
+
+def keep_images(workdir: str | os.PathLike, key: Key, images: np.ndarray) -> None:
+    """Write the first images of a setting."""
+    buffer = io.BytesIO()
+    np.save(buffer, images)
+    files.write_atomically(images_path(workdir, key), buffer.getvalue())
+
+
+def images_of(
+    workdir: str | os.PathLike, key: Key, *, shown: int, shape: tuple[int, int, int]
+) -> np.ndarray | None:
+    """Return the first stored images [shown, *shape] of a setting; None if they are not there."""
+    path = images_path(workdir, key)
+    if not shown:
+        return np.empty(0, np.uint8)
+    try:
+        images = arrays.from_npy(arrays.read_bytes(path))
+        if images.dtype != np.uint8 or images.shape[1:] != shape:
+            raise ValueError(f"{images.dtype} {list(images.shape)}")
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # damaged files raise many kinds of errors
+        log(f"{path} cannot be read ({one_line(error)}): these images are drawn again.")
+        return None
+    return images[:shown] if len(images) >= shown else None
