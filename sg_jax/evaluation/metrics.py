@@ -149,6 +149,11 @@ def fixed(count: int) -> Callable[[float], int]:
     return lambda _: count
 
 
+def hundredths(largest: float) -> int:
+    """Return the decimals of a metric that papers print with two of them."""
+    return 2 if largest >= 1 else 4
+
+
 def no_function(*_: object) -> float:
     """Stand for the function of a RESULT, which is not computed."""
     raise AssertionError("a RESULT is not computed")
@@ -172,25 +177,25 @@ METRICS: dict[str, Metric] = {
             "{test} test images; a larger generated set can come out below it.",
         ),
         Metric(
-            "fid", "FID", "distance", -1, fixed(2), INCEPTION,
+            "fid", "FID", "distance", -1, hundredths, INCEPTION,
             "The Fréchet distance in the 2,048 pooled features of Inception (Heusel et al. 2017, "
             "by ADM's protocol). Papers report it for 50,000 images; fewer read higher.",
             lambda real, fake: distances.frechet(real.statistics, fake.statistics),
         ),
         Metric(
-            "sfid", "sFID", "distance", -1, fixed(2), INCEPTION,
+            "sfid", "sFID", "distance", -1, hundredths, INCEPTION,
             "The same distance in 2,023 features of a middle layer, which know where in the image "
             "they are (Nash et al. 2021).",
             lambda real, fake: distances.frechet(real.spatial, fake.spatial),
         ),
         Metric(
-            "is", "IS", "score", 1, fixed(1), INCEPTION,
+            "is", "IS", "score", 1, hundredths, INCEPTION,
             "Inception score (Salimans et al. 2016): high if each image shows one of ImageNet's "
             "classes clearly, and all together show many. Mean over parts of 5,000 images.",
             lambda _, fake: distances.inception_score(fake.predictions),
         ),
         Metric(
-            "fd_dinov2", "FD-DINOv2", "distance", -1, fixed(1), DINOV2,
+            "fd_dinov2", "FD-DINOv2", "distance", -1, hundredths, DINOV2,
             "The Fréchet distance in the class token of DINOv2, which follows human judgement more "
             "closely than FID (Stein et al. 2023).",
             lambda real, fake: distances.frechet(real.statistics, fake.statistics),
