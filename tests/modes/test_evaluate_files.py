@@ -56,14 +56,8 @@ def test_a_folder_of_pictures_gives_the_same(run, tmp_path):
         (tmp_path / "fake").mkdir(exist_ok=True)
         Image.fromarray(image).save(tmp_path / "fake" / f"{i:06d}.png")
     how = ("--config.evaluate.reference=@real.npz", "--config.evaluate.metrics=fid,is,mind")
-    numbers = [
-        [
-            line.split()[1:]
-            for line in run("--samples", name, *how).splitlines()
-            if line[:4] == "fake"
-        ]
-        for name in ("@fake.npz", "@fake")
-    ]
+    said = [run("--samples", name, *how).splitlines() for name in ("@fake.npz", "@fake")]
+    numbers = [[line.split()[1:] for line in lines if line[:4] == "fake"] for lines in said]
     assert numbers[0] == numbers[1] and len(numbers[0][0]) == 4
 
 
