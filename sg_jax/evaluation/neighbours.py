@@ -62,7 +62,7 @@ class Manifold:
     def inside(self, points: Any) -> np.ndarray:
         """Return which of the points [M, F] lie in at least one ball, bool [M]."""
         rows = Rows.of(points, "points")
-        check_widths(self.points.width, rows.width)
+        check_widths(self.points.width, rows.width, (self.points.name, rows.name))
         large = len(rows) * len(self.points) > DEVICE_PAIRS
         size, decide = (pairs.ROWS, self._inside_by_devices) if large else (POINTS, self._inside)
         return np.concatenate([decide(block) for block in rows.blocks(size)])

@@ -22,7 +22,7 @@ PARTS = 64  # sums of each row of cubes, so that few float32 numbers are added u
 
 
 class Centred:
-    """Samples around the mean of a set, in float32, of about unit size.
+    """Samples around the mean of a set, in float32; those of all sets have about unit size.
 
     Distances and products keep more digits near the origin. The centre has float32 numbers and the
     scale is a power of 2, so each result differs from the exact one by half a unit of its last
@@ -33,10 +33,10 @@ class Centred:
       scale: the factor.
     """
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, *others: Rows) -> None:
         self.centre = rows.mean.astype(np.float32).astype(np.float64)
-        first = next(rows.blocks()).astype(np.float64) - self.centre[None]
-        size = np.sqrt(np.mean(first**2))
+        firsts = (self.double(next(each.blocks())) for each in (rows, *others))
+        size = max(np.sqrt(np.mean(first**2)) for first in firsts)
         self.scale = 2.0 ** -np.round(np.log2(size)) if size else 1.0
 
     def double(self, block: np.ndarray) -> np.ndarray:
@@ -125,13 +125,14 @@ def margins(least: jax.Array, points: jax.Array, others: jax.Array, reach: jax.A
 
 
 def cubes(own: jax.Array, points: jax.Array, others: jax.Array, start: jax.Array) -> jax.Array:
-    """Return sums over others of (point · other)^3, without the point itself, in parts [B, S].
+    """Return sums over others of (point · other / F)^3, without the point itself, in parts [B, S].
 
     Args:
       own, points, others, start: as of `nearest`.
     """
     there = start + jnp.arange(len(others), dtype=jnp.int32)
-    product = jnp.where(there[None, :] == own[:, None], 0.0, _product(points, others))
+    product = _product(points, others) / points.shape[1]
+    product = jnp.where(there[None, :] == own[:, None], 0.0, product)
     parts = len(others) // PARTS if len(others) % PARTS == 0 else 1
     return jnp.sum((product**3).reshape(len(points), -1, parts), axis=2)
 
