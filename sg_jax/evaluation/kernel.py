@@ -153,7 +153,10 @@ def _cubes(real: Rows, fake: Rows, centred: pairs.Centred, same: bool) -> float:
             own[: len(block)] = start + np.arange(len(block))
         points = pairs.spread((own, centred.single(block, rows)))
         for first, others in pairs.blocks(fake, columns):
+            if same and first < start:
+                continue  # counted twice, when these were the points
             single = centred.single(others, columns)
             found = pairs.run(pairs.cubes, points, (single, np.int32(first)))
-            total += np.asarray(found).sum(dtype=np.float64)
+            twice = 2 if same and first >= start + len(block) else 1
+            total += twice * np.asarray(found).sum(dtype=np.float64)
     return total / centred.scale**6

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from sg_jax.evaluation.rows import Rows
 
-ROWS, COLUMNS = 8192, 4096  # samples of a block of the first set, and of the second
+ROWS, COLUMNS = 8192, 4096  # samples of blocks of the first set, a multiple of the second's
 TINY = 1e-30  # above what float32 loses by rounding to 0, for samples of about unit size
 PARTS = 64  # sums of each row of cubes, so that few float32 numbers are added up
 
@@ -92,12 +92,10 @@ def nearest(
     lower = jnp.where(jnp.isnan(lower), -jnp.inf, lower)  # too large for float32: not known
     there = start + jnp.arange(len(others), dtype=jnp.int32)
     left_out = (there[None, :] == own[:, None]) | (there >= stop)[None, :]
-    lower, wanted = jnp.where(left_out, jnp.inf, lower), ids.shape[1]
-    for _ in range(min(wanted, len(others))):  # on TPU, faster than a sort
-        at = start + jnp.argmin(lower, axis=1).astype(jnp.int32)
-        values = jnp.concatenate([values, jnp.min(lower, axis=1)[:, None]], axis=1)
-        ids = jnp.concatenate([ids, at[:, None]], axis=1)
-        lower = jnp.where(there[None, :] == at[:, None], jnp.inf, lower)
+    wanted = ids.shape[1]
+    best, at = jax.lax.top_k(-jnp.where(left_out, jnp.inf, lower), min(wanted, len(others)))
+    values = jnp.concatenate([values, -best], axis=1)
+    ids = jnp.concatenate([ids, start + at], axis=1)
     best, at = jax.lax.top_k(-values, wanted)
     return -best, jnp.take_along_axis(ids, at, axis=1)
 

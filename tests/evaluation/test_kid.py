@@ -68,7 +68,7 @@ def test_the_devices_find_what_float64_finds(case, monkeypatch):
     expected = kid(x, y)
     if len(x) < 10:
         assert expected == pytest.approx(_loops(x, y), rel=1e-10)
-    for name, value in (("ROWS", 64), ("COLUMNS", 128)):
+    for name, value in (("ROWS", 128), ("COLUMNS", 64)):
         monkeypatch.setattr(pairs, name, value)
     monkeypatch.setattr(kernel, "DEVICE_PAIRS", 0)
     assert kid(x, y) == pytest.approx(expected, rel=1e-6)
