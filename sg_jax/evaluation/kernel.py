@@ -9,7 +9,7 @@ from sg_jax.errors import UserError, is_whole
 from sg_jax.evaluation import pairs
 from sg_jax.evaluation.rows import BLOCK, Rows, check_widths
 
-DEVICE_PAIRS = 2**26  # of more pairs, the devices do most of the work
+DEVICE_PAIRS = 2**24  # of more pairs, the devices do most of the work
 SIZE = 1000  # samples of a subset
 
 

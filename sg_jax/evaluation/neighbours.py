@@ -16,7 +16,7 @@ from sg_jax.evaluation.rows import BLOCK, Rows, check_widths
 
 NEIGHBOURS = 3  # k of precision and recall
 SPARE = 5  # further candidates for the k nearest neighbours, found in float32
-DEVICE_PAIRS = 2**26  # of more pairs, the devices do most of the work
+DEVICE_PAIRS = 2**24  # of more pairs, the devices do most of the work
 POINTS = 2048  # samples whose distances are on the host at a time: with BLOCK others, 64 MiB
 SUBTRACTED = 4096  # pairs that are subtracted at a time
 
