@@ -133,7 +133,8 @@ class Manifold:
         points = pairs.spread(self._centred.single(block, rows))
         for start, others in pairs.blocks(self.points, pairs.COLUMNS):
             reach = np.full(size, -np.inf, np.float32)
-            reach[: len(others)] = self.radii[start : start + len(others)] * scale**2
+            with np.errstate(over="ignore"):
+                reach[: len(others)] = self.radii[start : start + len(others)] * scale**2
             single = self._centred.single(others, size)
             least = pairs.run(pairs.margins, (least, points), (single, reach))
         lower, upper = np.asarray(least)[: len(block)].T
@@ -162,7 +163,9 @@ class Manifold:
         squared = norms - 2 * (points @ others.T)
         # As `pairs.bound` says, for units of 2^-53.
         norms *= (points.shape[1] + 32) * 2.0**-52
-        return squared - norms, squared + norms
+        lower = squared - norms
+        squared += norms
+        return lower, squared
 
 
 def _subtracted(points: np.ndarray, i: np.ndarray, others: np.ndarray, j: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from sg_jax.evaluation.rows import Rows
 
 ROWS, COLUMNS = 8192, 4096  # samples of blocks of the first set, a multiple of the second's
 TINY = 1e-30  # above what float32 loses by rounding to 0, for samples of about unit size
+HUGE = 1e37  # below what it can hold
 PARTS = 64  # sums of each row of cubes, so that few float32 numbers are added up
 
 
@@ -107,7 +108,7 @@ def margins(least: jax.Array, points: jax.Array, others: jax.Array, reach: jax.A
       least: the smallest bounds so far, [B, 2].
       points: [B, F].
       others: the centres of the balls, [C, F].
-      reach: their squared radii, [C]; -infinity for no ball.
+      reach: their squared radii, [C]; -infinity for no ball, infinity for one that is too large.
 
     Returns:
       Bounds of the least squared distance minus squared radius, [B, 2].
@@ -116,8 +117,9 @@ def margins(least: jax.Array, points: jax.Array, others: jax.Array, reach: jax.A
     product = 2 * _product(points, others)
     points, others = (jnp.sum(x**2, axis=1) for x in (points, others))
     found = []
-    for sign in (-1, 1):
-        offset = (1 + sign * c) * others - (1 - sign * c) * reach + sign * TINY  # [C]
+    # Infinity stands for some larger radius: it does not keep points out, nor let all of them in.
+    for sign, squared in ((-1, reach), (1, jnp.minimum(reach, HUGE))):
+        offset = (1 + sign * c) * others - (1 - sign * c) * squared + sign * TINY  # [C]
         found.append(jnp.min(offset[None, :] - product, axis=1) + (1 + sign * c) * points)
     return jnp.minimum(least, jnp.stack(found, axis=1))
 

@@ -170,6 +170,22 @@ def test_the_bound_holds_and_is_no_wider_than_needed():
             assert (upper - lower <= 2.1 * pairs.bound(width) * norms[:, j] + 1e-5).all()
 
 
+def test_what_float32_cannot_hold_is_left_open():
+    point, empty = np.ones((1, 4), np.float32), np.full((1, 2), np.inf, np.float32)
+    for other, reach, inside, outside in (
+        (0, np.inf, True, False),
+        (1e30, np.inf, False, False),  # both squares are infinite
+        (1e30, 1, False, True),
+    ):
+        balls = np.full((1, 4), other, np.float32)
+        found = pairs.margins(empty, point, balls, np.full(1, reach, np.float32))
+        lower, upper = np.asarray(found)[0]
+        assert (upper <= 0, lower > 0) == (inside, outside)
+    balls = np.zeros((1, 4), np.float32)
+    no_ball = pairs.margins(empty, point, balls, np.full(1, -np.inf, np.float32))
+    assert np.isposinf(np.asarray(no_ball)).all()
+
+
 def test_files_are_read_in_blocks(small_blocks, tmp_path):
     real, fake = _normal()
     np.save(tmp_path / "real.npy", real)
