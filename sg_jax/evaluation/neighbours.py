@@ -16,7 +16,7 @@ from sg_jax.evaluation.rows import BLOCK, Rows, check_widths
 
 NEIGHBOURS = 3  # k of precision and recall
 SPARE = 5  # further candidates for the k nearest neighbours, found in float32
-DEVICE_PAIRS = 2**26  # of more pairs, the devices do most of the work
+DEVICE_PAIRS = 2**24  # of more pairs, the devices do most of the work
 POINTS = 2048  # samples whose distances are on the host at a time: with BLOCK others, 64 MiB
 SUBTRACTED = 4096  # pairs that are subtracted at a time
 
@@ -62,7 +62,7 @@ class Manifold:
     def inside(self, points: Any) -> np.ndarray:
         """Return which of the points [M, F] lie in at least one ball, bool [M]."""
         rows = Rows.of(points, "points")
-        check_widths(self.points.width, rows.width)
+        check_widths(self.points.width, rows.width, (self.points.name, rows.name))
         large = len(rows) * len(self.points) > DEVICE_PAIRS
         size, decide = (pairs.ROWS, self._inside_by_devices) if large else (POINTS, self._inside)
         return np.concatenate([decide(block) for block in rows.blocks(size)])
@@ -133,7 +133,8 @@ class Manifold:
         points = pairs.spread(self._centred.single(block, rows))
         for start, others in pairs.blocks(self.points, pairs.COLUMNS):
             reach = np.full(size, -np.inf, np.float32)
-            reach[: len(others)] = self.radii[start : start + len(others)] * scale**2
+            with np.errstate(over="ignore"):
+                reach[: len(others)] = self.radii[start : start + len(others)] * scale**2
             single = self._centred.single(others, size)
             least = pairs.run(pairs.margins, (least, points), (single, reach))
         lower, upper = np.asarray(least)[: len(block)].T
@@ -162,7 +163,9 @@ class Manifold:
         squared = norms - 2 * (points @ others.T)
         # As `pairs.bound` says, for units of 2^-53.
         norms *= (points.shape[1] + 32) * 2.0**-52
-        return squared - norms, squared + norms
+        lower = squared - norms
+        squared += norms
+        return lower, squared
 
 
 def _subtracted(points: np.ndarray, i: np.ndarray, others: np.ndarray, j: np.ndarray) -> np.ndarray:

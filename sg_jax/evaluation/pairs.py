@@ -16,13 +16,14 @@ from jax.sharding import PartitionSpec as P
 
 from sg_jax.evaluation.rows import Rows
 
-ROWS, COLUMNS = 8192, 4096  # samples of a block of the first set, and of the second
+ROWS, COLUMNS = 8192, 4096  # samples of blocks of the first set, a multiple of the second's
 TINY = 1e-30  # above what float32 loses by rounding to 0, for samples of about unit size
+HUGE = 1e37  # below what it can hold
 PARTS = 64  # sums of each row of cubes, so that few float32 numbers are added up
 
 
 class Centred:
-    """Samples around the mean of a set, in float32, of about unit size.
+    """Samples around the mean of a set, in float32; those of all sets have about unit size.
 
     Distances and products keep more digits near the origin. The centre has float32 numbers and the
     scale is a power of 2, so each result differs from the exact one by half a unit of its last
@@ -33,10 +34,10 @@ class Centred:
       scale: the factor.
     """
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, *others: Rows) -> None:
         self.centre = rows.mean.astype(np.float32).astype(np.float64)
-        first = next(rows.blocks()).astype(np.float64) - self.centre[None]
-        size = np.sqrt(np.mean(first**2))
+        firsts = (self.double(next(each.blocks())) for each in (rows, *others))
+        size = max(np.sqrt(np.mean(first**2)) for first in firsts)
         self.scale = 2.0 ** -np.round(np.log2(size)) if size else 1.0
 
     def double(self, block: np.ndarray) -> np.ndarray:
@@ -107,7 +108,7 @@ def margins(least: jax.Array, points: jax.Array, others: jax.Array, reach: jax.A
       least: the smallest bounds so far, [B, 2].
       points: [B, F].
       others: the centres of the balls, [C, F].
-      reach: their squared radii, [C]; -infinity for no ball.
+      reach: their squared radii, [C]; -infinity for no ball, infinity for one that is too large.
 
     Returns:
       Bounds of the least squared distance minus squared radius, [B, 2].
@@ -116,20 +117,22 @@ def margins(least: jax.Array, points: jax.Array, others: jax.Array, reach: jax.A
     product = 2 * _product(points, others)
     points, others = (jnp.sum(x**2, axis=1) for x in (points, others))
     found = []
-    for sign in (-1, 1):
-        offset = (1 + sign * c) * others - (1 - sign * c) * reach + sign * TINY  # [C]
+    # Infinity stands for some larger radius: it does not keep points out, nor let all of them in.
+    for sign, squared in ((-1, reach), (1, jnp.minimum(reach, HUGE))):
+        offset = (1 + sign * c) * others - (1 - sign * c) * squared + sign * TINY  # [C]
         found.append(jnp.min(offset[None, :] - product, axis=1) + (1 + sign * c) * points)
     return jnp.minimum(least, jnp.stack(found, axis=1))
 
 
 def cubes(own: jax.Array, points: jax.Array, others: jax.Array, start: jax.Array) -> jax.Array:
-    """Return sums over others of (point · other)^3, without the point itself, in parts [B, S].
+    """Return sums over others of (point · other / F)^3, without the point itself, in parts [B, S].
 
     Args:
       own, points, others, start: as of `nearest`.
     """
     there = start + jnp.arange(len(others), dtype=jnp.int32)
-    product = jnp.where(there[None, :] == own[:, None], 0.0, _product(points, others))
+    product = _product(points, others) / points.shape[1]
+    product = jnp.where(there[None, :] == own[:, None], 0.0, product)
     parts = len(others) // PARTS if len(others) % PARTS == 0 else 1
     return jnp.sum((product**3).reshape(len(points), -1, parts), axis=2)
 

@@ -49,11 +49,7 @@ class Rows:
             raise UserError(f"{name} has no parts: give at least one array or .npy file.")
         self.width = self._parts[0].shape[1]
         for part in self._parts:
-            if part.shape[1] != self.width:
-                raise UserError(
-                    f"{part.name} has {part.shape[1]} features per sample and "
-                    f"{self._parts[0].name} has {self.width}; they must come from the same network."
-                )
+            check_widths(part.shape[1], self.width, (part.name, self._parts[0].name))
         self._count = sum(part.shape[0] for part in self._parts)
         self.dtype = np.result_type(*(part.dtype for part in self._parts))
         for part in self._parts:
@@ -193,10 +189,10 @@ def _check_finite(part: _Part) -> None:
         )
 
 
-def check_widths(real: int, fake: int) -> None:
+def check_widths(first: int, second: int, names: tuple[str, str] = ("real", "fake")) -> None:
     """Raise a UserError unless both sets have the same number of features per sample."""
-    if real != fake:
+    if first != second:
         raise UserError(
-            f"real has {real} features per sample and fake has {fake}; they must come from the "
-            "same network."
+            f"{names[0]} has {first} features per sample and {names[1]} has {second}; they must "
+            "come from the same network."
         )

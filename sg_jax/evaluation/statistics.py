@@ -102,7 +102,7 @@ class Statistics:
         Raises:
           UserError: unequal F, or a number of samples that is not known.
         """
-        check_widths(len(self.mean), len(other.mean))
+        check_widths(len(self.mean), len(other.mean), ("one batch", "another"))
         if not self.count or not other.count:
             raise UserError("Statistics of an unknown number of samples cannot be merged.")
         count = self.count + other.count
