@@ -78,7 +78,9 @@ def dinov2_before(weights):
 
 def dinov2_hub(weights, chunk=0):
     """Return weights of DINOv2 under the names of its own code, perhaps in chunks of blocks."""
-    joined = _joined(weights, {"q_proj": ("k_proj", "v_proj", "qkv"), "gate_proj": ("up_proj", "w12")})
+    joined = _joined(
+        weights, {"q_proj": ("k_proj", "v_proj", "qkv"), "gate_proj": ("up_proj", "w12")}
+    )
     words = {
         r"embeddings\.patch_embeddings\.projection": "patch_embed.proj",
         r"embeddings\.position_embeddings": "pos_embed",

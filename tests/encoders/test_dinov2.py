@@ -45,7 +45,9 @@ def test_the_offset_changes_resized_positions_alone(published):
 def test_images_are_resized_by_pillow_and_normalised(published):
     _, network = published
     images = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), np.uint8)
-    large = [Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC) for image in images]
+    large = [
+        Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC) for image in images
+    ]
     pixels = (np.stack([np.asarray(x) for x in large]) / 255 - dinov2.MEAN) / dinov2.STD
     theirs = network.embed(pixels.astype(np.float32))[:, 0]
     assert error(network(images)["class"], theirs) < 5e-6

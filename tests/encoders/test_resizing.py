@@ -28,7 +28,7 @@ def test_square_images_are_resized_as_pillow_does_it_at_once():
 
 @pytest.mark.parametrize("inputs", [1, 224, 255, 1000, 14_000])
 def test_digits_of_weights_stay_exact(inputs):
-    """Together they are Pillow's weights; sums of digits times 255 are below 2^24, as floats need."""
+    """Together they are Pillow's weights; sums of digits times 255 are below 2^24."""
     digits = resizing._digits(inputs, 224)
     whole = sum(part.astype(np.int64) << shift for shift, part in digits)
     np.testing.assert_allclose(whole.sum(1) / 2**22, 1, atol=1e-4)
@@ -48,7 +48,9 @@ def test_bilinear_has_no_centres_of_half_a_pixel():
 
 def test_bilinear_takes_single_pixels_of_a_larger_image():
     image = jnp.arange(36.0).reshape(1, 6, 6, 1)
-    np.testing.assert_array_equal(resizing.bilinear_tf1(image, 3)[0, :, :, 0], image[0, ::2, ::2, 0])
+    np.testing.assert_array_equal(
+        resizing.bilinear_tf1(image, 3)[0, :, :, 0], image[0, ::2, ::2, 0]
+    )
 
 
 def test_antialiased_tables_keep_planes_away_from_their_edges():
