@@ -1,4 +1,4 @@
-"""Random weights of published autoencoders, by their goldens' rule, under any set of names."""
+"""Random weights of published encoders, by their goldens' rule, under any set of names."""
 
 import pathlib
 import re
@@ -17,10 +17,13 @@ def golden(name):
         key, shape = re.fullmatch(r"(\S+) \((.*)\)", line).groups()
         shape = tuple(int(n) for n in shape.split(",") if n.strip())
         noise = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape)
-        if len(shape) > 1:
-            value = noise / np.sqrt(np.prod(shape[1:]))
+        if len(shape) > 1 and not key.endswith(("_token", "position_embeddings")):
+            gain = 2 if name == "inception_fid" and len(shape) == 4 else 1
+            value = noise * np.sqrt(gain / np.prod(shape[1:]))
+        elif key.endswith("running_var"):
+            value = 1 + 0.1 * np.abs(noise)
         else:
-            value = 1 + 0.1 * noise if key.endswith("weight") else 0.1 * noise
+            value = (len(shape) == 1 and key.endswith(("weight", "lambda1"))) + 0.1 * noise
         weights[key] = value.astype(np.float32)
     return found, weights
 
@@ -33,7 +36,7 @@ def error(ours, theirs):
 def before(weights):
     """Return weights under diffusers' names of before 2023."""
     old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
-    return {re.sub("|".join(old), lambda m: old[m[0]], k): v for k, v in weights.items()}
+    return _renamed(weights, old)
 
 
 def latent_diffusion(weights, levels=4, prefix=""):
@@ -63,3 +66,51 @@ def latent_diffusion(weights, levels=4, prefix=""):
             value = value[:, :, None, None]
         found[prefix + key] = value
     return found
+
+
+def dinov2_before(weights):
+    """Return weights of DINOv2 under the names of transformers before version 5."""
+    old = {"q_proj": "attention.query", "k_proj": "attention.key", "v_proj": "attention.value"}
+    old |= {"o_proj": "output.dense", "down_proj": "weights_out"}
+    pairs = {"gate_proj": ("up_proj", "weights_in")}
+    return _renamed(_joined(weights, pairs), old)
+
+
+def dinov2_hub(weights, chunk=0):
+    """Return weights of DINOv2 under the names of its own code, perhaps in chunks of blocks."""
+    joined = _joined(
+        weights, {"q_proj": ("k_proj", "v_proj", "qkv"), "gate_proj": ("up_proj", "w12")}
+    )
+    words = {
+        r"embeddings\.patch_embeddings\.projection": "patch_embed.proj",
+        r"embeddings\.position_embeddings": "pos_embed",
+        r"embeddings\.": "",
+        r"layernorm": "norm",
+        r"attention\.": "attn.",
+        r"o_proj": "proj",
+        r"layer_scale(\d)\.lambda1": r"ls\1.gamma",
+        r"down_proj": "w3",
+        r"encoder\.layer\.": "blocks.",
+    }
+    found = {}
+    for key, value in joined.items():
+        for new, old in words.items():
+            key = re.sub(new, old, key)
+        if chunk:
+            key = re.sub(r"blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) // chunk}.{m[1]}", key)
+        found[key] = value
+    return found
+
+
+def _joined(weights, groups):
+    """Return weights with some arrays in one: the first's word, the others', the joined one's."""
+    found = dict(weights)
+    for first, (*others, joined) in groups.items():
+        for key in [key for key in found if f".{first}." in key]:
+            parts = [found.pop(key.replace(first, word)) for word in (first, *others)]
+            found[key.replace(first, joined)] = np.concatenate(parts)
+    return found
+
+
+def _renamed(weights, words):
+    return {re.sub("|".join(words), lambda m: words[m[0]], k): v for k, v in weights.items()}

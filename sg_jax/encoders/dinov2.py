@@ -27,6 +27,7 @@ from sg_jax.encoders import judges
 from sg_jax.encoders.convolutions import precision_of
 from sg_jax.encoders.resizing import bicubic_pillow, bicubic_table
 from sg_jax.errors import UserError
+from sg_jax.models.attention import attend
 
 SIDE = 224  # that images are resized to
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -101,8 +102,9 @@ class Block(nnx.Module):
     def __init__(self, sizes: Sizes, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         width, self.heads, self.gated = sizes.width, sizes.heads, sizes.gated
         self.norm1, self.norm2 = LayerNorm(width), LayerNorm(width)
-        self.qkv = Linear(width, 3 * width, dtype, rngs=rngs)
-        self.out = Linear(width, width, dtype, rngs=rngs)
+        self.query, self.key, self.value, self.out = (
+            Linear(width, width, dtype, rngs=rngs) for _ in range(4)
+        )
         self.mlp_in = Linear(width, sizes.hidden * (1 + sizes.gated), dtype, rngs=rngs)
         self.mlp_out = Linear(sizes.hidden, width, dtype, rngs=rngs)
         self.scale1, self.scale2 = nnx.Param(jnp.ones((width,))), nnx.Param(jnp.ones((width,)))
@@ -120,17 +122,11 @@ class Block(nnx.Module):
 
     def attention(self, x: jax.Array) -> jax.Array:
         """Map tokens [B, N, D] to the same shape."""
-        batch, tokens, width = x.shape
-        dtype = self.qkv.kernel[...].dtype
-        qkv = self.qkv(x).astype(dtype).reshape(batch, tokens, 3, self.heads, -1)
-        query, key, value = (qkv[:, :, i] for i in range(3))  # [B, N, H, D / H]
-        precision = precision_of(dtype)
-        scores = jnp.einsum(
-            "bqhd,bkhd->bhqk", query, key, precision=precision, preferred_element_type=jnp.float32
-        )
-        weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1).astype(dtype)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value, precision=precision)
-        return self.out(mixed.reshape(batch, tokens, width))
+        dtype = self.query.kernel[...].dtype
+        query, key, value = (part(x).astype(dtype) for part in (self.query, self.key, self.value))
+        with jax.default_matmul_precision(precision_of(dtype).name.lower()):
+            mixed = attend(query, key, value, self.heads)
+        return self.out(mixed)
 
 
 class DINOv2(judges.Judge):

@@ -30,16 +30,20 @@ TOP: dict[str, Names] = {
     "patches": (("patch_embed.proj",), ("embeddings.patch_embeddings.projection",)),
     "norm": (("norm",), ("layernorm",)),
 }
+PARTS = {part: (part, f"{part[0]}_proj") for part in ("query", "key", "value")}  # of attention
 BLOCK: dict[str, Names] = {
     "norm1": (("norm1",),),
-    "qkv": (
-        ("attn.qkv",),
-        *(
-            tuple(f"{start}{part}" for part in parts)
-            for start in ("attention.attention.", "attention.")
-            for parts in (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"))
-        ),
-    ),
+    **{
+        ours: (
+            ("attn.qkv",),
+            *(
+                (f"{start}{word}",)
+                for start in ("attention.attention.", "attention.")
+                for word in words
+            ),
+        )
+        for ours, words in PARTS.items()
+    },
     "out": (("attn.proj",), ("attention.output.dense",), ("attention.o_proj",)),
     "scale1": (("ls1.gamma",), ("layer_scale1.lambda1",)),
     "norm2": (("norm2",),),
@@ -193,15 +197,18 @@ def _recipe(
     if kind == "blocks":
         parts = [_parts(row, BLOCK[rest[0]], shapes, end) for row in rows]
         one = shape[1:]
-        outputs = one[-1] // len(parts[0])
+        together = [".attn.qkv." in name for name in parts[0]] == [True]
+        outputs = one[-1] * (3 if together else 1) // len(parts[0])
         wanted = (outputs, one[0]) if rest[-1] == "kernel" else (outputs,)
         names = tuple(name for each in parts for name in each)
-        return Recipe(names, ([wanted],) * len(names), functools.partial(_stacked, shape))
+        third = list(PARTS).index(rest[0]) * one[-1] if together else 0
+        cut = slice(third, third + one[-1])
+        return Recipe(names, ([wanted],) * len(names), functools.partial(_stacked, shape, cut))
     name = _parts("", TOP["positions" if kind == "class_position" else kind], shapes, end)
     table, width = network.positions.shape[1:]
     if kind in ("positions", "class_position"):
-        cut = np.s_[0, 1:] if kind == "positions" else np.s_[0, 0]
-        return Recipe(name, ([(1, 1 + table**2, width)],), lambda a: a[cut].reshape(shape))
+        rows_of = np.s_[0, 1:] if kind == "positions" else np.s_[0, 0]
+        return Recipe(name, ([(1, 1 + table**2, width)],), lambda a: a[rows_of].reshape(shape))
     if kind in ("token", "registers"):
         return Recipe(
             name, ([(1, *((1,) * (kind == "token")), *shape)],), lambda a: a.reshape(shape)
@@ -212,10 +219,10 @@ def _recipe(
     return Recipe(name, ([shape],), lambda a: a)
 
 
-def _stacked(shape: tuple[int, ...], *arrays: np.ndarray) -> np.ndarray:
-    """Return the arrays of all blocks in one; a kernel is transposed."""
+def _stacked(shape: tuple[int, ...], cut: slice, *arrays: np.ndarray) -> np.ndarray:
+    """Return a part of the arrays of all blocks in one; a kernel is transposed."""
     each = len(arrays) // shape[0]
-    blocks = (np.concatenate(arrays[i : i + each]).T for i in range(0, len(arrays), each))
+    blocks = (np.concatenate(arrays[i : i + each])[cut].T for i in range(0, len(arrays), each))
     return np.stack(list(blocks))
 
 
