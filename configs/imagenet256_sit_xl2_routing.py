@@ -10,14 +10,16 @@ From the images to latents, a trained network, pictures, scores, and weights for
     python -m sg_jax.main --config configs/imagenet256_sit_xl2_routing.py --workdir RUN \\
       --config.data.data_dir=DATA_DIR --mode sample --config.sample.count=50000
     python -m sg_jax.main --config configs/imagenet256_sit_xl2_routing.py --workdir RUN \\
-      --config.data.data_dir=DATA_DIR --mode evaluate --config.evaluate.samples=10000 \\
-      --config.evaluate.references=50000 --config.features.epochs=1
+      --config.data.data_dir=DATA_DIR --mode evaluate \\
+      --config.evaluate.reference=VIRTUAL_imagenet256_labeled.npz
     python -m sg_jax.main --config configs/imagenet256_sit_xl2_routing.py --workdir RUN \\
       --mode export --to RUN.safetensors --family sit
 
 It trains on latents of 32x32x4 (sd-vae-ft-ema), with batch 256 and blocks 2 to 24 of 28 routed at
-rate 0.5. The first command encodes ImageNet, from TFDS or a folder of its images; with --from DIR
-instead it converts the .npy files that DiT and SiT trainings store (configs/README.md).
+rate 0.5. `evaluate` measures FID, sFID, IS, precision and recall by ADM's protocol and
+prints the paper's figures beside ours; configs/README.md says where Inception's weights come from.
+The first command encodes ImageNet, from TFDS or a folder of its images; with --from DIR instead it
+converts the .npy files that DiT and SiT trainings store (configs/README.md).
 
 With --dry-run --chips 16*v5e, each command says what it would read, compute and write, and how
 long that would take at 40% of the peak, which is assumed; it needs neither data nor weights:
@@ -25,7 +27,7 @@ long that would take at 40% of the peak, which is assumed; it needs neither data
     latents    55 min (9 in bfloat16) for 1,281,167 images, 148 GB -> 42.5 GB
     train      1.95 days for 2,000,000 steps -> 41 checkpoints of 10.8 GB
     sample     5.3 min for 50,000 images with SG_FLOPS, decoded in bfloat16 -> at most 20 GB
-    evaluate   17 min for 3 settings of 10,000 images, decoded in bfloat16
+    evaluate   60 min for the 6 settings of the paper's Table 3, 50,000 images each, by Inception
     export     -> 2.7 GB
 
 For sample and evaluate it needs --config.autoencoder.path=stabilityai/sd-vae-ft-ema and
@@ -60,5 +62,12 @@ def get_config():
             checkpoint=dict(every=10_000, keep=2, keep_period=50_000),
             guidance=dict(ag=dict(weak_step=50_000), sg_fid=dict(weak_step=50_000)),  # the paper's
             sample=dict(guidance="sg_flops", steps=40, batch_size=256, chunk=4096),
+            evaluate=dict(
+                guidance=("unguided", "cfg", "ag", "icg", "sg_flops", "sg_fid"),
+                samples=50_000,
+                metrics=("fid", "sfid", "is", "precision", "recall"),
+                labels="uniform",
+                published="table3",
+            ),
         )
     )

@@ -10,15 +10,24 @@ In the order of understanding:
     kernel       the Kernel Inception Distance
     sliced       the Monge Inception Distance
     distances    all of these under their public names
+    found        what a network finds in images
     metrics      one row per metric: what it is computed from, how it prints, how to read it
     results      a setting's scores over seeds
+    tally        what networks find in a stream of images, kept on the way
     reading      the real images, in batches
-    fingerprint  what a feature network was made from
-    features     the feature network, and its file classifier.npz
-    real         what it finds in the real images, and the file real.npz
-    scoring      the judge: networks, real images, and the scores of generated ones
+    image_sets   images of others: .npz files, folders and archives
+    fingerprint  what the run's own feature network was made from
+    features     that network, and its file classifier.npz
+    networks     Inception and DINOv2
+    real         what networks find in the real images, and the files of it
+    references   the same in files such as ADM's
+    judge        networks, real images, and the scores of generated ones
+    scoring      opens the judge
     table        scores.csv, one row per setting, seed and conditions
-    measure      draw what is missing there, and score it
+    stream       draw and score batch by batch, and go on after an interruption
+    scored       one setting after another
+    measure      draw what is missing in scores.csv, and score it
+    published    figures of papers, beside ours
     pictures, style, figures, heatmaps, method_figures, page: what is shown
     report       tables, report.json and report.html, of one run or many
     comparison, compare: several runs as points, and their report

@@ -8,11 +8,13 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
 from sg_jax.config.sections import Config
-from sg_jax.encoders.dinov2 import PUBLISHED_OFFSET
+from sg_jax.encoders import dinov2, inception
+from sg_jax.errors import UserError
 from sg_jax.evaluation.found import Seen
 from sg_jax.evaluation.metrics import DINOV2, INCEPTION
 from sg_jax.evaluation.reading import check_images
@@ -87,14 +89,25 @@ def load(kind: str, config: Config, together: bool = True) -> Network:
       UserError: the weights are not there, or are those of another network.
     """
     source = where(kind, config)
-    offset = PUBLISHED_OFFSET if kind == DINOV2 else 0.0
+    offset = dinov2.PUBLISHED_OFFSET if kind == DINOV2 else 0.0
     encoder = encoders.load_encoder(kind, source, offset=offset)
     network = Network(kind, decoding.place(encoder, observing.local_mesh()), together)
     log(f"feature network: {network.label}, read from {source}")
     return network
 
 
+def shapes_of(kind: str) -> Any:
+    """Return a network of shapes, of the usual size: Inception, or DINOv2's ViT-L/14."""
+    if kind == INCEPTION:
+        return inception.of_shapes(kind, jnp.dtype("float32"))
+    sizes = dinov2.Sizes(1024, 24, 16, hidden=4096, gated=False, patch=14, table=37)
+    return dinov2.of_shapes(kind, sizes, jnp.dtype("float32"))
+
+
 def where(kind: str, config: Config) -> Any:
     """Return where the weights of a network are; raise a UserError if they are not there."""
     given = {INCEPTION: config.evaluate.inception, DINOV2: config.evaluate.dinov2}[kind]
-    return encoders.where(kind, given)
+    try:
+        return encoders.where(kind, given)
+    except UserError as error:
+        raise UserError(f"{error} In a command, that is --config.evaluate.{kind}=FILE.") from None

@@ -1,16 +1,20 @@
 """What a dry run says of drawing images, and of scoring them."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import jax
 from flax import nnx
 
 from sg_jax.config.sections import Config
-from sg_jax.costs import autoencoders, flops
+from sg_jax.costs import autoencoders, encoders, flops
 from sg_jax.costs.machines import Machine
 from sg_jax.data import origin as origins
 from sg_jax.data.expected import Expected
 from sg_jax.encoders.classifier import Classifier
+from sg_jax.errors import UserError
+from sg_jax.evaluation import networks, scoring
+from sg_jax.evaluation.metrics import CLASSIFIER
 from sg_jax.method import checks
 from sg_jax.method.guidance import Guidance
 from sg_jax.modes.base import Job
@@ -87,37 +91,55 @@ def scores(
     config, decoder = job.experiment.config, Decoder(job)
     costs, real = costs_of(job, settings), _real(job, decoder.latents)
     count = samples * seeds
-    yield "read", f"real images: {examples_of(real)}"
+    if reference := config.evaluate.reference:
+        yield "read", f"the reference {reference} instead of real images"
+        real = dataclasses.replace(real, examples=0)
+    else:
+        yield "read", f"real images: {examples_of(real)}"
     yield (
         "compute",
         f"{per_image(costs.values())} per image: {config.sample.steps} steps, "
         f"{len(costs)} settings ({', '.join(list(costs)[:4])}{', ...' if len(costs) > 4 else ''})",
     )
     yield from decoder.lines(on)
-    classes = config.model.num_classes
-    judge = jax.eval_shape(
-        lambda: Classifier(decoder.shape, classes, config.features, rngs=nnx.Rngs(0))
-    )
-    work = 2.0 * autoencoders.traced(judge, (1, *decoder.shape))
-    epochs = config.features.epochs
-    yield (
-        "compute",
-        f"{gflops(work)} per image, drawn or real: judging. If the judge is not trained yet: "
-        f"{epochs} x {gflops(3 * work)} per real image",
-    )
+    kinds, _ = scoring.kinds_of(config)
+    works = {kind: _judging(kind, config, decoder.shape) for kind in kinds}
+    work, epochs, trained = sum(works.values()), config.features.epochs, works.get(CLASSIFIER, 0.0)
+    more = f"{epochs} x {gflops(3 * trained)} per real image"
+    more = f". If the classifier is not trained yet: {more}" if trained else ""
+    yield "compute", f"{gflops(work)} per image, drawn or real: judging by {', '.join(kinds)}{more}"
+    for kind in kinds:
+        if kind != CLASSIFIER:
+            yield "read", f"weights of {kind}: {_weights(kind, config)}"
     drawn = sum(costs.values()) * count / on.rate(config.model.dtype)
     drawn += decoder.seconds(count * len(costs), on)
     compared = min(config.evaluate.references or real.examples, real.examples)
-    judged = count * len(costs) + compared + 3 * epochs * real.examples
-    seconds = drawn + judged * work / on.device.rate("float32")  # one device judges
-    share = "" if real.examples else ", without the real images"
+    judged = work * (count * len(costs) + compared) + 3 * epochs * real.examples * trained
+    # One device trains and applies the classifier; published networks use all.
+    seconds = drawn + judged / (on.device if trained else on).rate("float32")
+    share = "" if real.examples or reference else ", without the real images"
     yield lasting(seconds, on, f"{len(costs) * count:,} images drawn and judged{share}")
-    yield "note", f"the host holds {text(samples * decoder.bytes)}: all images of a drawing"
     if kept:
         size = kept * len(costs) * decoder.bytes
         yield "write", f"scores.csv, guidance.png, report.html; {text(size)} in samples/scored"
     else:
         yield "write", f"{len(costs) * seeds:,} rows of scores.csv, and pictures of them"
+
+
+def _judging(kind: str, config: Config, shape: tuple[int, int, int]) -> float:
+    """Return the FLOPs by which a network looks at an image."""
+    if kind != CLASSIFIER:
+        return encoders.features(networks.shapes_of(kind), *shape[:2])
+    classes = config.model.num_classes
+    judge = jax.eval_shape(lambda: Classifier(shape, classes, config.features, rngs=nnx.Rngs(0)))
+    return 2.0 * autoencoders.traced(judge, (1, *shape))
+
+
+def _weights(kind: str, config: Config) -> str:
+    try:
+        return str(networks.where(kind, config))
+    except UserError as missing:
+        return str(missing)
 
 
 def _real(job: Job, latents: bool) -> Expected:

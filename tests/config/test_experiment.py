@@ -97,7 +97,7 @@ def test_the_sections_reach_the_objects(built):
         (dict(features=dict(width=12)), ["config.features.width=12", "multiple of 8"]),
         (dict(evaluate=dict(seeds=(0, -1))), ["config.evaluate.seeds=(0, -1)", "2**32"]),
         (dict(evaluate=dict(seeds=(1, 1))), ["config.evaluate.seeds=(1, 1)", "twice"]),
-        (dict(evaluate=dict(step=-1)), ["config.evaluate.step=-1", "at least 0"]),
+        (dict(evaluate=dict(step=-2)), ["config.evaluate.step=-2", "at least -1"]),
         (dict(evaluate=dict(guidance=("sgg",))), ["config.evaluate.guidance='sgg'", "mean 'sg'"]),
         (dict(sample=dict(labels=(3, 10))), ["config.sample.labels", "10", "[0, 9]"]),
         (dict(sample=dict(steps=0)), ["config.sample.steps=0", "[1, 100000]"]),
