@@ -148,13 +148,14 @@ def is_exported(workdir: str | os.PathLike) -> bool:
 
 
 def portable(config: ConfigDict) -> ConfigDict:
-    """Return a copy without paths to what lies outside the run.
+    """Return a copy without paths to what lies outside the run, and without its tracker.
 
     Guidance settings that take their weak prediction from another run are left out.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.data_dir = config.features.path = config.train.init_from = ""
+        config.track.name = config.track.entity = ""
         left = [name for name, setting in config.guidance.items() if setting.weak_workdir]
         for name in left:
             del config.guidance[name]

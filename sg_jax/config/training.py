@@ -8,6 +8,7 @@ from sg_jax.programs.health import DIVERGED
 
 MOST_IMAGES = 10_000_000  # that a command draws
 HELDOUT = "heldout_loss"  # its name among the numbers of a run, and in config.checkpoint.keep_best
+EVAL = "eval/"  # before the name of a metric among them
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import (
     comparison,
-    figures,
+    curves,
     measure,
     pictures,
     report,
@@ -21,7 +21,7 @@ from sg_jax.evaluation import (
     style,
     table,
 )
-from sg_jax.evaluation.metrics import Scores, drawable
+from sg_jax.evaluation.metrics import Scores
 from sg_jax.evaluation.results import SettingResult
 from sg_jax.method.guidance import Guidance
 from sg_jax.modes import dry_draw
@@ -146,12 +146,11 @@ def _report(
     """Print the table, and write it with the loss curve and the page beside guidance.png."""
     folder = files.path(workdir)
     log(report.format_table(rows))
-    records = [r for r in read_metrics(workdir) if "loss" in r]
+    measured = read_metrics(workdir)
+    records = [r for r in measured if "loss" in r]
     shown = [(folder / "guidance.png", "Generated images, one row per setting.")]
-    if drawable(np.array([r["loss"] for r in records])).any():
-        losses = figures.Line("", [r["step"] for r in records], [r["loss"] for r in records])
-        path = style.save(figures.training([losses]), folder / "loss.png")
-        shown.append((path, "Training loss."))
+    if (figure := curves.of_run(measured)) is not None:
+        shown.append((style.save(figure, folder / "loss.png"), curves.caption(measured)))
     report.write_table(folder / "report.json", rows)
     report.write_report(
         folder / "report.html",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import jax
 
-from sg_jax.config import record
+from sg_jax.config import record, trust
 from sg_jax.config.experiment import Experiment
 from sg_jax.config.sections import Config
 from sg_jax.costs import flops
@@ -240,7 +240,10 @@ def run(job: Job) -> list:
 def _paths(config: Config, workdir: str) -> list[str]:
     """Return the keys of the paths that training uses; a run that has begun starts from itself."""
     keys = [] if checkpoints.steps_of(workdir) else ["train.init_from"]
-    keys += ["autoencoder.path"] if config.train.sample_every else []
+    drawn = config.train.sample_every or config.train.evaluate_every
+    keys += ["autoencoder.path"] if drawn else []
+    keys += ["features.path", trust.IMAGES] if config.train.evaluate_every else []
+    keys += [trust.TRACK] if config.track.name else []
     return keys + [key for name in config.train.then for key in MODES[name].paths(config, workdir)]
 
 

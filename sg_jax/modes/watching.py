@@ -16,7 +16,7 @@ from PIL import Image
 
 from sg_jax.config.experiment import Experiment
 from sg_jax.config.sections import Config
-from sg_jax.config.training import HELDOUT
+from sg_jax.config.training import EVAL, HELDOUT
 from sg_jax.data.sources import Source, open_source, options_of
 from sg_jax.errors import UserError, nearest
 from sg_jax.evaluation import pictures, scoring
@@ -33,8 +33,6 @@ from sg_jax.runs.tracking import Tracker
 from sg_jax.weights import best
 from sg_jax.weights.best import Best
 
-EVAL = "eval/"  # before the name of a metric among the numbers of a run
-
 
 def check(experiment: Experiment, source: Source) -> None:
     """Raise if what is asked for cannot be looked at, before any long work.
@@ -43,16 +41,21 @@ def check(experiment: Experiment, source: Source) -> None:
       UserError: an unknown metric, or a test split that cannot be opened or is of other images.
     """
     config = experiment.config
+    check_metric(config)
+    if config.train.heldout_every:
+        _open_heldout(config, source)
+    if config.train.evaluate_every:
+        scoring.check_ready(config, source, experiment.image_shape[0])
+
+
+def check_metric(config: Config) -> None:
+    """Raise unless the number that the best checkpoint is chosen by is known."""
     metric, names = config.checkpoint.keep_best, [m.name for m in METRICS.values() if m.of_images]
     if metric and metric not in (known := (HELDOUT, *names)):
         raise UserError(
             f"config.checkpoint.keep_best={metric!r} must be one of {', '.join(known)}, or ''."
             + nearest(metric, known)
         )
-    if config.train.heldout_every:
-        _open_heldout(config, source)
-    if config.train.evaluate_every:
-        scoring.check_ready(config, source, experiment.image_shape[0])
 
 
 class Watch:
