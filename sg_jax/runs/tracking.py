@@ -4,7 +4,7 @@
 
 The id makes a continued run go on in the tracker where it was. All calls are made by a thread of
 their own. So a tracker that fails, or waits for a network, neither ends nor delays a training: the
-log says it once.
+log says it once. Without its server, wandb keeps the run on the disk.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ NAME = "track.json"
 TRACKERS = ("", "wandb", "trackio")
 MOST = 10_000  # calls that wait for the tracker; further ones are dropped
 LAST = 20.0  # seconds that it has at the end to send what is left
+FIRST = 60.0  # seconds in which it must have begun
 ID = re.compile("[0-9a-f]{8}")
 
 
@@ -83,7 +84,7 @@ class Tracker:
     def __init__(self, track: Track, workdir: str, config: Mapping[str, Any]):
         self._track, self._workdir, self._config = track, workdir, config
         self._calls: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
-        self._said: set[str] = set()
+        self._told = False  # whether the log says that it fails
         self._thread: threading.Thread | None = None
         if track.name and processes.is_writer():
             self._module = _module(track.name)
@@ -117,7 +118,8 @@ class Tracker:
         self._calls.put(None)
         thread.join(LAST)
         if thread.is_alive():
-            self._say("slow", f"has not sent all {LAST:.0f} s after the end: the rest is left out")
+            self._say(f"has not sent all {LAST:.0f} s after the end: the rest is left out.")
+            self._told = True
 
     def __enter__(self) -> "Tracker":
         return self
@@ -131,7 +133,7 @@ class Tracker:
         if self._calls.qsize() < MOST:
             self._calls.put(call)
         else:
-            self._say("full", "does not keep up: what it has no room for is left out")
+            self._fail("does not keep up, so some numbers are left out there")
 
     def _work(self) -> None:
         """Make the calls; whatever they raise, even SystemExit, stays in this thread."""
@@ -139,14 +141,14 @@ class Tracker:
         try:
             run = self._begin()
         except BaseException as error:
-            self._say("failed", f"cannot be used ({one_line(error)})")
+            self._fail(f"cannot be used ({one_line(error)})")
         while (call := self._calls.get()) is not None:
             if run is None:
                 continue
             try:
                 call(run)
             except BaseException as error:
-                self._say("failed", f"fails ({one_line(error)})")
+                self._fail(f"fails ({one_line(error)})")
 
     def _begin(self) -> Any:
         """Begin the run in the tracker, or go on with it."""
@@ -157,16 +159,21 @@ class Tracker:
         )
         if track.name == "trackio":  # which knows a run by its name only
             return self._module.init(name=f"{name}-{identity}", **common)
+        common |= dict(name=name, id=identity, entity=track.entity or None)
         if not files.is_remote(self._workdir):
             common["dir"] = str(files.absolute(self._workdir))
-        return self._module.init(
-            name=name,
-            id=identity,
-            entity=track.entity or None,
-            # It would otherwise take over what this process prints, and wait for an answer.
-            settings=self._module.Settings(console="off", login_timeout=LAST),
-            **common,
-        )
+        # It would otherwise take over what this process prints, and wait long for an answer.
+        how = dict(console="off", login_timeout=LAST, init_timeout=FIRST)
+        try:
+            return self._module.init(settings=self._module.Settings(**how), **common)
+        except Exception as error:
+            how["mode"] = "offline"
+            found = self._module.init(settings=self._module.Settings(**how), **common)
+            self._fail(
+                f"cannot be reached ({one_line(error)}), so it keeps the run on this disk, for "
+                "`wandb sync`"
+            )
+            return found
 
     def _identity(self) -> str:
         """Return the id of this run there, from its folder or new."""
@@ -183,8 +190,10 @@ class Tracker:
         files.write_atomically(path, json.dumps({**known, "id": identity}).encode())
         return identity
 
-    def _say(self, kind: str, text: str) -> None:
-        if kind not in self._said:
-            self._said.add(kind)
-            log(f"The tracker {self._track.name} {text}. The training goes on, and its numbers are "
-                "in metrics.jsonl.")  # fmt: skip
+    def _fail(self, what: str) -> None:
+        if not self._told:
+            self._told = True
+            self._say(f"{what}. The training goes on, and metrics.jsonl has its numbers.")
+
+    def _say(self, text: str) -> None:
+        log(f"The tracker {self._track.name} {text}")
