@@ -184,7 +184,7 @@ class Tracker:
             identity = str(found.pop("id", ""))
             if found == known and ID.fullmatch(identity):
                 return identity
-        except (ValueError, AttributeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             pass  # another file, or damaged: a new run there loses nothing
         identity = uuid.uuid4().hex[:8]
         files.write_atomically(path, json.dumps({**known, "id": identity}).encode())
