@@ -57,6 +57,7 @@ def test_it_is_the_objectives_of_evenly_spread_images(small, mesh_of):
     assert program._cache_size() == 1  # though the last batch has fewer images
 
 
+@pytest.mark.slow
 def test_it_depends_neither_on_the_batch_nor_on_the_devices(small, mesh_of):
     whole, _ = loss_of(small, mesh_of(1, 1), batch=16)
     parts, _ = loss_of(small, mesh_of(2, 2), batch=4)

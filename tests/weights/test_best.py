@@ -37,8 +37,15 @@ def test_the_numbers_of_a_checkpoint():
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", '{"step": 1}', '{"step": "1", "metric": "a", "value": 1}', "[" * 9999]
-    + ['{"step": 1, "metric": "a", "value": NaN}', '{"step": true, "metric": "a", "value": 1}'],
+    [
+        "",
+        "[]",
+        "[" * 9999,
+        '{"step": 1}',
+        '{"step": "1", "metric": "a", "value": 1}',
+        '{"step": 1, "metric": "a", "value": NaN}',
+        '{"step": true, "metric": "a", "value": 1}',
+    ],
 )
 def test_a_damaged_file_names_no_step(tmp_path, content):
     (tmp_path / "best.json").write_text(content)
