@@ -118,13 +118,15 @@ class Saver:
         """Remove the checkpoint that a killed run was removing, or was about to remove.
 
         Several whole ones may be there because more were to be kept before. They stay until a save.
+        Of a run that keeps its best one, another may be there, which was the best.
         """
         if files.is_remote(self.folder):
             return
         steps = [s for s in checkpoints.steps_of(self._workdir) if s <= latest][: -self._keep]
         steps = [s for s in steps if not self._stays(s)]
+        most = 1 + (self.best is not None)
         for step in steps:
-            if len(steps) == 1 or not integrity.is_complete(self.folder / str(step)):
+            if len(steps) <= most or not integrity.is_complete(self.folder / str(step)):
                 (self.folder / str(step)).rmtree(missing_ok=True)
                 log(f"Removed checkpoint {step}, which newer ones have replaced.")
 
