@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from sg_jax.config import experiment, geometry, parsing, record
+from sg_jax.data import latents
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import pictures, scoring
 from sg_jax.modes import train, watching
 from sg_jax.runs import files
+from sg_jax.runs.progress import Spent
 from sg_jax.runs.records import read_metrics
 from sg_jax.weights import best, checkpoints
 
@@ -52,7 +54,9 @@ def build(source, digits_dir, **changes):
     config = parsing.merge(merged(changes))
     if not config.data.data_dir:
         config.data.data_dir = str(digits_dir)
-    completed = geometry.complete(config, source.image_shape, source.num_classes)
+    completed = geometry.complete(
+        config, source.image_shape, source.num_classes, latents=source.latents
+    )
     return experiment.build(completed, jax.devices()[:1]), completed
 
 
@@ -228,7 +232,25 @@ def test_a_metric_that_the_judge_does_not_measure(run, source, digits_dir):
         source, digits_dir, train=dict(evaluate_every=5), checkpoint=dict(keep_best="precision")
     )
     with pytest.raises(UserError, match=r"'precision' is not measured .*has frechet"):
-        watching.Watch(built, source, str(run.folder)).open(train.Spent())
+        watching.Watch(built, source, str(run.folder)).open(Spent())
+
+
+def test_the_held_out_latents_are_a_split_of_the_latents(tmp_path):
+    rng = np.random.default_rng(0)
+    written = [(np.abs(rng.standard_normal((2, 8, 8, 4))), i % 5) for i in range(20)]
+    latents.write(iter(written), str(tmp_path), "codes", 5)
+    data = dict(name="codes", split="train[:16]", test_split="train[16:]")
+    source = open_source("codes", "train[:16]", str(tmp_path))
+    looks = dict(heldout_every=2, heldout_images=9)
+    built, _ = build(source, tmp_path, data=data, train=looks)
+    watching.check(built, source)
+    watch = watching.Watch(built, source, str(tmp_path / "run"))
+    watch.open(Spent())
+    found = watch._images
+    assert found.count == 4 and list(found.batches[0]["condition"][:4]) == [1, 2, 3, 4]
+    built, _ = build(source, tmp_path, data={**data, "test_split": "test"}, train=looks)
+    with pytest.raises(UserError, match=r"test_split='test' is not a split .*There are: train "):
+        watching.check(built, source)
 
 
 def test_what_follows_training_is_sent_too(tmp_path):
