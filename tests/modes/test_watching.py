@@ -2,18 +2,21 @@
 
 import dataclasses
 import json
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sg_jax.config import experiment, geometry, parsing, record
+from sg_jax.config import experiment, geometry, parsing, record, tree, trust
 from sg_jax.data import latents
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import pictures, scoring
 from sg_jax.modes import train, watching
+from sg_jax.modes.base import Job
 from sg_jax.runs import files
 from sg_jax.runs.progress import Spent
 from sg_jax.runs.records import read_metrics
@@ -23,7 +26,6 @@ GIVEN = dict(
     model=dict(depth=1, width=8, heads=2, patch=4, routes=((0, 0),)),
     train=dict(steps=8, batch_size=8, log_every=1),
     sample=dict(steps=1, batch_size=10),
-    mesh=dict(data=1),
     checkpoint=dict(every=100, keep=1),
 )
 
@@ -165,16 +167,18 @@ def _stop_at(patch, step):
     patch.setattr(train.processes, "stop_signals", Stop)
 
 
+def one_step(state, batch, key):
+    """A training step that only counts."""
+    numbered = dataclasses.replace(state, step=state.step + 1)
+    return numbered, {"loss": jnp.float32(1), "grad_norm": jnp.float32(1)}
+
+
 @pytest.fixture
 def told(monkeypatch, run):
     """Train without computing; `numbers` are those that the steps find."""
 
     def call(name, numbers, keep_best="heldout_loss", **checkpoint):
-        def step(state, batch, key):
-            numbered = dataclasses.replace(state, step=state.step + 1)
-            return numbered, {"loss": jnp.float32(1), "grad_norm": jnp.float32(1)}
-
-        monkeypatch.setattr(experiment.Experiment, "compile_train_step", lambda *_: step)
+        monkeypatch.setattr(experiment.Experiment, "compile_train_step", lambda *_: one_step)
         monkeypatch.setattr(watching.Watch, "open", lambda *_: None)
         monkeypatch.setattr(watching.Watch, "is_due", lambda _, step: step in numbers)
         monkeypatch.setattr(watching.Watch, "after", lambda _, step, *__: dict(numbers[step]))
@@ -251,6 +255,46 @@ def test_the_held_out_latents_are_a_split_of_the_latents(tmp_path):
     built, _ = build(source, tmp_path, data={**data, "test_split": "test"}, train=looks)
     with pytest.raises(UserError, match=r"test_split='test' is not a split .*There are: train "):
         watching.check(built, source)
+
+
+def test_training_asks_whether_it_may_send(tmp_path):
+    for name, asks in (("wandb", True), ("", False)):
+        config = tree.check(parsing.merge(dict(track=dict(name=name))))
+        assert (trust.TRACK in train._paths(config, str(tmp_path))) == asks
+
+
+@pytest.mark.slow
+def test_a_run_and_its_continuation_are_one_run_of_the_tracker(
+    monkeypatch, tmp_path, source, digits_dir
+):
+    class Wandb(types.ModuleType):
+        Settings, began, logged, ended = dict, [], [], []
+
+        def init(self, **given):
+            self.began.append(given)
+            return self
+
+        def log(self, values, step):
+            self.logged.append((step, values))
+
+        def finish(self, exit_code):
+            self.ended.append(exit_code)
+
+    monkeypatch.setitem(sys.modules, "wandb", module := Wandb("wandb"))
+    monkeypatch.setattr(experiment.Experiment, "compile_train_step", lambda *_: one_step)
+    for steps in (2, 4):
+        _, completed = build(
+            source,
+            digits_dir,
+            train=dict(steps=steps),
+            track=dict(name="wandb", project="p"),
+        )
+        train.run(Job(str(tmp_path / "run"), "", {}, completed, source))
+    assert [step for step, _ in module.logged] == [1, 2, 3, 4]
+    assert all(values["loss"] == 1.0 for _, values in module.logged)
+    (first, second), ends = module.began, module.ended
+    assert first["id"] == second["id"] and ends == [0, 0]
+    assert second["config"]["train"]["steps"] == 4 and second["name"] == "run"
 
 
 def test_what_follows_training_is_sent_too(tmp_path):
