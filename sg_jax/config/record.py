@@ -161,6 +161,8 @@ def portable(config: ConfigDict) -> ConfigDict:
             del config.guidance[name]
         if config.sample.guidance in left:
             config.sample.guidance = "unguided"
+        if config.train.evaluate_guidance in left:
+            config.train.evaluate_guidance = "unguided"
         for section in (config.evaluate, config.diversity):
             section.guidance = tuple(n for n in section.guidance if n not in left)
     return config

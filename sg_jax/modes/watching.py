@@ -73,8 +73,7 @@ class Watch:
         self._judge: scoring.Judge | None = None  # in the process that writes
         self._programs: dict[float, Callable] = {}  # of the held-out loss, by sparsity rate
         self._opened = False
-        metric = experiment.config.checkpoint.keep_best
-        self._metric = metric
+        self._metric = metric = experiment.config.checkpoint.keep_best
         self._better = -1 if metric in ("", HELDOUT) else METRICS[metric].better
 
     def open(self, spent: Spent) -> None:
@@ -85,9 +84,10 @@ class Watch:
         if config.train.heldout_every:
             with spent.on("held-out loss"):
                 split = _open_heldout(config, self._source)
-                batch, parts = self._batch, sharding.batch_devices(experiment.mesh)
                 count = min(config.train.heldout_images, len(split))
-                batch = min(batch, -(-count // parts) * parts)
+                # As many at once as training holds, or fewer if there are no more.
+                parts, at_once = sharding.batch_devices(experiment.mesh), config.train.batch_size
+                batch = min(at_once // config.train.accumulate, -(-count // parts) * parts)
                 self._images = heldout.read(split, count, batch, config.seed, experiment.mesh)
         if config.train.evaluate_every and processes.is_writer():
             with spent.on("evaluation"):
@@ -99,12 +99,6 @@ class Watch:
                     f"evaluation, which has {', '.join(self._judge.measures)}."
                 )
         self._opened = True
-
-    @property
-    def _batch(self) -> int:
-        """Images of a pass of the held-out loss: as many as training holds at once."""
-        train = self._experiment.config.train
-        return train.batch_size // train.accumulate
 
     def after(
         self, step: int, state: TrainState, gamma: float, writer: Writer, spent: Spent
