@@ -33,6 +33,8 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]", "gcsfs>=2026.4"],
         "cuda": ["jax[cuda13]"],
+        "wandb": ["wandb"],  # trackers, by config.track
+        "trackio": ["trackio"],
         "hf": ["datasets>=4", "huggingface_hub"],  # data sets and autoencoders of Hugging Face
         "test": [
             "hypothesis",

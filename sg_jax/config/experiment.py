@@ -113,6 +113,8 @@ class Experiment:
         )
         counts = {"sample": config.sample.count, "evaluate": config.evaluate.samples}
         drawn = [min(config.sample.batch_size, counts[name]) for name in train.then]
+        if train.evaluate_every:
+            drawn.append(min(config.sample.batch_size, train.evaluate_samples))
         if drawn:
             what = f"{max(drawn)} images at once (config.sample.batch_size)"
             needs = memory.sampling([self.model], max(drawn), 0, mesh)

@@ -37,12 +37,14 @@ def complete(
     """
     check_flip(config.data.flip, latents)
     data = f"config.data.name={shown(config.data.name)}"
-    scored = "evaluate" in config.train.then
-    if latents and not decodable and (config.train.sample_every or scored):
+    train = config.train
+    drawn = train.sample_every or train.evaluate_every or "evaluate" in train.then
+    if latents and not decodable and drawn:
         raise UserError(
-            f"config.train.sample_every={config.train.sample_every} must be 0 for latents "
-            f"({data}), and config.train.then={config.train.then!r} must not evaluate, because "
-            "nothing says what decodes them: set config.autoencoder.path to their autoencoder."
+            f"config.train.sample_every={train.sample_every} and config.train.evaluate_every="
+            f"{train.evaluate_every} must be 0 for latents ({data}), and config.train.then="
+            f"{train.then!r} must not evaluate, because nothing says what decodes them: set "
+            "config.autoencoder.path to their autoencoder."
         )
     height, width, channels = image_shape
     if not latents and channels not in (1, 3):

@@ -3,11 +3,10 @@
 import dataclasses
 
 from sg_jax.config import tuples
+from sg_jax.config.training import MOST_IMAGES
 from sg_jax.encoders.classifier import Recipe
 from sg_jax.errors import Settings, setting
 from sg_jax.method.guidance import WEAK_LABELS
-
-MOST_IMAGES = 10_000_000  # that a command draws
 
 
 @dataclasses.dataclass(frozen=True)

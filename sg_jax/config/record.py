@@ -148,18 +148,21 @@ def is_exported(workdir: str | os.PathLike) -> bool:
 
 
 def portable(config: ConfigDict) -> ConfigDict:
-    """Return a copy without paths to what lies outside the run.
+    """Return a copy without paths to what lies outside the run, and without its tracker.
 
     Guidance settings that take their weak prediction from another run are left out.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.data_dir = config.features.path = config.train.init_from = ""
+        config.track.name = config.track.entity = ""
         left = [name for name, setting in config.guidance.items() if setting.weak_workdir]
         for name in left:
             del config.guidance[name]
         if config.sample.guidance in left:
             config.sample.guidance = "unguided"
+        if config.train.evaluate_guidance in left:
+            config.train.evaluate_guidance = "unguided"
         for section in (config.evaluate, config.diversity):
             section.guidance = tuple(n for n in section.guidance if n not in left)
     return config

@@ -6,6 +6,7 @@ import math
 from jax.sharding import Mesh
 
 from sg_jax.config.sections import Config
+from sg_jax.config.training import HELDOUT
 from sg_jax.errors import UserError, default_of, nearest, shown
 from sg_jax.method import early
 from sg_jax.method.checks import check_rate, check_setting
@@ -39,6 +40,7 @@ def check(config: Config, model: Backbone, mesh: Mesh) -> None:
     model.conditioning.check(config.sample.labels, "config.sample.labels")
     for key, names in (
         ("sample.guidance", (config.sample.guidance,)),
+        ("train.evaluate_guidance", (train.evaluate_guidance,)),
         ("evaluate.guidance", config.evaluate.guidance),
         ("diversity.guidance", config.diversity.guidance),
     ):
@@ -49,6 +51,7 @@ def check(config: Config, model: Backbone, mesh: Mesh) -> None:
                     f"{', '.join(config.guidance)}." + nearest(name, config.guidance)
                 )
     _check_drawing(config, model)
+    _check_best(config)
 
 
 def _check_reconstruction(config: Config, model: Backbone) -> None:
@@ -79,11 +82,30 @@ def _check_drawing(config: Config, model: Backbone) -> None:
         names.append(config.sample.guidance)
     if "evaluate" in train.then:
         names += config.evaluate.guidance
+    if train.evaluate_every:
+        names.append(train.evaluate_guidance)
+        if config.guidance[train.evaluate_guidance].two_networks:
+            raise UserError(
+                f"config.train.evaluate_guidance={train.evaluate_guidance!r} takes its weak "
+                "prediction from another checkpoint, which may not be there while the run trains: "
+                "give a setting of one network, such as 'unguided' or 'cfg'."
+            )
     for name in names:
         guidance = config.guidance[name]
         check_setting(model, guidance, key=f"config.guidance.{name}")
         if train.then and guidance.weak_step and not guidance.weak_workdir:
             _check_weak_step(config, f"config.guidance.{name}", guidance.weak_step)
+
+
+def _check_best(config: Config) -> None:
+    """Raise if the best checkpoint is to be kept by a number that is not measured."""
+    metric, train = config.checkpoint.keep_best, config.train
+    key = "heldout_every" if metric == HELDOUT else "evaluate_every"
+    if metric and not getattr(train, key):
+        raise UserError(
+            f"config.checkpoint.keep_best={metric!r} needs config.train.{key}, which is 0: set it "
+            "to the number of steps between two measurements."
+        )
 
 
 def _check_weak_step(config: Config, key: str, step: int | float) -> None:

@@ -3,14 +3,15 @@
 To add a setting, add a field to its section (`errors.setting`). To add a section, add a row to
 `SECTIONS` and a field to `Config`. The section of a single object lies beside it: `Guidance`,
 `Sampler` and `FlowMatching` in method/, `Data` in data/, `Optimizer` in programs/, `Recipe` in
-encoders/.
+encoders/, `Track` in runs/.
 """
 
 import dataclasses
 from collections.abc import Mapping
 
 from sg_jax.config import tuples
-from sg_jax.config.measuring import MOST_IMAGES, Diversity, Evaluate, Features, Sweep
+from sg_jax.config.measuring import Diversity, Evaluate, Features, Sweep
+from sg_jax.config.training import MOST_IMAGES, Checkpoint, Train
 from sg_jax.data.section import Data
 from sg_jax.errors import ALWAYS, CONTINUED, Settings, declared_in, setting
 from sg_jax.method.guidance import Guidance
@@ -23,9 +24,9 @@ from sg_jax.models.sizes import LARGEST
 from sg_jax.models.ssm import SCANS
 from sg_jax.models.stack import REMAT
 from sg_jax.programs.decoding import AT_ONCE
-from sg_jax.programs.health import DIVERGED
 from sg_jax.programs.optimizer import Optimizer
 from sg_jax.programs.sampling import MOST_STEPS
+from sg_jax.runs.tracking import Track
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,51 +134,6 @@ class MeshAxes(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(Settings):
-    """Training."""
-
-    SECTION = "config.train"
-
-    steps: int = setting(1000, "number of training steps", low=1)
-    batch_size: int = setting(256, "images of a step, over all devices", low=1, fixed=CONTINUED)
-    accumulate: int = setting(1, "parts to split a batch into, to save memory", low=1)
-    ema_decay: float = setting(
-        0.9999, "of the moving average of the weights", low=0, below=1, fixed=CONTINUED
-    )
-    ema_decays: tuple = setting(
-        (), "further averages to keep, each by its decay", rule=tuples.decays, fixed=CONTINUED
-    )
-    gammas: tuple = setting(
-        (),
-        "((step, gamma), ...): rates that replace objective.gamma after these steps",
-        rule=tuples.gammas,
-        fixed=CONTINUED,
-    )
-    log_every: int = setting(100, "steps between records", low=1)
-    sample_every: int = setting(0, "steps between sample grids; 0: none", low=0)
-    then: tuple = setting((), "modes that follow: 'sample', 'evaluate'", rule=tuples.then)
-    init_from: str = setting(
-        "", "a run, or a file of weights, that training starts from", fixed=CONTINUED
-    )
-    on_divergence: str = setting(
-        "stop",
-        "stop; skip the update; or go back to a checkpoint and read other data",
-        options=DIVERGED,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Checkpoint(Settings):
-    """Which checkpoints to save and keep."""
-
-    SECTION = "config.checkpoint"
-
-    every: int = setting(1000, "steps between saves", low=1)
-    keep: int = setting(2, "how many of the latest are kept", low=1)
-    keep_period: int = setting(0, "keep multiples of it for good; 0: none", low=0)
-
-
-@dataclasses.dataclass(frozen=True)
 class Sample(Settings):
     """What --mode sample draws, and how all modes draw."""
 
@@ -230,6 +186,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "evaluate": Evaluate,
     "sweep": Sweep,
     "diversity": Diversity,
+    "track": Track,
     "profile": Profile,
     "bench": Bench,
 }
@@ -255,5 +212,6 @@ class Config:
     evaluate: Evaluate
     sweep: Sweep
     diversity: Diversity
+    track: Track
     profile: Profile
     bench: Bench

@@ -2,7 +2,8 @@
 
 A path in a run's own config.json that leads out of the run is used only if this command names it,
 by its key or by giving the run's --config again. Prepared data sets may lie anywhere, because they
-are only read. A folder of the run must not be a link to one elsewhere.
+are only read. A folder of the run must not be a link to one elsewhere. Nothing is sent to a tracker
+that only config.json names.
 """
 
 import os
@@ -18,7 +19,9 @@ from sg_jax.runs import files
 
 DATA, IMAGES = "data.data_dir", "evaluate.images"
 NAMES = {DATA: "data.name", IMAGES: IMAGES}  # the key of a data set, by that which says it is used
-FOLDERS = ("checkpoints", "tensorboard", "profile", "samples", "samples/scored")  # written to
+TRACK = "track.name"
+SENT_TO = (TRACK, "track.project", "track.entity")
+FOLDERS = ("checkpoints", "tensorboard", "profile", "samples", "samples/scored", "wandb")  # written
 
 
 def inside(path: str | os.PathLike, folder: str | os.PathLike) -> bool:
@@ -43,7 +46,9 @@ def check(config: ConfigDict, workdir: str, used: Iterable[str], said: Collectio
     for key in used:
         if key in NAMES:
             _check_name(NAMES[key], str(values.get(NAMES[key], "")), workdir, said)
-        if key == IMAGES:
+        if key == TRACK:
+            _check_track(values, workdir, said)
+        if key in (IMAGES, TRACK):
             continue
         path = values.get(key)  # a setting without this name is reported later
         if not path or key in said or inside(path, workdir):
@@ -68,6 +73,20 @@ def _check_name(key: str, name: str, workdir: str, said: Collection[str]) -> Non
             f"{record.NAME} of the run in --workdir={workdir} says so, which may be someone "
             f"else's. If you mean it, say it in the command: --config.{key}={shlex.quote(name)}"
         )
+
+
+def _check_track(values: dict[str, object], workdir: str, said: Collection[str]) -> None:
+    """Raise if records would be sent somewhere that the command does not name."""
+    unsaid = [key for key in SENT_TO if values[key] and key not in said]
+    if not values[TRACK] or not unsaid:
+        return
+    flags = " ".join(f"--config.{key}={shlex.quote(str(values[key]))}" for key in unsaid)
+    raise UserError(
+        f"config.{TRACK}={values[TRACK]!r} would send the numbers and pictures of this run to your "
+        f"account there, and only the {record.NAME} of the run in --workdir={workdir} says where "
+        f"to, which may be someone else's. If you mean it, say it in the command: {flags}. "
+        f"--config.{TRACK}= sends nothing."
+    )
 
 
 def _is_elsewhere(name: str) -> bool:

@@ -151,6 +151,7 @@ def training(
     scores: Sequence[Line] = (),
     metric: Metric = METRICS["frechet"],
     axis: str = STEPS,
+    heldout: Sequence[Line] = (),
 ) -> "Figure":
     """Draw the loss of one or more runs over training, and a metric beside it if there is one.
 
@@ -160,6 +161,7 @@ def training(
       scores: values of `metric`, one line per run and setting.
       metric: the metric of `scores`.
       axis: the name of the horizontal axis.
+      heldout: losses of images that were not trained on, dashed, in the colours of their runs.
 
     Raises:
       UserError: a line has unequal lengths, or no finite loss.
@@ -167,8 +169,8 @@ def training(
     figure = new_figure((9.6, 4.2) if scores else (7.2, 3.8))
     left, *others = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
     colours = {line.run: COLOURS[i % len(COLOURS)] for i, line in enumerate(losses)}
-    _draw_losses(left, losses, colours)
-    left.set_ylabel("training loss ↓", color=INK)
+    _draw_losses(left, losses, colours, heldout)
+    left.set_ylabel("loss ↓" if heldout else "training loss ↓", color=INK)
     for axes in others:
         places = {text: n for n, text in enumerate(dict.fromkeys(s.text for s in scores))}
         for line in scores:
@@ -191,7 +193,9 @@ def training(
     return figure
 
 
-def _draw_losses(axes: "Axes", losses: Sequence[Line], colours: Mapping[str, str]) -> None:
+def _draw_losses(
+    axes: "Axes", losses: Sequence[Line], colours: Mapping[str, str], heldout: Sequence[Line]
+) -> None:
     shown, smooth = [], []
     for line in losses:
         x, y = np.asarray(line.x, np.float64), np.asarray(line.y, np.float64)
@@ -211,6 +215,13 @@ def _draw_losses(axes: "Axes", losses: Sequence[Line], colours: Mapping[str, str
         axes.plot(x, mean, color=colours[line.run], linewidth=2, label=label, **dots)
         shown.append(y)
         smooth.append(mean)
+    for line in heldout:
+        x, y = np.asarray(line.x, np.float64), np.asarray(line.y, np.float64)
+        x, y = x[drawable(y)], y[drawable(y)]
+        dots = {"marker": "o", "markersize": 3} if len(y) < 40 else {}
+        axes.plot(x, y, "--", color=_darker(colours[line.run]), label=line.label, **dots)
+        shown.append(y)
+        smooth.append(y)
     every, means = np.concatenate(shown), np.concatenate(smooth)
     # A steep start would flatten the rest: then use a logarithmic axis, or else crop the start.
     if every.min() > 0 and means.max() > 10 * means.min():
@@ -222,6 +233,12 @@ def _draw_losses(axes: "Axes", losses: Sequence[Line], colours: Mapping[str, str
         room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
         axes.set_ylim(low - room, high + room)
     axes.legend(**TEXT)
+
+
+def _darker(colour: str) -> tuple[float, ...]:
+    from matplotlib.colors import to_rgb
+
+    return tuple(0.6 * part for part in to_rgb(colour))
 
 
 def _whole_numbers(axes: "Axes") -> None:

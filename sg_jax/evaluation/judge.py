@@ -131,18 +131,6 @@ class Judge:
                 scores[name] = metric.function(self.views[kind].real, found[kind])
         return scores
 
-    def score(self, images: np.ndarray, labels: np.ndarray, drawing: Drawing) -> Scores:
-        """Score images, uint8 [B, H, W, C], that were drawn for `labels` [B], in all processes.
-
-        Processes that do not write get no scores.
-        """
-        seen = self.observe(images)
-        if not processes.is_writer():
-            return {}
-        tallies = self.tallies(len(images))
-        tallies.add(seen, labels)
-        return self.scores_of(tallies.results(), drawing)
-
     def of_test_images(self) -> Scores:
         """Score the real test images, which is about the best that generated ones can reach.
 

@@ -19,6 +19,7 @@ from sg_jax.costs.machines import Machine
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import figures, measure, scoring, style
+from sg_jax.evaluation.metrics import CLASSIFIER
 from sg_jax.method import checks
 from sg_jax.method.guidance import Guidance
 from sg_jax.modes import dry_draw
@@ -172,7 +173,8 @@ def same_class_distance(features: np.ndarray, labels: np.ndarray) -> float:
 def _dry(job: Job, on: Machine) -> Lines:
     config = job.experiment.config.diversity
     named = {name: job.experiment.settings[name] for name in config.guidance}
-    return dry_draw.scores(job, on, {"no guidance": Guidance(), **named}, config.samples, 1)
+    every = {"no guidance": Guidance(), **named}
+    return dry_draw.scores(job, on, every, config.samples, 1, judged_by=[CLASSIFIER])
 
 
 MODE = register(

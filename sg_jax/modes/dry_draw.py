@@ -1,7 +1,7 @@
 """What a dry run says of drawing images, and of scoring them."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 from flax import nnx
@@ -76,7 +76,13 @@ def sample(job: Job, on: Machine) -> Lines:
 
 
 def scores(
-    job: Job, on: Machine, settings: Mapping[str, Guidance], samples: int, seeds: int, kept: int = 0
+    job: Job,
+    on: Machine,
+    settings: Mapping[str, Guidance],
+    samples: int,
+    seeds: int,
+    kept: int = 0,
+    judged_by: Sequence[str] = (),
 ) -> Lines:
     """Yield what scoring some settings reads, computes and writes.
 
@@ -87,6 +93,7 @@ def scores(
       samples: images of each, for each seed.
       seeds: their number.
       kept: images of each setting that are kept for pictures.
+      judged_by: the kinds of networks; empty: those of `config.evaluate`.
     """
     config, decoder = job.experiment.config, Decoder(job)
     costs, real = costs_of(job, settings), _real(job, decoder.latents)
@@ -102,7 +109,7 @@ def scores(
         f"{len(costs)} settings ({', '.join(list(costs)[:4])}{', ...' if len(costs) > 4 else ''})",
     )
     yield from decoder.lines(on)
-    kinds, _ = scoring.kinds_of(config)
+    kinds = judged_by or scoring.kinds_of(config)[0]
     works = {kind: _judging(kind, config, decoder.shape) for kind in kinds}
     work, epochs, trained = sum(works.values()), config.features.epochs, works.get(CLASSIFIER, 0.0)
     more = f"{epochs} x {gflops(3 * trained)} per real image"

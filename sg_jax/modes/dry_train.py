@@ -4,8 +4,9 @@ from sg_jax.config import rules
 from sg_jax.config.experiment import Experiment
 from sg_jax.costs import flops
 from sg_jax.costs.machines import Machine
+from sg_jax.modes import dry_draw, watching
 from sg_jax.modes.base import Job
-from sg_jax.modes.dry_parts import Lines, data_of, gflops, lasting, number
+from sg_jax.modes.dry_parts import Decoder, Lines, data_of, gflops, lasting, number
 from sg_jax.programs.memory import bytes_of, text
 from sg_jax.programs.training import abstract_state
 from sg_jax.weights import saver
@@ -17,6 +18,7 @@ WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes
 def train(job: Job, on: Machine) -> Lines:
     """Yield what training reads, computes and writes."""
     experiment = job.experiment
+    watching.check_metric(experiment.config)
     config, model = experiment.config.train, experiment.model
     found, batch = data_of(job), config.batch_size
     drawn = config.steps * batch
@@ -34,7 +36,38 @@ def train(job: Job, on: Machine) -> Lines:
         yield "compute", f"{each}: {steps:,} steps at γ {gamma:g}"
     seconds = total / on.rate(experiment.config.model.dtype)
     yield lasting(seconds, on, f"{number(count / seconds)} steps/s")
+    yield from looks(job, on)
     yield "write", checkpoints(experiment)
+    if experiment.config.track.name:
+        yield "write", f"the same numbers and pictures to {experiment.config.track.name}"
+
+
+def looks(job: Job, on: Machine) -> Lines:
+    """Yield what is computed beside the steps, and how long that takes."""
+    experiment = job.experiment
+    config, model, dtype = experiment.config.train, experiment.model, experiment.config.model.dtype
+    if config.heldout_every:
+        split = data_of(job, split=experiment.config.data.test_split)
+        images = min(config.heldout_images, split.examples or config.heldout_images)
+        times = config.steps // config.heldout_every
+        work = flops.training_step(model, experiment.objective.gamma, images, full=True) / 3
+        yield (
+            "compute",
+            f"{gflops(work)} each time: the loss of {images:,} held-out images, {times:,} times",
+        )
+        yield lasting(times * work / on.rate(dtype), on, "held-out loss")
+    if config.evaluate_every:
+        name, samples = config.evaluate_guidance, config.evaluate_samples
+        decoder, times = Decoder(job), config.steps // config.evaluate_every
+        (work,) = dry_draw.costs_of(job, {name: experiment.settings[name]}).values()
+        yield (
+            "compute",
+            f"{gflops(work)} per image: {samples:,} images are drawn ({name}) and judged, "
+            f"{times:,} times",
+        )
+        yield from decoder.lines(on)
+        seconds = samples * work / on.rate(dtype) + decoder.seconds(samples, on)
+        yield lasting(times * seconds, on, "these evaluations, without judging")
 
 
 def stretches(experiment: Experiment) -> dict[float, int]:
@@ -61,6 +94,7 @@ def checkpoints(experiment: Experiment) -> str:
     forever = multiples[0] if multiples else range(0)
     others = {step for steps in (latest, last) for step in steps if step not in forever}
     kept, size = len(forever) + len(others), sum(sizes.values())
+    kept += bool(config.checkpoint.keep_best)  # unless it is one of these
     return (
         f"{kept} checkpoints that are kept, {text(kept * size)}, and one more while it is saved: "
         f"{text(size)} each ({listed}), {text(size - sizes['opt_state'])} without the optimizer, "

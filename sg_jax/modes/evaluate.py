@@ -13,7 +13,7 @@ from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import (
     comparison,
-    figures,
+    curves,
     measure,
     pictures,
     published,
@@ -24,7 +24,7 @@ from sg_jax.evaluation import (
     table,
 )
 from sg_jax.evaluation.judge import Judge
-from sg_jax.evaluation.metrics import CLASSIFIER, Scores, drawable
+from sg_jax.evaluation.metrics import CLASSIFIER, Scores
 from sg_jax.evaluation.results import SettingResult
 from sg_jax.method.guidance import Guidance
 from sg_jax.modes import dry_draw, evaluate_files
@@ -34,8 +34,9 @@ from sg_jax.parallel import processes
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
 from sg_jax.runs.records import read_metrics
-from sg_jax.weights import checkpoints
+from sg_jax.weights import best, checkpoints
 
+BEST = -1  # as config.evaluate.step
 # The facts without which figures cannot be compared; the terminal shows them below the table.
 PROTOCOL = ("Samples", "Sampling", "Decoder", "Reference", "Judged by", "Versions")
 
@@ -72,6 +73,8 @@ def evaluate(
     config, folder = experiment.config, files.path(workdir)
     steps = checkpoints.saved_steps(workdir)
     step = config.evaluate.step or steps[-1]
+    if step == BEST:
+        step = best.best_step(workdir)
     if step not in steps:
         raise UserError(f"config.evaluate.step={step} is not a checkpoint of {workdir}: {steps}.")
     judge = scoring.open_judge(config, source, workdir, experiment.image_shape[0])
@@ -150,24 +153,20 @@ def _report(
     """Print the table, and write it with the loss curve and the page beside guidance.png."""
     folder = files.path(workdir)
     log(report.format_table(rows))
-    facts, beside, name = (
-        _facts(experiment, step, judge),
-        None,
-        experiment.config.evaluate.published,
-    )
+    facts, beside = _facts(experiment, step, judge), None
     log("; ".join(f"{key}: {facts[key]}" for key in PROTOCOL if key in facts) + ".")
+    name = experiment.config.evaluate.published
     if name and (lines := published.beside(name, rows)):
         log(published.text(name, rows))
         paper = published.TABLES[name]
         beside = f"Beside {paper.source}: {paper.protocol}", published.HEAD, lines
-    records = [r for r in read_metrics(workdir) if "loss" in r]
+    measured = read_metrics(workdir)
+    records = [r for r in measured if "loss" in r]
     if known := [r for r in records if r["step"] <= step]:
         facts["Training"] = f"{step:,} steps, loss {known[-1]['loss']:.4f} at the end"
     shown = [(folder / "guidance.png", "Generated images, one row per setting.")]
-    if drawable(np.array([r["loss"] for r in records])).any():
-        losses = figures.Line("", [r["step"] for r in records], [r["loss"] for r in records])
-        path = style.save(figures.training([losses]), folder / "loss.png")
-        shown.append((path, "Training loss."))
+    if (figure := curves.of_run(measured)) is not None:
+        shown.append((style.save(figure, folder / "loss.png"), curves.caption(measured)))
     report.write_table(folder / "report.json", rows)
     report.write_report(
         folder / "report.html",

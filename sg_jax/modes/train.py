@@ -1,13 +1,13 @@
 """Train a network: restore or start, then for each step: data, step, log, sample, save."""
 
 import contextlib
+import json
 import time
 from collections.abc import Callable
 
 import jax
-import numpy as np
 
-from sg_jax.config import record
+from sg_jax.config import record, trust
 from sg_jax.config.experiment import Experiment
 from sg_jax.config.sections import Config
 from sg_jax.costs import flops
@@ -15,18 +15,17 @@ from sg_jax.data import identity
 from sg_jax.data.pipeline import seek
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
-from sg_jax.evaluation import measure, pictures, scoring
-from sg_jax.method.guidance import Guidance
-from sg_jax.modes import dry_train
+from sg_jax.evaluation import measure, scoring
+from sg_jax.modes import dry_train, watching
 from sg_jax.modes.base import MODES, Job, Mode, register
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs.health import Diverged, Health
-from sg_jax.programs.sampling import sample
 from sg_jax.programs.training import TrainState, abstract_state, init_state, start_state
-from sg_jax.runs import files, lock
+from sg_jax.runs import lock, tracking
 from sg_jax.runs.profiler import Profiler
 from sg_jax.runs.progress import Progress, Spent, log
 from sg_jax.runs.records import Writer
+from sg_jax.runs.tracking import Tracker
 from sg_jax.weights import checkpoints, starts
 from sg_jax.weights.rollbacks import Rollbacks
 from sg_jax.weights.saver import Saver
@@ -35,12 +34,23 @@ AHEAD = 4  # steps that may be queued on the devices; a stop signal has to wait 
 
 
 def train(
-    experiment: Experiment, source: Source, workdir: str, held: lock.Held | None = None
+    experiment: Experiment,
+    source: Source,
+    workdir: str,
+    held: lock.Held | None = None,
+    tracker: Tracker | None = None,
 ) -> TrainState:
     """Train to `config.train.steps`, continuing from the latest checkpoint in `workdir`.
 
     SIGTERM and Ctrl-C, in any process, save before they end the run; the same command then
     continues it.
+
+    Args:
+      experiment: the run's objects; its autoencoder decodes what is drawn.
+      source: the training images.
+      workdir: the folder of the run.
+      held: the run's hold of that folder.
+      tracker: is sent what `Writer` writes.
 
     Returns:
       The last state.
@@ -50,10 +60,13 @@ def train(
     """
     compiled: dict[float, Callable] = {}  # one program per sparsity rate
     rollbacks = Rollbacks(workdir)
+    watch = watching.Watch(experiment, source, workdir)
     with processes.stop_signals() as stop:
         while True:
             try:
-                return _train(experiment, source, workdir, held, stop, compiled, rollbacks)
+                return _train(
+                    experiment, source, workdir, held, tracker, watch, stop, compiled, rollbacks
+                )
             except Diverged as diverged:
                 rollbacks.after(diverged, experiment.config)
 
@@ -63,6 +76,8 @@ def _train(
     source: Source,
     workdir: str,
     held: lock.Held | None,
+    tracker: Tracker | None,
+    watch: watching.Watch,
     stop: Callable[..., str],
     compiled: dict[float, Callable],
     rollbacks: Rollbacks,
@@ -87,11 +102,12 @@ def _train(
             log(f"Continue {workdir} from step {start} of {total}.")
         data = stack.enter_context(contextlib.closing(experiment.batches(source)))
         position = rollbacks.position(start, position)
+        watch.open(spent)
         seek(data, position)
         profiler = Profiler(
             config.profile.start, config.profile.steps, workdir=workdir, resumed=start
         )
-        writer = stack.enter_context(contextlib.closing(Writer(workdir, start)))
+        writer = stack.enter_context(contextlib.closing(Writer(workdir, start, tracker)))
         names = list(checkpoints.named(experiment.model))
         health = Health(experiment.model, names, config.train.batch_size)
         progress, pending = None, []
@@ -121,19 +137,22 @@ def _train(
                 progress.restart(step)
             stopped = stop()  # asked once per step, so that the answer and the checkpoint agree
             last = step == total or bool(stopped)
+            found: dict[str, float] = {}
             if step % config.train.log_every == 0 or last:
                 means = health.means(step, jax.device_get(pending), last=step == total)
                 rates = progress.update(step, **means)
                 rate = float(experiment.schedule(step - 1))  # counted from 0
                 speed = _speed(experiment, gamma, rates)
                 back = {"rollbacks": len(rollbacks)} if len(rollbacks) else {}
-                writer.scalars(step, {**means, "learning_rate": rate, **rates, **speed, **back})
+                found = {**means, "learning_rate": rate, **rates, **speed, **back}
                 pending = []
-            if config.train.sample_every and step % config.train.sample_every == 0:
-                with spent.on("pictures"):
-                    _sample_grid(experiment, state, writer, workdir, step)
+            if watch.is_due(step):
+                found |= watch.after(step, state, gamma, writer, spent)
                 progress.restart(step)
-            if last or saver.should_save(step):
+            if found:
+                writer.scalars(step, found)
+            best = watch.best_of(step, found, saver.best)
+            if last or best or saver.should_save(step):
                 # So that no checkpoint that is spoiled replaces a good one.
                 health.check(step, jax.device_get(pending))
                 health.check_state(step, state, mesh)
@@ -141,7 +160,7 @@ def _train(
                 if held is not None:
                     held.check()  # or two runs would save into one folder
                 with spent.on("checkpoints"):
-                    saver.save(state, step, {"data_position": position})
+                    saver.save(state, step, {"data_position": position}, best)
                     if last:
                         saver.wait()
             if last:
@@ -186,34 +205,14 @@ def _speed(experiment: Experiment, gamma: float, rates: dict[str, float]) -> dic
     return found
 
 
-def _sample_grid(experiment: Experiment, state: TrainState, writer, workdir, step) -> None:
-    """Draw a small grid from the moving average, one column per class."""
-    config = experiment.config
-    guidance = experiment.settings[config.sample.guidance]
-    if guidance.two_networks:  # the weak network may not be trained yet
-        guidance = Guidance(gamma_strong=guidance.gamma_strong)
-    conditioning = experiment.model.conditioning
-    columns = min(conditioning.num_classes, 10)
-    rows = max(1, min(10, config.sample.batch_size // columns))  # same program as --mode sample
-    images = sample(
-        state.ema,
-        np.tile(conditioning.in_turn(columns), rows),
-        guidance=guidance,
-        **experiment.sampling,
-    )
-    picture = pictures.grid(images.reshape(rows, columns, *images.shape[1:]))
-    writer.image(step, "samples", np.asarray(picture.convert("RGB")))
-    if processes.is_writer():
-        pictures.save_png(picture, files.path(workdir) / "samples" / f"step_{step:07d}.png")
-
-
 def run(job: Job) -> list:
     """Train the network of a job, then run the modes in `config.train.then`."""
     source, workdir = job.source, job.workdir
     assert job.config is not None and source is not None
     config = job.experiment.config.train
-    pictures_needed = config.sample_every or "evaluate" in config.then
-    experiment = job.drawing if pictures_needed else job.experiment
+    tracking.check(job.experiment.config.track)
+    drawn = config.sample_every or config.evaluate_every or "evaluate" in config.then
+    experiment = job.drawing if drawn else job.experiment
     begun = bool(checkpoints.steps_of(workdir))
     if begun and record.is_exported(workdir):
         raise UserError(
@@ -224,17 +223,27 @@ def run(job: Job) -> list:
     if config.init_from and not begun:
         starts.check(config.init_from, experiment.model)
     _check_evaluation(experiment, source)
+    watching.check(experiment, source)
     experiment.check_training()
-    with lock.hold(workdir) as held:
-        record.prepare(workdir, job.config, source.class_names, begun, identity.of(source))
-        train(experiment, source, workdir, held)
-    return [path for name in config.then for path in MODES[name].run(job)]
+    with contextlib.ExitStack() as stack:
+        with lock.hold(workdir) as held:
+            record.prepare(workdir, job.config, source.class_names, begun, identity.of(source))
+            settings = json.loads(job.config.to_json_best_effort())
+            track = Tracker(job.experiment.config.track, workdir, settings)
+            tracker = stack.enter_context(track)
+            train(experiment, source, workdir, held, tracker)
+        paths = [path for name in config.then for path in MODES[name].run(job)]
+        watching.send(tracker, config.steps, workdir, paths)
+    return paths
 
 
 def _paths(config: Config, workdir: str) -> list[str]:
     """Return the keys of the paths that training uses; a run that has begun starts from itself."""
     keys = [] if checkpoints.steps_of(workdir) else ["train.init_from"]
-    keys += ["autoencoder.path"] if config.train.sample_every else []
+    drawn = config.train.sample_every or config.train.evaluate_every
+    keys += ["autoencoder.path"] if drawn else []
+    keys += ["features.path", trust.IMAGES] if config.train.evaluate_every else []
+    keys += [trust.TRACK] if config.track.name else []
     return keys + [key for name in config.train.then for key in MODES[name].paths(config, workdir)]
 
 

@@ -77,9 +77,15 @@ def to_host(x: jax.Array) -> np.ndarray:
     return multihost_utils.process_allgather(x, tiled=True)
 
 
-def from_writer(values: Sequence[int]) -> np.ndarray:
+def from_writer(values: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return the writer's `values`; every process passes the same number of them."""
     return multihost_utils.broadcast_one_to_all(np.asarray(values))
+
+
+def number_from_writer(value: float) -> float:
+    """Return the writer's `value`, all 64 bits of it."""
+    bits = np.frombuffer(np.float64(value).tobytes(), np.int32)
+    return float(np.frombuffer(np.asarray(from_writer(bits), np.int32).tobytes(), np.float64)[0])
 
 
 def share(sharding: jax.sharding.Sharding) -> tuple[int, int]:

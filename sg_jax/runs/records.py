@@ -1,4 +1,4 @@
-"""The numbers of a run: metrics.jsonl and TensorBoard events, both without tensorflow.
+"""The numbers of a run: metrics.jsonl and TensorBoard events, both without tensorflow; a tracker.
 
 A file in a bucket cannot be appended to, so there metrics.jsonl is rewritten every half minute and
 before each checkpoint, and there are no TensorBoard events.
@@ -15,6 +15,7 @@ from etils import epath
 from sg_jax.parallel import processes
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
+from sg_jax.runs.tracking import Tracker
 
 NAME = "metrics.jsonl"
 DAMAGED = "metrics.damaged.jsonl"  # lines of metrics.jsonl that are no records
@@ -27,10 +28,16 @@ class Writer:
 
     Each step keeps one record. Lines that are none are moved to metrics.damaged.jsonl. Only
     process 0 writes.
+
+    Args:
+      workdir: the folder of the run.
+      start_step: that it continues from.
+      tracker: is sent the same numbers and pictures.
     """
 
-    def __init__(self, workdir: str, start_step: int):
+    def __init__(self, workdir: str, start_step: int, tracker: Tracker | None = None):
         self.active = processes.is_writer()
+        self.tracker = tracker
         if not self.active:
             return
         folder = files.path(workdir)
@@ -62,11 +69,15 @@ class Writer:
             if self.events is not None:
                 self.file.flush()
                 self.events.scalars(step, found)
+            if self.tracker is not None:
+                self.tracker.scalars(step, found)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Write a picture [H, W, 3], uint8."""
         if self.active and self.events is not None:
             self.events.image(step, name, image)
+        if self.tracker is not None:
+            self.tracker.image(step, name, image)
 
     def flush(self) -> None:
         """Write what is pending."""

@@ -32,7 +32,7 @@ from sg_jax.parallel import processes, sharding
 from sg_jax.programs import memory
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
-from sg_jax.weights import integrity
+from sg_jax.weights import best, integrity
 
 NUMBER = re.compile("[0-9]+")
 STORED_AS = ("label_embedding/table", "label_embedding")  # in code, and in all checkpoints so far
@@ -81,7 +81,7 @@ def set_aside(workdir: str | os.PathLike, latest: int, why: str) -> None:
 
 def load(
     workdir: str | os.PathLike,
-    step: int | None = None,
+    step: int | str | None = None,
     weights: str = "ema",
     mesh: Mesh | None = None,
     like: Backbone | None = None,
@@ -92,7 +92,8 @@ def load(
 
     Args:
       workdir: the folder that training wrote.
-      step: which checkpoint to load; the latest by default.
+      step: which checkpoint to load, or "best" for the one that config.checkpoint.keep_best kept;
+        the latest by default.
       weights: "ema" (the moving average), "model" (the raw weights), or one of the averages of
         config.train.ema_decays, such as "ema_0.999".
       mesh: the devices of all processes to spread the weights over; one of this process by default.
@@ -109,7 +110,7 @@ def load(
 
 def load_with_step(
     workdir: str | os.PathLike,
-    step: int | None = None,
+    step: int | str | None = None,
     weights: str = "ema",
     mesh: Mesh | None = None,
     like: Backbone | None = None,
@@ -123,7 +124,8 @@ def load_with_step(
     kept = ("ema", "model", *(f"ema_{decay:g}" for decay in config.train.ema_decays))
     if weights not in kept:
         raise UserError(f"weights={shown(weights)} must be one of {kept}." + nearest(weights, kept))
-    folder, steps, step = checkpoint_dir(workdir), saved_steps(workdir), plain(step)
+    folder, steps = checkpoint_dir(workdir), saved_steps(workdir)
+    step = best.best_step(workdir) if step == "best" else plain(step)
     if step is not None and not (is_whole(step) and step in steps):
         raise UserError(
             f"step={shown(step)} is not a checkpoint in {str(workdir)!r}: there are {steps}."
@@ -131,7 +133,7 @@ def load_with_step(
     mesh = mesh or sharding.one_device()
     abstract = sharding.place(model, mesh)
     wanted = {weights: named(abstract)}
-    tried = [step] if step is not None else steps[::-1]
+    tried = [int(step)] if step is not None else steps[::-1]
     for number in tried:
         try:
             loaded = read(folder / str(number), wanted, mesh)

@@ -49,7 +49,7 @@ class Found:
 
 def load(
     source: str | os.PathLike,
-    step: int | None = None,
+    step: int | str | None = None,
     weights: str = "ema",
     mesh: Mesh | None = None,
     like: Backbone | None = None,

@@ -3,7 +3,7 @@
 import concurrent.futures
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -16,20 +16,28 @@ from sg_jax.parallel import processes
 from sg_jax.programs.training import TrainState
 from sg_jax.runs import failures, files
 from sg_jax.runs.progress import log
-from sg_jax.weights import checkpoints, integrity
+from sg_jax.weights import best, checkpoints, integrity
+from sg_jax.weights.best import Best
 
 
 class Saver:
     """Save in the background every `every` steps, and keep the latest `keep`.
 
-    With `keep_period` above 0 it also keeps every multiple of it. Use it as a context manager, and
-    call `restore` before the first `save`.
+    With `keep_period` above 0 it also keeps every multiple of it. The best one, as `save` is told,
+    stays until a better one is whole. Use it as a context manager, and call `restore` before the
+    first `save`.
+
+    Attributes:
+      best: the best checkpoint so far, if there is one.
     """
 
     def __init__(self, workdir: str, every: int, keep: int, keep_period: int = 0):
         self.folder = checkpoints.checkpoint_dir(workdir)
         self._workdir, self._every = workdir, every
         self._keep, self._keep_period = keep, keep_period
+        self.best: Best | None = None
+        self._whole: Best | None = None  # the one of best.json, until a better one is saved
+        self._replaced: set[int] = set()  # checkpoints that were the best
         self._opened: ocp.training.Checkpointer | None = None
         self._sealer = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._pending: tuple[int, concurrent.futures.Future] | None = None
@@ -49,6 +57,8 @@ class Saver:
             if self._opened is not None:
                 with contextlib.suppress(Exception):  # it raises the error of `wait` once more
                     self._opened.close()
+                if error is None and processes.is_writer():
+                    self._remove_replaced()
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, int]] | None:
         """Return the latest state that is whole, sharded as `abstract` asks, and its progress.
@@ -68,11 +78,17 @@ class Saver:
             except integrity.Damaged as error:
                 damaged.append(error)
                 continue
+            state, numbers = found
+            progress, known = best.split(numbers)
+            there = known is not None and (self.folder / str(known.step)).exists()
+            self.best = self._whole = known if there else None
             if processes.is_writer():
                 integrity.seal(self.folder / str(step))
+                if best.read(self._workdir) != self.best:
+                    best.write(self._workdir, self.best)
                 self._finish_rotation(step)
             self._set_aside(step, damaged)
-            return found
+            return state, progress
         if damaged:
             raise UserError(
                 f"{damaged[0]} No checkpoint in {self.folder} is whole, so the run cannot continue."
@@ -80,14 +96,14 @@ class Saver:
             )
         return None
 
-    def _load(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, int]]:
+    def _load(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, float]]:
         trees = parts_of(abstract)
         wanted = {part: checkpoints.named(tree) for part, tree in trees.items()}
         mesh = cast(Mesh, cast(NamedSharding, abstract.step.sharding).mesh)
         loaded = checkpoints.read(self.folder / str(step), {**wanted, "progress": None}, mesh)
         parts = {part: checkpoints.unnamed(loaded[part], tree) for part, tree in trees.items()}
         emas = {decay: parts.pop(f"ema_{decay}") for decay in abstract.emas}
-        progress = {name: int(value) for name, value in loaded["progress"].items()}
+        progress = {name: np.asarray(value).item() for name, value in loaded["progress"].items()}
         stored = jax.device_put(np.int32(progress["step"]), abstract.step.sharding)
         return TrainState(step=stored, emas=emas, **parts), progress
 
@@ -102,15 +118,34 @@ class Saver:
         """Remove the checkpoint that a killed run was removing, or was about to remove.
 
         Several whole ones may be there because more were to be kept before. They stay until a save.
+        Of a run that keeps its best one, another may be there, which was the best.
         """
         if files.is_remote(self.folder):
             return
         steps = [s for s in checkpoints.steps_of(self._workdir) if s <= latest][: -self._keep]
-        steps = [s for s in steps if not self._keep_period or s % self._keep_period]
+        steps = [s for s in steps if not self._stays(s)]
+        most = 1 + (self.best is not None)
         for step in steps:
-            if len(steps) == 1 or not integrity.is_complete(self.folder / str(step)):
+            if len(steps) <= most or not integrity.is_complete(self.folder / str(step)):
                 (self.folder / str(step)).rmtree(missing_ok=True)
                 log(f"Removed checkpoint {step}, which newer ones have replaced.")
+
+    def _stays(self, step: int) -> bool:
+        """Return whether a checkpoint is kept although it is none of the latest."""
+        period = self._keep_period
+        return step in self.best_steps or bool(period and step % period == 0)
+
+    @property
+    def best_steps(self) -> set[int]:
+        """The best checkpoint, and while a better one is saved also that before it."""
+        return {found.step for found in (self.best, self._whole) if found is not None}
+
+    def _remove_replaced(self) -> None:
+        """Remove the checkpoint that was the best, at the end, when no other save does it."""
+        steps = checkpoints.steps_of(self._workdir)[: -self._keep]
+        for step in self._replaced.intersection(steps):
+            if not self._stays(step):
+                (self.folder / str(step)).rmtree(missing_ok=True)
 
     @property
     def _checkpointer(self) -> ocp.training.Checkpointer:
@@ -118,7 +153,7 @@ class Saver:
         if self._opened is None:
             policies = ocp.training.save_decision_policies
             preserve = ocp.training.preservation_policies
-            kept = [preserve.LatestN(self._keep)]
+            kept: list[Any] = [preserve.LatestN(self._keep), _KeepBest(self)]
             if self._keep_period:
                 kept.append(preserve.EveryNSteps(self._keep_period))
             self._opened = ocp.training.Checkpointer(
@@ -133,13 +168,20 @@ class Saver:
         """Return whether a checkpoint is due."""
         return self._checkpointer.should_save(step)
 
-    def save(self, state: TrainState, step: int, progress: Mapping[str, int]) -> None:
+    def save(
+        self,
+        state: TrainState,
+        step: int,
+        progress: Mapping[str, int],
+        as_best: Best | None = None,
+    ) -> None:
         """Save in the background, after the save before it; saving a step again does nothing.
 
         Args:
           state: what to save; its arrays may be donated as soon as this returns.
           step: its step.
           progress: further numbers to return with it.
+          as_best: what it is the best of so far, if it is.
 
         Raises:
           UserError: the save before it failed, or the folder cannot be written.
@@ -153,14 +195,21 @@ class Saver:
         parts: dict[str, Any] = {
             part: checkpoints.named(tree) for part, tree in parts_of(state).items()
         }
-        parts["progress"] = {**progress, "step": step}
+        if as_best is not None:
+            self._replaced |= {self.best.step} if self.best else set()
+            self.best = as_best
+        numbers = self.best.numbers if self.best else {}
+        parts["progress"] = {**progress, "step": step, **numbers}
         response = self._checkpointer.save_checkpointables_async(step, parts, force=True)
-        self._pending = step, self._sealer.submit(self._finish, step, response)
+        self._pending = step, self._sealer.submit(self._finish, step, response, as_best)
 
-    def _finish(self, step: int, response) -> None:
+    def _finish(self, step: int, response, as_best: Best | None) -> None:
         response.result()  # also releases its thread and descriptors
         if processes.is_writer():
             integrity.seal(self.folder / str(step))
+            if as_best is not None:
+                best.write(self._workdir, as_best)
+        self._whole = as_best or self._whole
 
     def wait(self) -> None:
         """Wait for the save in the background.
@@ -181,6 +230,17 @@ class Saver:
                 f"{failed} {self.folder}: {one_line(error)}. Once that is mended, the same command "
                 "continues from the checkpoint before it."
             ) from error
+
+
+class _KeepBest:
+    """Orbax's policy for the best checkpoint; asked when a save begins, so the old one stays."""
+
+    def __init__(self, saver: Saver):
+        self._saver = saver
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: object) -> Sequence[bool]:
+        """Return which of some checkpoints are to be kept."""
+        return [each.step in self._saver.best_steps for each in checkpoints]
 
 
 def _of_use(record: logging.LogRecord) -> bool:

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from sg_jax.config import parsing, trust
+from sg_jax.config import parsing, record, trust
 from sg_jax.data import prepare
 from sg_jax.errors import UserError
 
@@ -69,6 +69,25 @@ def test_a_prepared_data_set_may_lie_anywhere(run, monkeypatch):
     trust.check(config, "run", [trust.DATA], ())
     assert asked == [("digits", pathlib.Path("~/data").expanduser())]
     trust.check(parsing.merge({}), "run", [trust.DATA, "guidance.none.weak_workdir"], ())
+
+
+TRACKED = dict(name="wandb", project="theirs", entity="them")
+
+
+def test_nothing_is_sent_to_a_tracker_that_only_the_run_names(run):
+    config = parsing.merge(dict(track=TRACKED))
+    with pytest.raises(UserError) as raised:
+        trust.check(config, "run", [trust.TRACK], {"track.project"})
+    assert "track.name='wandb' would send" in str(raised.value)
+    assert "--config.track.name=wandb --config.track.entity=them." in str(raised.value)
+    trust.check(config, "run", [trust.TRACK], trust.SENT_TO)
+    trust.check(config, "run", ["features.path"], ())
+    trust.check(parsing.merge(dict(track={**TRACKED, "name": ""})), "run", [trust.TRACK], ())
+
+
+def test_an_exported_run_names_no_tracker():
+    found = record.portable(parsing.merge(dict(track=TRACKED)))
+    assert found.track.name == found.track.entity == ""
 
 
 def test_the_keys_of_a_command_line():

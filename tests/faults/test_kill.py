@@ -178,6 +178,51 @@ def test_42_kills(lab, whole, workdir, i):
     same_as(whole, workdir, killed)
 
 
+LOOKS = (
+    *TRAIN_ONLY, "--config.train.heldout_every=3", "--config.train.evaluate_every=3",
+    "--config.train.evaluate_samples=20", "--config.checkpoint.keep=1",
+)  # fmt: skip
+LOOKED = [says(f"Step {step}: {what}", 0.1) for step in (3, 6, 9, 12) for what in ("h", "f")]
+BEST = [exists("best.json", 0.1)] + [
+    says(f"Step {step} is the best", 0.2) for step in (3, 6, 9, 12)
+]
+KILLS_OF_BEST = [
+    (BEST[1], BEST[2], BEST[3], BEST[4]),
+    (BEST[0], SAVES[1], BEST[2], LOOKED[6]),
+    (CLASSIFIER, LOOKED[0], SAVED[2], BEST[4]),
+]
+
+
+@pytest.fixture(scope="session")
+def whole_of_best(lab, once):
+    """A run that keeps its best checkpoint by each metric, uninterrupted."""
+
+    def fill(folder):
+        for metric in ("heldout_loss", "recall"):
+            lab.run(folder / metric, *LOOKS, f"--config.checkpoint.keep_best={metric}")
+
+    return once("whole_of_best", fill)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["heldout_loss", "recall"])
+@pytest.mark.parametrize("i", range(len(KILLS_OF_BEST)))
+def test_kills_lose_no_best_checkpoint(lab, whole_of_best, workdir, i, metric):
+    rng, keep = random.Random(200 + i), f"--config.checkpoint.keep_best={metric}"
+    killed = []
+    for moment in KILLS_OF_BEST[i]:
+        command = lab.start(workdir, *LOOKS, keep)
+        killed.append(moment.name)
+        command.until(lambda seen=moment.seen, c=command: seen(c, workdir))  # or it has ended
+        time.sleep(rng.uniform(0, moment.longest))
+        command.send(signal.SIGKILL)
+        command.wait(120)
+    lab.run(workdir, *LOOKS, keep)
+    whole = whole_of_best / metric
+    same_as(whole, workdir, killed)
+    assert (workdir / "best.json").read_bytes() == (whole / "best.json").read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("i", range(len(KILLS_OF_TWO)))
 def test_8_kills_of_two_processes(lab, whole_of_two, workdir, i):

@@ -72,6 +72,22 @@ def test_rates_of_training_are_counted_apart(dry):
     assert "600 steps at γ 0.5" in said and "400 steps at γ 0 " in said
 
 
+def test_what_is_looked_at_in_training_is_counted(dry):
+    flags = ("--config.train.steps=1000", "--config.train.heldout_every=100")
+    said = dry(*flags, "--config.train.heldout_images=512", "--config.checkpoint.keep=1",
+               "--config.checkpoint.every=1000", "--config.checkpoint.keep_period=0",
+               "--config.checkpoint.keep_best=heldout_loss", "--config.train.evaluate_every=300",
+               "--config.train.evaluate_samples=64", "--config.track.name=wandb")  # fmt: skip
+    step = float(re.search(r"compute ([\d,.]+) GFLOPs a step", said)[1].replace(",", ""))
+    look = float(re.search(r"([\d,.]+) GFLOPs each time", said)[1].replace(",", ""))
+    assert look == pytest.approx(step * 512 / 256 / 3, rel=2e-3)  # forward only
+    assert "the loss of 512 held-out images, 10 times" in said
+    assert "64 images are drawn (unguided) and judged, 3 times" in said
+    assert "2 checkpoints that are kept" in said and "pictures to wandb" in said
+    with pytest.raises(UserError, match="Did you mean 'heldout_loss'"):
+        dry(*flags, "--config.checkpoint.keep_best=held_loss", "--config.train.evaluate_every=9")
+
+
 LATENTS = (
     "--mode=latents", "--to=D", "--name=n", "--config.data.name=imagenet2012",
     "--config.data.image_size=256",
@@ -156,9 +172,16 @@ def test_scoring(dry):
     images = "--config.evaluate.images=imagenet2012"
     said = dry("--mode=evaluate", SD, images, "--config.evaluate.samples=500",
                "--config.evaluate.seeds=(0,1)", "--config.evaluate.columns=10")  # fmt: skip
-    assert "3 settings (unguided, cfg, sg)" in said
-    assert "(3,000 images drawn and judged)" in said  # 3 settings of 500 images, with 2 seeds
-    assert "judging by classifier" in said and "weights of" not in said
+    assert "6 settings (unguided, cfg, ag, icg, ...)" in said
+    assert "(6,000 images drawn and judged)" in said  # 6 settings of 500 images, with 2 seeds
+    assert "judging by inception" in said and "read weights of inception: " in said
+    assert "real images: 1,281,167" in said
+    said = dry("--mode=evaluate", SD, "--config.evaluate.metrics=accuracy",
+               "--config.evaluate.reference=real.npz", images)  # fmt: skip
+    assert "judging by classifier. If" in said and "weights of" not in said
+    assert "the reference real.npz instead" in said and "real images:" not in said
+    said = dry("--mode=evaluate", SD, images, "--config.evaluate.samples=500",
+               "--config.evaluate.columns=10", "--config.evaluate.guidance=cfg,sg,ag")  # fmt: skip
     assert f"{3 * 10 * 256 * 256 * 3 / 1e6:.3g} MB in samples/scored" in said
 
 

@@ -223,6 +223,32 @@ def test_two_processes_draw_and_score_as_one(one, run, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_look_at_a_run_as_one(one, run, tmp_path):
+    looks = (
+        "--config.train.heldout_every=2", "--config.train.heldout_images=21",
+        "--config.train.evaluate_every=4", "--config.train.evaluate_samples=20",
+        "--config.checkpoint.keep_best=frechet", "--config.checkpoint.keep=1",
+    )  # fmt: skip
+    found = []
+    for number in (1, 2):
+        workdir = tmp_path / str(number)
+        text = run(workdir, *STEPS, *looks, number=number)
+        assert_same_losses(workdir, one)
+        records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+        found.append({r["step"]: r for r in records})
+        assert text.count("held-out loss 1") == 4  # the writer's, each time
+        assert saved(workdir)[-1] == 8
+        best = json.loads((workdir / "best.json").read_text())
+        values = {s: r["eval/frechet"] for s, r in found[-1].items() if "eval/frechet" in r}
+        assert sorted(values) == [4, 8] and best["step"] == min(values, key=values.get)
+        assert best["value"] == values[best["step"]]
+    for step in (2, 4, 6, 8):
+        pair = [each[step]["heldout_loss"] for each in found]
+        assert pair[0] == pytest.approx(pair[1], rel=2e-5)
+    assert found[0][8]["eval/frechet"] == pytest.approx(found[1][8]["eval/frechet"], rel=1e-2)
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_and_a_kill_ends_both(one, start, tmp_path):
     workdir = tmp_path / "run"
     endless = ("--config.train.steps=1000000", "--config.checkpoint.every=1000000")

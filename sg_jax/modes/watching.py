@@ -1,0 +1,267 @@
+"""What is looked at while a run trains: sample grids, the held-out loss, a small evaluation.
+
+All of it reads the moving average and has images of its own. So the input pipeline goes on, and a
+run trains to the same bits with it and without.
+"""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from sg_jax.config.experiment import Experiment
+from sg_jax.config.sections import Config
+from sg_jax.config.training import EVAL, HELDOUT
+from sg_jax.data.sources import Source, open_source, options_of
+from sg_jax.errors import UserError, nearest
+from sg_jax.evaluation import pictures, scoring
+from sg_jax.evaluation.judge import Judge
+from sg_jax.evaluation.metrics import METRICS
+from sg_jax.method.guidance import Guidance
+from sg_jax.parallel import processes, sharding
+from sg_jax.programs import heldout
+from sg_jax.programs.sampling import sample, sample_batches
+from sg_jax.programs.training import TrainState
+from sg_jax.runs import files
+from sg_jax.runs.progress import Spent, log
+from sg_jax.runs.records import Writer
+from sg_jax.runs.tracking import Tracker
+from sg_jax.weights import best
+from sg_jax.weights.best import Best
+
+
+def check(experiment: Experiment, source: Source) -> None:
+    """Raise if what is asked for cannot be looked at, before any long work.
+
+    Raises:
+      UserError: an unknown metric, or a test split that cannot be opened or is of other images.
+    """
+    config = experiment.config
+    check_metric(config)
+    if config.train.heldout_every:
+        _open_heldout(config, source)
+    if config.train.evaluate_every:
+        scoring.check_ready(config, source, experiment.image_shape[0])
+
+
+def check_metric(config: Config) -> None:
+    """Raise unless the number that the best checkpoint is chosen by is known."""
+    metric, names = config.checkpoint.keep_best, [m.name for m in METRICS.values() if m.of_images]
+    if metric and metric not in (known := (HELDOUT, *names)):
+        raise UserError(
+            f"config.checkpoint.keep_best={metric!r} must be one of {', '.join(known)}, or ''."
+            + nearest(metric, known)
+        )
+
+
+class Watch:
+    """Look at a run now and then.
+
+    Args:
+      experiment: the run's objects; its autoencoder decodes what is drawn.
+      source: the training images.
+      workdir: the folder of the run.
+    """
+
+    def __init__(self, experiment: Experiment, source: Source, workdir: str):
+        self._experiment, self._source, self._workdir = experiment, source, workdir
+        self._images: heldout.Images | None = None
+        self._judge: Judge | None = None
+        self._programs: dict[float, Callable] = {}  # of the held-out loss, by sparsity rate
+        self._opened = False
+        self._metric = metric = experiment.config.checkpoint.keep_best
+        self._better = -1 if metric in ("", HELDOUT) else METRICS[metric].better
+
+    def open(self, spent: Spent) -> None:
+        """Read the held-out images and open what judges, once, before the first step."""
+        config, experiment = self._experiment.config, self._experiment
+        if self._opened:
+            return
+        if config.train.heldout_every:
+            with spent.on("held-out loss"):
+                split = _open_heldout(config, self._source)
+                count = min(config.train.heldout_images, len(split))
+                # As many at once as training holds, or fewer if there are no more.
+                parts, at_once = sharding.batch_devices(experiment.mesh), config.train.batch_size
+                batch = min(at_once // config.train.accumulate, -(-count // parts) * parts)
+                self._images = heldout.read(split, count, batch, config.seed, experiment.mesh)
+        if config.train.evaluate_every:
+            with spent.on("evaluation"):
+                side = experiment.image_shape[0]
+                self._judge = scoring.open_judge(config, self._source, self._workdir, side)
+            known = ("", HELDOUT, *self._judge.measures)
+            if processes.is_writer() and self._metric not in known:
+                raise UserError(
+                    f"config.checkpoint.keep_best={self._metric!r} is not measured by this "
+                    f"evaluation, which has {', '.join(self._judge.measures)}."
+                )
+        self._opened = True
+
+    def after(
+        self, step: int, state: TrainState, gamma: float, writer: Writer, spent: Spent
+    ) -> dict[str, float]:
+        """Look at the state after a step, at whatever is due then.
+
+        Args:
+          step: the step.
+          state: after it.
+          gamma: the sparsity rate of the step.
+          writer: of the pictures.
+          spent: takes the time.
+
+        Returns:
+          The numbers found, for the record of the step; every process has the one that decides
+          which checkpoint is the best.
+        """
+        train, found = self._experiment.config.train, {}
+        if train.sample_every and step % train.sample_every == 0:
+            with self._timed(spent, "pictures", state):
+                _sample_grid(self._experiment, state, writer, self._workdir, step)
+        if train.heldout_every and step % train.heldout_every == 0:
+            with self._timed(spent, "held-out loss", state):
+                found[HELDOUT] = self._heldout_loss(step, state, gamma)
+        if train.evaluate_every and step % train.evaluate_every == 0:
+            with self._timed(spent, "evaluation", state):
+                found |= self._evaluate(step, state)
+        return found
+
+    def is_due(self, step: int) -> bool:
+        """Return whether anything is looked at after a step."""
+        train = self._experiment.config.train
+        every = (train.sample_every, train.heldout_every, train.evaluate_every)
+        return any(each and step % each == 0 for each in every)
+
+    def best_of(self, step: int, found: dict[str, float], before: Best | None) -> Best | None:
+        """Return the step as the best one so far, if it is that; all processes agree.
+
+        Args:
+          step: the step.
+          found: by `after`.
+          before: the best one until now.
+        """
+        name = self._metric if self._metric == HELDOUT else f"{EVAL}{self._metric}"
+        if name not in found or not best.improves(found[name], self._metric, self._better, before):
+            return None
+        log(f"Step {step} is the best so far: {self._metric} {found[name]:.4g}.")
+        return Best(step, self._metric, found[name])
+
+    @contextlib.contextmanager
+    def _timed(self, spent: Spent, what: str, state: TrainState) -> Iterator[None]:
+        jax.block_until_ready(state)  # or the steps that are queued would count
+        with spent.on(what):
+            yield
+
+    def _heldout_loss(self, step: int, state: TrainState, gamma: float) -> float:
+        experiment, images = self._experiment, self._images
+        assert images is not None
+        if gamma not in self._programs:
+            objective = dataclasses.replace(experiment.objective, gamma=gamma)
+            program = heldout.compile_sum(objective, state.ema, experiment.mesh)
+            self._programs[gamma] = program
+        value = heldout.mean(self._programs[gamma], state.ema, images, experiment.mesh)
+        log(
+            f"Step {step}: held-out loss {value:.4g}, of {images.count:,} images at γ {gamma:g} by "
+            "the moving average."
+        )
+        return value
+
+    def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+        """Draw in all processes and score in the writer."""
+        experiment, train = self._experiment, self._experiment.config.train
+        guidance = experiment.settings[train.evaluate_guidance]
+        labels = experiment.model.conditioning.in_turn(train.evaluate_samples)
+        assert self._judge is not None
+        tallies, done = self._judge.tallies(len(labels)), 0
+        for images in sample_batches(state.ema, labels, guidance, **experiment.sampling):
+            seen = self._judge.observe(images)
+            if processes.is_writer():
+                tallies.add(seen, labels[done : done + len(images)])
+            done += len(images)
+        found: dict[str, float] = {}
+        if processes.is_writer():
+            scores = self._judge.scores_of(tallies.results())
+            of_images = {n: v for n, v in scores.items() if METRICS[n].of_images and v is not None}
+            found = {f"{EVAL}{name}": float(value) for name, value in of_images.items()}
+            listed = ", ".join(f"{name} {value:.4g}" for name, value in of_images.items())
+            log(
+                f"Step {step}: {listed}; {train.evaluate_samples:,} images by the moving average, "
+                f"{train.evaluate_guidance}."
+            )
+        if self._metric not in ("", HELDOUT):
+            name = f"{EVAL}{self._metric}"
+            found[name] = processes.number_from_writer(found.get(name, np.nan))
+        return found
+
+
+def send(tracker: Tracker, step: int, workdir: str, paths: Sequence[epath.Path]) -> None:
+    """Send what the modes after training wrote to a tracker: the scores, and the pictures.
+
+    Args:
+      tracker: where to.
+      step: the last one.
+      workdir: the folder of the run.
+      paths: of what they wrote.
+    """
+    if not tracker.active:
+        return
+    for path in paths:
+        if path.suffix == ".png":
+            with path.open("rb") as file, Image.open(file) as picture:
+                tracker.image(step, path.stem, np.asarray(picture.convert("RGB")))
+    if any(path.name == "report.html" for path in paths):
+        rows = json.loads((files.path(workdir) / "report.json").read_bytes())
+        values = {
+            f"evaluate/{row['name']}/{name}": row[name]
+            for row in rows
+            for name, metric in METRICS.items()
+            if metric.of_images and row.get(name) is not None
+        }
+        tracker.scalars(step, values)
+
+
+def _open_heldout(config: Config, source: Source) -> Source:
+    """Return the split of the held-out loss: of latents, one of the latents."""
+    data = config.data
+    try:
+        found = open_source(source.name, data.test_split, key="test_split", **options_of(data))
+    except UserError as error:
+        raise UserError(
+            f"{error} config.train.heldout_every={config.train.heldout_every} reads that split; 0 "
+            "does without."
+        ) from None
+    same = found.image_shape == source.image_shape and found.num_classes == source.num_classes
+    if not same:
+        raise UserError(
+            f"config.data.test_split={data.test_split!r} has examples of {found.image_shape} in "
+            f"{found.num_classes} classes, but the training split has {source.image_shape} in "
+            f"{source.num_classes}."
+        )
+    return found
+
+
+def _sample_grid(
+    experiment: Experiment, state: TrainState, writer: Writer, workdir: str, step: int
+) -> None:
+    """Draw a small grid from the moving average, one column per class."""
+    config = experiment.config
+    guidance = experiment.settings[config.sample.guidance]
+    if guidance.two_networks:  # the weak network may not be trained yet
+        guidance = Guidance(gamma_strong=guidance.gamma_strong)
+    conditioning = experiment.model.conditioning
+    columns = min(conditioning.num_classes, 10)
+    rows = max(1, min(10, config.sample.batch_size // columns))  # same program as --mode sample
+    images = sample(
+        state.ema,
+        np.tile(conditioning.in_turn(columns), rows),
+        guidance=guidance,
+        **experiment.sampling,
+    )
+    picture = pictures.grid(images.reshape(rows, columns, *images.shape[1:]))
+    writer.image(step, "samples", np.asarray(picture.convert("RGB")))
+    if processes.is_writer():
+        pictures.save_png(picture, files.path(workdir) / "samples" / f"step_{step:07d}.png")

@@ -1,0 +1,122 @@
+"""The loss of images that are not trained on: the same at every step, but for the weights.
+
+Each image has its own key for its time, noise, dropout and token ids, made of the run's seed and
+the image's number. So losses of different steps can be compared, and the noise in their differences
+is small. Training does not notice: no state and no position of its data changes.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from sg_jax.data.checks import Checked
+from sg_jax.data.images import to_float
+from sg_jax.data.sources import Source
+from sg_jax.parallel import processes, sharding
+
+THREADS = 16
+STREAM = 0x4E1D  # folded into the run's seed, so that no training step has these keys
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Some images of a split in batches, of which each process has its own rows.
+
+    Attributes:
+      batches: "image" as stored, "condition", "number" (which image it is) and "counted" (0 for
+        what only fills the last batch), each [b, ...].
+      count: the number of images.
+      key: which the keys of all images are made of.
+    """
+
+    batches: list[dict[str, np.ndarray]]
+    count: int
+    key: jax.Array
+
+
+def read(source: Source, count: int, batch_size: int, seed: int, mesh: Mesh) -> Images:
+    """Read images that are evenly spread over a split; each process reads its own rows.
+
+    Latents are drawn from their distributions once, with noise that is always the same.
+
+    Args:
+      source: the split.
+      count: how many; all if there are fewer.
+      batch_size: images at once, over all devices.
+      seed: of the run.
+      mesh: the devices.
+
+    Raises:
+      UserError: an image cannot be read, or is not finite.
+    """
+    count = min(count, len(source))
+    share, shares = processes.share(sharding.batch_sharding(mesh))
+    checked, size = Checked(source), batch_size // shares
+
+    def example(number: int) -> dict[str, Any]:
+        found = checked[min(number, count - 1) * len(source) // count]
+        if source.posterior:
+            rng = np.random.default_rng((seed, STREAM, number))
+            noise = rng.standard_normal(found["image"].shape, np.float32)
+            found = {"image": found["image"] + found["std"] * noise, "label": found["label"]}
+        return {
+            "image": np.asarray(found["image"]),
+            "condition": np.int32(found["label"]),
+            "number": np.uint32(number),
+            "counted": np.float32(number < count),
+        }
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        batches = []
+        for first in range(0, count, batch_size):
+            rows = list(pool.map(example, range(first + share * size, first + (share + 1) * size)))
+            batches.append({name: np.stack([row[name] for row in rows]) for name in rows[0]})
+    return Images(batches, count, jax.random.fold_in(jax.random.key(seed), STREAM))
+
+
+def compile_sum(objective: Callable, model: Any, mesh: Mesh) -> Callable:
+    """Return (model, batch, key) -> sum of the losses of a batch, compiled at its first call.
+
+    Args:
+      objective: (model, batch, keys) -> loss of each image [B].
+      model: the network, or its shapes, with its shardings.
+      mesh: the devices.
+    """
+
+    def total(model, batch, key):
+        keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(batch["number"])
+        with sharding.on(mesh):
+            return (objective(model, batch, keys) * batch["counted"]).sum()
+
+    whole = sharding.replicated(mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, model)
+    return jax.jit(
+        total,
+        in_shardings=(shardings, sharding.batch_sharding(mesh), whole),
+        out_shardings=whole,
+    )
+
+
+def mean(program: Callable, model: Any, images: Images, mesh: Mesh) -> float:
+    """Return the mean loss of all images, the same in every process.
+
+    Args:
+      program: by `compile_sum`.
+      model: the network.
+      images: by `read`.
+      mesh: the devices.
+    """
+    sums = [program(model, batch, images.key) for batch in _placed(images, mesh)]
+    return float(np.sum(np.asarray(jax.device_get(sums), np.float64)) / images.count)
+
+
+def _placed(images: Images, mesh: Mesh) -> Iterator[Any]:
+    for batch in images.batches:
+        pixels = batch["image"]
+        floats = to_float(pixels) if pixels.dtype == np.uint8 else pixels.astype(np.float32)
+        yield sharding.to_global({**batch, "image": floats}, mesh)
