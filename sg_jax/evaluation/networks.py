@@ -54,13 +54,24 @@ class Network:
     def score(self, images: np.ndarray) -> Seen:
         """Return what it finds in images, uint8 [B, H, W, C], the same in all processes."""
         check_images("images", images)
-        count, processes = len(images), jax.process_count() if self.together else 1
-        if processes == 1:
+        processes = jax.process_count() if self.together else 1
+        own = -(-len(images) // processes)
+        share = images[jax.process_index() * own :][:own] if processes > 1 else images
+        return self.score_share(share, own, len(images))
+
+    def score_share(self, images: np.ndarray, size: int, count: int) -> Seen:
+        """Return what it finds in the images of all processes, each of which gives its own.
+
+        Args:
+          images: those of this process, at most `size`; only the last ones that have some have
+            fewer.
+          size: the same in all processes.
+          count: images of all.
+        """
+        if not self.together or jax.process_count() == 1:
             return self._seen(observing.observe(self.encoder, images, self._mesh))
-        own = -(-count // processes)
-        share = images[jax.process_index() * own :][:own]
-        padded = np.zeros((own, *images.shape[1:]), np.uint8)
-        padded[: len(share)] = share
+        padded = np.zeros((size, *images.shape[1:]), np.uint8)
+        padded[: len(images)] = images
         found = observing.observe(self.encoder, padded, self._mesh)
         whole = multihost_utils.process_allgather(found, tiled=True)
         return self._seen({name: array[:count] for name, array in whole.items()})

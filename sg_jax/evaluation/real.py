@@ -9,17 +9,20 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from sg_jax.evaluation.distances import Rows, Statistics
 from sg_jax.evaluation.found import FeatureSet, Seen
 from sg_jax.evaluation.metrics import Scores
 from sg_jax.evaluation.reading import BATCH, Reader, in_parts, spread
 from sg_jax.evaluation.tally import Tallies, Tally
+from sg_jax.parallel import processes
 from sg_jax.runs import arrays, files
 from sg_jax.runs.progress import Progress, log
 
@@ -59,6 +62,9 @@ class View:
     scores: Scores = dataclasses.field(default_factory=dict)
 
 
+NOTHING = FeatureSet(None, np.zeros(0, np.int32))  # what a process has that does not write
+
+
 def found_in(network: FeatureNetwork, reader: Reader, ids: np.ndarray) -> FeatureSet:
     """Return what one network finds in the images `ids` of a data set; see `all_found_in`."""
     return all_found_in({"": network}, reader, ids)[""]
@@ -81,18 +87,47 @@ def all_found_in(
       about: what the result depends on; see `Tallies`.
 
     Returns:
-      By kind: sums over all N; features and labels of min(N, 10,000) evenly spread.
+      By kind: sums over all N; features and labels of min(N, 10,000) evenly spread. If processes
+      look at the images together, only the writer has it; others return {}.
     """
     kept = spread(KEPT, len(ids))
     tallies = Tallies({kind: Tally(kept) for kind in networks}, folder, about)
-    progress = Progress(tallies.count, len(ids), 1, unit="image")
-    for images, labels in reader.batches(in_parts(ids[tallies.count :])):
-        seen = {kind: Seen(*network.score(images)) for kind, network in networks.items()}
-        tallies.add(seen, labels)
-        progress.sometimes(tallies.count)
+    together = jax.process_count() > 1 and all(
+        getattr(network, "together", False) for network in networks.values()
+    )
+    done = int(processes.from_writer([tallies.count])[0]) if together else tallies.count
+    progress = Progress(done, len(ids), 1, unit="image")
+    for seen, labels in (_together if together else _alone)(networks, reader, ids[done:]):
+        if not together or processes.is_writer():
+            tallies.add(seen, labels)
+        done += len(labels)
+        progress.sometimes(done)
+    if not tallies.count:
+        return {}
     found = {kind: _in_memory(each) for kind, each in tallies.results().items()}
     tallies.remove()
     return found
+
+
+Looked = Iterator[tuple[dict[str, Seen], np.ndarray]]
+
+
+def _alone(networks: Mapping[str, Any], reader: Reader, ids: np.ndarray) -> Looked:
+    """Yield what this process finds in each batch, and the labels."""
+    for images, labels in reader.batches(in_parts(ids)):
+        yield {kind: Seen(*network.score(images)) for kind, network in networks.items()}, labels
+
+
+def _together(networks: Mapping[str, Any], reader: Reader, ids: np.ndarray) -> Looked:
+    """Yield the same, in all processes at once: each reads its share of a batch."""
+    first, count = jax.process_index() * BATCH, jax.process_count() * BATCH
+    parts = list(in_parts(ids, count))
+    shares = [part[first : first + BATCH] for part in parts]
+    for part, (images, labels) in zip(parts, reader.batches(shares), strict=True):
+        seen = {k: net.score_share(images, BATCH, len(part)) for k, net in networks.items()}
+        padded = np.zeros(BATCH, np.int32)
+        padded[: len(labels)] = labels
+        yield seen, multihost_utils.process_allgather(padded, tiled=True)[: len(part)]
 
 
 def _in_memory(found: FeatureSet) -> FeatureSet:

@@ -201,23 +201,25 @@ def _of_data(
     folder = files.path(workdir)
     about = _about(config, [source])
     paths = {kind: folder / f"real_{kind}.npz" for kind in published}
-    kept = {k: real.load(paths[k], about, net) for k, net in published.items()}
-    there = [int(kept[kind] is not None) for kind in published]
-    known = processes.from_writer(there) if together else there
-    left = {
-        k: net for (k, net), is_kept in zip(published.items(), known, strict=True) if not is_kept
-    }
+    writer, kept = (
+        processes.is_writer(),
+        {k: View(net, real.NOTHING) for k, net in published.items()},
+    )
+    for kind in published if writer else ():
+        kept[kind] = real.load(paths[kind], about, published[kind]) or kept[kind]
+    there = [int(kept[kind].real is not real.NOTHING) for kind in published]
+    known = dict(zip(published, processes.from_writer(there) if together else there, strict=True))
+    left = {kind: network for kind, network in published.items() if not known[kind]}
     if left:
         ids = spread(config.evaluate.references or len(source), len(source))
         log(f"real images: {', '.join(left)} looks at {len(ids):,} images of {source.name}")
         tag = json.dumps({**about, **{kind: net.digest for kind, net in left.items()}})
-        part = folder / "real.part" if processes.is_writer() else None
+        part = folder / "real.part" if writer else None
         found = real.all_found_in(left, Reader(source), ids, part, tag)
-        for kind, network in left.items():
-            view = kept[kind] = View(network, found[kind])
-            if processes.is_writer():
-                real.save(paths[kind], about, view)
-    return {kind: view for kind, view in kept.items() if view is not None}
+        for kind in found if writer else ():
+            kept[kind] = View(left[kind], found[kind])
+            real.save(paths[kind], about, kept[kind])
+    return kept
 
 
 def _classifier(

@@ -11,7 +11,8 @@ import pytest
 from sg_jax.config import record
 from sg_jax.config.sections import Data, Evaluate, Sample, Train
 from sg_jax.errors import UserError
-from sg_jax.evaluation import scored, scoring, table
+from sg_jax.evaluation import scored as scored_lib
+from sg_jax.evaluation import scoring, table
 from sg_jax.evaluation.found import FeatureSet
 from sg_jax.evaluation.metrics import METRICS
 from sg_jax.evaluation.real import View
@@ -61,7 +62,7 @@ def evaluate_of(tmp_path, tiny, make_dit, mesh_of, monkeypatch):
     found = FeatureSet(Pixels().score(real)[0], np.arange(40) % 5, np.arange(40) % 4)
     view = View(Pixels(), found, found)
     judge = scoring.Judge({"classifier": view})
-    monkeypatch.setattr(scored, "sample_batches", sample)
+    monkeypatch.setattr(scored_lib, "sample_batches", sample)
     monkeypatch.setattr(checkpoints, "load", load)
     monkeypatch.setattr(scoring, "open_judge", lambda *args, **kwargs: judge)
 
@@ -94,13 +95,13 @@ def evaluate_of(tmp_path, tiny, make_dit, mesh_of, monkeypatch):
 def test_what_another_command_has_scored_meanwhile_is_kept(evaluate_of, tmp_path, monkeypatch):
     evaluate_of(("unguided",))
     ((key, scores),) = table.read(tmp_path).items()
-    other, draw = dataclasses.replace(key, seed=77), scored.sample_batches
+    other, draw = dataclasses.replace(key, seed=77), scored_lib.sample_batches
 
     def sample(*args, **kwargs):
         table.write(tmp_path, {**table.read(tmp_path), other: scores})
         return draw(*args, **kwargs)
 
-    monkeypatch.setattr(scored, "sample_batches", sample)
+    monkeypatch.setattr(scored_lib, "sample_batches", sample)
     evaluate_of(("unguided", "sg"))
     rows = table.read(tmp_path)
     assert len(rows) == 3 and rows[other] == scores
@@ -268,3 +269,70 @@ def test_a_missing_checkpoint_is_named_before_anything_is_drawn(evaluate_of):
         evaluate_of(("unguided",), step=5)
     with pytest.raises(UserError, match=r"needs step 4 .*\[3, 7\].*keep_period"):
         evaluate_of(("unguided", "missing"))
+
+
+def test_classes_may_be_drawn_uniformly(evaluate_of, tmp_path):
+    """Every seed draws its own, the same ones under every setting."""
+    evaluate_of(("unguided",))
+    scored, _, _ = evaluate_of(("unguided", "sg"), labels="uniform", seeds=(5, 6))
+    assert len(scored) == 4
+    assert {key.labels for key in table.read(tmp_path)} == {"balanced", "uniform"}
+    key = next(key for key in table.read(tmp_path) if key.labels == "uniform")
+    model = types.SimpleNamespace(conditioning=types.SimpleNamespace(num_classes=5))
+    keys = [dataclasses.replace(key, samples=5000, seed=seed) for seed in (5, 6)]
+    drawn = [scored_lib.labels_of(model, each) for each in keys]
+    counts = np.bincount(drawn[0])
+    assert counts.sum() == 5000 and 900 < counts.min() < counts.max() < 1100
+    assert (drawn[0] != drawn[1]).any()
+    again = dataclasses.replace(key, samples=5000, seed=5, guidance=SETTINGS["sg"])
+    np.testing.assert_array_equal(drawn[0], scored_lib.labels_of(model, again))
+
+
+@pytest.mark.parametrize("keep", ["png", "npz"])
+def test_all_images_are_kept_for_evaluators_of_others(evaluate_of, tmp_path, keep):
+    evaluate_of(("sg",), keep=keep)
+    (folder,) = [path for path in (tmp_path / "samples").glob("evaluate_*") if path.is_dir()]
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [f"{i:06d}.png" for i in range(SAMPLES)]
+    npz = folder.with_suffix(".npz")
+    assert npz.exists() == (keep == "npz")
+    if keep == "npz":
+        found = np.load(npz)["arr_0"]
+        assert found.dtype == np.uint8 and found.shape == (SAMPLES, 8, 8, 3)
+        (first,) = (tmp_path / "samples" / "scored").glob("*.npy")
+        np.testing.assert_array_equal(found[:COLUMNS], np.load(first))
+
+
+def test_the_best_checkpoint_is_scored(evaluate_of, tmp_path):
+    with pytest.raises(UserError, match="no best checkpoint was kept"):
+        evaluate_of(("unguided",), step=-1)
+    (tmp_path / "best.json").write_text('{"step": 3, "metric": "frechet", "value": 0.5}')
+    assert evaluate_of(("unguided",), step=-1)[1] == [3]
+
+
+def test_each_figure_says_what_it_rests_on(evaluate_of, tmp_path, capsys):
+    evaluate_of(("sg",))
+    said = capsys.readouterr().out
+    facts = (
+        "Samples: 20, each class equally often",
+        "Sampling: euler, 2 steps",
+        "EMA 0",
+        "seed 5",
+        "Reference: 40 images of d (",
+        "Judged by: classifier 0badcafe",
+        "Versions: sg_jax ",
+    )
+    page = (tmp_path / "report.html").read_text("utf-8")
+    for fact in facts:
+        assert fact in said
+        assert fact.rpartition(": ")[2] in page
+    (row,) = csv.DictReader((tmp_path / "scores.csv").open())
+    assert row["labels"] == "balanced" and row["networks"] == "classifier 0badcafe"
+    assert row["ema"] == "0.0" and row["versions"].startswith("sg_jax ") and len(row["real"]) == 8
+
+
+def test_figures_of_a_paper_stand_beside(evaluate_of, tmp_path, capsys):
+    evaluate_of(("sg", "ag"), published="table3")
+    assert "arXiv 2601.01608" in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "2601.01608" in page and "difference" in page and "228.84" in page

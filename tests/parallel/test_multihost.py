@@ -19,6 +19,7 @@ import time
 
 import numpy as np
 import pytest
+from published import golden
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = (
@@ -220,6 +221,26 @@ def test_two_processes_draw_and_score_as_one(one, run, tmp_path):
             assert row[name] == pytest.approx(want[name], abs=1 / 40)  # one image
         assert row["gflops_per_step"] == want["gflops_per_step"] and row["samples"] == 40
     assert (workdir / "report.html").exists() and (workdir / "guidance.png").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_judge_by_a_published_network_as_one(one, run, tmp_path):
+    """Each looks at its share of the images, drawn or real."""
+    np.savez(tmp_path / "dino.npz", **golden("dinov2_tiny")[1])
+    how = (
+        "--mode=evaluate", f"--config.evaluate.dinov2={tmp_path}/dino.npz",
+        "--config.evaluate.metrics=fd_dinov2,mind,accuracy", "--config.evaluate.network=dinov2",
+        "--config.evaluate.samples=30",
+    )  # fmt: skip
+    found = []
+    for number in (1, 2):
+        workdir = shutil.copytree(one, tmp_path / f"of{number}")
+        run(workdir, *STEPS, *how, number=number, devices=2)
+        rows = json.loads((workdir / "report.json").read_text())
+        found.append([[row[n] for n in ("fd_dinov2", "mind", "accuracy")] for row in rows])
+        assert (workdir / "real_dinov2.npz").exists() and not (workdir / "real.part").exists()
+    assert None not in found[0][0]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-3)
 
 
 @pytest.mark.slow
