@@ -201,10 +201,8 @@ def _of_data(
     folder = files.path(workdir)
     about = _about(config, [source])
     paths = {kind: folder / f"real_{kind}.npz" for kind in published}
-    writer, kept = (
-        processes.is_writer(),
-        {k: View(net, real.NOTHING) for k, net in published.items()},
-    )
+    kept = {kind: View(network, real.NOTHING) for kind, network in published.items()}
+    writer = processes.is_writer()
     for kind in published if writer else ():
         kept[kind] = real.load(paths[kind], about, published[kind]) or kept[kind]
     there = [int(kept[kind].real is not real.NOTHING) for kind in published]

@@ -171,7 +171,7 @@ class Watch:
         return value
 
     def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
-        """Draw in all processes and score in the writer."""
+        """Draw in all processes and score in the writer; a score that fails ends no training."""
         experiment, train = self._experiment, self._experiment.config.train
         guidance = experiment.settings[train.evaluate_guidance]
         labels = experiment.model.conditioning.in_turn(train.evaluate_samples)
@@ -184,14 +184,19 @@ class Watch:
             done += len(images)
         found: dict[str, float] = {}
         if processes.is_writer():
-            scores = self._judge.scores_of(tallies.results())
+            try:
+                scores = self._judge.scores_of(tallies.results())
+            except UserError as error:  # such as too few images for a metric
+                log(f"Step {step}: this evaluation fails and is left out. {error}")
+                scores = {}
             of_images = {n: v for n, v in scores.items() if METRICS[n].of_images and v is not None}
             found = {f"{EVAL}{name}": float(value) for name, value in of_images.items()}
             listed = ", ".join(f"{name} {value:.4g}" for name, value in of_images.items())
-            log(
-                f"Step {step}: {listed}; {train.evaluate_samples:,} images by the moving average, "
-                f"{train.evaluate_guidance}."
-            )
+            if listed:
+                log(
+                    f"Step {step}: {listed}; {train.evaluate_samples:,} images by the moving "
+                    f"average, {train.evaluate_guidance}."
+                )
         if self._metric not in ("", HELDOUT):
             name = f"{EVAL}{self._metric}"
             found[name] = processes.number_from_writer(found.get(name, np.nan))

@@ -245,6 +245,23 @@ def test_what_cannot_be_looked_at_is_told_before_any_work(source, digits_dir, ch
         watching.check(build(source, digits_dir, **changes)[0], source)
 
 
+def test_a_score_that_fails_ends_no_training(run, source, digits_dir, monkeypatch, capsys):
+    def fails(*_):
+        raise UserError("too few images")
+
+    monkeypatch.setattr(run.judge, "scores_of", fails)
+    drawn = [np.zeros((500, 8, 8, 1), np.uint8)]
+    monkeypatch.setattr(watching, "sample_batches", lambda *_, **__: iter(drawn))
+    keep = dict(train=dict(evaluate_every=5), checkpoint=dict(keep_best="frechet"))
+    watch = watching.Watch(build(source, digits_dir, **keep)[0], source, str(run.folder))
+    watch.open(Spent())
+    state = types.SimpleNamespace(ema=None)
+    monkeypatch.setattr(watching.jax, "block_until_ready", lambda _: None)
+    found = watch.after(5, state, 0.5, None, Spent())
+    assert np.isnan(found["eval/frechet"]) and watch.best_of(5, found, None) is None
+    assert "Step 5: this evaluation fails and is left out. too few" in capsys.readouterr().out
+
+
 def test_a_metric_that_the_judge_does_not_measure(run, source, digits_dir):
     built, _ = build(
         source, digits_dir, train=dict(evaluate_every=5), checkpoint=dict(keep_best="precision")

@@ -134,3 +134,17 @@ def test_a_best_one_that_is_gone_is_forgotten(saves):
         checkpoints.load(saves.folder, step="best")
     assert saves([30], {30: 9.0}) == [30]
     assert best.best_step(saves.folder) == 30
+
+
+@pytest.mark.slow
+def test_the_best_one_in_a_bucket(bucket, mesh_of):
+    state = random_state(mesh_of(1, 1))
+    with Saver("gs://b/run", every=10, keep=1) as saver:
+        for step, value in {10: 1.0, 20: 2.0, 25: 0.5, 30: 0.7}.items():
+            found = Best(step, "fid", value) if value in (1.0, 0.5) else None
+            saver.save(dataclasses.replace(state, step=np.int32(step)), step, {}, found)
+    assert best.best_step("gs://b/run") == 25
+    assert checkpoints.steps_of("gs://b/run") == [25, 30]
+    with Saver("gs://b/run", every=10, keep=1) as saver:
+        saver.restore(abstract_state(make_model, TX, mesh_of(1, 1)))
+        assert saver.best == Best(25, "fid", 0.5)
