@@ -138,14 +138,16 @@ def gelu(x: jax.Array) -> jax.Array:
 
 def one_head_at_a_time(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
     """Return what `attend` does, in a loop over heads, whose weights stay in a CPU's cache."""
-    parts = (jnp.moveaxis(x.reshape(*x.shape[:2], heads, -1), 2, 0) for x in (q, k, v))
+    size = q.shape[-1] // heads
 
-    def of(head):  # [B, N, D / H] each
-        query, key, value = head
-        return attend(query, key, value, heads=1)
+    def of(head, mixed):
+        query, key, value = (
+            jax.lax.dynamic_slice_in_dim(x, head * size, size, axis=2) for x in (q, k, v)
+        )
+        found = attend(query, key, value, heads=1)  # [B, N, D / H]
+        return jax.lax.dynamic_update_slice_in_dim(mixed, found, head * size, axis=2)
 
-    mixed = jnp.moveaxis(jax.lax.map(of, tuple(parts)), 0, 2)  # [B, N, H, D / H]
-    return mixed.reshape(q.shape)
+    return jax.lax.fori_loop(0, heads, of, jnp.zeros_like(q))
 
 
 class DINOv2(judges.Judge):
