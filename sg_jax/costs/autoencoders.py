@@ -51,12 +51,15 @@ def macs(jaxpr: Any) -> int:
     for equation in jaxpr.eqns:
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
         total += times * sum(macs(inner) for inner in _inside(equation))
-        left, right = (v.aval for v in (equation.invars * 2)[:2])
+        total += max((macs(way.jaxpr) for way in equation.params.get("branches", ())), default=0)
+        if equation.primitive.name not in ("conv_general_dilated", "dot_general"):
+            continue
+        left, right = (v.aval for v in equation.invars[:2])
         out = equation.outvars[0].aval
         if equation.primitive.name == "conv_general_dilated":
             dims = equation.params["dimension_numbers"].rhs_spec  # (out, in, *sides)
             total += out.size * math.prod(right.shape[d] for d in dims[1:])
-        elif equation.primitive.name == "dot_general":
+        else:
             (contracted, _), _ = equation.params["dimension_numbers"]
             total += out.size * math.prod(left.shape[i] for i in contracted)
     return total
