@@ -2,6 +2,7 @@
 
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -164,7 +165,7 @@ def test_the_bound_holds_and_is_no_wider_than_needed():
         exact = np.sum((x[:, None].astype(np.float64) - y[None]) ** 2, axis=2)
         empty = np.full((64, 2), np.inf, np.float32)
         for j in range(3):
-            found = pairs.margins(empty, x, y[j : j + 1], np.zeros(1, np.float32))
+            found = jax.jit(pairs.margins)(empty, x, y[j : j + 1], np.zeros(1, np.float32))
             lower, upper = np.asarray(found, np.float64).T
             assert (lower <= exact[:, j]).all() and (exact[:, j] <= upper).all()
             assert (upper - lower <= 2.1 * pairs.bound(width) * norms[:, j] + 1e-5).all()
@@ -178,11 +179,11 @@ def test_what_float32_cannot_hold_is_left_open():
         (1e30, 1, False, True),
     ):
         balls = np.full((1, 4), other, np.float32)
-        found = pairs.margins(empty, point, balls, np.full(1, reach, np.float32))
+        found = jax.jit(pairs.margins)(empty, point, balls, np.full(1, reach, np.float32))
         lower, upper = np.asarray(found)[0]
         assert (upper <= 0, lower > 0) == (inside, outside)
     balls = np.zeros((1, 4), np.float32)
-    no_ball = pairs.margins(empty, point, balls, np.full(1, -np.inf, np.float32))
+    no_ball = jax.jit(pairs.margins)(empty, point, balls, np.full(1, -np.inf, np.float32))
     assert np.isposinf(np.asarray(no_ball)).all()
 
 
