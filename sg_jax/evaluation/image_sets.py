@@ -195,11 +195,7 @@ def write(archive: zipfile.ZipFile, images: Any, shape: tuple[int, ...]) -> None
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"an array of version {version}")
-    read = getattr(np.lib.format, f"read_array_header_{version[0]}_{version[1]}")
-    shape, fortran, dtype = read(file)
+    shape, fortran, dtype = arrays.read_header(file)
     if fortran and len(shape) > 1:
         raise ValueError("an array in Fortran's order")
     return shape, dtype

@@ -3,9 +3,10 @@
 To add one:
   1. Write a function of the real and the generated images' features (two `FeatureSet`s) that
      returns a number, such as those in `distances`.
-  2. Add a row to METRICS: how it is printed, which features it needs, how to read it.
-  3. If it needs features of another network, add that network to what `scoring.open_judge` returns,
-     under the name in the row's `needs`.
+  2. Add a row to METRICS: how it is printed, which features it needs, how to read it; and its name
+     to `config.tuples.METRICS`, so that a config can ask for it.
+  3. If it needs features of another network, add that network to `evaluation.networks`, under the
+     name in the row's `needs`.
 """
 
 import dataclasses
@@ -203,15 +204,16 @@ METRICS: dict[str, Metric] = {
         Metric(
             "kid", "KID", "x 1000", -1, fixed(2), MAIN,
             "Kernel distance of the features, unbiased: its mean does not depend on the number of "
-            "images, so small sets can be compared (Bińkowski et al. 2018).",
+            "images, so small sets can be compared (Bińkowski et al. 2018). It scatters around 0 "
+            "for equal sets, and classes that are drawn equally often shift it a little below.",
             lambda real, fake: distances.kid(real.kept, fake.kept),
             factor=1000,
             each=True,
         ),
         Metric(
             "mind", "MIND", "distance", -1, significant(4), MAIN,
-            "Sliced Wasserstein distance of the features (arXiv 2605.06797): a steadier measure of "
-            "few images than Fréchet distances.",
+            "Sliced Wasserstein distance of the features (arXiv 2605.06797), which needs fewer "
+            "images than a Fréchet distance; fewer still read higher.",
             lambda real, fake: distances.mind(real.kept, fake.kept),
             each=True,
         ),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sg_jax.errors import UserError, one_line
-from sg_jax.runs import files
+from sg_jax.runs import arrays, files
 
 BLOCK = 4096  # samples that are read at a time; of 2,048 float64, they are 64 MiB
 LARGEST = np.finfo(np.float32).max
@@ -128,15 +128,9 @@ def _of_file(path: str | os.PathLike) -> _Part:
     file_path = files.path(path)
     try:
         with file_path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            if version not in ((1, 0), (2, 0)):
-                raise ValueError(f"an array of version {version}")
-            header = getattr(np.lib.format, f"read_array_header_{version[0]}_{version[1]}")
-            shape, fortran, dtype = header(file)
+            shape, fortran, dtype = arrays.read_header(file)
             start = file.tell()
             size = file.seek(0, os.SEEK_END) - start
-        if dtype.hasobject:
-            raise ValueError("an array of Python objects")
         if size != np.prod(shape, dtype=object) * dtype.itemsize:
             raise ValueError(f"an array of shape {list(shape)} in {size} bytes")
         if fortran and len(shape) > 1:

@@ -8,6 +8,7 @@ import io
 import math
 import pathlib
 import zipfile
+from typing import IO
 
 import numpy as np
 from etils import epath
@@ -34,6 +35,22 @@ def from_npy(content: bytes) -> np.ndarray:
       ValueError: it is damaged, or holds Python objects.
     """
     file = io.BytesIO(content)
+    shape, fortran, dtype = read_header(file)
+    start = file.tell()
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(content) - start:
+        raise ValueError(f"an array of shape {shape} in {len(content) - start} bytes")
+    flat = np.frombuffer(content, dtype, offset=start)
+    return flat.reshape(shape, order="F" if fortran else "C").copy()
+
+
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Return the shape of a .npy file's array, whether it is in Fortran's order, and its type.
+
+    Afterwards the file is at the array's first byte.
+
+    Raises:
+      ValueError: it is damaged, or holds Python objects.
+    """
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"an array of version {version}")
@@ -41,11 +58,7 @@ def from_npy(content: bytes) -> np.ndarray:
     shape, fortran, dtype = header(file)
     if dtype.hasobject:
         raise ValueError("an array of Python objects")
-    start = file.tell()
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(content) - start:
-        raise ValueError(f"an array of shape {shape} in {len(content) - start} bytes")
-    flat = np.frombuffer(content, dtype, offset=start)
-    return flat.reshape(shape, order="F" if fortran else "C").copy()
+    return shape, fortran, dtype
 
 
 def from_npz(content: bytes) -> dict[str, np.ndarray]:

@@ -5,9 +5,19 @@ import math
 import numpy as np
 import pytest
 
+from sg_jax.config import tuples
 from sg_jax.evaluation.distances import Statistics, frechet, precision_recall
 from sg_jax.evaluation.found import FeatureSet
-from sg_jax.evaluation.metrics import CLASSIFIER, DRAWING, MAIN, METRICS, RESULT, Drawing
+from sg_jax.evaluation.metrics import (
+    CLASSIFIER,
+    DRAWING,
+    MAIN,
+    METRICS,
+    RESULT,
+    Drawing,
+    main_of,
+    quality,
+)
 
 NAN = math.nan
 
@@ -66,3 +76,20 @@ def test_every_row_is_complete(metric):
     assert metric.of_images == (metric.needs not in (DRAWING, RESULT))
     facts = dict(real="1", test="2", compared="3", neighbours=3, floor="0.5")
     assert "{" not in f"{metric.explanation} {metric.floor}".format(**facts)
+
+
+def test_a_config_can_ask_for_every_metric_of_images():
+    assert set(tuples.METRICS) == {m.name for m in METRICS.values() if m.of_images}
+
+
+def test_the_main_network_is_the_one_that_other_metrics_need():
+    assert main_of(()) == main_of(("accuracy", "kid")) == main_of(("mind",)) == "classifier"
+    assert main_of(("precision", "fid")) == main_of(("fd_dinov2", "is", "accuracy")) == "inception"
+    assert main_of(("fd_dinov2", "mind")) == "dinov2"
+    assert main_of(("fid", "mind"), "dinov2") == "dinov2"
+
+
+def test_settings_are_ranked_by_what_was_measured():
+    assert quality([{"mind": 1.0, "fd_dinov2": 2.0}, {"fid": None}]).name == "fd_dinov2"
+    assert quality([{"frechet": 1.0}, {"fid": 3.0}]).name == "fid"
+    assert quality([]).name == "frechet"
