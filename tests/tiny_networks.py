@@ -40,5 +40,5 @@ def use(monkeypatch, encoders):
     kinds = dict(inception=Inception, dinov2=DINOv2)
     monkeypatch.setattr(encoders, "where", lambda kind, given="": given or f"{kind}.pth")
     monkeypatch.setattr(
-        encoders, "load_encoder", lambda kind, source, **_: kinds[kind](len(source))
+        encoders, "load_encoder", lambda kind, source, *_, **__: kinds[kind](len(source))
     )

@@ -45,6 +45,9 @@ class Evaluate(Settings):
     )
     inception: str = setting("", "file of Inception's weights; empty: where they usually are")
     dinov2: str = setting("", "file of DINOv2's weights; empty: where they usually are")
+    dinov2_dtype: str = setting(
+        "float32", "type that DINOv2 computes in", options=("float32", "bfloat16")
+    )
     labels: str = setting(
         "balanced", "classes in turn, or drawn uniformly", options=("balanced", "uniform")
     )

@@ -100,8 +100,11 @@ def load(kind: str, config: Config, together: bool = True) -> Network:
       UserError: the weights are not there, or are those of another network.
     """
     source = where(kind, config)
-    offset = dinov2.PUBLISHED_OFFSET if kind == DINOV2 else 0.0
-    encoder = encoders.load_encoder(kind, source, offset=offset)
+    if kind == DINOV2:
+        dtype, offset = config.evaluate.dinov2_dtype, dinov2.PUBLISHED_OFFSET
+        encoder = encoders.load_encoder(kind, source, dtype, offset=offset)
+    else:
+        encoder = encoders.load_encoder(kind, source)
     network = Network(kind, decoding.place(encoder, observing.local_mesh()), together)
     log(f"feature network: {network.label}, read from {source}")
     return network
