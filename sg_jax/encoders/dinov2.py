@@ -124,7 +124,7 @@ class Block(nnx.Module):
         """Map tokens [B, N, D] to the same shape."""
         dtype = self.query.kernel[...].dtype
         query, key, value = (part(x).astype(dtype) for part in (self.query, self.key, self.value))
-        ways = dict(cpu=one_head_at_a_time, default=attend)
+        ways = dict(cpu=one_image_at_a_time, default=attend)
         ways = {name: functools.partial(way, heads=self.heads) for name, way in ways.items()}
         with jax.default_matmul_precision(precision_of(dtype).name.lower()):
             mixed = jax.lax.platform_dependent(query, key, value, **ways)
@@ -136,18 +136,19 @@ def gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * (1 + jax.lax.erf(x * np.float32(np.sqrt(0.5))))
 
 
-def one_head_at_a_time(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
-    """Return what `attend` does, in a loop over heads, whose weights stay in a CPU's cache."""
-    size = q.shape[-1] // heads
+def one_image_at_a_time(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
+    """Return what `attend` does, in a loop over images, whose weights stay in a CPU's cache."""
 
-    def of(head, mixed):
-        query, key, value = (
-            jax.lax.dynamic_slice_in_dim(x, head * size, size, axis=2) for x in (q, k, v)
-        )
-        found = attend(query, key, value, heads=1)  # [B, N, D / H]
-        return jax.lax.dynamic_update_slice_in_dim(mixed, found, head * size, axis=2)
+    def of(parts):
+        query, key, value = (x.reshape(len(x), heads, -1).swapaxes(0, 1) for x in parts)
+        query = query * np.asarray(query.shape[-1] ** -0.5, query.dtype)
+        logits = jnp.einsum("hnk,hmk->hnm", query, key, preferred_element_type=jnp.float32)
+        weights = jnp.exp(logits - logits.max(-1, keepdims=True))
+        total = weights.sum(-1, keepdims=True)
+        mixed = jnp.einsum("hnm,hmk->hnk", weights.astype(value.dtype), value) / total
+        return mixed.swapaxes(0, 1).reshape(parts[0].shape).astype(q.dtype)  # [N, D]
 
-    return jax.lax.fori_loop(0, heads, of, jnp.zeros_like(q))
+    return jax.lax.map(of, (q, k, v))
 
 
 class DINOv2(judges.Judge):

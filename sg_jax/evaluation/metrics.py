@@ -204,8 +204,8 @@ METRICS: dict[str, Metric] = {
         Metric(
             "kid", "KID", "x 1000", -1, fixed(2), MAIN,
             "Kernel distance of the features, unbiased: its mean does not depend on the number of "
-            "images, so small sets can be compared (Bińkowski et al. 2018). It scatters around 0 "
-            "for equal sets, and classes that are drawn equally often shift it a little below.",
+            "images, so small sets can be compared (Bińkowski et al. 2018). Images of "
+            "classes that are drawn equally often, not at random, read lower, also below 0.",
             lambda real, fake: distances.kid(real.kept, fake.kept),
             factor=1000,
             each=True,

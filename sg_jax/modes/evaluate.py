@@ -252,10 +252,8 @@ MODE = register(
         dry=_dry,
         writes=("", "samples/scored"),
         paths=lambda config, _: [
-            "features.path",
-            trust.IMAGES,
             "autoencoder.path",
-            *(f"evaluate.{name}" for name in ("reference", "inception", "dinov2")),
+            *trust.JUDGES,
             *weak_paths(config.evaluate.guidance),
         ],
     )

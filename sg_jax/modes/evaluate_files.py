@@ -20,6 +20,7 @@ from etils import epath
 from sg_jax.config import tree
 from sg_jax.config.sections import Config
 from sg_jax.data import identity
+from sg_jax.data.section import Data
 from sg_jax.data.sources import Source, open_source, options_of
 from sg_jax.errors import UserError
 from sg_jax.evaluation import (
@@ -56,9 +57,15 @@ def run(job: Job) -> list[epath.Path]:
     """Do what the flags of a job ask for; return the paths that were written."""
     assert job.config is not None
     config, given = tree.check(job.config), job.options
+    named = "data.name" in job.said or config.data != Data()
     if sum(bool(given[option.name]) for option in OPTIONS) > 1:
         names = ", ".join(f"--{option.name}" for option in OPTIONS)
         raise UserError(f"Give one of {names}, not several.")
+    if not named and not (config.evaluate.reference or given["check-adm"]):
+        raise UserError(
+            "config.evaluate.reference is empty, and no real images are named: give an .npz file "
+            "such as ADM's, or a data set by --config.data.name."
+        )
     if given["reference-to"]:
         return [make_reference(config, given["reference-to"])]
     if pair := given["check-adm"]:
@@ -146,11 +153,6 @@ def _place(workdir: str) -> Iterator[str]:
 def _source(config: Config) -> Source:
     """Return the images of `config.data`."""
     data = config.data
-    if not data.name:
-        raise UserError(
-            "config.evaluate.reference is empty, so there is nothing to compare with: give an "
-            ".npz file such as ADM's, or a data set by config.data.name."
-        )
     source = open_source(data.name, data.split, **options_of(data))
     if source.latents:
         raise UserError(

@@ -153,6 +153,6 @@ MODE = register(
         same="scored",
         pixels=True,
         dry=_dry,
-        paths=lambda *_: ["features.path", "autoencoder.path", trust.IMAGES],
+        paths=lambda *_: ["autoencoder.path", *trust.JUDGES],
     )
 )

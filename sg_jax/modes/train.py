@@ -242,7 +242,7 @@ def _paths(config: Config, workdir: str) -> list[str]:
     keys = [] if checkpoints.steps_of(workdir) else ["train.init_from"]
     drawn = config.train.sample_every or config.train.evaluate_every
     keys += ["autoencoder.path"] if drawn else []
-    keys += ["features.path", trust.IMAGES] if config.train.evaluate_every else []
+    keys += trust.JUDGES if config.train.evaluate_every else []
     keys += [trust.TRACK] if config.track.name else []
     return keys + [key for name in config.train.then for key in MODES[name].paths(config, workdir)]
 

@@ -75,6 +75,7 @@ def test_any_number_of_images_compiles_once_and_scores_the_same(scorer, digits):
     assert features._score_batch._cache_size() == compiled
 
 
+@pytest.mark.slow
 def test_training_is_repeatable_and_the_seed_matters(scorer, few):
     again, other = (
         train_classifier(
@@ -89,6 +90,7 @@ def test_training_is_repeatable_and_the_seed_matters(scorer, few):
     assert np.abs(other.features(few[0]) - scorer.features(few[0])).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_mirroring_network_is_trained_on_other_images(few, scorer):
     recipe = dataclasses.replace(SMALL, mirror=True)
     other = train_classifier(*readers(*few), num_classes=10, name="digits", recipe=recipe)

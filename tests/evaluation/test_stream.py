@@ -32,6 +32,10 @@ def judge():
     return Judge({"classifier": View(Pixels(), real)})
 
 
+class Interrupted(Exception):
+    """What ends a drawing."""
+
+
 class Drawer:
     """Yields the images in batches, and stops in the middle if it is told to."""
 
@@ -42,7 +46,7 @@ class Drawer:
         self.calls.append((len(labels), first))
         for begin in range(0, len(labels), BATCH):
             if self.stop is not None and first + begin >= self.stop:
-                raise KeyboardInterrupt
+                raise Interrupted
             end = min(begin + BATCH, len(labels))
             yield IMAGES[first + begin : first + end]
 
@@ -74,7 +78,7 @@ def test_a_stream_scores_what_all_images_at_once_score(judge, tmp_path):
 def test_an_interrupted_stream_goes_on_where_it_was(judge, tmp_path, monkeypatch, capsys, stop):
     monkeypatch.setattr(tally, "PAUSE", 0.0)
     monkeypatch.setattr(tally.time, "monotonic", lambda: 0.0)  # always time to save
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted):
         of(Drawer(stop), judge, []).run(tmp_path / "part", "x")
     kept, draw = [], Drawer()
     drawn = of(draw, judge, kept).run(tmp_path / "part", "x")

@@ -197,6 +197,7 @@ def images(workdir) -> np.ndarray:
         return file["images"]
 
 
+@pytest.mark.slow
 def test_samples_of_a_damaged_average_are_of_the_checkpoint_before(lab, whole, tmp_path):
     workdirs = [lab.copy(whole, tmp_path / name / "run") for name in ("damaged", "older")]
     file = one_like(workdirs[0], r"checkpoints/12/ema/ocdbt.process_0/d/.*")

@@ -15,6 +15,10 @@ REAL = RNG.integers(0, 200, (30, 8, 8, 3), np.uint8)
 FAKE = RNG.integers(50, 256, (20, 8, 8, 3), np.uint8)
 
 
+class Interrupted(Exception):
+    """What ends a command."""
+
+
 @pytest.fixture(autouse=True)
 def files(tmp_path, monkeypatch):
     tiny_networks.use(monkeypatch, encoders)
@@ -88,8 +92,8 @@ def test_what_was_interrupted_goes_on(run, tmp_path, monkeypatch):
     def counted(self, images):
         if len(images) == 4:  # of the samples
             seen.append(len(images))
-        if len(seen) == 3:
-            raise KeyboardInterrupt
+            if len(seen) == 3:
+                raise Interrupted
         return score(self, images)
 
     monkeypatch.setattr(
@@ -98,7 +102,7 @@ def test_what_was_interrupted_goes_on(run, tmp_path, monkeypatch):
         lambda self, start=0: batches(self, start, 4 if len(self) == 20 else 30),
     )
     monkeypatch.setattr(networks.Network, "score", counted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted):
         run("--samples", "@fake.npz", *how)
     said = run("--samples", "@fake.npz", *how)
     assert len(seen) == 3 + 3  # two of five batches were kept

@@ -138,6 +138,7 @@ def _compared(run, name, plain, looked):
     return found
 
 
+@pytest.mark.slow
 def test_a_run_trains_to_the_same_bits_with_it(run, looked, capsys):
     held = {r["step"]: r["heldout_loss"] for r in looked if "heldout_loss" in r}
     assert list(held) == [2, 4, 6, 8] and len(set(held.values())) == 4

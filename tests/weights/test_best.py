@@ -79,6 +79,7 @@ def left(folder):
     return sorted(int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit())
 
 
+@pytest.mark.slow
 def test_the_best_one_stays_until_a_better_one_is_there(saves):
     assert saves([10, 15, 20, 30], {15: 1.0, 20: 2.0}) == [15, 30]
     assert json.loads((saves.folder / "best.json").read_text()) == {

@@ -21,6 +21,7 @@ from sg_jax.models.dit import DiT
 from sg_jax.modes import export, import_, train
 from sg_jax.modes.base import Job
 from sg_jax.runs import files
+from sg_jax.runs.tracking import Track
 from sg_jax.weights import checkpoints, convert, described, imports, networks, starts
 from sg_jax.weights.checkpoints import named
 
@@ -314,7 +315,8 @@ def test_an_exported_folder_is_not_continued(imported, tmp_path):
     source = types.SimpleNamespace(class_names=())
     experiment = types.SimpleNamespace(
         config=types.SimpleNamespace(
-            train=types.SimpleNamespace(init_from="", sample_every=0, then=())
+            track=Track(),
+            train=types.SimpleNamespace(init_from="", sample_every=0, evaluate_every=0, then=()),
         )
     )
     job = types.SimpleNamespace(
