@@ -128,9 +128,20 @@ def test_adm_s_figures_stand_beside_ours(run):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--samples", "@none.npz"), r"none\.npz does not exist"),
+        (
+            ("--samples", "@none.npz", "--config.evaluate.reference=@real.npz"),
+            r"none\.npz does not exist",
+        ),
         (("--samples", "@fake.npz"), r"config\.evaluate\.reference is empty"),
-        (("--samples", "@fake.npz", "--config.evaluate.metrics=accuracy"), "classifier of a run"),
+        (
+            (
+                "--samples",
+                "@fake.npz",
+                "--config.evaluate.reference=@real.npz",
+                "--config.evaluate.metrics=accuracy",
+            ),
+            "classifier of a run",
+        ),
         (("--samples", "@fake.npz", "--check-adm", "a", "b"), "Give one of"),
         (("--check-adm", "@fake.npz"), "give two files"),
         (("--reference-to", "@x.txt", "--config.data.name=digits"), r"must end in \.npz"),
