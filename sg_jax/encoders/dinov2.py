@@ -33,6 +33,7 @@ SIDE = 224  # that images are resized to
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 EPSILON = 1e-6  # of norms
 HEAD = 64  # width of an attention head in all published networks
+WIDTHS = (384, 768, 1024, 1536)  # of the published networks, ViT-S to ViT-g
 PUBLISHED_OFFSET = 0.1
 KERNEL_INIT = nnx.initializers.lecun_normal()
 

@@ -144,7 +144,7 @@ def dinov2_sizes(
     Args:
       shapes: by name.
       rows: what the names of each block begin with.
-      heads: of attention; by default, one for each 64 numbers of a token.
+      heads: of attention; by default those of the published widths.
       label: of the weights, for messages.
     """
 
@@ -167,10 +167,11 @@ def dinov2_sizes(
     table = math.isqrt(max(shape("positions", 3)[1] - 1, 0))
     hidden, wide = shape("mlp_out", 2)[1], shape("mlp_in", 2)[0]
     named = any(name in shapes for names in TOP["registers"] for name in names)
-    if heads is None and width % dinov2.HEAD:
+    if heads is None and width not in dinov2.WIDTHS:
         raise UserError(
-            f"{label} has tokens of {width} numbers, no multiple of {dinov2.HEAD}: say how many "
-            "heads of attention it has, by load_encoder(..., heads=...)."
+            f"{label} has tokens of {width} numbers, and the published networks have "
+            f"{', '.join(map(str, dinov2.WIDTHS))}: say how many heads of attention it has, by "
+            "load_encoder(..., heads=...), or by num_attention_heads in the config.json beside it."
         )
     heads = width // dinov2.HEAD if heads is None else heads
     if width % heads:

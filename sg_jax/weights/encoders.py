@@ -51,8 +51,8 @@ def load_encoder(
         config.json; a hub id such as "facebook/dinov2-large", by the package huggingface_hub; or a
         mapping of names to arrays.
       dtype: "float32" or "bfloat16", the type that products are computed in.
-      heads: of DINOv2's attention; by default that of config.json, or one for 64 numbers of a
-        token.
+      heads: of DINOv2's attention; by default that of config.json, or of the published
+        widths: one for 64 numbers of a token.
       offset: of DINOv2's resized position embeddings: 0 as in transformers, or 0.1 as in DINOv2's
         own code and so in the published FD-DINOv2 (`dinov2.PUBLISHED_OFFSET`).
 

@@ -226,9 +226,11 @@ def test_two_processes_draw_and_score_as_one(one, run, tmp_path):
 @pytest.mark.slow
 def test_two_processes_judge_by_a_published_network_as_one(one, run, tmp_path):
     """Each looks at its share of the images, drawn or real."""
-    np.savez(tmp_path / "dino.npz", **golden("dinov2_tiny")[1])
+    (tmp_path / "dino").mkdir()
+    np.savez(tmp_path / "dino" / "model.npz", **golden("dinov2_tiny")[1])
+    (tmp_path / "dino" / "config.json").write_text('{"num_attention_heads": 4}')
     how = (
-        "--mode=evaluate", f"--config.evaluate.dinov2={tmp_path}/dino.npz",
+        "--mode=evaluate", f"--config.evaluate.dinov2={tmp_path}/dino",
         "--config.evaluate.metrics=fd_dinov2,mind,accuracy", "--config.evaluate.network=dinov2",
         "--config.evaluate.samples=30",
     )  # fmt: skip

@@ -129,7 +129,7 @@ def test_wrong_weights_are_named(weights, said):
     ("dinov2", {}, dict(dtype="float16"), "must be one of 'float32', 'bfloat16'"),
     ("dinov2", {}, dict(heads=0), "heads=0 must be"),
     ("dinov2", {}, dict(offset=float("nan")), "offset=nan must be"),
-    ("dinov2", random_vit(), {}, "no multiple of 64"),
+    ("dinov2", random_vit(), {}, "tokens of 12 numbers, and the published"),
     ("dinov2", random_vit(), dict(heads=5), "must divide 12"),
     ("inception", {}, dict(heads=4), "is an option of dinov2"),
 ])  # fmt: skip
