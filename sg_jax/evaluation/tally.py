@@ -24,7 +24,7 @@ from sg_jax.runs import arrays, files
 from sg_jax.runs.progress import log
 
 PAUSE = 30.0  # seconds between two saves, at least; each costs at most 5% of the time
-IN_MEMORY = 2**25  # bytes of features that wait for a file
+IN_MEMORY = 2**23  # bytes of features that wait for a file
 STATE = "state.npz"
 SUMS = [field.name for field in dataclasses.fields(Statistics)]
 CLASSES = np.int32
