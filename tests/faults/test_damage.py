@@ -169,7 +169,9 @@ def one_like(half, pattern: str) -> str:
 @pytest.mark.parametrize(
     "pattern, damage",
     [
-        (r"checkpoints/12/opt_state/ocdbt.process_0/d/.*", flip),
+        pytest.param(
+            r"checkpoints/12/opt_state/ocdbt.process_0/d/.*", flip, marks=pytest.mark.slow
+        ),
         pytest.param(r"checkpoints/12/model/_METADATA", truncate, marks=pytest.mark.slow),
         pytest.param(r"samples/scored/.*", truncate, marks=pytest.mark.slow),
         (r"config\.json", replace),

@@ -73,6 +73,7 @@ def size(workdir) -> int:
     return sum(-(-p.stat().st_size // 4096) * 4096 for p in workdir.rglob("*") if p.is_file())
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit(lab, whole, disk):
     workdir = disk.folder / "run"
     one = size(whole / "checkpoints" / "12")

@@ -19,6 +19,7 @@ def refuses(command, by) -> None:
     assert by.poll() is None
 
 
+@pytest.mark.slow
 def test_the_second_refuses_and_takes_over_after_a_kill(lab, whole, tmp_path):
     workdir = tmp_path / "run"
     first = lab.start(workdir, *ENDLESS)

@@ -156,6 +156,7 @@ def test_sparsity_changes_the_loss(small, images, loss):
     assert (dense != sparse).all()
 
 
+@pytest.mark.slow
 def test_the_loss_does_not_depend_on_the_number_of_devices(small, images, loss, mesh_of):
     from sg_jax.parallel import sharding
 

@@ -303,6 +303,7 @@ def test_recomputing_blocks_and_chunks_changes_no_gradient(make, h, c):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * jnp.abs(b).max())
 
 
+@pytest.mark.slow
 def test_sparse_guidance_samples_from_it(make):
     model = make(width=16, depth=1, routes=((0, 0),))
     sg = Guidance(scale=1.5, gamma_strong=0.25, gamma_weak=0.75)

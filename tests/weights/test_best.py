@@ -99,6 +99,7 @@ def test_one_that_is_kept_for_another_reason_stays(saves):
     assert saves([32], {32: 0.1}, keep=2, period=20) == [20, 30, 32]
 
 
+@pytest.mark.slow
 @pytest.mark.every(2)
 @pytest.mark.parametrize("when", ["before best.json", "before the older one is removed"])
 def test_a_kill_loses_no_best_one(saves, monkeypatch, when):

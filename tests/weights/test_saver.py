@@ -148,6 +148,7 @@ def test_a_file_that_may_not_be_read_is_no_damage(run, mesh_of, monkeypatch):
     assert names(folder) == ["4", "8"]
 
 
+@pytest.mark.slow
 def test_saving_releases_its_threads_and_descriptors(tmp_path, mesh_of):
     state = random_state(mesh_of(1, 1))
     counts = []
