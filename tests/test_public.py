@@ -32,6 +32,7 @@ def test_the_import_is_quick_and_loads_nothing_else():
     assert all(loaded == [] for _, loaded in runs)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", ["PRESETS", "Guidance", "Sampler", "UserError", "sample"])
 def test_a_name_loads_what_it_needs(name):
     _, loaded = fresh(f"sg_jax.{name}")

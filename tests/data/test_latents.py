@@ -324,6 +324,7 @@ def test_npy_moments_become_mean_and_standard_deviation(tmp_path):
         _convert(tmp_path, *arguments, "logvar", name="wrong", folders=["stds"])
 
 
+@pytest.mark.slow
 def test_the_module_is_a_command_too(tmp_path):
     _save_npy(tmp_path / "npy", np.moveaxis(FIXED, -1, 1))
     flags = f"--from {tmp_path}/npy --to {tmp_path}/tfds --name made --scale 1 --classes 5"

@@ -38,6 +38,7 @@ def test_digits_are_prepared_once(tmp_path):
     assert files == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_digits_are_prepared_by_two_processes_at_once(tmp_path):
     script = (
         "import sys, sg_jax.data.digits; from sg_jax.data.sources import open_source;"

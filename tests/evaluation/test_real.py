@@ -174,6 +174,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_file_that_cannot_be_used_is_made_anew(judge_of, tmp_path, capsys, damage):
     first, _ = judge_of()

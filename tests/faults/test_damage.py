@@ -166,6 +166,7 @@ def one_like(half, pattern: str) -> str:
     return next(name for name in files_of(half) if re.fullmatch(pattern, name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pattern, damage",
     [

@@ -170,6 +170,7 @@ def test_cells_of_a_sweep_are_not_in_the_report(evaluate_of, tmp_path):
     assert [row["name"] for row in evaluate_of(("unguided",))[2]] == ["unguided"]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("damage", ["cut", "promises", "of another shape", "pickled", "empty"])
 def test_kept_images_that_cannot_be_read_are_drawn_again(evaluate_of, tmp_path, capsys, damage):
     evaluate_of(("sg",))

@@ -323,6 +323,7 @@ def test_a_killed_process_ends_the_first(start, tmp_path):
     assert group.end(timeout=120)[0] != 0
 
 
+@pytest.mark.slow
 def test_an_error_of_all_processes_is_one_paragraph_of_each(start, tmp_path):
     group = start(tmp_path / "run", *STEPS, "--config.objective.gamma=2", number=2)
     assert group.end(timeout=60) == [2, 2]
