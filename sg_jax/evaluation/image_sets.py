@@ -3,12 +3,13 @@
 They are read in order, a batch at a time, so that memory does not grow with their number.
 """
 
+import contextlib
 import dataclasses
 import os
 import zipfile
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from sg_jax.data import images as image_files
 from sg_jax.data import pictures
 from sg_jax.data.containers import Files
 from sg_jax.errors import UserError, one_line
-from sg_jax.evaluation.reading import BATCH, THREADS
+from sg_jax.evaluation.reading import BATCH, THREADS, ahead
 from sg_jax.runs import arrays, files
 
 IMAGES = "arr_0"  # ADM's name; what numpy.savez calls its first array
@@ -75,19 +76,13 @@ class _Pictures(ImageSet):
         return cls(name, len(found.names), first.shape, found)
 
     def batches(self, start: int = 0, size: int = BATCH) -> Iterator[np.ndarray]:
-        with ThreadPoolExecutor(THREADS) as pool, ThreadPoolExecutor(1) as ahead:
+        with ThreadPoolExecutor(THREADS) as pool:
 
             def read(first: int) -> np.ndarray:
                 numbers = range(first, min(first + size, self.count))
                 return np.stack(list(pool.map(self._decoded, numbers)))
 
-            following: Future | None = None
-            for first in range(start, self.count, size):
-                current, following = following, ahead.submit(read, first)
-                if current is not None:
-                    yield current.result()
-            if following is not None:
-                yield following.result()
+            yield from ahead(read, range(start, self.count, size))
 
     def _decoded(self, i: int) -> np.ndarray:
         place = self.files.place(i)
@@ -128,24 +123,29 @@ class _Npz(ImageSet):
             ) from None
 
 
-def _open_npz(path: epath.Path) -> ImageSet:
-    shape, member, names = None, "", []
+@contextlib.contextmanager
+def _opened(path: epath.Path, wanted: str) -> Iterator[zipfile.ZipFile]:
+    """Open an .npz file; whatever goes wrong with it in this context is a UserError."""
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-            member = next((n for n in (IMAGES, *OTHERS) if n in names), "")
-            if member:
-                with archive.open(f"{member}.npy") as array:
-                    shape, dtype = _header(array)
+            yield archive
     except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist: give an .npz file, or a folder of images."
-        ) from None
+        raise UserError(f"{path} does not exist: give an .npz file{wanted}.") from None
     except Exception as error:  # damaged files raise many kinds
         raise UserError(
             f"{path} cannot be read ({one_line(error)}), so it is no .npz file, or damaged: copy "
             "or download it again."
         ) from None
+
+
+def _open_npz(path: epath.Path) -> ImageSet:
+    shape = None
+    with _opened(path, ", or a folder of images") as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        member = next((n for n in (IMAGES, *OTHERS) if n in names), "")
+        if member:
+            with archive.open(f"{member}.npy") as array:
+                shape, dtype = _header(array)
     if shape is None:
         raise UserError(f"{path} has no images: wanted is arr_0, and there is {', '.join(names)}.")
     if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or not shape[0]:
@@ -161,24 +161,16 @@ def small_arrays(path: str | os.PathLike, wanted: tuple[str, ...]) -> dict[str, 
     Raises:
       UserError: the file cannot be read, or one is larger than 1 GiB.
     """
-    place, found = files.path(path), {}
-    try:
-        with place.open("rb") as file, zipfile.ZipFile(file) as archive:
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
-                if name in wanted:
-                    with archive.open(member) as array:
-                        content = array.read(MOST_SMALL + 1)
-                    if len(content) > MOST_SMALL:
-                        raise ValueError(f"{name} has more than {MOST_SMALL:,} bytes")
-                    found[name] = arrays.from_npy(content)
-    except FileNotFoundError:
-        raise UserError(f"{place} does not exist: give an .npz file of a reference.") from None
-    except Exception as error:  # damaged files raise many kinds
-        raise UserError(
-            f"{place} cannot be read ({one_line(error)}), so it is no .npz file, or damaged: copy "
-            "or download it again."
-        ) from None
+    found = {}
+    with _opened(files.path(path), " of a reference") as archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if name in wanted:
+                with archive.open(member) as array:
+                    content = array.read(MOST_SMALL + 1)
+                if len(content) > MOST_SMALL:
+                    raise ValueError(f"{name} has more than {MOST_SMALL:,} bytes")
+                found[name] = arrays.from_npy(content)
     return found
 
 

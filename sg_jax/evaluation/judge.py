@@ -1,6 +1,7 @@
 """The judge of an evaluation: networks, what they find in real images, and scores of others."""
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -48,9 +49,14 @@ class Judge:
         return self.views[CLASSIFIER]
 
     @property
+    def main_view(self) -> View | None:
+        """That of the main network, or the first, if nothing is measured in its features."""
+        return self.views.get(self.main) or next(iter(self.views.values()), None)
+
+    @property
     def real(self) -> FeatureSet | None:
         """What the main network finds in the real images; None in processes that do not write."""
-        view = self.views.get(self.main) or next(iter(self.views.values()), None)
+        view = self.main_view
         return view.real if view and processes.is_writer() else None
 
     @property
@@ -69,7 +75,7 @@ class Judge:
             for kind, view in self.views.items()
         )
 
-    @property
+    @functools.cached_property
     def real_digest(self) -> str:
         """Eight hex digits of the real images' statistics in the main network."""
         if self.real is None:
@@ -77,6 +83,10 @@ class Judge:
         statistics = self.real.statistics
         crc = zlib.crc32(np.ascontiguousarray(statistics.mean).tobytes())
         return f"{zlib.crc32(np.ascontiguousarray(statistics.scatter).tobytes(), crc):08x}"
+
+    def compared_with(self, data: str) -> str:
+        """Return the real images in words; `data` is the name of the run's own."""
+        return self.reference or f"{self.references:,} images of {data} ({self.real_digest})"
 
     @property
     def references(self) -> int:

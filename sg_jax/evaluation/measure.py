@@ -80,26 +80,25 @@ def run(
     autoencoder = experiment.autoencoder
     decoder = autoencoder.fingerprint() if autoencoder else ""
     drawn = {guidance: resolved(experiment, guidance, workdir, step) for guidance in guidances}
+    like = Key(
+        sampler=table.words(experiment.sampler),
+        steps=experiment.config.sample.steps,
+        samples=samples,
+        references=judge.references,
+        features=judge.digest,
+        checkpoint=step,
+        compared=judge.compared,
+        decoder=decoder,
+        decoder_name=" ".join(autoencoder.name.splitlines()) if autoencoder else "",
+        labels=experiment.config.evaluate.labels,
+        reference=judge.reference,
+        real=judge.real_digest,
+        networks=judge.networks,
+        ema=experiment.config.train.ema_decay,
+        versions=scored.versions(),
+    )
     keys = {
-        (guidance, seed): Key(
-            guidance=drawn[guidance],
-            sampler=table.words(experiment.sampler),
-            steps=experiment.config.sample.steps,
-            samples=samples,
-            references=judge.references,
-            features=judge.digest,
-            seed=seed,
-            checkpoint=step,
-            compared=judge.compared,
-            decoder=decoder,
-            decoder_name=" ".join(autoencoder.name.splitlines()) if autoencoder else "",
-            labels=experiment.config.evaluate.labels,
-            reference=judge.reference,
-            real=judge.real_digest,
-            networks=judge.networks,
-            ema=experiment.config.train.ema_decay,
-            versions=scored.versions(),
-        )
+        (guidance, seed): dataclasses.replace(like, guidance=drawn[guidance], seed=seed)
         for guidance in guidances
         for seed in seeds
     }

@@ -18,6 +18,7 @@ from sg_jax.errors import UserError
 from sg_jax.evaluation.found import Seen
 from sg_jax.evaluation.metrics import DINOV2, INCEPTION
 from sg_jax.evaluation.reading import check_images
+from sg_jax.parallel import sharding
 from sg_jax.programs import decoding, observing
 from sg_jax.runs.progress import log
 from sg_jax.weights import encoders
@@ -42,14 +43,18 @@ class Network:
     test_accuracy = None
 
     @functools.cached_property
+    def _fingerprint(self) -> str:  # reads all weights
+        return self.encoder.fingerprint()
+
+    @property
     def digest(self) -> str:
         """Eight hex digits of the weights."""
-        return self.encoder.fingerprint()[:8]
+        return self._fingerprint[:8]
 
     @property
     def label(self) -> str:
         """What it is and which weights it has, in words."""
-        return f"{self.kind} {self.encoder.fingerprint()}"
+        return f"{self.kind} {self._fingerprint}"
 
     def score(self, images: np.ndarray) -> Seen:
         """Return what it finds in images, uint8 [B, H, W, C], the same in all processes."""
@@ -78,7 +83,7 @@ class Network:
 
     @functools.cached_property
     def _mesh(self):
-        return observing.local_mesh()
+        return sharding.local_mesh()
 
     def _seen(self, found: dict[str, np.ndarray]) -> Seen:
         if self.kind == DINOV2:
@@ -105,7 +110,7 @@ def load(kind: str, config: Config, together: bool = True) -> Network:
         encoder = encoders.load_encoder(kind, source, dtype, offset=offset)
     else:
         encoder = encoders.load_encoder(kind, source)
-    network = Network(kind, decoding.place(encoder, observing.local_mesh()), together)
+    network = Network(kind, decoding.place(encoder, sharding.local_mesh()), together)
     log(f"feature network: {network.label}, read from {source}")
     return network
 

@@ -6,9 +6,9 @@ that several threads may read at once.
 
 import functools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from sg_jax.errors import UserError
 BATCH = 256
 THREADS = min(16, os.cpu_count() or 1)
 
+Part = TypeVar("Part")
+Found = TypeVar("Found")
 Batch = tuple[np.ndarray, np.ndarray]  # uint8 [b, H, W, C], int32 [b]
 
 
@@ -87,14 +89,19 @@ class Reader:
 
     def batches(self, parts: Iterable[Sequence[int] | np.ndarray]) -> Iterator[Batch]:
         """Yield `read(ids)` for each of `parts`, reading the next one meanwhile."""
-        with ThreadPoolExecutor(1) as ahead:
-            following: Future[Batch] | None = None
-            for ids in parts:
-                current, following = following, ahead.submit(self.read, ids)
-                if current is not None:
-                    yield current.result()
-            if following is not None:
-                yield following.result()
+        return ahead(self.read, parts)
+
+
+def ahead(read: Callable[[Part], Found], parts: Iterable[Part]) -> Iterator[Found]:
+    """Yield `read(part)` for each of `parts`, reading the next one meanwhile in a thread."""
+    with ThreadPoolExecutor(1) as pool:
+        following: Future[Found] | None = None
+        for part in parts:
+            current, following = following, pool.submit(read, part)
+            if current is not None:
+                yield current.result()
+        if following is not None:
+            yield following.result()
 
 
 def in_parts(ids: np.ndarray, size: int = BATCH) -> Iterator[np.ndarray]:

@@ -17,7 +17,8 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from sg_jax.evaluation.distances import Rows, Statistics
+from sg_jax.evaluation import tally
+from sg_jax.evaluation.distances import Rows
 from sg_jax.evaluation.found import FeatureSet, Seen
 from sg_jax.evaluation.metrics import Scores
 from sg_jax.evaluation.reading import BATCH, Reader, in_parts, spread
@@ -26,7 +27,6 @@ from sg_jax.parallel import processes
 from sg_jax.runs import arrays, files
 from sg_jax.runs.progress import Progress, log
 
-COUNTED = [field.name for field in dataclasses.fields(Statistics)]
 KEPT = 10_000  # images whose features are kept: ADM's number of reference images
 
 
@@ -185,7 +185,7 @@ def arrays_of(found: FeatureSet) -> dict[str, np.ndarray]:
         stored["predicted"] = found.predicted
     for start, statistics in (("", found.statistics), ("spatial/", found.spatial)):
         if statistics is not None:
-            stored |= {f"{start}{key}": np.asarray(getattr(statistics, key)) for key in COUNTED}
+            stored |= tally.arrays_of(statistics, start)
     return stored
 
 
@@ -215,11 +215,6 @@ def of_arrays(parts: Mapping[str, np.ndarray], name: str) -> FeatureSet:
         features,
         labels,
         predicted,
-        _statistics(parts, ""),
-        _statistics(parts, "spatial/") if spatial else None,
+        tally.statistics_of(parts, ""),
+        tally.statistics_of(parts, "spatial/") if spatial else None,
     )
-
-
-def _statistics(parts: Mapping[str, np.ndarray], start: str) -> Statistics:
-    count, mean, scatter = (parts[f"{start}{key}"] for key in COUNTED)
-    return Statistics(int(count), mean, scatter)

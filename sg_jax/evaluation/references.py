@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -119,25 +119,41 @@ def look_at(
     networks: Mapping[str, FeatureNetwork],
     what: str,
     kept: np.ndarray | None = None,
-    folder: str | os.PathLike | None = None,
-    about: str = "",
 ) -> dict[str, FeatureSet]:
-    """Return what networks find in a set of images, in a stream.
+    """Return what networks find in a set of images.
 
     Args:
       images: the set.
       networks: by kind.
       what: its name in the progress.
       kept: numbers of the images whose features are kept; all by default.
-      folder: where features are kept, and an interrupted call is continued; None: in memory.
-      about: what the result depends on.
     """
     chosen = np.arange(len(images)) if kept is None else kept
-    tallies = Tallies({kind: Tally(chosen, np.arange(0)) for kind in networks}, folder, about)
-    progress = Progress(tallies.count, len(images), 1, unit=f"{what} image")
+    tallies = Tallies({kind: Tally(chosen, np.arange(0)) for kind in networks})
+
+    def observe(part: np.ndarray) -> dict[str, Seen]:
+        return {kind: Seen(*network.score(part)) for kind, network in networks.items()}
+
+    return gather(images, tallies, observe, f"{what} image")
+
+
+def gather(
+    images: ImageSet,
+    tallies: Tallies,
+    observe: Callable[[np.ndarray], Mapping[str, Seen]],
+    unit: str,
+) -> dict[str, FeatureSet]:
+    """Return what tallies have of all images of a set, with those that they have already.
+
+    Args:
+      images: the set, which has no labels.
+      tallies: by kind.
+      observe: returns what each network finds in images.
+      unit: of the progress.
+    """
+    progress = Progress(tallies.count, len(images), 1, unit=unit)
     for part in images.batches(tallies.count):
-        seen = {kind: Seen(*network.score(part)) for kind, network in networks.items()}
-        tallies.add(seen, np.zeros(len(part), np.int32))
+        tallies.add(observe(part), np.zeros(len(part), np.int32))
         progress.sometimes(tallies.count)
     return tallies.results()
 

@@ -30,6 +30,17 @@ SUMS = [field.name for field in dataclasses.fields(Statistics)]
 CLASSES = np.int32
 
 
+def arrays_of(statistics: Statistics, start: str) -> dict[str, np.ndarray]:
+    """Return sums as arrays, by names that begin with `start`."""
+    return {f"{start}{key}": np.asarray(getattr(statistics, key)) for key in SUMS}
+
+
+def statistics_of(parts: Mapping[str, np.ndarray], start: str) -> Statistics:
+    """Return the sums of `arrays_of`; raise a KeyError if one is missing."""
+    count, mean, scatter = (parts[f"{start}{key}"] for key in SUMS)
+    return Statistics(int(count), mean, scatter)
+
+
 class Tally:
     """What one network finds in a stream of images.
 
@@ -95,7 +106,7 @@ class Tally:
         """Return all but the features, as arrays by name."""
         found = {"count": np.asarray(self.count)}
         for name, statistics in self._statistics.items():
-            found |= {f"{name}/{key}": np.asarray(getattr(statistics, key)) for key in SUMS}
+            found |= arrays_of(statistics, f"{name}/")
         if self._predictions is not None:
             for field in dataclasses.fields(Predictions):
                 found[f"logits/{field.name}"] = np.asarray(getattr(self._predictions, field.name))
@@ -115,13 +126,12 @@ class Tally:
         self.count = int(state["count"])
         for name in ("features", "spatial"):
             if f"{name}/count" in state:
-                count, mean, scatter = (state[f"{name}/{key}"] for key in SUMS)
-                self._statistics[name] = Statistics(int(count), mean, scatter)
+                self._statistics[name] = statistics_of(state, f"{name}/")
         if "logits/split" in state:
             fields: dict[str, Any] = {
                 f.name: state[f"logits/{f.name}"] for f in dataclasses.fields(Predictions)
             }
-            self._predictions = Predictions(**{**fields, "split": int(fields["split"])})
+            self._predictions = Predictions(**fields)
         self._classes = {n: [state[n]] if n in state else [] for n in self._classes}
         self._filed = int(np.searchsorted(self._kept, self.count))
         folder, name = os.path.split(start)

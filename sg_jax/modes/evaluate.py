@@ -182,9 +182,8 @@ def _report(
 
 
 def _reference(judge: Judge) -> report.Reference:
-    view = (
-        judge.views[judge.main] if judge.main in judge.views else next(iter(judge.views.values()))
-    )
+    view = judge.main_view
+    assert view is not None
     named = view.network is not getattr(judge.views.get(CLASSIFIER), "network", None)
     return report.Reference(
         real_images=judge.references,
@@ -215,8 +214,7 @@ def _facts(experiment: Experiment, step: int, judge: Judge) -> dict[str, str]:
         "Samples": f"{config.evaluate.samples:,}, {drawn[config.evaluate.labels]}",
         "Sampling": f"{experiment.sampler.name}, {config.sample.steps} steps, weights "
         f"averaged (EMA {config.train.ema_decay:g}), seed {seeds}",
-        "Reference": judge.reference
-        or f"{judge.references:,} images of {config.data.name} ({judge.real_digest})",
+        "Reference": judge.compared_with(config.data.name),
         "Judged by": judge.networks,
         "Versions": scored.versions(),
         "Device": f"{experiment.mesh.size} x {jax.devices()[0].device_kind}",

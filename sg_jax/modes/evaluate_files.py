@@ -14,7 +14,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 
-import numpy as np
 from etils import epath
 
 from sg_jax.config import tree
@@ -33,13 +32,12 @@ from sg_jax.evaluation import (
     scored,
     scoring,
 )
-from sg_jax.evaluation.judge import Judge
 from sg_jax.evaluation.metrics import CLASSIFIER, Scores
 from sg_jax.evaluation.reading import Reader, in_parts, spread
 from sg_jax.evaluation.results import SettingResult
 from sg_jax.modes.base import Job, Option
 from sg_jax.runs import files
-from sg_jax.runs.progress import Progress, log
+from sg_jax.runs.progress import log
 
 ADM = ("fid", "sfid", "is", "precision", "recall")  # what its evaluator measures
 OPTIONS = (
@@ -116,28 +114,19 @@ def score(config: Config, path: str, workdir: str, flag: str) -> tuple[Scores, i
     source = None if config.evaluate.reference else _source(config)
     with _place(workdir) as folder:
         judge = scoring.open_judge(config, source, folder, together=False)
-        log(f"{len(images):,} images of {path}, against {_reference(judge, config)}")
+        against = judge.compared_with(config.data.name)
+        log(f"{len(images):,} images of {path}, against {against}")
         told = f"{path} {len(images)} {judge.digest} {judge.reference} {judge.measures}"
         tallies = judge.tallies(len(images), files.path(folder) / "samples.part", told)
-        progress = Progress(tallies.count, len(images), 1, unit="image")
-        for part in images.batches(tallies.count):
-            tallies.add(judge.observe(part), np.zeros(len(part), np.int32))
-            progress.sometimes(tallies.count)
-        scores = judge.scores_of(tallies.results())
+        scores = judge.scores_of(references.gather(images, tallies, judge.observe, "image"))
         tallies.remove()
     name = files.path(path).name
     log(report.format_table([SettingResult(name, "", scores, len(images))]))
     log(
-        f"Samples: {len(images):,} of {path}; Reference: {_reference(judge, config)}; Judged by: "
-        f"{judge.networks}; Versions: {scored.versions()}."
+        f"Samples: {len(images):,} of {path}; Reference: {against}; Judged by: {judge.networks}; "
+        f"Versions: {scored.versions()}."
     )
     return scores, len(images)
-
-
-def _reference(judge: Judge, config: Config) -> str:
-    return judge.reference or (
-        f"{judge.references:,} images of {config.data.name} ({judge.real_digest})"
-    )
 
 
 @contextlib.contextmanager

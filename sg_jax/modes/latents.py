@@ -99,7 +99,7 @@ def encode(config: Config, source: Source, given: Any) -> epath.Path:
     _check_images(source, plain)
     fingerprint, scale, shift = plain.fingerprint(), plain.scale, plain.shift
     autoencoder = plain if config.autoencoder.dtype == "float32" else decoders.load(config)
-    mesh = sharding.make_mesh(devices=jax.local_devices())
+    mesh = sharding.local_mesh()
     drawn = given["store"] == "sample"
     encoding = Encoding(
         autoencoder=decoding.place(autoencoder, mesh),

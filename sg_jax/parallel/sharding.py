@@ -70,6 +70,11 @@ def check(mesh: Any) -> None:
         raise UserError(f"mesh={shown(mesh)} must be a mesh with the axes {AXES}, or None.")
 
 
+def local_mesh() -> Mesh:
+    """Return a mesh of this process's devices, which divides batches alone."""
+    return make_mesh(devices=jax.local_devices())
+
+
 def one_device() -> Mesh:
     """Return a mesh of this process's first device."""
     return Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1, 1, 1), AXES)

@@ -13,11 +13,6 @@ from sg_jax.programs import decoding
 AT_ONCE = 32  # images that a device looks at at once
 
 
-def local_mesh() -> Mesh:
-    """Return a mesh of this process's devices."""
-    return sharding.make_mesh(devices=jax.local_devices())
-
-
 def observe(network: Any, images: np.ndarray, mesh: Mesh) -> dict[str, np.ndarray]:
     """Return what a network finds in images, uint8 [B, H, W, C]: arrays [B, ...] by name.
 
