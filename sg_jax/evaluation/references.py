@@ -9,6 +9,7 @@ ADM's evaluator reads both. What a file lacks is computed from its images.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -45,17 +46,20 @@ class Reference:
 
     Attributes:
       path: where it is.
-      digest: the first 16 hexadecimal digits of its SHA-256.
       moments: the statistics that it has, as in `PAIRS`.
       images: the real images in it; None if there are none.
       about: what ours says of itself.
     """
 
     path: str
-    digest: str
     moments: Mapping[tuple[str, str], Statistics]
     images: ImageSet | None
     about: Mapping[str, Any]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The first 16 hexadecimal digits of the file's SHA-256, which reads all of it."""
+        return digest(self.path)
 
     @property
     def label(self) -> str:
@@ -188,7 +192,7 @@ def read(path: str | os.PathLike) -> Reference:
         if not moments:
             raise
         images = None
-    return Reference(os.fspath(place), digest(place), moments, images, about)
+    return Reference(os.fspath(place), moments, images, about)
 
 
 def digest(path: str | os.PathLike) -> str:
