@@ -81,7 +81,7 @@ def _wrong(folder: epath.Path, file: Any) -> str:
     from array_record.python.array_record_module import ArrayRecordReader
 
     path = epath.Path(file.filename)
-    if ".." in path.parts or not path.is_relative_to(folder):
+    if not path.is_relative_to(folder) or ".." in path.relative_to(folder).parts:
         return "which dataset_info.json puts outside its folder"
     try:
         if not path.exists():

@@ -61,6 +61,13 @@ def test_files_lie_in_their_folder(copied, name):
         _open(folder)
 
 
+def test_a_path_may_climb_to_the_folder(copied, monkeypatch):
+    folder, _ = copied
+    (folder / "here").mkdir()
+    monkeypatch.chdir(folder / "here")
+    assert len(_open("..")) > 0
+
+
 @pytest.mark.parametrize(
     "hidden", [False, True], ids=["plainly", "in the content of another feature"]
 )
