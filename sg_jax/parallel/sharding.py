@@ -138,6 +138,8 @@ def infer(tree: Any, mesh: Mesh) -> Any:
     """
 
     def rule(x):
+        if not jax.tree.leaves(x):  # a part of the state that an optimizer leaves out
+            return x
         inner = spec_of(x, mesh, ("tensor", "fsdp"))
         whole = P(None, *inner) if is_stacked(x) and any(inner) else inner
         return jax.tree.map(lambda _: NamedSharding(mesh, whole), x)

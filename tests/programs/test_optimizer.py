@@ -1,11 +1,15 @@
-"""Schedules, AdamW and the moving average, by hand."""
+"""Schedules, AdamW, Muon and the moving average, by hand."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from optax.contrib import MuonDimensionNumbers
 
 from sg_jax.errors import UserError
+from sg_jax.models.dit import DiT
+from sg_jax.models.ssm import SSM
 from sg_jax.programs import optimizer
 from sg_jax.programs.optimizer import Optimizer
 
@@ -38,6 +42,9 @@ def test_learning_rates(schedule, warmup, rates):
         (dict(warmup=-1), ["config.optimizer.warmup=-1", "at least 0"]),
         (dict(b1=1.0), ["config.optimizer.b1=1.0", "[0, 1)"]),
         (dict(b2=-0.1), ["config.optimizer.b2=-0.1", "[0, 1)"]),
+        (dict(name="mun"), ["config.optimizer.name='mun'", "mean 'muon'"]),
+        (dict(momentum=0.9), ["config.optimizer.momentum=0.9", "name='adamw'"]),
+        (dict(name="muon", momentum=1.0), ["config.optimizer.momentum=1.0", "[0, 1)"]),
         (dict(weight_decay=-1.0), ["config.optimizer.weight_decay=-1.0", "at least 0"]),
         (dict(clip_norm=-1.0), ["config.optimizer.clip_norm=-1.0", "at least 0 (no clipping)"]),
         (
@@ -115,3 +122,49 @@ def test_the_average_keeps_the_structure():
     ema = optimizer.update_ema(tree, tree, 0.9, jnp.int32(1))
     assert jax.tree.structure(ema) == jax.tree.structure(tree)
     assert ema["b"][0].shape == (1, 3)
+
+
+def small(kind=DiT):
+    shape = dict(image_size=4, channels=1, num_classes=3, patch=1, width=8, depth=3)
+    extra = dict(heads=2) if kind is DiT else {}
+    return kind(**shape, **extra, routes=((1, 1),), rngs=nnx.Rngs(0))
+
+
+def muon_step(model, **changes):
+    """Return what the first step of Muon adds to a network whose gradient is random."""
+    tx = Optimizer(**{**SETTINGS, "name": "muon", **changes}).make(steps=10)
+    gradient = jax.tree.map(lambda x: jax.random.normal(jax.random.key(1), x.shape), model)
+    return tx.update(gradient, tx.init(model), model)[0]
+
+
+def test_muon_moves_every_matrix_of_a_block_by_a_rotation():
+    kernel = muon_step(small()).blocks.stacks[1].mlp.hidden.kernel[...][0]  # [8, 32]
+    found = np.linalg.svd(np.asarray(kernel), compute_uv=False) / (0.1 * 0.2 * 32**0.5)
+    assert found.min() > 0.6 and found.max() < 1.3  # five steps of Newton and Schulz: about 1
+
+
+@pytest.mark.parametrize("kind", [DiT, SSM])
+def test_muon_leaves_to_adam_what_is_no_matrix_of_a_block(kind):
+    model = small(kind)
+    chosen = [
+        jax.tree_util.keystr(path)
+        for path, axes in jax.tree_util.tree_leaves_with_path(
+            optimizer.matrices(model), is_leaf=lambda x: isinstance(x, MuonDimensionNumbers)
+        )
+    ]
+    blocks = [
+        jax.tree_util.keystr(path)
+        for path, x in jax.tree_util.tree_leaves_with_path(model)
+        if "blocks" in jax.tree_util.keystr(path) and "kernel" in jax.tree_util.keystr(path)
+    ]
+    assert chosen == blocks != []
+    head = np.abs(np.asarray(muon_step(model).final.kernel[...]))
+    assert head.max() == pytest.approx(head.min(), rel=1e-3)  # as Adam begins
+
+
+def test_weight_decay_of_muon_is_decoupled():
+    model = small()
+    plain, decayed = muon_step(model), muon_step(model, weight_decay=0.5)
+    for part in (lambda m: m.blocks.stacks[0].mlp.out.kernel, lambda m: m.patch_embedding.kernel):
+        difference = np.asarray(part(decayed)[...] - part(plain)[...])
+        np.testing.assert_allclose(difference, -0.1 * 0.5 * np.asarray(part(model)[...]), atol=1e-6)

@@ -126,6 +126,26 @@ def test_training_does_not_depend_on_the_number_of_devices(start):
 
 
 @pytest.mark.slow
+def test_nor_does_it_with_muon(mesh_of):
+    tx = Optimizer(name="muon", learning_rate=1e-2).make(steps=10)
+    found = []
+    for shape in ((1, 1), (2, 4)):
+        mesh = mesh_of(*shape)
+        abstract = abstract_state(make_model, tx, mesh)
+        step = compile_train_step(make_train_step(FlowMatching(), tx, 0.9), abstract, mesh)
+        state = init_state(make_model, tx, mesh, jax.random.key(0))
+        assert jax.tree.structure(state) == jax.tree.structure(abstract)
+        losses = []
+        for n in range(3):
+            state, metrics = step(state, batch(n, mesh), KEY)
+            losses.append(float(metrics["loss"]))
+        found.append((losses, state.model))
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-4)
+    for a, b in zip(*(jax.tree.leaves(model) for _, model in found), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+@pytest.mark.slow
 def test_nor_on_the_axes_of_the_mesh(start):
     _, losses = run(start, (1, 1))
     mesh = sharding.make_mesh(replica=2, data=1, fsdp=2, tensor=2)
