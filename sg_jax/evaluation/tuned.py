@@ -1,0 +1,280 @@
+"""What tuning found: the rows of tune.csv, and their summary over seeds and runs."""
+
+import ast
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from sg_jax.errors import UserError, one_line
+from sg_jax.evaluation import comparison, table
+from sg_jax.evaluation.metrics import METRICS, RESULT, Metric, Scores, finite
+from sg_jax.evaluation.table import Key
+from sg_jax.method.candidates import UNGUIDED
+from sg_jax.method.guidance import Guidance
+from sg_jax.runs import arrays, files
+
+NAME = "tune.csv"
+SEARCH, REPORT = "search", "report"  # the stages
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A setting that was tried, with one seed.
+
+    Attributes:
+      run: name of the run; "" for the one at hand.
+      stage: `SEARCH` or `REPORT`.
+      method: its method of guidance.
+      budget: the cost that was allowed, as a multiple of a run without guidance.
+      cost: the cost of this run, likewise.
+      chosen: whether it is its method's best at this budget.
+      metric: the name of the metric that decides this.
+      key: the setting and how it was measured.
+      scores: what was measured.
+    """
+
+    run: str
+    stage: str
+    method: str
+    budget: float
+    cost: float
+    chosen: bool
+    metric: str
+    key: Key
+    scores: Scores
+
+
+OWN = ("stage", "method", "setting", "budget", "cost", "chosen", "metric")
+CONDITIONS = [name for name in table.CONDITIONS if name not in OWN]
+
+
+def write(workdir: str | os.PathLike, rows: Sequence[Row]) -> epath.Path:
+    """Write the rows to tune.csv of a run, and return its path."""
+    buffer = io.StringIO()
+    numbers = _measured(rows)
+    header = [*OWN, *CONDITIONS, *numbers, "guidance"]
+    writer = csv.DictWriter(buffer, header, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        cells = {name: getattr(row, name) for name in OWN if name != "setting"}
+        cells |= {"setting": row.key.guidance.describe(), "guidance": json.dumps(changed(row.key))}
+        cells |= {name: getattr(row.key, name) for name in CONDITIONS}
+        writer.writerow({**cells, **{name: row.scores.get(name) for name in numbers}})
+    return files.write_atomically(files.path(workdir) / NAME, buffer.getvalue().encode())
+
+
+def changed(key: Key) -> dict[str, Any]:
+    """Return the values of a key's setting that are not the defaults."""
+    default = Guidance()
+    return {n: v for n, v in vars(key.guidance).items() if v != getattr(default, n)}
+
+
+def read(workdir: str | os.PathLike) -> list[Row]:
+    """Return the rows of a run's tune.csv.
+
+    Raises:
+      UserError: it is missing, or is another table.
+    """
+    path, run = files.path(workdir) / NAME, comparison.name_of(workdir)
+    try:
+        lines = list(csv.DictReader(io.StringIO(arrays.read_bytes(path).decode())))
+    except FileNotFoundError:
+        raise UserError(f"{workdir} has no {NAME}: run --mode tune there first.") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)}): move it away.") from None
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        try:
+            rows.append(_parse(run, line))
+        except (*table.NOT_A_ROW, KeyError, AttributeError) as error:
+            raise UserError(
+                f"{path}, line {number} is not a row of {NAME}: {one_line(error)}. Run --mode tune "
+                "again, which draws nothing that scores.csv has."
+            ) from None
+    return rows
+
+
+def _parse(run: str, line: Mapping[str, str]) -> Row:
+    conditions: dict[str, Any] = {
+        name: line[name]
+        if isinstance(table.CONDITIONS[name], str)
+        else ast.literal_eval(line[name])
+        for name in CONDITIONS
+    }
+    guidance = Guidance(**json.loads(line["guidance"]))
+    scores: Scores = {name: float(line[name]) for name in METRICS if line.get(name)}
+    if line["stage"] not in (SEARCH, REPORT) or line["metric"] not in METRICS:
+        raise ValueError(f"stage {line['stage']!r}, metric {line['metric']!r}")
+    return Row(
+        run,
+        line["stage"],
+        line["method"],
+        float(line["budget"]),
+        float(line["cost"]),
+        line["chosen"] == "True",
+        line["metric"],
+        Key(guidance, **conditions),
+        scores,
+    )
+
+
+class Spread(NamedTuple):
+    """A mean, and how much it varies.
+
+    Attributes:
+      mean: over runs, of their means over seeds; None: not measured.
+      seeds: standard deviation over the seeds of a run; of several, the root mean square.
+      runs: standard deviation of the runs' means; None for one run.
+    """
+
+    mean: float | None
+    seeds: float = 0.0
+    runs: float | None = None
+
+
+class Gain(NamedTuple):
+    """A difference of two settings, seed by seed.
+
+    Attributes:
+      spread: of the differences.
+      better: in how many of the pairs it is an improvement.
+      pairs: their number.
+    """
+
+    spread: Spread
+    better: int
+    pairs: int
+
+
+Values = dict[tuple[str, int], float]  # by run and seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Winner:
+    """The best setting of a method at a budget, in one run or in each of several.
+
+    Attributes:
+      method: its name.
+      budget: the cost that was allowed.
+      rows: the scores of the report.
+    """
+
+    method: str
+    budget: float
+    rows: tuple[Row, ...]
+
+    @property
+    def cost(self) -> float:
+        """The cost that it has, the mean over runs."""
+        return float(np.mean([row.cost for row in self.rows]))
+
+    @property
+    def settings(self) -> str:
+        """The settings in words, of all runs."""
+        return "; ".join(dict.fromkeys(row.key.guidance.describe() for row in self.rows))
+
+    @property
+    def steps(self) -> str:
+        """The number of steps, of all runs."""
+        found = sorted({row.key.steps for row in self.rows})
+        return str(found[0]) if len(found) == 1 else f"{found[0]}–{found[-1]}"
+
+    def values(self, metric: Metric) -> Values:
+        """Return what was measured."""
+        found = {(r.run, r.key.seed): finite(r.scores.get(metric.name)) for r in self.rows}
+        return {place: value for place, value in found.items() if value is not None}
+
+    def spread(self, metric: Metric) -> Spread:
+        """Return the mean of a metric and how much it varies."""
+        return spread(self.values(metric))
+
+    def less(self, other: "Winner", metric: Metric) -> Gain:
+        """Return the difference to another one, compared seed by seed: both have the same noise."""
+        mine, theirs = self.values(metric), other.values(metric)
+        found = {place: mine[place] - theirs[place] for place in mine if place in theirs}
+        better = sum(metric.better * value > 0 for value in found.values())
+        return Gain(spread(found), better, len(found))
+
+
+def spread(values: Values) -> Spread:
+    """Return the mean of values by run and seed, and how much they vary."""
+    if not values:
+        return Spread(None)
+    by_run = [
+        np.array([value for (_, _), value in each])
+        for _, each in itertools.groupby(sorted(values.items()), key=lambda item: item[0][0])
+    ]
+    means = [float(each.mean()) for each in by_run]
+    within = [float(each.var(ddof=1)) if len(each) > 1 else 0.0 for each in by_run]
+    runs = float(np.std(means, ddof=1)) if len(means) > 1 else None
+    return Spread(float(np.mean(means)), float(np.sqrt(np.mean(within))), runs)
+
+
+def winners(rows: Sequence[Row]) -> list[Winner]:
+    """Return the best setting of each method at each budget, by rising budget."""
+    found: dict[tuple[float, str], list[Row]] = {}
+    for row in rows:
+        if row.stage == REPORT:
+            found.setdefault((row.budget, row.method), []).append(row)
+    order = {budget: place for place, budget in enumerate(sorted({b for b, _ in found}))}
+    each = [Winner(method, budget, tuple(rows)) for (budget, method), rows in found.items()]
+    return sorted(each, key=lambda winner: order[winner.budget])
+
+
+def unguided(found: Sequence[Winner], budget: float) -> Winner:
+    """Return what no guidance has at a budget."""
+    return next(w for w in found if w.method == UNGUIDED and w.budget == budget)
+
+
+def columns(rows: Sequence[Row]) -> list[Metric]:
+    """Return the metrics of images that were measured, that which decides first."""
+    measured = [METRICS[name] for name in _measured(rows) if METRICS[name].of_images]
+    return sorted(measured, key=lambda metric: metric.name != rows[0].metric)
+
+
+def _measured(rows: Sequence[Row]) -> list[str]:
+    names = {name for row in rows for name, value in row.scores.items() if value is not None}
+    return [m.name for m in METRICS.values() if m.name in names and m.needs != RESULT]
+
+
+def joined(workdirs: Sequence[str | os.PathLike]) -> list[Row]:
+    """Return the rows of several runs that were tuned alike.
+
+    Raises:
+      UserError: a file is missing, two runs have one name, or they were tuned in different ways.
+    """
+    rows = [row for workdir in workdirs for row in read(workdir)]
+    names = [comparison.name_of(workdir) for workdir in workdirs]
+    if len(set(names)) < len(names):
+        raise UserError(f"The runs must have different names: {', '.join(names)}.")
+    ways: dict[str, dict[str, Any]] = {}
+    for name in names:
+        each = [row for row in rows if row.run == name and row.stage == REPORT]
+        pairs = {(row.method, row.budget) for row in each}
+        if not pairs or not {(UNGUIDED, b) for b in {1.0, *(b for _, b in pairs)}} <= pairs:
+            raise UserError(f"{NAME} of {name} lacks a part of its report: run --mode tune again.")
+        ways[name] = {
+            "the metric": {row.metric for row in each},
+            "methods and budgets": pairs,
+            "seeds": {row.key.seed for row in each},
+            "samples": {row.key.samples for row in each},
+            "the sampler": {row.key.sampler for row in each},
+            "real images": {(row.key.references, row.key.reference) for row in each},
+            "the feature network": {row.key.features for row in each},
+        }
+    for name, way in ways.items():
+        if differing := [what for what in way if way[what] != ways[names[0]][what]]:
+            raise UserError(
+                f"{names[0]} and {name} were tuned in different ways ({', '.join(differing)}): "
+                "tune them with the same config.tune and the same config.features.path, one file "
+                "for all."
+            )
+    return rows
