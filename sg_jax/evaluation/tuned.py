@@ -53,7 +53,8 @@ class Row:
 
 
 OWN = ("stage", "method", "setting", "budget", "cost", "chosen", "metric")
-CONDITIONS = [name for name in table.CONDITIONS if name not in OWN]
+CONDITIONS = list(table.CONDITIONS)
+NUMBERS = [metric.name for metric in METRICS.values() if metric.needs != RESULT]
 
 
 def write(workdir: str | os.PathLike, rows: Sequence[Row]) -> epath.Path:
@@ -110,7 +111,7 @@ def _parse(run: str, line: Mapping[str, str]) -> Row:
         for name in CONDITIONS
     }
     guidance = Guidance(**json.loads(line["guidance"]))
-    scores: Scores = {name: float(line[name]) for name in METRICS if line.get(name)}
+    scores: Scores = {name: float(line[name]) for name in NUMBERS if line.get(name)}
     if line["stage"] not in (SEARCH, REPORT) or line["metric"] not in METRICS:
         raise ValueError(f"stage {line['stage']!r}, metric {line['metric']!r}")
     return Row(
@@ -242,7 +243,7 @@ def columns(rows: Sequence[Row]) -> list[Metric]:
 
 def _measured(rows: Sequence[Row]) -> list[str]:
     names = {name for row in rows for name, value in row.scores.items() if value is not None}
-    return [m.name for m in METRICS.values() if m.name in names and m.needs != RESULT]
+    return [name for name in NUMBERS if name in names]
 
 
 def joined(workdirs: Sequence[str | os.PathLike]) -> list[Row]:
@@ -263,8 +264,7 @@ def joined(workdirs: Sequence[str | os.PathLike]) -> list[Row]:
             raise UserError(f"{NAME} of {name} lacks a part of its report: run --mode tune again.")
         ways[name] = {
             "the metric": {row.metric for row in each},
-            "methods and budgets": pairs,
-            "seeds": {row.key.seed for row in each},
+            "methods, budgets and seeds": {(r.method, r.budget, r.key.seed) for r in each},
             "samples": {row.key.samples for row in each},
             "the sampler": {row.key.sampler for row in each},
             "real images": {(row.key.references, row.key.reference) for row in each},

@@ -13,11 +13,16 @@ from sg_jax.method.guidance import Guidance
 ALONE = "sg"  # a setting that every config has, for winners of methods without one
 
 
-def terminal(rows: Sequence[Row]) -> str:
-    """Return a table per budget for the terminal: quality, and what it gains over no guidance."""
+def terminal(rows: Sequence[Row], settings: Mapping[str, Guidance] = {}) -> str:
+    """Return a table per budget for the terminal: quality, and what it gains over no guidance.
+
+    Args:
+      rows: of one run, or of several.
+      settings: the run's guidance settings; the flags of each budget's best are then shown.
+    """
     found = tuned.winners(rows)
     metric = METRICS[rows[0].metric]
-    head = [metric.title, "less unguided", "less unguided at 1", "cost", "steps", "setting"]
+    head = [metric.title, "vs unguided", "vs unguided at 1", "cost", "steps", "setting"]
     parts = []
     for budget in dict.fromkeys(w.budget for w in found):
         each = [w for w in found if w.budget == budget]
@@ -36,6 +41,9 @@ def terminal(rows: Sequence[Row]) -> str:
         )
         width = max(len(w.method) for w in found)
         parts.append("\n".join("  ".join((n.ljust(max(width, 11)), *t)) for n, *t in lines))
+        best = metric.winner([w.spread(metric).mean for w in each])
+        if settings and best is not None:
+            parts[-1] += f"\nTo draw with {each[best].method}: {flags(each[best], settings)}"
     return "\n\n".join(parts)
 
 
@@ -53,6 +61,12 @@ def _texts(metric: Metric, spreads: Sequence[Spread]) -> list[str]:
         parts = [each.runs, each.seeds] if each.mean is not None else []
         texts.append(" ± ".join([mean, *(metric.text(p, digits) for p in parts if p is not None)]))
     return texts
+
+
+def _best_bold(metric: Metric, spreads: Sequence[Spread]) -> list[str]:
+    best = metric.best([each.mean for each in spreads])
+    texts = _texts(metric, spreads)
+    return [f"**{text}**" if top else text for text, top in zip(texts, best, strict=True)]
 
 
 def _gains(
@@ -90,8 +104,8 @@ def markdown(
         )
     lines = [
         _searched(rows),
-        f"Each was scored again with {key.samples:,} images of each of the seeds "
-        f"{_seeds(rows, REPORT)}: {spreads}. The cost of a whole run is given as a multiple of "
+        f"Each was scored again with {key.samples:,} images per seed ({_seeds(rows, REPORT)}): "
+        f"{spreads}. The cost of a whole run is given as a multiple of "
         "that without guidance. Differences to no guidance are taken seed by seed, and (4/5) says "
         "that 4 of 5 are improvements.",
         *notes,
@@ -100,13 +114,13 @@ def markdown(
         each = [w for w in found if w.budget == budget]
         about = [[w.settings for w in each], [w.steps for w in each]]
         about.append([f"{w.cost:.3f}" for w in each])
-        values = [_texts(m, [w.spread(m) for w in each]) for m in metrics]
+        values = [_best_bold(m, [w.spread(m) for w in each]) for m in metrics]
         head = ["method", "setting", "steps", "cost", *(f"{m.header}{m.arrow}" for m in metrics)]
         lines += ["", f"## Budget {budget:g}", ""]
         lines += _table(head, [[w.method for w in each], *about, *values])
         for base in dict.fromkeys((budget, 1.0)):
             gains = [_gains(m, each, found, base) for m in metrics]
-            lines += ["", f"Less no guidance at budget {base:g}:", ""]
+            lines += ["", f"Difference to no guidance at budget {base:g}:", ""]
             names = [f"{m.header}{m.arrow}" for m in metrics]
             lines += _table(["method", *names], [[w.method for w in each], *gains])
     if settings:
@@ -141,9 +155,9 @@ def _searched(rows: Sequence[Row]) -> str:
         if row.stage == SEARCH:
             tried.setdefault((row.run, row.method, row.budget), set()).add(row.key.guidance)
     return (
-        f"Of each method {max(map(len, tried.values()))} settings were tried at each budget with "
-        f"{first.key.samples:,} images of each of the seeds {_seeds(rows, SEARCH)}, and that with "
-        f"the best {METRICS[first.metric].header} was chosen."
+        f"{max(map(len, tried.values()))} settings of each method were tried at each budget with "
+        f"{first.key.samples:,} images per seed ({_seeds(rows, SEARCH)}), and that with the "
+        f"best {METRICS[first.metric].header} was chosen."
     )
 
 

@@ -131,7 +131,7 @@ def write(
       notes: sentences for the page.
     """
     folder = files.path(workdir)
-    log(tuned_tables.terminal(rows))
+    log(tuned_tables.terminal(rows, settings))
     text = tuned_tables.markdown(rows, settings, notes)
     figure = tuned_figures.curves(tuned.winners(rows), tuned.columns(rows))
     return [
