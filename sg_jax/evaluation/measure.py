@@ -1,4 +1,4 @@
-"""Draw and score guidance settings, each once: what `evaluate` and `sweep` share.
+"""Draw and score guidance settings, each once: what `evaluate`, `sweep` and `tune` share.
 
 workdir/scores.csv            one row per setting and seed; settings in it are skipped, unless
                               a metric that can be measured is missing

@@ -30,7 +30,7 @@ class Row:
     """A setting that was tried, with one seed.
 
     Attributes:
-      run: name of the run; "" for the one at hand.
+      run: name of the run.
       stage: `SEARCH` or `REPORT`.
       method: its method of guidance.
       budget: the cost that was allowed, as a multiple of a run without guidance.

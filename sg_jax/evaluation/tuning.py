@@ -17,7 +17,7 @@ from sg_jax.config.experiment import Experiment
 from sg_jax.config.sections import Config
 from sg_jax.costs import budgets
 from sg_jax.errors import UserError
-from sg_jax.evaluation import measure, metrics, scored, scoring, table
+from sg_jax.evaluation import comparison, measure, metrics, scored, scoring, table
 from sg_jax.evaluation.judge import Judge
 from sg_jax.evaluation.metrics import METRICS, Metric, Scores
 from sg_jax.evaluation.results import mean_and_deviation
@@ -181,6 +181,7 @@ def run(
       setting at the middle budget, uint8 [shown, H, W, C].
     """
     tune, metric = experiment.config.tune, metric_of(experiment.config)
+    run_name = comparison.name_of(workdir)
     first = measure.conditions(experiment, judge, tune.samples, step)
     then = dataclasses.replace(first, samples=tune.report_samples)
     best = _groups(found)
@@ -195,7 +196,17 @@ def run(
 
     def result(stage: str, each: Sequence[Trial], keys: Mapping[Trial, list[Key]]) -> list[Row]:
         return [
-            Row("", stage, t.method, t.budget, t.cost, t in chosen, metric.name, key, rows[key])
+            Row(
+                run_name,
+                stage,
+                t.method,
+                t.budget,
+                t.cost,
+                t in chosen,
+                metric.name,
+                key,
+                rows[key],
+            )
             for t in each
             for key in keys[t]
         ]

@@ -95,7 +95,7 @@ def test_what_was_tuned_otherwise_is_not_joined(tmp_path):
     runs = write_runs(tmp_path, a=0.0, b=0.0)
     with pytest.raises(UserError, match="different names"):
         tuned.joined([runs[0], runs[0]])
-    with pytest.raises(UserError, match="has no tune.csv"):
+    with pytest.raises(UserError, match=r"has no tune\.csv"):
         tuned.joined([runs[0], str(tmp_path / "none")])
     rows = rows_of()
     tuned.write(runs[1], [dataclasses.replace(r, key=dataclasses.replace(r.key, features="1"))
@@ -119,7 +119,7 @@ def test_a_damaged_file_is_named(tmp_path, damage):
         "guidance": text.replace('""scale""', '""size""', 1), "stage": text.replace("report", "x"),
     }  # fmt: skip
     path.write_bytes(b"\xff\xfe" if damage == "bytes" else changed[damage].encode())
-    with pytest.raises(UserError, match=r"tune.csv"):
+    with pytest.raises(UserError, match=r"tune\.csv"):
         tuned.read(tmp_path / "a")
 
 

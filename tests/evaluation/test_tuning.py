@@ -1,5 +1,6 @@
 """The rule of tuning: equal counts, who wins, and what is left out."""
 
+import itertools
 import types
 
 import numpy as np
@@ -131,7 +132,7 @@ def test_what_wins_the_search_is_reported_though_another_is_better_there(tuned_b
 def test_settings_of_one_program_follow_each_other(tuned_by):
     _, _, asked, _ = tuned_by(lambda guidance, seed: 1.0, settings=12, budgets=(1.0,))
     places = [(k.guidance.interval, k.guidance.guided, k.steps) for k in asked[0][0]]
-    changes = sum(a != b for a, b in zip(places, places[1:], strict=False))
+    changes = sum(a != b for a, b in itertools.pairwise(places))
     assert changes == len(set(places)) - 1 == 3  # no guidance, and three intervals
 
 
