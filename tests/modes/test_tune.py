@@ -1,6 +1,7 @@
 """Tuning from end to end on a tiny network: what is drawn, what is kept, and what is written."""
 
 import csv
+import dataclasses
 import json
 import types
 
@@ -177,6 +178,15 @@ def test_runs_are_joined_by_a_command(tmp_path, capsys):
     assert names == {"tune.md", "tune.json", "tune.png"}
     with pytest.raises(UserError, match="belong together"):
         main(["sg_jax", "--mode", "tune", "--join", *runs])
+
+
+def test_a_candidate_that_leads_out_of_the_run_is_looked_at():
+    config = tree.check(tree.defaults())
+    assert not any("guidance" in key for key in tune.MODE.paths(config, ""))
+    own = dataclasses.replace(config, tune=Tune(candidates=(("sg", ("sg_fid", "...")),)))
+    assert [k for k in tune.MODE.paths(own, "") if "guidance" in k] == [
+        "guidance.sg_fid.weak_workdir"
+    ]
 
 
 @pytest.mark.parametrize(
