@@ -35,7 +35,7 @@ def curves(winners: Sequence[Winner], metrics: Sequence[Metric]) -> "Figure":
             spreads = [w.spread(metric) for w in each]
             bars = [s.seeds if s.runs is None else s.runs for s in spreads]
             # The bars of one budget would lie on each other.
-            moved = 0.012 * (i - len(methods) / 2)
+            moved = 0.004 * (i - len(methods) / 2)
             axes.errorbar(
                 [w.cost * (1 + moved) for w in each],
                 [(s.mean or 0.0) * metric.factor for s in spreads],

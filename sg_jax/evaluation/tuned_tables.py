@@ -5,9 +5,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sg_jax.evaluation import tuned
+from sg_jax.errors import is_number
+from sg_jax.evaluation import tuned, tuned_rows
 from sg_jax.evaluation.metrics import METRICS, Metric
-from sg_jax.evaluation.tuned import REPORT, SEARCH, Gain, Row, Spread, Winner
+from sg_jax.evaluation.tuned import Gain, Spread, Winner
+from sg_jax.evaluation.tuned_rows import REPORT, SEARCH, Row
 from sg_jax.method.guidance import Guidance
 
 ALONE = "sg"  # a setting that every config has, for winners of methods without one
@@ -44,7 +46,7 @@ def terminal(rows: Sequence[Row], settings: Mapping[str, Guidance] = {}) -> str:
         best = metric.winner([w.spread(metric).mean for w in each])
         if settings and best is not None:
             parts[-1] += f"\nTo draw with {each[best].method}: {flags(each[best], settings)}"
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *([edges] if (edges := at_edges(rows)) else [])])
 
 
 def _padded(name: str, cells: Sequence[str]) -> list[str]:
@@ -94,7 +96,7 @@ def markdown(
       settings: the run's guidance settings by name; empty: no flags are shown.
       notes: further sentences.
     """
-    found, metrics = tuned.winners(rows), tuned.columns(rows)
+    found, metrics = tuned.winners(rows), tuned_rows.columns(rows)
     key, runs = _any(rows, REPORT).key, list(dict.fromkeys(row.run for row in rows))
     spreads = "mean ± standard deviation over seeds"
     if len(runs) > 1:
@@ -108,6 +110,7 @@ def markdown(
         f"{spreads}. The cost of a whole run is given as a multiple of "
         "that without guidance. Differences to no guidance are taken seed by seed, and (4/5) says "
         "that 4 of 5 are improvements.",
+        *([edges] if (edges := at_edges(rows)) else []),
         *notes,
     ]
     for budget in dict.fromkeys(w.budget for w in found):
@@ -161,6 +164,30 @@ def _searched(rows: Sequence[Row]) -> str:
     )
 
 
+def at_edges(rows: Sequence[Row]) -> str:
+    """Return a sentence on the winners whose scale is the largest or the least that was tried."""
+    tried: dict[tuple[str, float, str], set[float]] = {}
+    chosen: dict[tuple[str, float, str], dict[float, None]] = {}
+    for row in rows:
+        for name, value in vars(row.key.guidance).items():
+            if row.stage == SEARCH and name.endswith("scale") and is_number(value):
+                tried.setdefault((row.method, row.budget, name), set()).add(value)
+                if row.chosen:
+                    chosen.setdefault((row.method, row.budget, name), {})[value] = None
+    found = [
+        f"{method} at {budget:g} ({value:g})"
+        for (method, budget, name), values in chosen.items()
+        for value in values
+        if len(each := tried[method, budget, name]) > 1 and value in (min(each), max(each))
+    ]
+    if not found:
+        return ""
+    return (
+        "The largest or the least scale that was tried was chosen, so one beyond it may be better: "
+        f"{', '.join(found)}."
+    )
+
+
 def flags(winner: Winner, settings: Mapping[str, Guidance]) -> str:
     """Return the flags of a command by which `--mode sample` draws with a winner of one run.
 
@@ -182,7 +209,7 @@ def _text(value: Any) -> str:
 
 def as_json(rows: Sequence[Row], settings: Mapping[str, Guidance] = {}) -> bytes:
     """Return everything for programs; see `markdown`."""
-    found, metrics = tuned.winners(rows), tuned.columns(rows)
+    found, metrics = tuned.winners(rows), tuned_rows.columns(rows)
 
     def gain(each: Gain) -> dict[str, Any]:
         return {**each.spread._asdict(), "better": each.better, "pairs": each.pairs}
@@ -195,7 +222,7 @@ def as_json(rows: Sequence[Row], settings: Mapping[str, Guidance] = {}) -> bytes
             "budget": winner.budget,
             "cost": winner.cost,
             "settings": [
-                {"run": run, "steps": key.steps, "guidance": tuned.changed(key)}
+                {"run": run, "steps": key.steps, "guidance": tuned_rows.changed(key)}
                 for run, key in {row.run: row.key for row in winner.rows}.items()
             ],
             "scores": {m.name: winner.spread(m)._asdict() for m in metrics},

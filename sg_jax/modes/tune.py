@@ -30,12 +30,14 @@ from sg_jax.evaluation import (
     scoring,
     style,
     table,
+    trials,
     tuned,
     tuned_figures,
+    tuned_rows,
     tuned_tables,
     tuning,
 )
-from sg_jax.evaluation.tuned import Row
+from sg_jax.evaluation.tuned_rows import Row
 from sg_jax.method import checks
 from sg_jax.method.candidates import UNGUIDED
 from sg_jax.method.guidance import Guidance
@@ -59,7 +61,7 @@ def run(job: Job) -> list[epath.Path]:
     if bool(runs) != bool(out):
         raise UserError("--join RUN... and --out DIR belong together: give both, or neither.")
     if runs:
-        return write(out, tuned.joined(runs))
+        return write(out, tuned_rows.joined(runs))
     assert job.source is not None
     return tune(job.drawing, job.source, job.workdir)
 
@@ -82,12 +84,12 @@ def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pat
         sampling.
     """
     config, step = experiment.config, checkpoints.saved_steps(workdir)[-1]
-    tuning.metric_of(config)
-    settings, notes = tuning.candidates(
+    trials.metric_of(config)
+    settings, notes = trials.candidates(
         config, lambda setting: measure.resolved(experiment, setting, workdir, step, tell=False)
     )
-    found = tuning.trials(experiment, settings)
-    notes += [text] if (text := tuning.off_budget(found)) else []
+    found = trials.trials(experiment, settings)
+    notes += [text] if (text := trials.off_budget(found)) else []
     for note in notes:
         log(note)
     judge = scoring.open_judge(config, source, workdir, experiment.image_shape[0])
@@ -100,11 +102,14 @@ def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pat
         found,
         step=step,
         shown=shown,
-        searched=lambda rows: tuned.write(workdir, rows),
+        searched=lambda rows: tuned_rows.write(workdir, rows),
     )
     paths = [folder / table.NAME]
     if processes.is_writer():
-        paths += [tuned.write(workdir, rows), *write(workdir, rows, experiment.settings, notes)]
+        paths += [
+            tuned_rows.write(workdir, rows),
+            *write(workdir, rows, experiment.settings, notes),
+        ]
         winners = {w.method: w for w in tuned.winners(rows) if w.method in images}
         picture = pictures.grid(
             np.stack(list(images.values())),
@@ -133,7 +138,7 @@ def write(
     folder = files.path(workdir)
     log(tuned_tables.terminal(rows, settings))
     text = tuned_tables.markdown(rows, settings, notes)
-    figure = tuned_figures.curves(tuned.winners(rows), tuned.columns(rows))
+    figure = tuned_figures.curves(tuned.winners(rows), tuned_rows.columns(rows))
     return [
         files.write_atomically(folder / "tune.md", text.encode()),
         files.write_atomically(folder / "tune.json", tuned_tables.as_json(rows, settings)),
@@ -148,7 +153,7 @@ def _paths(config: Config, workdir: str) -> list[str]:
 
 def _dry(job: Job, on: Machine) -> Lines:
     experiment, tune = job.experiment, job.experiment.config.tune
-    tuning.metric_of(experiment.config)
+    trials.metric_of(experiment.config)
     kept = checkpoints.steps_of(job.workdir) if job.workdir else []
 
     def able(setting: Guidance) -> Guidance:
@@ -157,8 +162,8 @@ def _dry(job: Job, on: Machine) -> Lines:
         checks.check_setting(experiment.model, setting)
         return table.canonical(setting)
 
-    settings, notes = tuning.candidates(experiment.config, able)
-    found = tuning.trials(experiment, settings)
+    settings, notes = trials.candidates(experiment.config, able)
+    found = trials.trials(experiment, settings)
     best = {(t.method, t.budget): t for t in found}  # or another one of the same budget
     whole = sum(costs_of(job, {UNGUIDED: Guidance()}).values())
     budgets = ", ".join(f"{budget:g}" for budget in tune.budgets)
@@ -186,7 +191,7 @@ def _dry(job: Job, on: Machine) -> Lines:
         "write",
         f"{rows:,} rows of scores.csv; tune.csv, tune.md, tune.json, and pictures of them",
     )
-    for note in [*notes, *([text] if (text := tuning.off_budget(found)) else [])]:
+    for note in [*notes, *([text] if (text := trials.off_budget(found)) else [])]:
         yield "note", note
 
 

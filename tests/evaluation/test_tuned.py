@@ -8,10 +8,11 @@ import pytest
 
 from sg_jax.config import parsing, tree
 from sg_jax.errors import UserError
-from sg_jax.evaluation import tuned, tuned_figures, tuned_tables
+from sg_jax.evaluation import tuned, tuned_figures, tuned_rows, tuned_tables
 from sg_jax.evaluation.metrics import METRICS
 from sg_jax.evaluation.table import Key
-from sg_jax.evaluation.tuned import REPORT, SEARCH, Row, Spread
+from sg_jax.evaluation.tuned import Spread
+from sg_jax.evaluation.tuned_rows import REPORT, SEARCH, Row
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.presets import PRESETS
 
@@ -41,14 +42,14 @@ def rows_of(run="", shift=0.0):
 
 def write_runs(tmp_path, **shifts):
     for name, shift in shifts.items():
-        tuned.write(tmp_path / name, rows_of(shift=shift))
+        tuned_rows.write(tmp_path / name, rows_of(shift=shift))
     return [str(tmp_path / name) for name in shifts]
 
 
 def test_rows_are_read_as_they_were_written(tmp_path):
     rows = rows_of("a")
-    path = tuned.write(tmp_path / "a", rows)
-    assert tuned.read(tmp_path / "a") == rows
+    path = tuned_rows.write(tmp_path / "a", rows)
+    assert tuned_rows.read(tmp_path / "a") == rows
     head = path.read_text(encoding="utf-8").splitlines()[0].split(",")
     assert head[:7] == ["stage", "method", "setting", "budget", "cost", "chosen", "metric"]
     assert {"steps", "seed", "frechet", "gflops_per_step"} <= set(head) and "kid" not in head
@@ -81,7 +82,7 @@ def test_runs_are_averaged_and_their_spread_is_apart():
 
 def test_several_runs_are_joined(tmp_path):
     runs = write_runs(tmp_path, a=0.0, b=1.0, c=2.0)
-    rows = tuned.joined(runs)
+    rows = tuned_rows.joined(runs)
     cfg = tuned.winners(rows)[3]
     assert cfg.spread(FRECHET) == (3.5, pytest.approx(0.5**0.5), pytest.approx(1.0))
     gain = cfg.less(tuned.unguided(tuned.winners(rows), 2.0), FRECHET)
@@ -94,25 +95,25 @@ def test_several_runs_are_joined(tmp_path):
 def test_what_was_tuned_otherwise_is_not_joined(tmp_path):
     runs = write_runs(tmp_path, a=0.0, b=0.0)
     with pytest.raises(UserError, match="different names"):
-        tuned.joined([runs[0], runs[0]])
+        tuned_rows.joined([runs[0], runs[0]])
     with pytest.raises(UserError, match=r"has no tune\.csv"):
-        tuned.joined([runs[0], str(tmp_path / "none")])
+        tuned_rows.joined([runs[0], str(tmp_path / "none")])
     rows = rows_of()
-    tuned.write(runs[1], [dataclasses.replace(r, key=dataclasses.replace(r.key, features="1"))
+    tuned_rows.write(runs[1], [dataclasses.replace(r, key=dataclasses.replace(r.key, features="1"))
                           for r in rows])  # fmt: skip
     with pytest.raises(UserError, match=r"a and b .* \(the feature network\)"):
-        tuned.joined(runs)
-    tuned.write(runs[1], rows[:-1])
+        tuned_rows.joined(runs)
+    tuned_rows.write(runs[1], rows[:-1])
     with pytest.raises(UserError, match=r"a and b .* \(methods, budgets and seeds\)"):
-        tuned.joined(runs)
-    tuned.write(runs[1], rows[:4])
+        tuned_rows.joined(runs)
+    tuned_rows.write(runs[1], rows[:4])
     with pytest.raises(UserError, match="lacks a part of its report"):
-        tuned.joined(runs)
+        tuned_rows.joined(runs)
 
 
 @pytest.mark.parametrize("damage", ["cut", "number", "guidance", "stage", "bytes"])
 def test_a_damaged_file_is_named(tmp_path, damage):
-    path = tuned.write(tmp_path / "a", rows_of())
+    path = tuned_rows.write(tmp_path / "a", rows_of())
     text = path.read_text(encoding="utf-8")
     changed = {
         "cut": text[:-40], "number": text.replace("2.0,2.0,", "two,2.0,", 1),
@@ -120,7 +121,7 @@ def test_a_damaged_file_is_named(tmp_path, damage):
     }  # fmt: skip
     path.write_bytes(b"\xff\xfe" if damage == "bytes" else changed[damage].encode())
     with pytest.raises(UserError, match=r"tune\.csv"):
-        tuned.read(tmp_path / "a")
+        tuned_rows.read(tmp_path / "a")
 
 
 def test_the_flags_of_a_winner_are_the_winner():
@@ -159,9 +160,22 @@ def test_tables_say_what_there_is():
     assert found[3]["settings"][0]["guidance"]["interval"] == [0.5, 1.0]
 
 
+def test_a_winner_at_the_edge_of_its_scales_is_named():
+    def tried(method, budget, scale, chosen):
+        key = dataclasses.replace(KEY, guidance=Guidance(scale, weak_label="null"))
+        return Row("", SEARCH, method, budget, budget, chosen, "frechet", key, {})
+
+    rows = [tried("cfg", 1.0, s, s == 3.0) for s in (1.5, 2.0, 3.0)]
+    rows += [tried("cfg", 2.0, s, s == 2.0) for s in (1.5, 2.0, 3.0)]
+    rows += [tried("icg", 1.0, s, s == 1.1) for s in (1.5, 1.1)]
+    rows += [tried("pdg", 1.0, 1.5, True)]
+    assert tuned_tables.at_edges(rows).endswith("better: cfg at 1 (3), icg at 1 (1.1).")
+    assert tuned_tables.at_edges(rows[3:6]) == tuned_tables.at_edges(rows[-1:]) == ""
+
+
 def test_curves_have_a_line_per_method_and_a_panel_per_metric():
     rows = rows_of()
-    metrics = tuned.columns(rows)
+    metrics = tuned_rows.columns(rows)
     assert [m.name for m in metrics] == ["frechet", "accuracy"]
     figure = tuned_figures.curves(tuned.winners(rows), metrics)
     assert [axes.get_ylabel()[:4] for axes in figure.axes] == ["Fréc", "Accu"]

@@ -12,7 +12,7 @@ from PIL import Image
 from sg_jax.config import parsing, tree
 from sg_jax.config.sections import Evaluate, Sample, Train, Tune
 from sg_jax.errors import UserError
-from sg_jax.evaluation import scored, scoring, table, tuned
+from sg_jax.evaluation import scored, scoring, table, tuned_rows
 from sg_jax.evaluation.found import FeatureSet
 from sg_jax.evaluation.real import View
 from sg_jax.main import main
@@ -97,7 +97,7 @@ def test_a_tune_is_drawn_once_and_written_whole(tune_of, tmp_path, capsys):
     with paths[1].open() as file:
         lines = list(csv.DictReader(file))
     assert [line["stage"] for line in lines] == ["search"] * 6 + ["report"] * 8
-    rows = tuned.read(tmp_path)
+    rows = tuned_rows.read(tmp_path)
     measured = table.read(tmp_path)
     assert len(measured) == 14
     for row in rows:
@@ -105,10 +105,14 @@ def test_a_tune_is_drawn_once_and_written_whole(tune_of, tmp_path, capsys):
         assert row.cost == row.budget
     # The chosen one is the best of the search, and it alone is reported.
     for budget in (1.0, 2.0):
-        tried = [r for r in rows if (r.method, r.budget, r.stage) == ("ag", budget, tuned.SEARCH)]
+        tried = [
+            r for r in rows if (r.method, r.budget, r.stage) == ("ag", budget, tuned_rows.SEARCH)
+        ]
         best = min(tried, key=lambda r: r.scores["frechet"]).key.guidance
         assert [r.key.guidance for r in tried if r.chosen] == [best]
-        again = {r.key.guidance for r in rows if r.stage == tuned.REPORT and r.budget == budget}
+        again = {
+            r.key.guidance for r in rows if r.stage == tuned_rows.REPORT and r.budget == budget
+        }
         assert again == {best, Guidance()}
     found = json.loads(paths[3].read_text())
     assert [(w["method"], w["budget"], w["cost"]) for w in found["winners"]] == [
@@ -157,20 +161,20 @@ def test_a_failure_in_the_report_leaves_the_search(tune_of, tmp_path, monkeypatc
     monkeypatch.setattr(scored, "sample_batches", sample)
     with pytest.raises(KeyboardInterrupt):
         tune_of()
-    assert {row.stage for row in tuned.read(tmp_path)} == {tuned.SEARCH}
+    assert {row.stage for row in tuned_rows.read(tmp_path)} == {tuned_rows.SEARCH}
     with pytest.raises(UserError, match="lacks a part of its report"):
-        tuned.joined([str(tmp_path)])
+        tuned_rows.joined([str(tmp_path)])
 
 
 def test_runs_are_joined_by_a_command(tmp_path, capsys):
     key = dict(samples=100, features="0badcafe", checkpoint=7)
     for run in ("a", "b"):
         rows = [
-            tuned.Row("", stage, "unguided", 1.0, 1.0, True, "frechet",
+            tuned_rows.Row("", stage, "unguided", 1.0, 1.0, True, "frechet",
                       table.Key(Guidance(), steps=20, seed=seed, **key), dict(frechet=1.0 + seed))
-            for stage, seed in ((tuned.SEARCH, 0), (tuned.REPORT, 1), (tuned.REPORT, 2))
+            for stage, seed in (("search", 0), ("report", 1), ("report", 2))
         ]  # fmt: skip
-        tuned.write(tmp_path / run, rows)
+        tuned_rows.write(tmp_path / run, rows)
     runs = [str(tmp_path / run) for run in ("a", "b")]
     main(["sg_jax", "--mode", "tune", "--join", *runs, "--out", str(tmp_path / "out")])
     assert "2.500 ± 0.000 ± 0.707" in capsys.readouterr().out
