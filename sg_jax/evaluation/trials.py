@@ -40,15 +40,16 @@ class Trial:
 def metric_of(config: Config) -> Metric:
     """Return the metric that settings are chosen by; raise a UserError if it is not measured."""
     found = scoring.measured(config)
-    if not config.tune.metric:
-        return metrics.quality([{metric.name: 0.0 for metric in found}])
-    metric = METRICS[config.tune.metric]
-    if metric not in found:
-        raise UserError(
-            f"config.tune.metric={metric.name!r} is not measured; what is measured is "
-            f"{', '.join(m.name for m in found)}: name one of them, or set config.evaluate.metrics."
-        )
-    return metric
+    named = config.tune.metric
+    metric = METRICS[named] if named else metrics.quality([{m.name: 0.0 for m in found}])
+    if metric in found:
+        return metric
+    raise UserError(
+        f"config.tune.metric={named!r} "
+        + ("is not measured" if named else f"needs one of {', '.join(metrics.QUALITIES)}")
+        + f"; what is measured is {', '.join(m.name for m in found)}: name one of them, or set "
+        "config.evaluate.metrics."
+    )
 
 
 def candidates(

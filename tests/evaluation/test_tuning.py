@@ -76,6 +76,11 @@ def test_only_what_is_measured_decides():
     assert trials.metric_of(config).name == "fid"
     config.evaluate = Evaluate(metrics=("kid", "precision"))
     assert trials.metric_of(config).name == "kid"
+    config.evaluate = Evaluate(metrics=("precision", "recall"))
+    with pytest.raises(UserError, match=r"metric='' needs one of fid.*measured is precision, rec"):
+        trials.metric_of(config)
+    config.tune = Tune(metric="recall")
+    assert trials.metric_of(config).name == "recall"
 
 
 @pytest.fixture
