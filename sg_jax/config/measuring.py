@@ -5,7 +5,7 @@ import dataclasses
 from sg_jax.config import tuples
 from sg_jax.config.training import MOST_IMAGES
 from sg_jax.encoders.classifier import Recipe
-from sg_jax.errors import Settings, setting
+from sg_jax.errors import SettingError, Settings, setting
 from sg_jax.method.guidance import WEAK_LABELS
 
 
@@ -69,6 +69,54 @@ class Sweep(Settings):
     scale: tuple = setting((1.25, 1.5, 1.75, 2.0), "omegas", rule=tuples.numbers_in(0))
     weak_label: str = setting("same", "condition of the weak prediction", options=WEAK_LABELS)
     samples: int = setting(1000, "images per cell", low=10, high=MOST_IMAGES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tune(Settings):
+    """What --mode tune searches, and how it scores what it finds."""
+
+    SECTION = "config.tune"
+
+    methods: tuple = setting(
+        (),
+        "methods of guidance, see method/candidates.py; empty: all that the network can run",
+        rule=tuples.methods,
+    )
+    settings: int = setting(12, "how many are tried of each method, at each budget", low=1)
+    candidates: tuple = setting(
+        (),
+        "((method, (setting, ...)), ...): the guidance settings to try instead of the table's, of "
+        "this or a new method; '...' at the end: and then the table's",
+        rule=tuples.candidates,
+    )
+    budgets: tuple = setting(
+        (1.0, 1.35, 2.0),
+        "costs of a run, as multiples of one without guidance of config.sample.steps",
+        rule=tuples.numbers_in(0.01, 1000),
+    )
+    metric: str = setting(
+        "",
+        "what settings are chosen by; empty: fid, frechet, fd_dinov2, mind or kid, the first that "
+        "is measured",
+        options=("", *tuples.METRICS),
+    )
+    samples: int = setting(500, "images per setting and seed", low=10, high=MOST_IMAGES)
+    seeds: tuple = setting((0,), "that settings are chosen on", rule=tuples.some_seeds)
+    report_samples: int = setting(
+        1000, "images per chosen setting and seed", low=10, high=MOST_IMAGES
+    )
+    report_seeds: tuple = setting(
+        (1, 2, 3, 4, 5), "that the chosen settings are scored on", rule=tuples.some_seeds
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if both := sorted(set(self.seeds) & set(self.report_seeds)):
+            rule = (
+                f"must share no seed with config.tune.seeds={self.seeds}: with {both[0]}, a "
+                "setting would be scored on what it was chosen by."
+            )
+            raise SettingError(self.SECTION, "report_seeds", self.report_seeds, rule)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,12 @@ import math
 
 from jax.sharding import Mesh
 
+from sg_jax.config import tuples
 from sg_jax.config.sections import Config
 from sg_jax.config.training import HELDOUT
 from sg_jax.errors import UserError, default_of, nearest, shown
 from sg_jax.method import early
+from sg_jax.method.candidates import METHODS
 from sg_jax.method.checks import check_rate, check_setting
 from sg_jax.method.objective import FlowMatching
 from sg_jax.models.backbone import Backbone
@@ -50,8 +52,34 @@ def check(config: Config, model: Backbone, mesh: Mesh) -> None:
                     f"config.{key}={shown(name)} is not a guidance setting; the settings are "
                     f"{', '.join(config.guidance)}." + nearest(name, config.guidance)
                 )
+    _check_tuning(config)
     _check_drawing(config, model)
     _check_best(config)
+
+
+def _check_tuning(config: Config) -> None:
+    """Raise if tuning names a method or a setting that there is not."""
+    tune, own = config.tune, dict(config.tune.candidates)
+    known = dict.fromkeys([*METHODS, *own])
+    for method in tune.methods:
+        if method not in known:
+            raise UserError(
+                f"config.tune.methods={shown(method)} is not a method of guidance; there are "
+                f"{', '.join(known)}: name one of them, or give its settings by "
+                f"config.tune.candidates.{nearest(method, known)}"
+            )
+    for method, names in own.items():
+        if names[-1] == tuples.OTHERS and method not in METHODS:
+            raise UserError(
+                f"config.tune.candidates: {tuples.OTHERS!r} stands for the candidates of a method "
+                f"of the table, and {shown(method)} is none: {', '.join(METHODS)}."
+            )
+        for name in names:
+            if name not in (*config.guidance, tuples.OTHERS):
+                raise UserError(
+                    f"config.tune.candidates={shown(name)} is not a guidance setting; the settings "
+                    f"are {', '.join(config.guidance)}." + nearest(name, config.guidance)
+                )
 
 
 def _check_reconstruction(config: Config, model: Backbone) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from sg_jax.config import tuples
-from sg_jax.config.measuring import Diversity, Evaluate, Features, Sweep
+from sg_jax.config.measuring import Diversity, Evaluate, Features, Sweep, Tune
 from sg_jax.config.training import MOST_IMAGES, Checkpoint, Train
 from sg_jax.data.section import Data
 from sg_jax.errors import ALWAYS, CONTINUED, Settings, declared_in, setting
@@ -185,6 +185,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "features": Features,
     "evaluate": Evaluate,
     "sweep": Sweep,
+    "tune": Tune,
     "diversity": Diversity,
     "track": Track,
     "profile": Profile,
@@ -211,6 +212,7 @@ class Config:
     features: Features
     evaluate: Evaluate
     sweep: Sweep
+    tune: Tune
     diversity: Diversity
     track: Track
     profile: Profile

@@ -8,6 +8,7 @@ import numpy as np
 from sg_jax.errors import FLOAT32, INT32, is_number, is_whole, nearest, shown
 
 THEN = ("sample", "evaluate")  # modes that may follow training
+OTHERS = "..."  # at the end of candidates: those of the table follow
 METRICS = (  # of images, by name; `evaluation.metrics` says what they are
     "frechet", "fid", "sfid", "is", "fd_dinov2", "kid", "mind", "precision", "recall", "accuracy",
 )  # fmt: skip
@@ -33,6 +34,11 @@ def seeds(values: Any) -> str:
     if not isinstance(values, tuple) or not all(is_whole(v) and 0 <= v < 2**32 for v in values):
         return "must be a tuple of seeds that satisfy 0 <= seed < 2**32, such as (0, 1)."
     return "must not contain a seed twice." if len(set(values)) < len(values) else ""
+
+
+def some_seeds(values: Any) -> str:
+    """Allow one or more seeds of a random generator, each only once."""
+    return seeds(values) or ("" if values else "must have at least one seed.")
 
 
 def labels(values: Any) -> str:
@@ -69,6 +75,25 @@ def names(values: Any) -> str:
     if not texts or not values:
         return "must name at least one guidance setting."
     return f"must not name {twice!r} twice." if (twice := _twice(values)) else ""
+
+
+def methods(values: Any) -> str:
+    """Allow names of methods of guidance, each only once."""
+    if not isinstance(values, tuple) or not all(isinstance(v, str) for v in values):
+        return "must be names of methods, such as ('cfg', 'sg')."
+    return f"must not name {twice!r} twice." if (twice := _twice(values)) else ""
+
+
+def candidates(pairs: Any) -> str:
+    """Allow pairs (method, names of settings); the last name may be `OTHERS`."""
+    for pair in pairs if isinstance(pairs, tuple) else ((),):
+        fits = isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
+        if not fits or not pair[0] or names(pair[1]) or OTHERS in pair[1][:-1]:
+            return (
+                "must be pairs of a method and the names of its guidance settings, each once, such "
+                f"as (('sg', ('sg', 'sg_flops', {OTHERS!r})),), where {OTHERS!r} may be the last."
+            )
+    return "must not give a method twice." if _twice(tuple(m for m, _ in pairs)) else ""
 
 
 def metrics(values: Any) -> str:

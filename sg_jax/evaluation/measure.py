@@ -1,4 +1,4 @@
-"""Draw and score guidance settings, each once: what `evaluate` and `sweep` share.
+"""Draw and score guidance settings, each once: what `evaluate`, `sweep` and `tune` share.
 
 workdir/scores.csv            one row per setting and seed; settings in it are skipped, unless
                               a metric that can be measured is missing
@@ -9,7 +9,7 @@ workdir/samples/scored/*.part what an interrupted drawing has found until then
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -77,54 +77,22 @@ def run(
     Raises:
       UserError: a checkpoint is missing; raised before any sampling.
     """
-    autoencoder = experiment.autoencoder
-    decoder = autoencoder.fingerprint() if autoencoder else ""
     drawn = {guidance: resolved(experiment, guidance, workdir, step) for guidance in guidances}
-    like = Key(
-        sampler=table.words(experiment.sampler),
-        steps=experiment.config.sample.steps,
-        samples=samples,
-        references=judge.references,
-        features=judge.digest,
-        checkpoint=step,
-        compared=judge.compared,
-        decoder=decoder,
-        decoder_name=" ".join(autoencoder.name.splitlines()) if autoencoder else "",
-        labels=experiment.config.evaluate.labels,
-        reference=judge.reference,
-        real=judge.real_digest,
-        networks=judge.networks,
-        ema=experiment.config.train.ema_decay,
-        versions=scored.versions(),
-    )
+    like = conditions(experiment, judge, samples, step)
     keys = {
         (guidance, seed): dataclasses.replace(like, guidance=drawn[guidance], seed=seed)
         for guidance in guidances
         for seed in seeds
     }
-    shape = experiment.image_shape
-    stored = functools.partial(scored.images_of, workdir, shown=shown, shape=shape)
-    rows = table.read(workdir, tell=True)
-    jobs = list(dict.fromkeys(keys.values()))
-    # The writer decides what is left, because others may read a later file, and none may draw
-    # alone.
-    wanted = judge.measures if processes.is_writer() else []
-    no_row = processes.from_writer(
-        [int(any(rows.get(key, {}).get(name) is None for name in wanted)) for key in jobs]
-    )
-    no_images = processes.from_writer(
-        [int(key.seed == seeds[0] and stored(key) is None) for key in jobs]
-    )
-    left = [(k, r) for k, r, i in zip(jobs, no_row, no_images, strict=True) if r or i]
-    log(f"{len(guidances)} settings, {len(seeds)} seeds: {len(jobs)} drawings, {len(left)} left.")
-    if left:
-        again = [key for key, is_left in zip(jobs, no_images, strict=True) if is_left]
-        scored.draw_all(experiment, judge, workdir, left, again, rows, shown)
+    log(f"{len(guidances)} settings, {len(seeds)} seeds.")
+    pictured = {keys[guidance, seeds[0]] for guidance in guidances}
+    rows = score(experiment, judge, workdir, keys.values(), pictured=pictured, shown=shown)
     if not processes.is_writer():
         return Found({}, {})
     others = _others(rows, keys[guidances[0], seeds[0]], seeds)
     for guidance in drawn.values():
         others.pop(guidance, None)
+    stored = functools.partial(scored.images_of, workdir, shown=shown, shape=experiment.image_shape)
     first = {g: keys[g, seeds[0]] for g in guidances}
     first |= {g: dataclasses.replace(first[guidances[0]], guidance=g) for g in others}
     return Found(
@@ -134,6 +102,82 @@ def run(
         others,
         len({key.guidance for key in rows} - {*others, *drawn.values()}),
     )
+
+
+def conditions(experiment: Experiment, judge: Judge, samples: int, step: int) -> Key:
+    """Return the key under which this run's scores are stored, without setting and seed.
+
+    Args:
+      experiment: the run's objects.
+      judge: what scores.
+      samples: images per drawing.
+      step: of the checkpoint.
+    """
+    autoencoder = experiment.autoencoder
+    return Key(
+        sampler=table.words(experiment.sampler),
+        steps=experiment.config.sample.steps,
+        samples=samples,
+        references=judge.references,
+        features=judge.digest,
+        checkpoint=step,
+        compared=judge.compared,
+        decoder=autoencoder.fingerprint() if autoencoder else "",
+        decoder_name=" ".join(autoencoder.name.splitlines()) if autoencoder else "",
+        labels=experiment.config.evaluate.labels,
+        reference=judge.reference,
+        real=judge.real_digest,
+        networks=judge.networks,
+        ema=experiment.config.train.ema_decay,
+        versions=scored.versions(),
+    )
+
+
+def score(
+    experiment: Experiment,
+    judge: Judge,
+    workdir: str | os.PathLike,
+    keys: Iterable[Key],
+    *,
+    pictured: Collection[Key] = (),
+    shown: int = 0,
+    told: scored.Told | None = None,
+) -> table.Table:
+    """Draw and score what the run's table lacks, and return the table; {} except in the writer.
+
+    Args:
+      experiment: the run's objects.
+      judge: what scores.
+      workdir: folder of the run.
+      keys: at least one, of one checkpoint and number of samples, from `conditions`; each has its
+        own setting (see `resolved`), seed and number of steps.
+      pictured: the keys whose first images are kept.
+      shown: how many images of each that is.
+      told: see `scored.draw_all`.
+    """
+    rows = table.read(workdir, tell=True)
+    jobs = list(dict.fromkeys(keys))
+    shape = experiment.image_shape
+    # The writer decides what is left, because others may read a later file, and none may draw
+    # alone.
+    wanted = judge.measures if processes.is_writer() else []
+    no_row = processes.from_writer(
+        [int(any(rows.get(key, {}).get(name) is None for name in wanted)) for key in jobs]
+    )
+    no_images = processes.from_writer(
+        [
+            int(
+                key in pictured and scored.images_of(workdir, key, shown=shown, shape=shape) is None
+            )
+            for key in jobs
+        ]
+    )
+    left = [(k, r) for k, r, i in zip(jobs, no_row, no_images, strict=True) if r or i]
+    log(f"{len(jobs)} drawings, {len(left)} left.")
+    if left:
+        again = [key for key, is_left in zip(jobs, no_images, strict=True) if is_left]
+        scored.draw_all(experiment, judge, workdir, left, again, rows, shown, told)
+    return rows if processes.is_writer() else {}
 
 
 def _others(rows: table.Table, like: Key, seeds: Sequence[int]) -> dict[Guidance, list[Scores]]:
@@ -151,6 +195,7 @@ def resolved(
     guidance: Guidance,
     workdir: str | os.PathLike,
     step: int | None = None,
+    tell: bool = True,
 ) -> Guidance:
     """Return a setting as a table stores it, with the step of its weak network filled in.
 
@@ -160,6 +205,7 @@ def resolved(
       workdir: folder of the run.
       step: of the strong network, of which `weak_step` may be a share; the latest by default. In
         another run it is a share of the latest.
+      tell: log which step stands for a share.
 
     Raises:
       UserError: the networks cannot run the setting, or a checkpoint is missing.
@@ -172,7 +218,7 @@ def resolved(
     steps = checkpoints.saved_steps(folder)
     if isinstance(guidance.weak_step, float):
         last = steps[-1] if guidance.weak_workdir else step or steps[-1]
-        guidance = _at_share(guidance, folder, steps, last)
+        guidance = _at_share(guidance, folder, steps, last, tell)
     if guidance.weak_step and guidance.weak_step not in steps:
         raise UserError(
             f"The weak prediction of {guidance.describe()!r} needs step {guidance.weak_step} of "
@@ -185,7 +231,7 @@ def resolved(
 
 
 def _at_share(
-    guidance: Guidance, folder: str | os.PathLike, steps: Sequence[int], last: int
+    guidance: Guidance, folder: str | os.PathLike, steps: Sequence[int], last: int, tell: bool
 ) -> Guidance:
     """Return a setting with the kept step nearest to its share of `last` steps."""
     share = guidance.weak_step
@@ -197,5 +243,6 @@ def _at_share(
             f"{share * last:.0f}, {share:g} of {last}, of {str(folder)!r}, which has {steps}: set "
             f"its weak_step to one of them, or train with {early.advice(share, last, every)}."
         )
-    log(f"{guidance.describe()}: the weak prediction is made by step {found} of {folder}.")
+    if tell:
+        log(f"{guidance.describe()}: the weak prediction is made by step {found} of {folder}.")
     return dataclasses.replace(guidance, weak_step=found)

@@ -4,7 +4,7 @@ import functools
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,8 @@ from sg_jax.runs import arrays, files
 from sg_jax.runs.progress import Progress, log
 from sg_jax.weights import checkpoints
 
+Told = Callable[[Key, dict[str, Any]], object]
+
 
 def draw_all(
     experiment: Experiment,
@@ -35,8 +37,13 @@ def draw_all(
     no_images: Sequence[Key],
     rows: table.Table,
     shown: int,
+    told: Told | None = None,
 ) -> None:
-    """Draw what is `left`: keys, each with whether it is to be scored, or only its images kept."""
+    """Draw what is `left`: keys, each with whether it is to be scored, or only its images kept.
+
+    `told` is called in the writer with each key that was scored, and its scores of images; by
+    default this prints the progress.
+    """
     config, networks, programs = experiment.config.sample, None, set()
     step, samples = left[0][0].checkpoint, left[0][0].samples
     how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
@@ -44,19 +51,19 @@ def draw_all(
     progress = Progress(0, len(left), samples, unit="drawing")
     for done, (key, score) in enumerate(left, start=1):
         guidance = key.guidance
-        log(f"Draw {samples} images: {guidance.describe()}, seed {key.seed}.")
+        log(f"Draw {samples} images: {guidance.describe()}, {key.steps} steps, seed {key.seed}.")
         if networks != (guidance.weak_workdir, guidance.weak_step):
             networks = (guidance.weak_workdir, guidance.weak_step)
             weak_model = checkpoints.load_weak(guidance, workdir, **how)
         labels = labels_of(model, key)
-        plan, _ = guidance_lib.plan(guidance, experiment.sampler, config.steps)
-        program = (plan, guidance.weak_workdir)
+        plan, _ = guidance_lib.plan(guidance, experiment.sampler, key.steps)
+        program = (plan, key.steps, guidance.weak_workdir)
         draw = functools.partial(
             sample_batches,
             model,
             guidance=guidance,
             weak_model=weak_model,
-            **{**experiment.sampling, "seed": key.seed},
+            **{**experiment.sampling, "seed": key.seed, "steps": key.steps},
         )
         stream = Stream(
             draw,
@@ -79,7 +86,7 @@ def draw_all(
         cost = flops.sampling_step(
             model,
             guidance,
-            steps=config.steps,
+            steps=key.steps,
             sampler=experiment.sampler,
             weak_model=weak_model,
         )
@@ -87,7 +94,10 @@ def draw_all(
         rows |= table.add(workdir, {key: scores})
         found.finish()
         shares: dict[str, Any] = {n: scores[n] for n in scores if METRICS[n].of_images}
-        progress.update(done, **shares)
+        if told is None:
+            progress.update(done, **shares)
+        else:
+            told(key, shares)
 
 
 def labels_of(model: Any, key: Key) -> np.ndarray:

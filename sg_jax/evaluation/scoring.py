@@ -17,7 +17,7 @@ from sg_jax.encoders.classifier import Recipe
 from sg_jax.errors import UserError
 from sg_jax.evaluation import features, networks, real, references
 from sg_jax.evaluation.judge import Judge
-from sg_jax.evaluation.metrics import CLASSIFIER, MAIN, METRICS, main_of
+from sg_jax.evaluation.metrics import CLASSIFIER, MAIN, METRICS, Metric, main_of
 from sg_jax.evaluation.networks import Network
 from sg_jax.evaluation.reading import Reader, spread
 from sg_jax.evaluation.real import View
@@ -100,6 +100,17 @@ def kinds_of(config: Config) -> tuple[list[str], str]:
     needed = {METRICS[name].needs for name in names} - {MAIN}
     needed |= {main} if not names or MAIN in {METRICS[name].needs for name in names} else set()
     return [kind for kind in (CLASSIFIER, *networks.KINDS) if kind in needed], main
+
+
+def measured(config: Config) -> list[Metric]:
+    """Return the metrics of images that an evaluation by this config measures."""
+    kinds, main = kinds_of(config)
+    wanted = config.evaluate.metrics or METRICS
+    return [
+        metric
+        for name, metric in METRICS.items()
+        if name in wanted and (main if metric.needs == MAIN else metric.needs) in kinds
+    ]
 
 
 def _check_features(config: Config) -> None:

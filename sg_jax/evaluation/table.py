@@ -1,11 +1,11 @@
 """scores.csv of a run: the scores of each guidance setting, saved as soon as they are measured.
 
-`evaluate` and `sweep` write it, and skip what is in it; `compare` reads it. Columns are read by
-name: those of the setting, those of the conditions under which it was measured, and one per metric.
-A setting or condition without a column has its default, a metric without one was not measured, and
-columns with unknown names stay in the file. The column `check` is a checksum of those to its left,
-so no other figure passes for a measured one. A row is valid for the weights of its checkpoint, so
-delete the file after you train again from the start.
+`evaluate`, `sweep` and `tune` write it, and skip what is in it; `compare` reads it. Columns are
+read by name: those of the setting, those of the conditions under which it was measured, and one per
+metric. A setting or condition without a column has its default, a metric without one was not
+measured, and columns with unknown names stay in the file. The column `check` is a checksum of those
+to its left, so no other figure passes for a measured one. A row is valid for the weights of its
+checkpoint, so delete the file after you train again from the start.
 """
 
 import ast

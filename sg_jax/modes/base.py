@@ -159,7 +159,9 @@ def mode_named(name: str) -> Mode:
 def check_folders(mode: Mode, job: Job) -> None:
     """Raise unless a mode can write what it will write, so that no work is lost at its end."""
     found = [("workdir", job.workdir, part) for part in mode.writes if job.workdir]
-    found += [(o.name, job.options[o.name], "") for o in mode.options if o.written]
+    found += [
+        (o.name, job.options[o.name], "") for o in mode.options if o.written and job.options[o.name]
+    ]
     for name, value, part in found:
         try:
             files.check_writable(files.path(value) / part)

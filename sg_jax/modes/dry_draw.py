@@ -95,42 +95,59 @@ def scores(
       kept: images of each setting that are kept for pictures.
       judged_by: the kinds of networks; empty: those of `config.evaluate`.
     """
-    config, decoder = job.experiment.config, Decoder(job)
-    costs, real = costs_of(job, settings), _real(job, decoder.latents)
-    count = samples * seeds
-    if reference := config.evaluate.reference:
-        yield "read", f"the reference {reference} instead of real images"
-        real = dataclasses.replace(real, examples=0)
-    else:
-        yield "read", f"real images: {examples_of(real)}"
+    config = job.experiment.config
+    costs, count = costs_of(job, settings), samples * seeds
     yield (
         "compute",
         f"{per_image(costs.values())} per image: {config.sample.steps} steps, "
         f"{len(costs)} settings ({', '.join(list(costs)[:4])}{', ...' if len(costs) > 4 else ''})",
     )
-    yield from decoder.lines(on)
-    kinds = judged_by or scoring.kinds_of(config)[0]
-    works = {kind: _judging(kind, config, decoder.shape) for kind in kinds}
-    work, epochs, trained = sum(works.values()), config.features.epochs, works.get(CLASSIFIER, 0.0)
-    more = f"{epochs} x {gflops(3 * trained)} per real image"
-    more = f". If the classifier is not trained yet: {more}" if trained else ""
-    yield "compute", f"{gflops(work)} per image, drawn or real: judging by {', '.join(kinds)}{more}"
-    for kind in kinds:
-        if kind != CLASSIFIER:
-            yield "read", f"weights of {kind}: {_weights(kind, config)}"
-    drawn = sum(costs.values()) * count / on.rate(config.model.dtype)
-    drawn += decoder.seconds(count * len(costs), on)
-    compared = min(config.evaluate.references or real.examples, real.examples)
-    judged = work * (count * len(costs) + compared) + 3 * epochs * real.examples * trained
-    # One device trains and applies the classifier; published networks use all.
-    seconds = drawn + judged / (on.device if trained else on).rate("float32")
-    share = "" if real.examples or reference else ", without the real images"
-    yield lasting(seconds, on, f"{len(costs) * count:,} images drawn and judged{share}")
+    yield from judged(job, on, sum(costs.values()) * count, count * len(costs), judged_by)
     if kept:
-        size = kept * len(costs) * decoder.bytes
+        size = kept * len(costs) * Decoder(job).bytes
         yield "write", f"scores.csv, guidance.png, report.html; {text(size)} in samples/scored"
     else:
         yield "write", f"{len(costs) * seeds:,} rows of scores.csv, and pictures of them"
+
+
+def judged(job: Job, on: Machine, work: float, images: int, judged_by: Sequence[str] = ()) -> Lines:
+    """Yield what judging drawn images reads and computes, and how long drawing and judging takes.
+
+    Args:
+      job: with its experiment.
+      on: the chips.
+      work: FLOPs of drawing all images, without decoding.
+      images: their number.
+      judged_by: the kinds of networks; empty: those of `config.evaluate`.
+    """
+    config, decoder = job.experiment.config, Decoder(job)
+    real = _real(job, decoder.latents)
+    if reference := config.evaluate.reference:
+        yield "read", f"the reference {reference} instead of real images"
+        real = dataclasses.replace(real, examples=0)
+    else:
+        yield "read", f"real images: {examples_of(real)}"
+    yield from decoder.lines(on)
+    kinds = judged_by or scoring.kinds_of(config)[0]
+    works = {kind: _judging(kind, config, decoder.shape) for kind in kinds}
+    judging, epochs = sum(works.values()), config.features.epochs
+    trained = works.get(CLASSIFIER, 0.0)
+    more = f"{epochs} x {gflops(3 * trained)} per real image"
+    more = f". If the classifier is not trained yet: {more}" if trained else ""
+    yield (
+        "compute",
+        f"{gflops(judging)} per image, drawn or real: judging by {', '.join(kinds)}{more}",
+    )
+    for kind in kinds:
+        if kind != CLASSIFIER:
+            yield "read", f"weights of {kind}: {_weights(kind, config)}"
+    drawn = work / on.rate(config.model.dtype) + decoder.seconds(images, on)
+    compared = min(config.evaluate.references or real.examples, real.examples)
+    judged = judging * (images + compared) + 3 * epochs * real.examples * trained
+    # One device trains and applies the classifier; published networks use all.
+    seconds = drawn + judged / (on.device if trained else on).rate("float32")
+    share = "" if real.examples or reference else ", without the real images"
+    yield lasting(seconds, on, f"{images:,} images drawn and judged{share}")
 
 
 def _judging(kind: str, config: Config, shape: tuple[int, int, int]) -> float:

@@ -44,6 +44,29 @@ class Progress:
             self.update(step)
 
 
+class Ahead:
+    """Print how much of a work is done, and the time left, where pieces cost differently.
+
+    Args:
+      pieces: their number.
+      cost: of all of them, in any unit.
+      unit: what a piece is called.
+    """
+
+    def __init__(self, pieces: int, cost: float, unit: str):
+        self.pieces, self.cost, self.unit = pieces, cost, unit
+        self.began, self.done, self.spent = time.perf_counter(), 0, 0.0
+
+    def update(self, cost: float, **values: float) -> None:
+        """Count a piece that cost so much as done, and print a line."""
+        self.done, self.spent = self.done + 1, self.spent + cost
+        elapsed = time.perf_counter() - self.began
+        parts = [f"{self.unit} {self.done:>{len(str(self.pieces))}}/{self.pieces}"]
+        parts += [f"{k} {v:.4g}" for k, v in values.items()]
+        left = max(self.cost - self.spent, 0.0) / max(self.spent, 1e-9)
+        log("  ".join([*parts, f"ETA {clock(elapsed * left)}"]))
+
+
 class Spent:
     """Wall time by activity, from the moment this object is made."""
 

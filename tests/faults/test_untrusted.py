@@ -73,6 +73,7 @@ PLACES = ("/elsewhere", "../home", "run/../../home", "~/x", "link/x", "gs://else
 PATHS = (
     ("features/path", "evaluate"),
     ("features/path", "sweep"),
+    ("features/path", "tune"),
     ("features/path", "train"),
     ("train/init_from", "train"),
     ("guidance/sg/weak_workdir", "sample"),

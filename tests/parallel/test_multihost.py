@@ -367,6 +367,26 @@ def test_two_processes_sweep_and_compare_as_one(one, run, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_tune_as_one(one, run, tmp_path):
+    flags = (
+        "--mode=tune", "--config.tune.methods=sg", "--config.tune.settings=2",
+        "--config.tune.samples=40", "--config.tune.report_samples=40", "--config.tune.seeds=(3,)",
+        "--config.tune.report_seeds=(4,)", "--config.tune.budgets=(1.0,)",
+    )  # fmt: skip
+    workdirs = [shutil.copytree(one, tmp_path / name) for name in ("alone", "both")]
+    for number, workdir in enumerate(workdirs, start=1):
+        text = run(workdir, *flags, number=number, devices=2)
+        assert text.count("Written: ") == 6
+    tables = [list(csv.DictReader((w / "tune.csv").open())) for w in workdirs]
+    assert [row["stage"] for row in tables[0]] == ["search"] * 3 + ["report"] * 2
+    for row, want in zip(*tables, strict=True):
+        assert [row[n] for n in ("setting", "steps", "chosen")] == [
+            want[n] for n in ("setting", "steps", "chosen")
+        ]
+        assert float(row["frechet"]) == pytest.approx(float(want["frechet"]), rel=1e-3)
+
+
+@pytest.mark.slow
 def test_sigterm_ends_a_mode_that_saves_nothing(one, start, tmp_path):
     workdir = shutil.copytree(one, tmp_path / "run")
     group = start(workdir, "--mode=evaluate", "--config.evaluate.samples=1000000", number=2)

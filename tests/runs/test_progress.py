@@ -2,7 +2,7 @@
 
 import pytest
 
-from sg_jax.runs.progress import Progress, Spent, clock
+from sg_jax.runs.progress import Ahead, Progress, Spent, clock
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,17 @@ def test_no_rate_is_made_of_no_steps(capsys, clock_hands):
     """As after the first step of a run, which is its compile."""
     assert Progress(start=1, total=100, images_per_step=8).update(1, loss=0.5) == {}
     assert "loss 0.5" in capsys.readouterr().out
+
+
+def test_the_time_left_of_pieces_follows_their_cost(capsys, clock_hands):
+    ahead = Ahead(pieces=3, cost=10.0, unit="drawing")
+    clock_hands.append(120.0)
+    ahead.update(4.0, kid=0.5)  # 4 of 10 in 20 seconds, so 6 take 30
+    assert capsys.readouterr().out == "drawing 1/3  kid 0.5  ETA 0:30\n"
+    clock_hands.append(140.0)
+    ahead.update(1.0)
+    ahead.update(7.0)  # more than was expected
+    assert capsys.readouterr().out == "drawing 2/3  ETA 0:40\ndrawing 3/3  ETA 0:00\n"
 
 
 def test_the_time_spent_adds_up(monkeypatch):

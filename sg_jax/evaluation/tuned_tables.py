@@ -1,0 +1,234 @@
+"""What tuning found, as tables: in the terminal, in tune.md and in tune.json."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sg_jax.errors import is_number
+from sg_jax.evaluation import tuned, tuned_rows
+from sg_jax.evaluation.metrics import METRICS, Metric
+from sg_jax.evaluation.tuned import Gain, Spread, Winner
+from sg_jax.evaluation.tuned_rows import REPORT, SEARCH, Row
+from sg_jax.method.guidance import Guidance
+
+ALONE = "sg"  # a setting that every config has, for winners of methods without one
+
+
+def terminal(rows: Sequence[Row], settings: Mapping[str, Guidance] = {}) -> str:
+    """Return a table per budget for the terminal: quality, and what it gains over no guidance.
+
+    Args:
+      rows: of one run, or of several.
+      settings: the run's guidance settings; the flags of each budget's best are then shown.
+    """
+    found = tuned.winners(rows)
+    metric = METRICS[rows[0].metric]
+    head = [metric.title, "vs unguided", "vs unguided at 1", "cost", "steps", "setting"]
+    parts = []
+    for budget in dict.fromkeys(w.budget for w in found):
+        each = [w for w in found if w.budget == budget]
+        columns = [
+            _texts(metric, [w.spread(metric) for w in each]),
+            _gains(metric, each, found, budget),
+            _gains(metric, each, found, 1.0),
+            [f"{w.cost:.2f}" for w in each],
+            [w.steps for w in each],
+        ]
+        lines = zip(
+            [f"budget {budget:g}", *(w.method for w in each)],
+            *(_padded(name, cells) for name, cells in zip(head, columns, strict=False)),
+            [head[-1], *(w.settings for w in each)],
+            strict=True,
+        )
+        width = max(len(w.method) for w in found)
+        parts.append("\n".join("  ".join((n.ljust(max(width, 11)), *t)) for n, *t in lines))
+        best = metric.winner([w.spread(metric).mean for w in each])
+        if settings and best is not None:
+            parts[-1] += f"\nTo draw with {each[best].method}: {flags(each[best], settings)}"
+    return "\n\n".join([*parts, *([edges] if (edges := at_edges(rows)) else [])])
+
+
+def _padded(name: str, cells: Sequence[str]) -> list[str]:
+    width = max(map(len, (name, *cells)))
+    return [text.rjust(width) for text in (name, *cells)]
+
+
+def _texts(metric: Metric, spreads: Sequence[Spread]) -> list[str]:
+    """Return the text of each spread, such as "0.34 ± 0.04", with the runs' before the seeds'."""
+    means = metric.texts([s.mean for s in spreads])
+    digits = max(len(text.partition(".")[2]) for text in means)
+    texts = []
+    for mean, each in zip(means, spreads, strict=True):
+        parts = [each.runs, each.seeds] if each.mean is not None else []
+        texts.append(" ± ".join([mean, *(metric.text(p, digits) for p in parts if p is not None)]))
+    return texts
+
+
+def _best_bold(metric: Metric, spreads: Sequence[Spread]) -> list[str]:
+    best = metric.best([each.mean for each in spreads])
+    texts = _texts(metric, spreads)
+    return [f"**{text}**" if top else text for text, top in zip(texts, best, strict=True)]
+
+
+def _gains(
+    metric: Metric, each: Sequence[Winner], found: Sequence[Winner], budget: float
+) -> list[str]:
+    """Return the differences to no guidance at a budget, such as "-0.07 ± 0.04 (5/5)"."""
+    base = tuned.unguided(found, budget)
+    gains = [winner.less(base, metric) for winner in each]
+    texts = _texts(metric, [gain.spread for gain in gains])
+    return [
+        "–"
+        if winner is base
+        else f"{'+' * ((g.spread.mean or 0) > 0)}{text} ({g.better}/{g.pairs})"
+        for winner, g, text in zip(each, gains, texts, strict=True)
+    ]
+
+
+def markdown(
+    rows: Sequence[Row], settings: Mapping[str, Guidance] = {}, notes: Sequence[str] = ()
+) -> str:
+    """Return tables of every metric at every budget.
+
+    Args:
+      rows: of one run, or of several.
+      settings: the run's guidance settings by name; empty: no flags are shown.
+      notes: further sentences.
+    """
+    found, metrics = tuned.winners(rows), tuned_rows.columns(rows)
+    key, runs = _any(rows, REPORT).key, list(dict.fromkeys(row.run for row in rows))
+    spreads = "mean ± standard deviation over seeds"
+    if len(runs) > 1:
+        spreads = (
+            f"mean of {len(runs)} runs ({', '.join(runs)}) ± standard deviation over runs ± "
+            "standard deviation over seeds"
+        )
+    lines = [
+        _searched(rows),
+        f"Each was scored again with {key.samples:,} images per seed ({_seeds(rows, REPORT)}): "
+        f"{spreads}. The cost of a whole run is given as a multiple of "
+        "that without guidance. Differences to no guidance are taken seed by seed, and (4/5) says "
+        "that 4 of 5 are improvements.",
+        *([edges] if (edges := at_edges(rows)) else []),
+        *notes,
+    ]
+    for budget in dict.fromkeys(w.budget for w in found):
+        each = [w for w in found if w.budget == budget]
+        about = [[w.settings for w in each], [w.steps for w in each]]
+        about.append([f"{w.cost:.3f}" for w in each])
+        values = [_best_bold(m, [w.spread(m) for w in each]) for m in metrics]
+        head = ["method", "setting", "steps", "cost", *(f"{m.header}{m.arrow}" for m in metrics)]
+        lines += ["", f"## Budget {budget:g}", ""]
+        lines += _table(head, [[w.method for w in each], *about, *values])
+        for base in dict.fromkeys((budget, 1.0)):
+            gains = [_gains(m, each, found, base) for m in metrics]
+            lines += ["", f"Difference to no guidance at budget {base:g}:", ""]
+            names = [f"{m.header}{m.arrow}" for m in metrics]
+            lines += _table(["method", *names], [[w.method for w in each], *gains])
+    if settings:
+        lines += ["", "## To draw with them", ""]
+        lines.append("Add the flags to `--mode sample`, or without the last one to `evaluate`:")
+        lines.append("")
+        names = [f"{w.method}, {w.budget:g}" for w in found]
+        lines += _table(
+            ["method, budget", "flags"], [names, [f"`{flags(w, settings)}`" for w in found]]
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _table(head: Sequence[str], columns: Sequence[Sequence[str]]) -> list[str]:
+    lines = [list(head), ["---"] * len(head), *map(list, zip(*columns, strict=True))]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def _any(rows: Sequence[Row], stage: str) -> Row:
+    return next(row for row in rows if row.stage == stage)
+
+
+def _seeds(rows: Sequence[Row], stage: str) -> str:
+    return ", ".join(map(str, sorted({r.key.seed for r in rows if r.stage == stage})))
+
+
+def _searched(rows: Sequence[Row]) -> str:
+    """Return in words how the settings were chosen."""
+    first = _any(rows, SEARCH)
+    tried: dict[tuple[str, str, float], set[Guidance]] = {}
+    for row in rows:
+        if row.stage == SEARCH:
+            tried.setdefault((row.run, row.method, row.budget), set()).add(row.key.guidance)
+    return (
+        f"{max(map(len, tried.values()))} settings of each method were tried at each budget with "
+        f"{first.key.samples:,} images per seed ({_seeds(rows, SEARCH)}), and that with the "
+        f"best {METRICS[first.metric].header} was chosen."
+    )
+
+
+def at_edges(rows: Sequence[Row]) -> str:
+    """Return a sentence on the winners whose scale is the largest or the least that was tried."""
+    tried: dict[tuple[str, float, str], set[float]] = {}
+    chosen: dict[tuple[str, float, str], dict[float, None]] = {}
+    for row in rows:
+        for name, value in vars(row.key.guidance).items():
+            if row.stage == SEARCH and name.endswith("scale") and is_number(value):
+                tried.setdefault((row.method, row.budget, name), set()).add(value)
+                if row.chosen:
+                    chosen.setdefault((row.method, row.budget, name), {})[value] = None
+    found = [
+        f"{method} at {budget:g} ({value:g})"
+        for (method, budget, name), values in chosen.items()
+        for value in values
+        if len(each := tried[method, budget, name]) > 1 and value in (min(each), max(each))
+    ]
+    if not found:
+        return ""
+    return (
+        "The largest or the least scale that was tried was chosen, so one beyond it may be better: "
+        f"{', '.join(found)}."
+    )
+
+
+def flags(winner: Winner, settings: Mapping[str, Guidance]) -> str:
+    """Return the flags of a command by which `--mode sample` draws with a winner of one run.
+
+    Args:
+      winner: from one run.
+      settings: the run's own, by name; the flags change one of them into the winner.
+    """
+    key = winner.rows[0].key
+    name = winner.method if winner.method in settings else ALONE
+    own = vars(settings[name])
+    values = {f"guidance.{name}.{n}": v for n, v in vars(key.guidance).items() if v != own[n]}
+    values |= {"sample.steps": key.steps, "sample.guidance": name}
+    return " ".join(shlex.quote(f"--config.{n}={_text(v)}") for n, v in values.items())
+
+
+def _text(value: Any) -> str:
+    return repr(value).replace(" ", "") if isinstance(value, tuple) else str(value)
+
+
+def as_json(rows: Sequence[Row], settings: Mapping[str, Guidance] = {}) -> bytes:
+    """Return everything for programs; see `markdown`."""
+    found, metrics = tuned.winners(rows), tuned_rows.columns(rows)
+
+    def gain(each: Gain) -> dict[str, Any]:
+        return {**each.spread._asdict(), "better": each.better, "pairs": each.pairs}
+
+    winners = []
+    for winner in found:
+        same, first = (tuned.unguided(found, b) for b in (winner.budget, 1.0))
+        entry: dict[str, Any] = {
+            "method": winner.method,
+            "budget": winner.budget,
+            "cost": winner.cost,
+            "settings": [
+                {"run": run, "steps": key.steps, "guidance": tuned_rows.changed(key)}
+                for run, key in {row.run: row.key for row in winner.rows}.items()
+            ],
+            "scores": {m.name: winner.spread(m)._asdict() for m in metrics},
+            "less_unguided": {m.name: gain(winner.less(same, m)) for m in metrics},
+            "less_unguided_at_1": {m.name: gain(winner.less(first, m)) for m in metrics},
+        }
+        winners.append(entry | ({"flags": flags(winner, settings)} if settings else {}))
+    about = {"metric": rows[0].metric, "runs": list(dict.fromkeys(row.run for row in rows))}
+    return (json.dumps({**about, "winners": winners}, indent=1, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,172 @@
+"""Tune every method of guidance by one rule, so that their results can be compared.
+
+Each method tries the same number of settings, with the same seeds, at each budget. A budget is the
+cost of a whole run, as a multiple of one without guidance: what costs more a step makes fewer
+steps. The setting that is best there is scored again with other seeds, and only these scores are
+reported. The search and the report are drawings like any others, so scores.csv keeps each.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sg_jax.config.experiment import Experiment
+from sg_jax.errors import UserError
+from sg_jax.evaluation import comparison, measure, scored, table, trials
+from sg_jax.evaluation.judge import Judge
+from sg_jax.evaluation.metrics import Metric, Scores
+from sg_jax.evaluation.results import mean_and_deviation
+from sg_jax.evaluation.table import Key
+from sg_jax.evaluation.trials import Trial
+from sg_jax.evaluation.tuned_rows import REPORT, SEARCH, Row
+from sg_jax.method import guidance as guidance_lib
+from sg_jax.parallel import processes
+from sg_jax.runs.progress import Ahead, log
+
+
+def run(
+    experiment: Experiment,
+    judge: Judge,
+    workdir: str | os.PathLike,
+    found: Sequence[Trial],
+    *,
+    step: int,
+    shown: int = 0,
+    searched: Callable[[list[Row]], object] = lambda rows: None,
+) -> tuple[list[Row], dict[str, Any]]:
+    """Draw and score all trials, then the best ones again with other seeds.
+
+    All processes call this. What scores.csv has is not drawn again.
+
+    Args:
+      experiment: the run's objects.
+      judge: what scores.
+      workdir: folder of the run.
+      found: from `trials.trials`.
+      step: of the checkpoint.
+      shown: how many images to return of each method.
+      searched: called in the writer with the rows of the search, before the report is drawn.
+
+    Returns:
+      In the writer, a row for each trial and seed of both stages; and method -> images of the best
+      setting at the middle budget, uint8 [shown, H, W, C].
+    """
+    tune, metric = experiment.config.tune, trials.metric_of(experiment.config)
+    run_name = comparison.name_of(workdir)
+    first = measure.conditions(experiment, judge, tune.samples, step)
+    then = dataclasses.replace(first, samples=tune.report_samples)
+    best = _groups(found)
+    later = sum(t[0].budget for t in best) * tune.report_samples * len(tune.report_seeds)
+    log(f"Search: {len(found)} settings and budgets, {len(tune.seeds)} seeds.")
+    keys = _keys(found, first, tune.seeds)
+    rows = _score(experiment, judge, workdir, found, keys, (len(best), later))
+    winners = [0] * len(best)
+    if processes.is_writer():
+        winners = [_winner(metric, [[rows[k] for k in keys[t]] for t in each]) for each in best]
+    chosen = [each[i] for each, i in zip(best, processes.from_writer(winners), strict=True)]
+
+    def result(stage: str, each: Sequence[Trial], keys: Mapping[Trial, list[Key]]) -> list[Row]:
+        return [
+            Row(
+                run_name,
+                stage,
+                t.method,
+                t.budget,
+                t.cost,
+                t in chosen,
+                metric.name,
+                key,
+                rows[key],
+            )
+            for t in each
+            for key in keys[t]
+        ]
+
+    known = result(SEARCH, found, keys) if processes.is_writer() else []
+    if known:
+        searched(known)
+    log(f"Report: {len(chosen)} methods and budgets, {len(tune.report_seeds)} other seeds.")
+    again = _keys(chosen, then, tune.report_seeds)
+    middle = sorted(tune.budgets)[len(tune.budgets) // 2]
+    pictured = {t.method: again[t][0] for t in chosen if t.budget == middle}
+    rows |= _score(experiment, judge, workdir, chosen, again, (0, 0.0), pictured, shown)
+    if not processes.is_writer():
+        return [], {}
+    shape = experiment.image_shape
+    images = {
+        method: scored.images_of(workdir, key, shown=shown, shape=shape)
+        for method, key in pictured.items()
+    }
+    return [*known, *result(REPORT, chosen, again)], images
+
+
+def _groups(found: Sequence[Trial]) -> list[list[Trial]]:
+    """Return the trials of each method and budget."""
+    groups: dict[tuple[str, float], list[Trial]] = {}
+    for trial in found:
+        groups.setdefault((trial.method, trial.budget), []).append(trial)
+    return list(groups.values())
+
+
+def _keys(found: Sequence[Trial], like: Key, seeds: Sequence[int]) -> dict[Trial, list[Key]]:
+    return {
+        trial: [
+            dataclasses.replace(like, guidance=trial.guidance, steps=trial.steps, seed=seed)
+            for seed in seeds
+        ]
+        for trial in found
+    }
+
+
+def _winner(metric: Metric, scores: Sequence[Sequence[Scores]]) -> int:
+    """Return the index of the best mean over seeds."""
+    means = [mean_and_deviation(each)[0].get(metric.name) for each in scores]
+    best = metric.winner(means)
+    if best is None:
+        raise UserError(f"None of {len(means)} settings has a finite {metric.name}.")
+    return best
+
+
+def _score(
+    experiment: Experiment,
+    judge: Judge,
+    workdir: str | os.PathLike,
+    found: Sequence[Trial],
+    keys: Mapping[Trial, list[Key]],
+    later: tuple[int, float],
+    pictured: Mapping[str, Key] = {},
+    shown: int = 0,
+) -> table.Table:
+    """Score the trials, those of one program after each other, and say how long the rest takes.
+
+    `later` is what follows: methods and budgets, and their cost.
+    """
+    cost = {key: trial.cost * key.samples for trial in found for key in keys[trial]}
+    known = table.read(workdir)
+    left = [key for key in cost if key not in known]
+    pieces = len(left) + later[0] * len(experiment.config.tune.report_seeds)
+    ahead = Ahead(pieces, sum(cost[key] for key in left) + later[1], "drawing")
+    return measure.score(
+        experiment,
+        judge,
+        workdir,
+        _in_order(experiment, cost),
+        pictured=pictured.values(),
+        shown=shown,
+        told=lambda key, shares: ahead.update(cost[key], **shares),
+    )
+
+
+def _in_order(experiment: Experiment, keys: Mapping[Key, float]) -> list[Key]:
+    """Sort so that a weak network is loaded once, and what shares a program comes together."""
+    networks: dict[Any, int] = {}
+    programs: dict[Any, int] = {}
+
+    def place(key: Key) -> tuple[int, int]:
+        guidance = key.guidance
+        plan, _ = guidance_lib.plan(guidance, experiment.sampler, key.steps)
+        network = networks.setdefault((guidance.weak_workdir, guidance.weak_step), len(networks))
+        return network, programs.setdefault((plan, key.steps), len(programs))
+
+    return sorted(keys, key=place)

@@ -1,0 +1,211 @@
+"""Tune every method of guidance by one rule: the best settings at each cost of a run.
+
+workdir/scores.csv     every drawing; what is in it is not drawn again
+workdir/tune.csv       every setting that was tried, and every score of the best ones
+workdir/tune.md        the best of each method and budget, and what they gain over no guidance
+workdir/tune.json      the same for programs
+workdir/tune.png       quality over cost, a line per method
+workdir/tune_grid.png  images of each method at the middle budget
+
+    python -m sg_jax.main --mode tune --join RUN... --out DIR
+
+writes the same, over several runs that were tuned alike, except images.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from etils import epath
+
+from sg_jax.config import trust, tuples
+from sg_jax.config.experiment import Experiment
+from sg_jax.config.sections import Config
+from sg_jax.costs.machines import Machine
+from sg_jax.data.sources import Source
+from sg_jax.errors import UserError
+from sg_jax.evaluation import (
+    measure,
+    pictures,
+    scoring,
+    style,
+    table,
+    trials,
+    tuned,
+    tuned_figures,
+    tuned_rows,
+    tuned_tables,
+    tuning,
+)
+from sg_jax.evaluation.tuned_rows import Row
+from sg_jax.method import checks
+from sg_jax.method.candidates import UNGUIDED
+from sg_jax.method.guidance import Guidance
+from sg_jax.modes.base import Job, Mode, Option, register, weak_paths
+from sg_jax.modes.dry_draw import costs_of, judged
+from sg_jax.modes.dry_parts import Lines, gflops
+from sg_jax.parallel import processes
+from sg_jax.runs import files
+from sg_jax.runs.progress import log
+from sg_jax.weights import checkpoints
+
+OPTIONS = (
+    Option("join", "runs that were tuned alike: their mean and spread", many=True),
+    Option("out", "folder for what --join finds", written=True),
+)
+
+
+def run(job: Job) -> list[epath.Path]:
+    """Tune the run of a job, or join several; return the paths that were written."""
+    runs, out = job.options["join"], job.options["out"]
+    if bool(runs) != bool(out):
+        raise UserError("--join RUN... and --out DIR belong together: give both, or neither.")
+    if runs:
+        return write(out, tuned_rows.joined(runs))
+    assert job.source is not None
+    return tune(job.drawing, job.source, job.workdir)
+
+
+def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Path]:
+    """Try `config.tune.settings` settings of each method at each budget, and report the best.
+
+    All processes draw; the writer scores and writes.
+
+    Args:
+      experiment: the run's objects.
+      source: the training images, which the samples are compared with.
+      workdir: folder of the run.
+
+    Returns:
+      The paths of the files above.
+
+    Raises:
+      UserError: a method has too few settings, or the metric is not measured; raised before any
+        sampling.
+    """
+    config, step = experiment.config, checkpoints.saved_steps(workdir)[-1]
+    trials.metric_of(config)
+    settings, notes = trials.candidates(
+        config, lambda setting: measure.resolved(experiment, setting, workdir, step, tell=False)
+    )
+    found = trials.trials(experiment, settings)
+    notes += [text] if (text := trials.off_budget(found)) else []
+    for note in notes:
+        log(note)
+    judge = scoring.open_judge(config, source, workdir, experiment.image_shape[0])
+    shown = min(config.evaluate.columns, source.num_classes, config.tune.report_samples)
+    folder = files.path(workdir)
+    rows, images = tuning.run(
+        experiment,
+        judge,
+        workdir,
+        found,
+        step=step,
+        shown=shown,
+        searched=lambda rows: tuned_rows.write(workdir, rows),
+    )
+    paths = [folder / table.NAME]
+    if processes.is_writer():
+        paths += [
+            tuned_rows.write(workdir, rows),
+            *write(workdir, rows, experiment.settings, notes),
+        ]
+        winners = {w.method: w for w in tuned.winners(rows) if w.method in images}
+        picture = pictures.grid(
+            np.stack(list(images.values())),
+            row_labels=[f"{m}\n{winners[m].settings}\n{winners[m].steps} steps" for m in images],
+            column_labels=source.class_names[:shown],
+        )
+        paths.append(pictures.save_png(picture, folder / "tune_grid.png"))
+    processes.barrier("tuning written")
+    return paths
+
+
+def write(
+    workdir: str | os.PathLike,
+    rows: Sequence[Row],
+    settings: Mapping[str, Guidance] = {},
+    notes: Sequence[str] = (),
+) -> list[epath.Path]:
+    """Print the best of each budget, and write tables and curves; return their paths.
+
+    Args:
+      workdir: the folder to write to.
+      rows: of one run, or of several.
+      settings: the guidance settings of the one run.
+      notes: sentences for the page.
+    """
+    folder = files.path(workdir)
+    log(tuned_tables.terminal(rows, settings))
+    text = tuned_tables.markdown(rows, settings, notes)
+    figure = tuned_figures.curves(tuned.winners(rows), tuned_rows.columns(rows))
+    return [
+        files.write_atomically(folder / "tune.md", text.encode()),
+        files.write_atomically(folder / "tune.json", tuned_tables.as_json(rows, settings)),
+        style.save(figure, folder / "tune.png"),
+    ]
+
+
+def _paths(config: Config, workdir: str) -> list[str]:
+    named = [name for _, names in config.tune.candidates for name in names if name != tuples.OTHERS]
+    return ["autoencoder.path", *trust.JUDGES, *weak_paths(named)]
+
+
+def _dry(job: Job, on: Machine) -> Lines:
+    experiment, tune = job.experiment, job.experiment.config.tune
+    trials.metric_of(experiment.config)
+    kept = checkpoints.steps_of(job.workdir) if job.workdir else []
+
+    def able(setting: Guidance) -> Guidance:
+        if kept:
+            return measure.resolved(experiment, setting, job.workdir, kept[-1], tell=False)
+        checks.check_setting(experiment.model, setting)
+        return table.canonical(setting)
+
+    settings, notes = trials.candidates(experiment.config, able)
+    found = trials.trials(experiment, settings)
+    best = {(t.method, t.budget): t for t in found}  # or another one of the same budget
+    whole = sum(costs_of(job, {UNGUIDED: Guidance()}).values())
+    budgets = ", ".join(f"{budget:g}" for budget in tune.budgets)
+    yield (
+        "compute",
+        f"{len(settings)} methods ({', '.join(settings)}), {tune.settings} settings of each, "
+        f"budgets of {budgets} times {gflops(whole)} per image, {min(t.steps for t in found)} to "
+        f"{max(t.steps for t in found)} steps",
+    )
+    work, images, rows = 0.0, 0, 0
+    for name, each, samples, seeds in (
+        ("search", found, tune.samples, tune.seeds),
+        ("report", list(best.values()), tune.report_samples, tune.report_seeds),
+    ):
+        drawings = len(each) * len(seeds)
+        yield (
+            "compute",
+            f"{name}: {drawings:,} drawings of {samples:,} images, {drawings * samples:,} images",
+        )
+        work += sum(t.cost for t in each) * whole * samples * len(seeds)
+        images += drawings * samples
+        rows += drawings
+    yield from judged(job, on, work, images)
+    yield (
+        "write",
+        f"{rows:,} rows of scores.csv; tune.csv, tune.md, tune.json, and pictures of them",
+    )
+    for note in [*notes, *([text] if (text := trials.off_budget(found)) else [])]:
+        yield "note", note
+
+
+MODE = register(
+    Mode(
+        "tune",
+        "find the best settings of each method of guidance at equal cost, by one rule for all",
+        run,
+        same="scored",
+        pixels=True,
+        unless=("join",),
+        options=OPTIONS,
+        dry=_dry,
+        writes=("", "samples/scored"),
+        paths=_paths,
+    )
+)

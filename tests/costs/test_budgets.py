@@ -1,0 +1,51 @@
+"""Steps that cost what a budget allows, by hand and beside a search over all numbers of steps."""
+
+import pytest
+
+from sg_jax.costs import budgets
+from sg_jax.method.guidance import Guidance
+from sg_jax.method.sampler import Sampler
+
+EULER = Sampler()
+EARLY = dict(scale=1.5, weak_step=3)  # two networks share nothing: a guided step costs two
+SETTINGS = [
+    Guidance(),
+    Guidance(1.5, weak_label="null"),
+    Guidance(1.5, weak_label="null", interval=(0.3, 0.8)),
+    Guidance(3.0, 0.5, 0.9),
+    Guidance(3.0, 0.0, 0.9, interval=(0.5, 1.0)),
+    Guidance(1.5, ("cosine", 0.0, 0.6), ("cosine", 0.6, 0.0), weak_step=3),
+]
+
+
+@pytest.mark.parametrize(
+    "guidance, budget, steps, cost",
+    [
+        (Guidance(), 1.0, 20, 20),
+        (Guidance(), 1.35, 27, 27),
+        (Guidance(), 2.0, 40, 40),
+        (Guidance(**EARLY), 1.0, 10, 20),
+        (Guidance(**EARLY), 1.35, 13, 26),  # 28 is as near to 27, and takes more steps
+        (Guidance(**EARLY), 2.0, 20, 40),
+        # 13 steps begin at k / 13, of which 7 to 12 are guided; 14 steps would cost 14 + 7.
+        (Guidance(**EARLY, interval=(0.5, 1.0)), 1.0, 13, 19),
+        (Guidance(**EARLY, interval=(0.5, 1.0)), 1.35, 18, 27),
+        (Guidance(**EARLY), 0.05, 2, 4),  # never fewer than 2 steps
+    ],
+)
+def test_steps_by_hand(tiny, guidance, budget, steps, cost):
+    """20 steps without guidance are the unit; costs are in steps without guidance."""
+    one = budgets.image(tiny, Guidance(), EULER, 1)
+    found = budgets.steps_for(budget * 20 * one, tiny, guidance, EULER)
+    assert found == (steps, pytest.approx(cost * one))
+
+
+@pytest.mark.parametrize("guidance", SETTINGS, ids=Guidance.describe)
+@pytest.mark.parametrize("sampler", [EULER, pytest.param(Sampler("heun"), marks=pytest.mark.slow)])
+def test_no_other_number_of_steps_is_nearer(tiny, guidance, sampler):
+    whole = budgets.image(tiny, Guidance(), sampler, 8)
+    costs = {n: budgets.image(tiny, guidance, sampler, n) for n in range(2, 26)}
+    for budget in (0.1, 0.7, 1.0, 1.35):
+        steps, cost = budgets.steps_for(budget * whole, tiny, guidance, sampler)
+        nearest = min(abs(c - budget * whole) for c in costs.values())
+        assert cost == costs[steps] and abs(cost - budget * whole) == pytest.approx(nearest)

@@ -1,0 +1,247 @@
+"""Tuning from end to end on a tiny network: what is drawn, what is kept, and what is written."""
+
+import csv
+import dataclasses
+import json
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sg_jax.config import parsing, tree
+from sg_jax.config.sections import Evaluate, Sample, Train, Tune
+from sg_jax.errors import UserError
+from sg_jax.evaluation import scored, scoring, table, tuned_rows
+from sg_jax.evaluation.found import FeatureSet
+from sg_jax.evaluation.real import View
+from sg_jax.main import main
+from sg_jax.method.guidance import Guidance
+from sg_jax.method.presets import PRESETS
+from sg_jax.method.sampler import Sampler
+from sg_jax.modes import tune
+from sg_jax.programs import integration, sampling
+from sg_jax.weights import checkpoints
+
+TUNE = dict(
+    settings=2, methods=("ag",), budgets=(1.0, 2.0), samples=10, report_samples=12,
+    report_seeds=(1, 2), candidates=(("ag", ("one", "two")),),
+)  # fmt: skip
+SETTINGS = {**PRESETS, "one": Guidance(1.5, weak_step=3), "two": Guidance(2.0, weak_step=3)}
+
+
+class Pixels:
+    """A feature network of the first pixels, which takes no training."""
+
+    digest = "0badcafe"
+
+    def score(self, images):
+        flat = images.reshape(len(images), -1) / 255.0
+        return flat[:, :6], flat[:, :5]
+
+
+@pytest.fixture
+def tune_of(tmp_path, small, mesh_of, monkeypatch):
+    """Changes to TUNE -> (paths, what was drawn: count, setting, steps, seed)."""
+    for step in (3, 7):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    drawn = []
+
+    def sample(model, labels, guidance, steps, seed, **kwargs):
+        drawn.append((len(labels), guidance, steps, seed))
+        return sampling.sample_batches(model, labels, guidance, steps=steps, seed=seed, **kwargs)
+
+    real = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
+    found = FeatureSet(Pixels().score(real)[0], np.zeros(40, int))
+    judge = scoring.Judge({"classifier": View(Pixels(), found, found)})
+    monkeypatch.setattr(scored, "sample_batches", sample)
+    monkeypatch.setattr(checkpoints, "load", lambda *args, **kwargs: small)
+    monkeypatch.setattr(scoring, "open_judge", lambda *args: judge)
+
+    def run(**changes):
+        drawn.clear()
+        config = types.SimpleNamespace(
+            seed=0, train=Train(), evaluate=Evaluate(columns=3), guidance=SETTINGS,
+            sample=Sample(steps=4, batch_size=8), tune=Tune(**{**TUNE, **changes}),
+        )  # fmt: skip
+        mesh, sampler = mesh_of(1, 1), Sampler()
+        experiment = types.SimpleNamespace(
+            image_shape=(8, 8, 3), autoencoder=None, config=config, mesh=mesh, sampler=sampler,
+            settings=SETTINGS, model=small,
+            sampling=dict(steps=4, seed=0, batch_size=8, mesh=mesh, sampler=sampler),
+        )  # fmt: skip
+        source = types.SimpleNamespace(num_classes=5, class_names=tuple("abcde"))
+        paths = tune.tune(experiment, source, str(tmp_path))
+        return paths, [d for d in drawn if d[0] > 8]  # else it only compiles
+
+    return run
+
+
+def test_a_tune_is_drawn_once_and_written_whole(tune_of, tmp_path, capsys):
+    before = integration.integrate._cache_size()
+    paths, drawn = tune_of()
+    # No guidance takes 4 and 8 steps, two networks 2 and 4.
+    one, two = (table.canonical(SETTINGS[name]) for name in ("one", "two"))
+    search = [(Guidance(), 4), (Guidance(), 8), (one, 2), (two, 2), (one, 4), (two, 4)]
+    assert drawn[:6] == [(10, guidance, steps, 0) for guidance, steps in search]
+    report = drawn[6:]
+    assert [(count, seed) for count, _, _, seed in report] == [(12, 1), (12, 2)] * 4
+    assert [steps for _, _, steps, _ in report] == [4, 4, 8, 8, 2, 2, 4, 4]
+    assert integration.integrate._cache_size() == before + 4  # omega and seeds compile nothing
+    said = capsys.readouterr().out
+    assert "drawing  1/14" in said and "drawing  6/14" in said and "drawing 8/8" in said
+    assert said.count("ETA") == 14 and "vs unguided at 1" in said
+
+    names = ["scores.csv", "tune.csv", "tune.md", "tune.json", "tune.png", "tune_grid.png"]
+    assert [path.name for path in paths] == names
+    with paths[1].open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["stage"] for line in lines] == ["search"] * 6 + ["report"] * 8
+    rows = tuned_rows.read(tmp_path)
+    measured = table.read(tmp_path)
+    assert len(measured) == 14
+    for row in rows:
+        assert row.scores == {k: v for k, v in measured[row.key].items() if k != "samples"}
+        assert row.cost == row.budget
+    # The chosen one is the best of the search, and it alone is reported.
+    for budget in (1.0, 2.0):
+        tried = [
+            r for r in rows if (r.method, r.budget, r.stage) == ("ag", budget, tuned_rows.SEARCH)
+        ]
+        best = min(tried, key=lambda r: r.scores["frechet"]).key.guidance
+        assert [r.key.guidance for r in tried if r.chosen] == [best]
+        again = {
+            r.key.guidance for r in rows if r.stage == tuned_rows.REPORT and r.budget == budget
+        }
+        assert again == {best, Guidance()}
+    found = json.loads(paths[3].read_text())
+    assert [(w["method"], w["budget"], w["cost"]) for w in found["winners"]] == [
+        ("unguided", 1.0, 1.0), ("ag", 1.0, 1.0), ("unguided", 2.0, 2.0), ("ag", 2.0, 2.0),
+    ]  # fmt: skip
+    config = parsing.parse(found["winners"][3]["flags"].split(), of_run=tree.defaults)
+    assert config.sample.steps == 4 and tree.check(config).guidance["ag"] in (one, two)
+    page = paths[2].read_text(encoding="utf-8")
+    assert "## Budget 2" in page and "Not within" not in page
+    assert all(Image.open(path).size > (200, 100) for path in paths[4:])
+    # Two rows of three images, which start from the same noise.
+    assert len(list((tmp_path / "samples" / "scored").iterdir())) == 2
+
+    whole = {path.name: path.read_bytes() for path in paths[:4]}
+    again = tune_of()
+    assert again[1] == []
+    assert {path.name: path.read_bytes() for path in again[0][:4]} == whole
+
+
+@pytest.mark.slow
+def test_an_interrupted_tune_goes_on(tune_of, tmp_path):
+    tune_of()
+    whole = (tmp_path / "tune.csv").read_text(encoding="utf-8")
+    path = tmp_path / "scores.csv"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:5]), encoding="utf-8")  # four drawings of the search
+    _, drawn = tune_of()
+    assert len(drawn) == 10 and [d[0] for d in drawn] == [10] * 2 + [12] * 8
+
+    def without_speed(text):
+        rows = csv.DictReader(text.splitlines())
+        return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
+
+    assert without_speed((tmp_path / "tune.csv").read_text("utf-8")) == without_speed(whole)
+
+
+@pytest.mark.slow
+def test_a_failure_in_the_report_leaves_the_search(tune_of, tmp_path, monkeypatch):
+    draw = scored.sample_batches
+
+    def sample(model, labels, *args, **kwargs):
+        if len(labels) == 12:
+            raise KeyboardInterrupt
+        return draw(model, labels, *args, **kwargs)
+
+    monkeypatch.setattr(scored, "sample_batches", sample)
+    with pytest.raises(KeyboardInterrupt):
+        tune_of()
+    assert {row.stage for row in tuned_rows.read(tmp_path)} == {tuned_rows.SEARCH}
+    with pytest.raises(UserError, match="lacks a part of its report"):
+        tuned_rows.joined([str(tmp_path)])
+
+
+def test_runs_are_joined_by_a_command(tmp_path, capsys):
+    key = dict(samples=100, features="0badcafe", checkpoint=7)
+    for run in ("a", "b"):
+        rows = [
+            tuned_rows.Row("", stage, "unguided", 1.0, 1.0, True, "frechet",
+                      table.Key(Guidance(), steps=20, seed=seed, **key), dict(frechet=1.0 + seed))
+            for stage, seed in (("search", 0), ("report", 1), ("report", 2))
+        ]  # fmt: skip
+        tuned_rows.write(tmp_path / run, rows)
+    runs = [str(tmp_path / run) for run in ("a", "b")]
+    main(["sg_jax", "--mode", "tune", "--join", *runs, "--out", str(tmp_path / "out")])
+    assert "2.500 ± 0.000 ± 0.707" in capsys.readouterr().out
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"tune.md", "tune.json", "tune.png"}
+    with pytest.raises(UserError, match="belong together"):
+        main(["sg_jax", "--mode", "tune", "--join", *runs])
+
+
+def test_a_candidate_that_leads_out_of_the_run_is_looked_at():
+    config = tree.check(tree.defaults())
+    assert not any("guidance" in key for key in tune.MODE.paths(config, ""))
+    own = dataclasses.replace(config, tune=Tune(candidates=(("sg", ("sg_fid", "...")),)))
+    assert [k for k in tune.MODE.paths(own, "") if "guidance" in k] == [
+        "guidance.sg_fid.weak_workdir"
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(report_seeds=(0, 5)), "must share no seed with config.tune.seeds"),
+        (dict(seeds=()), "must have at least one seed"),
+        (dict(seeds=(1, 1)), "must not contain a seed twice"),
+        (dict(budgets=()), "one or more different numbers"),
+        (dict(settings=0), "must be at least 1"),
+        (dict(metric="frechett"), "Did you mean 'frechet'"),
+        (dict(methods=("cfg", "cfg")), "must not name 'cfg' twice"),
+        (dict(methods="cfg"), "must be names of methods"),
+        (dict(candidates=(("sg", ()),)), "must be pairs of a method and the names"),
+        (dict(candidates=("sg", "cfg")), "must be pairs of a method and the names"),
+        (dict(candidates=(("sg", ("...", "sg")),)), "where '...' may be the last"),
+        (dict(candidates=(("sg", ("sg",)), ("sg", ("cfg",)))), "must not give a method twice"),
+    ],
+)
+def test_wrong_values_are_named(changes, words):
+    with pytest.raises(UserError, match=r"config\.tune\.") as error:
+        Tune(**changes)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "flag, words",
+    [
+        ("methods=cfgg", "Did you mean 'cfg'"),
+        ("candidates=(('sg',('sgg',)),)", "Did you mean 'sg'"),
+        ("candidates=(('mine',('sg','...')),)", "stands for the candidates of a method of the"),
+        ("metric=fid", "config.tune.metric='fid' is not measured"),
+        ("settings=22", "config.tune.settings=22 is more than the 21 candidates of 'cfg'"),
+    ],
+)
+def test_wrong_names_are_named_before_any_work(tmp_path, flag, words):
+    command = ["sg_jax", "--config", "configs/digits.py", "--mode", "tune", "--dry-run"]
+    with pytest.raises(UserError) as error:
+        main([*command, f"--config.tune.{flag}"])
+    assert words in str(error.value)
+
+
+def test_a_dry_run_counts_drawings_and_their_cost(capsys):
+    main([
+        "sg_jax", "--config", "configs/digits.py", "--mode", "tune", "--dry-run", "--chips=1*v5e",
+        "--config.tune.methods=cfg,sg", "--config.tune.settings=3", "--config.tune.samples=100",
+        "--config.tune.seeds=(8,9)", "--config.tune.budgets=(1,2)",
+    ])  # fmt: skip
+    said = " ".join(capsys.readouterr().out.partition("What --mode=tune")[2].split())
+    # 2 methods of 3 settings and no guidance, at 2 budgets with 2 seeds; then 3 winners each, 5.
+    assert "3 methods (unguided, cfg, sg), 3 settings of each, budgets of 1, 2 times" in said
+    assert "search: 28 drawings of 100 images, 2,800 images" in said
+    assert "report: 30 drawings of 1,000 images, 30,000 images" in said
+    assert "58 rows of scores.csv" in said and "32,800 images drawn and judged" in said
