@@ -57,7 +57,8 @@ def guided(
     """
 
     def made(setting: Guidance) -> jax.Array:
-        plan, scales = guidance_lib.plan(setting, Sampler(), 1)
+        with jax.ensure_compile_time_eval():
+            plan, scales = guidance_lib.plan(setting, Sampler(), 1)
         velocity = guidance_lib.guided_velocity(
             teacher, None, plan.stretches[0], plan, condition, keys, jnp.asarray(scales)
         )
