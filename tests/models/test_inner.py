@@ -105,7 +105,7 @@ def test_the_head_reads_what_the_route_would_return_if_it_ended_there(headed, pl
 
 def test_a_network_without_a_head_says_so(small, inputs):
     x, t, y = inputs
-    with pytest.raises(UserError, match="no inner head; config.model.inner gives it one"):
+    with pytest.raises(UserError, match=r"no inner head; config\.model\.inner gives it one"):
         prediction.velocity_and_inner(small, x, t, y)
 
 
