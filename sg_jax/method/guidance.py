@@ -25,7 +25,7 @@ import numpy as np
 
 from sg_jax.errors import FLOAT32, INT32, Settings, is_number, is_whole, setting
 from sg_jax.method import prediction, schedule, tokens
-from sg_jax.method.network import Condition, KeepIds, Network
+from sg_jax.method.network import Branch, Condition, KeepIds, Network
 from sg_jax.method.routing import draw_ids
 from sg_jax.method.sampler import Sampler, Velocity
 from sg_jax.method.schedule import Schedule
@@ -250,8 +250,8 @@ def guided_velocity(
             strong = prediction.velocity(model, x, t, condition, ids[0])
             weak = prediction.velocity(weak_model, x, t, other, ids[1])
         else:
-            both = [condition, other] if derive else [condition]
-            strong, weak = prediction.velocities(model, x, t, both, ids)
+            both = [Branch(condition, ids[0]), Branch(other, ids[1])]
+            strong, weak = prediction.velocities(model, x, t, both)
         return combine(strong, weak, scales[n // evaluations], plan.channels)
 
     return velocity

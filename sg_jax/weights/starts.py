@@ -117,7 +117,9 @@ def load(
         found = _from_file(source, model, tell=True)
     else:
         like = checkpoints.abstract_network(source)
-        if _stacks(like) == _stacks(model) and _classes(like) == _classes(model):
+        if (_stacks(like), _classes(like), like.inner) == (
+            _stacks(model), _classes(model), model.inner
+        ):  # fmt: skip
             return checkpoints.load(source, step, mesh=mesh, like=model)
         found = checkpoints.load(source, step)
     _check_same(source, found, model)
@@ -128,7 +130,7 @@ def fitted(found: Backbone, model: Backbone) -> Backbone:
     """Return a network with the weights of `found` and the label table and stacks of `model`.
 
     With another number of classes, those rows of the table are the fresh ones of `model`. The row
-    for no class is that of `found`.
+    for no class is that of `found`. An inner head that `found` does not have is fresh too.
     """
     theirs = {name: np.asarray(leaf) for name, leaf in named(found).items()}
     parts: dict[str, list[np.ndarray]] = {}
@@ -137,7 +139,10 @@ def fitted(found: Backbone, model: Backbone) -> Backbone:
     cuts = {path: [s.start for s in stack.segments[1:]] for path, stack in _stacks_of(model)}
     leaves: dict[str, jax.Array] = {}
     for name, fresh in named(model).items():
-        whole = parts[_without_stack(name)]
+        whole = parts.get(_without_stack(name))
+        if whole is None:  # of the inner head
+            leaves[name] = fresh
+            continue
         path, within, rest = name.partition("/stacks/")
         value = whole[0]
         if within:

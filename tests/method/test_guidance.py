@@ -28,10 +28,9 @@ class Spy:
     def __getattr__(self, name):
         return getattr(self.model, name)
 
-    def branches(self, x, t, ys, ids):
-        ys = list(ys) * (len(ids) // len(ys))
-        out = [self.forward(self.model, x, t, y, i) for y, i in zip(ys, ids, strict=True)]
-        self.calls.append(list(zip(ys, ids, out, strict=True)))
+    def branches(self, x, t, branches, inner=False):
+        out = [self.forward(self.model, x, t, b.condition, b.ids) for b in branches]
+        self.calls.append([(b.condition, b.ids, o) for b, o in zip(branches, out, strict=True)])
         return out
 
 

@@ -39,12 +39,15 @@ class Plain:
 
     image_size, channels, patch = 4, 1, 2
     prediction, masks, tokens, choices = "velocity", False, 4, 1
+    inner, depth = 0, 1
     conditioning = Points()
 
-    def branches(self, x, t, conditions, ids):
-        conditions = list(conditions) * (len(ids) // len(conditions))
+    def skipping(self, active):
+        return self
+
+    def branches(self, x, t, branches, inner=False):
         out = []
-        for condition, kept in zip(conditions, ids, strict=True):
+        for condition, kept, *_ in branches:
             share = 1.0 if kept is None else kept[0].shape[1] / 4
             value = self.weight * (condition["x"] + condition["y"].sum(1)) + share  # [B]
             out.append(jnp.broadcast_to(value[:, None, None, None], x.shape))
@@ -91,8 +94,8 @@ def test_dropout_gives_it_the_null_condition(rate, expected):
     seen = []
 
     class Noting(Plain):
-        def branches(self, x, t, conditions, ids):
-            seen.extend(super().branches(x, t, conditions, ids))
+        def branches(self, x, t, branches, inner=False):
+            seen.extend(super().branches(x, t, branches))
             return seen[-1:]
 
     batch = {"image": jnp.ones((2, 4, 4, 1)), "condition": POINTS}

@@ -37,11 +37,11 @@ class Gaussian:
     prediction, masks, tokens, choices = "noise", False, 4, 0
     conditioning = Labels()
 
-    def branches(self, x, t, conditions, ids):
+    def branches(self, x, t, branches, inner=False):
         kept = jnp.interp(t, jnp.arange(1000.0), jnp.log(KEPT / (1 - KEPT)))
         kept = jax.nn.sigmoid(kept)[:, None, None, None]
         out = []
-        for label in list(conditions) * (len(ids) // len(conditions)):
+        for label, *_ in branches:
             mean = (label == 1).astype(x.dtype)[:, None, None, None]
             rest = x - jnp.sqrt(kept) * mean
             out.append(jnp.sqrt(1 - kept) * rest / (kept * SD**2 + 1 - kept))
