@@ -10,6 +10,7 @@ from sg_jax.config.training import HELDOUT
 from sg_jax.errors import UserError, default_of, nearest, shown
 from sg_jax.method import distillation, early
 from sg_jax.method.checks import check_rate, check_setting
+from sg_jax.method.guidance import RAW
 from sg_jax.method.objective import FlowMatching
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.kinds import reads
@@ -72,6 +73,8 @@ def _check_objective(config: Config, model: Backbone) -> None:
         lacks["route_loss"] = f"config.model.kind={kind!r} has no routes, but masks tokens"
     elif not model.choices:
         lacks["route_loss"] = "config.model.routes is empty"
+    if not model.inner:
+        lacks["inner"] = "config.model.inner=0 is no inner head"
     for name, reason in lacks.items():
         value, default = getattr(objective, name), default_of(FlowMatching, name)
         if value != default:
@@ -112,7 +115,7 @@ def _check_drawing(config: Config, model: Backbone) -> None:
         names += config.evaluate.guidance
     if train.evaluate_every:
         names.append(train.evaluate_guidance)
-        if config.guidance[train.evaluate_guidance].two_networks:
+        if config.guidance[train.evaluate_guidance].other_checkpoint:
             raise UserError(
                 f"config.train.evaluate_guidance={train.evaluate_guidance!r} takes its weak "
                 "prediction from another checkpoint, which may not be there while the run trains: "
@@ -121,6 +124,14 @@ def _check_drawing(config: Config, model: Backbone) -> None:
     for name in names:
         guidance = config.guidance[name]
         check_setting(model, guidance, key=f"config.guidance.{name}")
+        if guidance.weak_weights not in ("", RAW) and not guidance.weak_workdir:
+            kept = [f"{decay:g}" for decay in train.ema_decays]
+            if f"{float(guidance.weak_weights):g}" not in kept:
+                raise UserError(
+                    f"config.guidance.{name}.weak_weights={guidance.weak_weights!r} is not among "
+                    f"config.train.ema_decays={train.ema_decays}: add it there, or set this to "
+                    f"{' or '.join(map(repr, (*kept, RAW)))}."
+                )
         if train.then and guidance.weak_step and not guidance.weak_workdir:
             _check_weak_step(config, f"config.guidance.{name}", guidance.weak_step)
 

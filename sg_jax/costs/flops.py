@@ -95,6 +95,9 @@ def training_step(
       teacher: the setting that a frozen copy of the network makes the target with, if one does.
     """
     each = sum(share * macs(model, (rate,), True, full) for rate, share in as_rates(gamma))
+    if model.inner:
+        layers, n = (model.inner_modulation, model.inner_final), model.tokens
+        each += sum(m * x.in_features * x.out_features for m, x in zip((1, n), layers, strict=True))
     total = (2 if full else 1) * 3 * each
     if teacher is not None:
         total += sum(sampling_step(model, g, full=full, steps=1) for g in parts_of(teacher))

@@ -17,6 +17,7 @@ Some code counts the scale from 0 (its scale is our omega - 1); here omega = 1 t
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 
 import jax
@@ -53,6 +54,9 @@ WEAK_LABELS = {
 }
 MOST_CHANNELS = 2**12
 IDS = ("uniform", "stratified", "nested")
+RAW = "raw"  # the weights that training changes, not an average of them
+NUMBER = re.compile(r"[0-9]*\.?[0-9]+(e-?[0-9]{1,3})?")
+FIRST = 10  # fields that `repr` always shows, because the names of drawn images depend on it
 
 
 def _scale(value) -> str:
@@ -67,6 +71,13 @@ def _step(value) -> str:
     if is_number(value) and (0 < value < 1 or (is_whole(value) and 0 <= value <= INT32)):
         return ""
     return "must be the step of a checkpoint, an int of at least 0, or a share between 0 and 1."
+
+
+def _weights(value) -> str:
+    decay = value if isinstance(value, str) else "-"
+    if decay in ("", RAW) or (NUMBER.fullmatch(decay) and 0 <= float(decay) < 1):
+        return ""
+    return f"must be {RAW!r}, or a decay of config.train.ema_decays as text, such as '0.99'."
 
 
 def _interval(pair) -> str:
@@ -107,11 +118,28 @@ class Guidance(Settings):
     channels: int = setting(
         0, "guide only the first channels, as DiT did 3 of 4; 0: all", low=0, high=MOST_CHANNELS
     )
+    weak_weights: str = setting(
+        "",
+        'weights of the checkpoint that make the weak prediction: "raw", or a decay of '
+        'train.ema_decays such as "0.99"; empty: the average, as for the strong one',
+        rule=_weights,
+    )
+
+    def __repr__(self) -> str:
+        """Leave out what came later and is not set, so that texts of before stay the same."""
+        fields = dataclasses.fields(self)
+        shown = [f for n, f in enumerate(fields) if n < FIRST or getattr(self, f.name) != f.default]
+        return f"Guidance({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
+
+    @property
+    def other_checkpoint(self) -> bool:
+        """Whether the weak prediction is that of another checkpoint (AG)."""
+        return bool(self.weak_step or self.weak_workdir)
 
     @property
     def two_networks(self) -> bool:
-        """Whether the weak prediction is another network's (AG)."""
-        return bool(self.weak_step or self.weak_workdir)
+        """Whether the weak prediction is another network's: of other weights (AG)."""
+        return self.other_checkpoint or bool(self.weak_weights)
 
     def differs(self, gamma_strong: Schedule, gamma_weak: Schedule) -> bool:
         """Return whether the two predictions differ at these rates."""
@@ -134,6 +162,9 @@ class Guidance(Settings):
             at = self.weak_step
             words.append(f"{100 * at:g}% trained" if isinstance(at, float) else f"step {at}")
         words += [self.weak_workdir] if self.weak_workdir else []
+        if self.weak_weights:
+            is_raw = self.weak_weights == RAW
+            words.append("raw weights" if is_raw else f"average {self.weak_weights}")
         words += [self.ids] if self.ids != "uniform" else []
         if self.interval != (0.0, 1.0):
             words.append(f"t {self.interval[0]:g}–{self.interval[1]:g}")

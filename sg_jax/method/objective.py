@@ -59,6 +59,8 @@ class FlowMatching(Settings):
     2501.04765). The tokens that every route computes have the loss above; an image without such
     tokens has only the other part.
 
+    An inner head has the same loss, times `inner` (Internal Guidance, arXiv 2512.24176).
+
     With `rates`, each step draws its rate; `programs.training` does this. One of gamma 1 trains the
     network without its routed blocks, as Sprint's path-drop (arXiv 2510.21986) does for each image.
     """
@@ -100,6 +102,9 @@ class FlowMatching(Settings):
         "lambda of the tokens that bypass routes; 0: every token counts alike",
         low=0,
         fixed=CONTINUED,
+    )
+    inner: float = setting(
+        0.5, "weight of the inner head's loss (model.inner)", low=0, fixed=CONTINUED
     )
     distill: str = setting(
         "",
@@ -148,12 +153,16 @@ class FlowMatching(Settings):
         condition = dropped(model, batch["condition"], drop)
         ids = draw_ids(model, keys[:, 3], self.gamma)
         x_t = flow.interpolate(x, z, t)
-        v = prediction.velocity(model, x_t, t, condition, ids)
         if teacher is None:
             target = flow.velocity_target(x, z)
         else:
             target = teacher(x_t, t, condition, teacher_keys)
-        return self._loss(model, jnp.square(v - target), t, ids)
+        if not model.inner:
+            v = prediction.velocity(model, x_t, t, condition, ids)
+            return self._loss(model, jnp.square(v - target), t, ids)
+        v, inner = prediction.velocity_and_inner(model, x_t, t, condition, ids)
+        losses = [self._loss(model, jnp.square(each - target), t, ids) for each in (v, inner)]
+        return losses[0] + self.inner * losses[1]
 
     def _loss(self, model: Network, error: jax.Array, t: jax.Array, ids: KeepIds) -> jax.Array:
         """Return the loss of each image [B] from the square error of its pixels [B, H, W, C]."""

@@ -21,7 +21,7 @@ from sg_jax.errors import UserError, nearest
 from sg_jax.evaluation import pictures, scoring
 from sg_jax.evaluation.judge import Judge
 from sg_jax.evaluation.metrics import METRICS
-from sg_jax.method.guidance import Guidance
+from sg_jax.method.guidance import RAW, Guidance
 from sg_jax.method.objective import Rates, in_words
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
@@ -190,7 +190,8 @@ class Watch:
         labels = experiment.model.conditioning.in_turn(train.evaluate_samples)
         assert self._judge is not None
         tallies, done = self._judge.tallies(len(labels)), 0
-        for images in sample_batches(state.ema, labels, guidance, **experiment.sampling):
+        how = dict(weak_model=_weak_of(state, guidance), **experiment.sampling)
+        for images in sample_batches(state.ema, labels, guidance, **how):
             seen = self._judge.observe(images)
             if processes.is_writer():
                 tallies.add(seen, labels[done : done + len(images)])
@@ -262,13 +263,21 @@ def _open_heldout(config: Config, source: Source) -> Source:
     return found
 
 
+def _weak_of(state: TrainState, guidance: Guidance) -> Backbone | None:
+    """Return the weights of a state that make the weak prediction, if they are others."""
+    name = guidance.weak_weights
+    if not name:
+        return None
+    return state.model if name == RAW else state.emas[f"{float(name):g}"]
+
+
 def _sample_grid(
     experiment: Experiment, state: TrainState, writer: Writer, workdir: str, step: int
 ) -> None:
     """Draw a small grid from the moving average, one column per class."""
     config = experiment.config
     guidance = experiment.settings[config.sample.guidance]
-    if guidance.two_networks:  # the weak network may not be trained yet
+    if guidance.other_checkpoint:  # the weak network may not be trained yet
         guidance = Guidance(gamma_strong=guidance.gamma_strong)
     conditioning = experiment.model.conditioning
     columns = min(conditioning.num_classes, 10)
@@ -277,6 +286,7 @@ def _sample_grid(
         state.ema,
         np.tile(conditioning.in_turn(columns), rows),
         guidance=guidance,
+        weak_model=_weak_of(state, guidance),
         **experiment.sampling,
     )
     picture = pictures.grid(images.reshape(rows, columns, *images.shape[1:]))

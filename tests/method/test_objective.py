@@ -26,7 +26,7 @@ class Constant:
     """Answer `value` everywhere, and remember what was asked. 10 classes, 16 tokens of a pixel."""
 
     conditioning = Classes(10, 1, nnx.Rngs(0))
-    prediction, masks, tokens, choices = "velocity", False, 16, 1
+    prediction, masks, tokens, choices, inner = "velocity", False, 16, 1, 0
 
     def __init__(self, value=0.0):
         self.value = value
