@@ -29,7 +29,7 @@ FILE = re.compile(
 )
 FENCED = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NOT_OURS = ("runs/", "matplotlib.")  # written by a run, or a module that is imported
-ASIDE = ("checks", "early", "presets", "stochastic", "stratified")  # of method/
+ASIDE = ("checks", "distillation", "early", "presets", "stochastic", "stratified")  # of method/
 READ_ALONE = ("conditioning", "layers", "attention", "stack", "backbone", "dit")  # of models/
 
 

@@ -124,14 +124,14 @@ def _check_drawing(config: Config, model: Backbone) -> None:
     for name in names:
         guidance = config.guidance[name]
         check_setting(model, guidance, key=f"config.guidance.{name}")
-        if guidance.weak_weights not in ("", RAW) and not guidance.weak_workdir:
-            kept = [f"{decay:g}" for decay in train.ema_decays]
-            if f"{float(guidance.weak_weights):g}" not in kept:
-                raise UserError(
-                    f"config.guidance.{name}.weak_weights={guidance.weak_weights!r} is not among "
-                    f"config.train.ema_decays={train.ema_decays}: add it there, or set this to "
-                    f"{' or '.join(map(repr, (*kept, RAW)))}."
-                )
+        kept = [f"{decay:g}" for decay in train.ema_decays]
+        known = guidance.weak_part in ("ema", "model", *(f"ema_{decay}" for decay in kept))
+        if not known and not guidance.weak_workdir:
+            raise UserError(
+                f"config.guidance.{name}.weak_weights={guidance.weak_weights!r} is not among "
+                f"config.train.ema_decays={train.ema_decays}: add it there, or set this to "
+                f"{' or '.join(map(repr, (*kept, RAW)))}."
+            )
         if train.then and guidance.weak_step and not guidance.weak_workdir:
             _check_weak_step(config, f"config.guidance.{name}", guidance.weak_step)
 

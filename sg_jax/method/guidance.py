@@ -141,6 +141,13 @@ class Guidance(Settings):
         """Whether the weak prediction is another network's: of other weights (AG)."""
         return self.other_checkpoint or bool(self.weak_weights)
 
+    @property
+    def weak_part(self) -> str:
+        """The part of a checkpoint that makes the weak prediction, such as "ema_0.99"."""
+        parts = {"": "ema", RAW: "model"}
+        name = self.weak_weights
+        return parts[name] if name in parts else f"ema_{float(name):g}"
+
     def differs(self, gamma_strong: Schedule, gamma_weak: Schedule) -> bool:
         """Return whether the two predictions differ at these rates."""
         same_input = self.weak_label == "same" and not self.two_networks

@@ -21,7 +21,7 @@ from sg_jax.errors import UserError, nearest
 from sg_jax.evaluation import pictures, scoring
 from sg_jax.evaluation.judge import Judge
 from sg_jax.evaluation.metrics import METRICS
-from sg_jax.method.guidance import RAW, Guidance
+from sg_jax.method.guidance import Guidance
 from sg_jax.method.objective import Rates, in_words
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
@@ -265,10 +265,10 @@ def _open_heldout(config: Config, source: Source) -> Source:
 
 def _weak_of(state: TrainState, guidance: Guidance) -> Backbone | None:
     """Return the weights of a state that make the weak prediction, if they are others."""
-    name = guidance.weak_weights
-    if not name:
+    if not guidance.weak_weights:
         return None
-    return state.model if name == RAW else state.emas[f"{float(name):g}"]
+    others = {f"ema_{decay}": average for decay, average in state.emas.items()}
+    return {"model": state.model, **others}[guidance.weak_part]
 
 
 def _sample_grid(

@@ -16,7 +16,7 @@ from sg_jax.encoders.autoencoder import Autoencoder
 from sg_jax.errors import Settings, UserError, is_whole, plain, setting, shown
 from sg_jax.method import checks, presets
 from sg_jax.method import guidance as guidance_lib
-from sg_jax.method.guidance import RAW, Guidance
+from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
@@ -188,13 +188,12 @@ def _prepare(
     plan, scales = guidance_lib.plan(guidance, sampler, steps)
     if plan.two_networks and weak_model is None:
         share = isinstance(guidance.weak_step, float)
-        which = f"step={'STEP' if share else guidance.weak_step}"
-        if not guidance.other_checkpoint:
-            average = f"ema_{guidance.weak_weights}"
-            which = f"weights={'model' if guidance.weak_weights == RAW else average!r}"
+        which = [f"step={'STEP' if share else guidance.weak_step}"]
+        which = which if guidance.other_checkpoint else []
+        which += [f"weights={guidance.weak_part!r}"] if guidance.weak_weights else []
         raise UserError(
             f"guidance {guidance.describe()!r} needs another network for its weak prediction: give "
-            f"it as weak_model, such as sg_jax.load(workdir, {which})."
+            f"it as weak_model, such as sg_jax.load(workdir, {', '.join(which)})."
         )
     weak_model = weak_model if plan.two_networks else None
 

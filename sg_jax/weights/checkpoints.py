@@ -222,13 +222,7 @@ def load_weak(
     assert not isinstance(own, float), "measure.resolved finds the checkpoint of a share"
     folder = guidance.weak_workdir or workdir
     check_weak_weights(guidance, folder)
-    return load(folder, own, part_of(guidance.weak_weights), mesh, like)
-
-
-def part_of(weak_weights: str) -> str:
-    """Return the part of a checkpoint that has the weights of a weak prediction; see `load`."""
-    parts = {"": "ema", RAW: "model"}
-    return parts[weak_weights] if weak_weights in parts else f"ema_{float(weak_weights):g}"
+    return load(folder, own, guidance.weak_part, mesh, like)
 
 
 def check_weak_weights(guidance: Guidance, workdir: str | os.PathLike) -> None:
@@ -239,16 +233,15 @@ def check_weak_weights(guidance: Guidance, workdir: str | os.PathLike) -> None:
             f"The weak prediction of {guidance.describe()!r} needs other weights than the average, "
             f"and {str(workdir)!r} was exported with the average alone: take the run itself."
         )
-    if guidance.weak_weights not in ("", RAW):
-        if part_of(guidance.weak_weights) not in [f"ema_{decay:g}" for decay in decays]:
-            kept = ", ".join(f"'{decay:g}'" for decay in decays)
-            raise UserError(
-                f"The weak prediction of {guidance.describe()!r} needs the average of decay "
-                f"{guidance.weak_weights} of {str(workdir)!r}, whose checkpoints have "
-                + (f"further averages of {kept}" if kept else "no further averages")
-                + f": set its weak_weights to {kept + ' or ' if kept else ''}{RAW!r}, or train "
-                f"with config.train.ema_decays=({guidance.weak_weights},)."
-            )
+    if guidance.weak_part not in ("ema", "model", *(f"ema_{decay:g}" for decay in decays)):
+        kept = ", ".join(f"'{decay:g}'" for decay in decays)
+        raise UserError(
+            f"The weak prediction of {guidance.describe()!r} needs the average of decay "
+            f"{guidance.weak_weights} of {str(workdir)!r}, whose checkpoints have "
+            + (f"further averages of {kept}" if kept else "no further averages")
+            + f": set its weak_weights to {kept + ' or ' if kept else ''}{RAW!r}, or train with "
+            f"config.train.ema_decays=({guidance.weak_weights},)."
+        )
 
 
 def named(tree) -> dict:
