@@ -10,8 +10,8 @@ from sg_jax.config.training import HELDOUT
 from sg_jax.errors import UserError, default_of, nearest, shown
 from sg_jax.method import distillation, early
 from sg_jax.method.checks import check_rate, check_setting
-from sg_jax.method.guidance import RAW
 from sg_jax.method.objective import FlowMatching
+from sg_jax.method.weak import RAW
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.kinds import reads
 from sg_jax.parallel import sharding

@@ -23,8 +23,9 @@ from etils import epath
 
 from sg_jax.errors import UserError, one_line, shown
 from sg_jax.evaluation.metrics import METRICS, Scores
-from sg_jax.method.guidance import RAW, Guidance
+from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
+from sg_jax.method.weak import RAW
 from sg_jax.runs import arrays, files
 from sg_jax.runs.progress import log
 

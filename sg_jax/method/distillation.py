@@ -13,13 +13,14 @@ import jax.numpy as jnp
 
 from sg_jax.errors import UserError, default_of
 from sg_jax.method import guidance as guidance_lib
+from sg_jax.method import terms
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.network import Condition, Network
 from sg_jax.method.objective import FlowMatching
 from sg_jax.method.sampler import Sampler
 
-NUMBERS = ("scale", "gamma_strong", "gamma_weak")  # which have no schedule here
-READ = (*NUMBERS, "weak_label", "interval", "ids", "segments", "channels")
+NUMBERS = ("scale", "gamma_strong", "gamma_weak", "skip_scale", "inner_scale")  # no schedules
+STEPS = ("refresh", "momentum", "zero_steps")  # settings that speak of a sampler's steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +60,10 @@ def guided(
     def made(setting: Guidance) -> jax.Array:
         with jax.ensure_compile_time_eval():
             plan, scales = guidance_lib.plan(setting, Sampler(), 1)
-        velocity = guidance_lib.guided_velocity(
+        velocity = terms.guided_velocity(
             teacher, None, plan.stretches[0], plan, condition, keys, jnp.asarray(scales)
         )
-        return velocity(x, t, jnp.int32(0))
+        return velocity(x, t, jnp.int32(0))[0]
 
     inside, *outside = map(made, parts_of(guidance))
     if not outside:
@@ -95,8 +96,14 @@ def check(guidance: Guidance, name: str) -> None:
                 f"{key}.{field}={value!r} changes over the steps of a sampler, which training does "
                 "not have: give a number."
             )
-    for field in (f.name for f in dataclasses.fields(Guidance) if f.name not in READ):
+    for field in STEPS:
         if (value := getattr(guidance, field)) != (default := default_of(Guidance, field)):
             raise UserError(
-                f"{key}.{field}={value!r} cannot be distilled: leave it at {default!r}."
+                f"{key}.{field}={value!r} speaks of the steps of a sampler, which training does "
+                f"not have: leave it at {default!r}."
             )
+    if guidance.skip_acts and not isinstance(guidance.skip, tuple):
+        raise UserError(
+            f"{key}.skip={guidance.skip} draws other blocks at each evaluation, but the target is "
+            "made by fixed ones: give their numbers, such as (2,)."
+        )

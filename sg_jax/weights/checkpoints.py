@@ -25,8 +25,9 @@ from orbax.checkpoint import v1 as ocp
 
 from sg_jax.config import geometry, record
 from sg_jax.errors import UserError, is_whole, nearest, plain, shown
-from sg_jax.method.guidance import RAW, Guidance
+from sg_jax.method.guidance import Guidance
 from sg_jax.method.presets import Named
+from sg_jax.method.weak import RAW
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs import memory

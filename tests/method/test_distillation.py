@@ -10,8 +10,9 @@ import pytest
 from sg_jax.errors import UserError
 from sg_jax.method import distillation, prediction
 from sg_jax.method.distillation import Distillation
-from sg_jax.method.guidance import Guidance, draw_pair
+from sg_jax.method.guidance import Guidance
 from sg_jax.method.objective import FlowMatching
+from sg_jax.method.terms import draw_pair
 
 KEYS = jax.random.split(jax.random.key(7), 3)
 fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
@@ -49,6 +50,7 @@ def test_the_teacher_has_nothing_to_learn_from_itself_but_guidance(small, make_s
         Guidance(3.0, 0.25, 0.75),
         Guidance(3.0, 0.0, 0.5, ids="nested", interval=(0.0, 0.6)),
         Guidance(1.5, weak_label="null", channels=2),
+        Guidance(2.0, 0.0, 0.5, skip=(1,), skip_scale=3.0),
     ],
 )
 def test_the_target_is_the_guided_velocity(small, inputs, guidance):
@@ -62,6 +64,14 @@ def test_the_target_is_the_guided_velocity(small, inputs, guidance):
     expected = strong + (guidance.scale - 1) * (strong - weak)
     if guidance.channels:
         expected = jnp.concatenate([expected[..., :2], strong[..., 2:]], axis=-1)
+    if guidance.skip:
+
+        @jax.jit
+        def without(active):
+            return prediction.velocity(small.skipping(active), x, t, c, ids[0])
+
+        less = without(jnp.array([True, False]))
+        expected = expected + (guidance.skip_scale - 1) * (strong - less)
     inside = np.asarray(t <= guidance.interval[1])[:, None, None, None]
     np.testing.assert_allclose(found, np.where(inside, expected, strong), atol=2e-4)
 
@@ -97,6 +107,9 @@ def test_a_student_learns_it(make_small, inputs):
         (dict(weak_weights="raw"), ["other weights"]),
         (dict(scale=("linear", 1.0, 2.0)), ["config.guidance.mine.scale=", "give a number"]),
         (dict(gamma_weak=("cosine", 0.6, 0.0)), ["mine.gamma_weak=", "over the steps"]),
+        (dict(skip=1, skip_scale=2.0), ["mine.skip=1", "such as (2,)"]),
+        (dict(refresh=2), ["mine.refresh=2", "leave it at 1"]),
+        (dict(zero_steps=1), ["mine.zero_steps=1", "leave it at 0"]),
     ],
 )
 def test_settings_that_mean_nothing_at_one_time_are_named(changes, named):

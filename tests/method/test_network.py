@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sg_jax.errors import UserError
-from sg_jax.method import checks
+from sg_jax.method import checks, terms
 from sg_jax.method import guidance as lib
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.network import Conditioning, Network
@@ -119,10 +119,10 @@ def test_it_is_guided_and_sampled(guidance, distance):
     plan, scales = lib.plan(guidance, sampler, 4)
     (stretch,) = plan.stretches
     keys = jax.random.split(jax.random.key(0), 2)
-    velocity = lib.guided_velocity(
+    velocity = terms.guided_velocity(
         model, None, stretch, plan, POINTS, keys, jnp.asarray(scales), sampler.evaluations
     )
-    x = sampler.integrate(velocity, lambda n: None, jnp.zeros((2, 4, 4, 1)), sampler.times(4))
+    x, _ = sampler.integrate(velocity, lambda n: None, jnp.zeros((2, 4, 4, 1)), sampler.times(4))
     np.testing.assert_allclose(x[:, 3, 0, 0], distance, rtol=1e-5, atol=1e-5)
 
 
@@ -132,8 +132,8 @@ def test_another_condition_is_what_it_says():
     checks.check_setting(model, guidance)  # how many there are is not counted
     plan, scales = lib.plan(guidance, Sampler(), 1)
     keys = jax.random.split(jax.random.key(0), 2)
-    run = lib.guided_velocity(model, None, plan.stretches[0], plan, POINTS, keys, scales)
-    v = run(jnp.zeros((2, 4, 4, 1)), 0.0, 0)[:, 0, 0, 0]
+    run = terms.guided_velocity(model, None, plan.stretches[0], plan, POINTS, keys, scales)
+    v = run(jnp.zeros((2, 4, 4, 1)), 0.0, 0)[0][:, 0, 0, 0]
     fold = jax.vmap(jax.random.fold_in, (0, None))
     other = jax.vmap(lambda key: jax.random.normal(key))(fold(fold(keys, 0), 2))
     np.testing.assert_allclose(v, 2 * np.array([4.0, 0.0]) - (other + 1), rtol=1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sg_jax.errors import UserError
-from sg_jax.method import checks, prediction
+from sg_jax.method import checks, prediction, terms
 from sg_jax.method import guidance as lib
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import SAMPLERS, Sampler
@@ -103,11 +103,11 @@ def draw(sampler, guidance, steps=40, count=256, label=0):
         times = sampler.times(steps)
         x = sampler.start(jax.random.normal(jax.random.key(0), (count, 4, 4, 4)), times)
         (stretch,) = plan.stretches
-        velocity = lib.guided_velocity(
+        velocity = terms.guided_velocity(
             MODEL, None, stretch, plan, labels, keys, jnp.asarray(scales), sampler.evaluations
         )
         noise = lambda n: jax.random.normal(jax.random.fold_in(jax.random.key(2), n), x.shape)  # noqa: E731
-        return sampler.integrate(velocity, noise, x, times)
+        return sampler.integrate(velocity, noise, x, times)[0]
 
     return np.asarray(run())
 
