@@ -29,7 +29,9 @@ FILE = re.compile(
 )
 FENCED = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NOT_OURS = ("runs/", "matplotlib.")  # written by a run, or a module that is imported
-ASIDE = ("candidates", "checks", "early", "presets", "stochastic", "stratified")  # of method/
+ASIDE = (  # of method/
+    "candidates", "checks", "distillation", "early", "presets", "stochastic", "stratified",
+)  # fmt: skip
 READ_ALONE = ("conditioning", "layers", "attention", "stack", "backbone", "dit")  # of models/
 
 

@@ -20,8 +20,9 @@ from sg_jax.data.pipeline import train_iterator
 from sg_jax.data.sources import Source
 from sg_jax.encoders.autoencoder import Autoencoder
 from sg_jax.errors import UserError
+from sg_jax.method.distillation import Distillation
 from sg_jax.method.guidance import Guidance
-from sg_jax.method.objective import FlowMatching
+from sg_jax.method.objective import FlowMatching, Rates, as_rates
 from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
@@ -70,20 +71,39 @@ class Experiment:
         """Return the network with fresh weights."""
         return geometry.make_model(self.config.model, key)
 
-    def compile_train_step(self, gamma: float, state: TrainState) -> Callable:
-        """Return the training step at one sparsity rate, compiled at its first call.
+    @property
+    def taught(self) -> Guidance | None:
+        """The setting that a teacher makes the target of training with, if one does."""
+        name = self.objective.distill
+        return self.settings[name] if name else None
+
+    def objective_at(self, gamma: float) -> Callable:
+        """Return the objective at one rate; with `taught`, its last argument is the teacher."""
+        objective = self.objective.at(gamma)
+        return objective if self.taught is None else Distillation(objective, self.taught)
+
+    def compile_train_step(
+        self, gamma: float | Rates, state: TrainState, *teacher: Backbone
+    ) -> Callable:
+        """Return the training step, compiled at its first call.
 
         That call raises a UserError, before it runs anything, if there is too little memory.
 
         Args:
-          gamma: the rate.
+          gamma: the sparsity rate, or those that each step draws from.
           state: arrays or shapes, with the shardings that the step keeps.
+          teacher: the network that makes the target, if one does.
         """
-        objective = dataclasses.replace(self.objective, gamma=gamma)
-        train = self.config.train
-        skip = train.on_divergence == "skip"
-        step = make_train_step(objective, self.tx, train.ema_decay, train.accumulate, skip)
-        program = compile_train_step(step, state, self.mesh)
+        rates, train = as_rates(gamma), self.config.train
+        step = make_train_step(
+            [self.objective_at(rate) for rate, _ in rates],
+            self.tx,
+            train.ema_decay,
+            train.accumulate,
+            skip=train.on_divergence == "skip",
+            shares=[share for _, share in rates],
+        )
+        program = compile_train_step(step, state, self.mesh, *teacher)
         return memory.Checked(program, self._step_in_words, self.mesh, SMALLER)
 
     @property
@@ -107,6 +127,7 @@ class Experiment:
                 train.batch_size,
                 train.accumulate,
                 mesh,
+                taught=self.taught is not None,
             ),
             mesh,
             SMALLER,
@@ -175,17 +196,22 @@ class Experiment:
             decode_chunk=self.config.autoencoder.chunk,
         )
 
-    def gamma_at(self, step: int) -> float:
-        """Return the sparsity rate of training step `step`, counted from 1."""
+    def rates_at(self, step: int) -> Rates:
+        """Return the sparsity rates that training step `step`, counted from 1, draws from."""
         begun = [gamma for first, gamma in self.config.train.gammas if first < step]
-        return begun[-1] if begun else self.objective.gamma
+        return as_rates(begun[-1]) if begun else self.objective.drawn
+
+    @property
+    def training_mixes(self) -> tuple[Rates, ...]:
+        """The rates that training steps draw from, each once, in the order of the steps."""
+        train = self.config.train
+        first_steps = (1, *(int(first) + 1 for first, _ in train.gammas))
+        return tuple(dict.fromkeys(self.rates_at(s) for s in first_steps if s <= train.steps))
 
     @property
     def training_rates(self) -> tuple[float, ...]:
         """The sparsity rates of the training steps, each once, in the order of the steps."""
-        train = self.config.train
-        first_steps = (1, *(int(first) + 1 for first, _ in train.gammas))
-        return tuple(dict.fromkeys(self.gamma_at(s) for s in first_steps if s <= train.steps))
+        return tuple(dict.fromkeys(rate for mix in self.training_mixes for rate, _ in mix))
 
 
 def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experiment:

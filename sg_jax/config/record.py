@@ -155,6 +155,7 @@ def portable(config: ConfigDict) -> ConfigDict:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.data_dir = config.features.path = config.train.init_from = ""
+        config.objective.distill = ""  # by the network of init_from
         config.track.name = config.track.entity = ""
         config.evaluate.reference = config.evaluate.inception = config.evaluate.dinov2 = ""
         left = [name for name, setting in config.guidance.items() if setting.weak_workdir]

@@ -9,10 +9,11 @@ from sg_jax.config import tuples
 from sg_jax.config.sections import Config
 from sg_jax.config.training import HELDOUT
 from sg_jax.errors import UserError, default_of, nearest, shown
-from sg_jax.method import early
+from sg_jax.method import distillation, early
 from sg_jax.method.candidates import METHODS
 from sg_jax.method.checks import check_rate, check_setting
 from sg_jax.method.objective import FlowMatching
+from sg_jax.method.weak import RAW
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.kinds import reads
 from sg_jax.parallel import sharding
@@ -27,9 +28,11 @@ def check(config: Config, model: Backbone, mesh: Mesh) -> None:
       mesh: the mesh of the devices to run on.
     """
     check_rate(model, config.objective.gamma, "config.objective.gamma")
+    for gamma, _ in config.objective.rates:
+        check_rate(model, gamma, "config.objective.rates: gamma")
     for _, gamma in config.train.gammas:
         check_rate(model, gamma, "config.train.gammas")
-    _check_reconstruction(config, model)
+    _check_objective(config, model)
     _check_tensor(config, mesh.shape["tensor"])
     train = config.train
     sharding.check_batch("config.train.batch_size", train.batch_size, mesh, train.accumulate)
@@ -82,14 +85,42 @@ def _check_tuning(config: Config) -> None:
                 )
 
 
-def _check_reconstruction(config: Config, model: Backbone) -> None:
-    """Raise if a loss of masked tokens is set for a network that masks none."""
-    default = default_of(FlowMatching, "reconstruction")
-    if not model.masks and config.objective.reconstruction != default:
+def _check_objective(config: Config, model: Backbone) -> None:
+    """Raise if the objective has parts that exclude each other, or that the network lacks."""
+    objective, kind = config.objective, config.model.kind
+    if objective.rates and config.train.gammas:
         raise UserError(
-            f"config.objective.reconstruction={config.objective.reconstruction} has no effect: "
-            f"config.model.kind={config.model.kind!r} masks no tokens. Leave it at {default}."
+            f"config.objective.rates={shown(objective.rates)} and config.train.gammas="
+            f"{shown(config.train.gammas)} both set the sparsity rate of a step: leave one of them "
+            "at ()."
         )
+    lacks = {}
+    if not model.masks:
+        lacks["reconstruction"] = f"config.model.kind={kind!r} masks no tokens"
+    if model.masks:
+        lacks["route_loss"] = f"config.model.kind={kind!r} has no routes, but masks tokens"
+    elif not model.choices:
+        lacks["route_loss"] = "config.model.routes is empty"
+    if not model.inner:
+        lacks["inner"] = "config.model.inner=0 is no inner head"
+    for name, reason in lacks.items():
+        value, default = getattr(objective, name), default_of(FlowMatching, name)
+        if value != default:
+            raise UserError(
+                f"config.objective.{name}={value} has no effect: {reason}. Leave it at {default}."
+            )
+    if name := objective.distill:
+        if name not in config.guidance:
+            raise UserError(
+                f"config.objective.distill={shown(name)} is not a guidance setting; the settings "
+                f"are {', '.join(config.guidance)}." + nearest(name, config.guidance)
+            )
+        if not config.train.init_from:
+            raise UserError(
+                f"config.objective.distill={name!r} needs config.train.init_from: the run, or the "
+                "file of weights, whose network makes the target."
+            )
+        distillation.check(config.guidance[name], name)
 
 
 def _check_tensor(config: Config, size: int) -> None:
@@ -112,7 +143,7 @@ def _check_drawing(config: Config, model: Backbone) -> None:
         names += config.evaluate.guidance
     if train.evaluate_every:
         names.append(train.evaluate_guidance)
-        if config.guidance[train.evaluate_guidance].two_networks:
+        if config.guidance[train.evaluate_guidance].other_checkpoint:
             raise UserError(
                 f"config.train.evaluate_guidance={train.evaluate_guidance!r} takes its weak "
                 "prediction from another checkpoint, which may not be there while the run trains: "
@@ -121,6 +152,14 @@ def _check_drawing(config: Config, model: Backbone) -> None:
     for name in names:
         guidance = config.guidance[name]
         check_setting(model, guidance, key=f"config.guidance.{name}")
+        kept = [f"{decay:g}" for decay in train.ema_decays]
+        known = guidance.weak_part in ("ema", "model", *(f"ema_{decay}" for decay in kept))
+        if not known and not guidance.weak_workdir:
+            raise UserError(
+                f"config.guidance.{name}.weak_weights={guidance.weak_weights!r} is not among "
+                f"config.train.ema_decays={train.ema_decays}: add it there, or set this to "
+                f"{' or '.join(map(repr, (*kept, RAW)))}."
+            )
         if train.then and guidance.weak_step and not guidance.weak_workdir:
             _check_weak_step(config, f"config.guidance.{name}", guidance.weak_step)
 

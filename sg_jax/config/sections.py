@@ -71,6 +71,13 @@ class Model(Settings):
         "velocity", "what the network returns", options=PREDICTIONS, fixed=ALWAYS
     )
     time_endpoint: bool = setting(False, "frequencies of time as in diffusers", fixed=ALWAYS)
+    inner: int = setting(
+        0,
+        "blocks before an inner head, which internal guidance reads; 0: none",
+        low=0,
+        high=LARGEST["depth"],
+        fixed=ALWAYS,
+    )
     decoder_width: int = setting(
         512, "E of maskdit's decoder", low=1, high=LARGEST["decoder_width"], fixed=ALWAYS
     )

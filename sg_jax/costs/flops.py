@@ -15,7 +15,9 @@ from typing import Any
 
 from sg_jax.method import guidance as guidance_lib
 from sg_jax.method import tokens
+from sg_jax.method.distillation import parts_of
 from sg_jax.method.guidance import Guidance
+from sg_jax.method.objective import Rates, as_rates
 from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.maskdit import MaskDiT
@@ -75,9 +77,31 @@ def sampling_step(
     return (2 if full else 1) * sampler.evaluations * total
 
 
-def training_step(model: Backbone, gamma: float, batch_size: int, *, full: bool = False) -> float:
-    """Return FLOPs of one training step on a batch: forward, and twice that for the backward."""
-    return (2 if full else 1) * 3 * batch_size * macs(model, (gamma,), True, full)
+def training_step(
+    model: Backbone,
+    gamma: float | Rates,
+    batch_size: int,
+    *,
+    full: bool = False,
+    teacher: Guidance | None = None,
+) -> float:
+    """Return FLOPs of one training step on a batch: forward, and twice that for the backward.
+
+    Args:
+      model: the network (its shapes).
+      gamma: the sparsity rate, or those that steps draw from, over which this is the mean.
+      batch_size: images of a step.
+      full: see `sampling_step`.
+      teacher: the setting that a frozen copy of the network makes the target with, if one does.
+    """
+    each = sum(share * macs(model, (rate,), True, full) for rate, share in as_rates(gamma))
+    if model.inner:
+        layers, n = (model.inner_modulation, model.inner_final), model.tokens
+        each += sum(m * x.in_features * x.out_features for m, x in zip((1, n), layers, strict=True))
+    total = (2 if full else 1) * 3 * each
+    if teacher is not None:
+        total += sum(sampling_step(model, g, full=full, steps=1) for g in parts_of(teacher))
+    return batch_size * total
 
 
 @functools.singledispatch

@@ -197,7 +197,7 @@ def resolved(
     step: int | None = None,
     tell: bool = True,
 ) -> Guidance:
-    """Return a setting as a table stores it, with the step of its weak network filled in.
+    """Return a setting as a table stores it, with the step of its weak checkpoint filled in.
 
     Args:
       experiment: the run's objects.
@@ -215,6 +215,10 @@ def resolved(
         checks.check_setting(experiment.model, guidance)
         return guidance
     folder = guidance.weak_workdir or workdir
+    checkpoints.check_weak_weights(guidance, folder)
+    if not guidance.other_checkpoint:
+        checks.check_setting(experiment.model, guidance)
+        return guidance
     steps = checkpoints.saved_steps(folder)
     if isinstance(guidance.weak_step, float):
         last = steps[-1] if guidance.weak_workdir else step or steps[-1]

@@ -52,9 +52,10 @@ def draw_all(
     for done, (key, score) in enumerate(left, start=1):
         guidance = key.guidance
         log(f"Draw {samples} images: {guidance.describe()}, {key.steps} steps, seed {key.seed}.")
-        if networks != (guidance.weak_workdir, guidance.weak_step):
-            networks = (guidance.weak_workdir, guidance.weak_step)
-            weak_model = checkpoints.load_weak(guidance, workdir, **how)
+        weak = guidance.weak_workdir, guidance.weak_step, guidance.weak_weights
+        if networks != weak:
+            networks = weak
+            weak_model = checkpoints.load_weak(guidance, workdir, **how, step=step)
         labels = labels_of(model, key)
         plan, _ = guidance_lib.plan(guidance, experiment.sampler, key.steps)
         program = (plan, key.steps, guidance.weak_workdir)

@@ -25,6 +25,7 @@ from sg_jax.errors import UserError, one_line, shown
 from sg_jax.evaluation.metrics import METRICS, Scores
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
+from sg_jax.method.weak import RAW
 from sg_jax.runs import arrays, files
 from sg_jax.runs.progress import log
 
@@ -103,6 +104,9 @@ def canonical(guidance: Guidance) -> Guidance:
     rates = {name: getattr(guidance, name) for name in ("scale", "gamma_strong", "gamma_weak")}
     numbers: dict[str, Any] = {n: float(r) for n, r in rates.items() if not isinstance(r, tuple)}
     guidance = dataclasses.replace(guidance, **numbers)
+    if guidance.weak_weights not in ("", RAW):
+        decay = f"{float(guidance.weak_weights):g}"
+        guidance = dataclasses.replace(guidance, weak_weights=decay)
     gammas = (guidance.gamma_strong, guidance.gamma_weak)[: 2 if guidance.guided else 1]
     if not any(isinstance(gamma, tuple) for gamma in gammas):
         guidance = dataclasses.replace(guidance, segments=SETTING["segments"])

@@ -1,6 +1,7 @@
-"""Guidance: two predictions of one velocity, and how they combine.
+"""Guidance: a strong prediction of the velocity, weaker ones, and how they combine.
 
 guided = omega * strong + (1 - omega) * weak          (Krause et al., arXiv 2601.01608, Eq. 3, 7, 8)
+       = strong + (omega - 1) (strong - weak)
 
 | name   | strong              | weak                                                      |
 |--------|---------------------|-----------------------------------------------------------|
@@ -11,48 +12,40 @@ guided = omega * strong + (1 - omega) * weak          (Krause et al., arXiv 2601
 | AG+SG  | v(c; gamma_strong)  | another network's v(c; gamma_weak)                        |
 | ICG    | v(c)                | v(another label, at random)                               |
 | PDG    | v(c)                | v(null), gamma_weak 1: the routed blocks are skipped      |
+| TSG    | v(c)                | v(c) with noise on the embedding of its time              |
+| SLG    | v(c)                | v(c) without some fixed blocks (`skip`, `skip_scale`)     |
+| S2     | v(c)                | v(c) without blocks that are drawn at each evaluation     |
+| IG     | v(c)                | v(c) of the inner head, in the same pass (`inner_scale`)  |
+| APG    | any                 | any; the difference is projected: see `projection`        |
+| CFG-Zero* | any              | any, rescaled to fit the strong one; the first steps are 0 |
 
-Autoguidance (AG): arXiv 2406.02507. ICG: arXiv 2407.02687. Path-drop (PDG): arXiv 2510.21986.
+The last pairs but two are terms of their own, so they can be added to any of the first eight: the
+sum has (omega_k - 1) (strong - weak_k) for each. SLG is published on top of CFG, and so is S2
+(arXiv 2508.12880): D(null) + lambda (D(c) - D(null)) - omega (D_skipped - D(null)) is our sum with
+scale = lambda - omega and skip_scale = 1 + omega.
+
+Autoguidance (AG): arXiv 2406.02507. ICG and TSG: arXiv 2407.02687. Path-drop (PDG): arXiv
+2510.21986. IG: arXiv 2512.24176. APG: arXiv 2410.02416. CFG-Zero*: arXiv 2503.18886.
 Some code counts the scale from 0 (its scale is our omega - 1); here omega = 1 turns guidance off.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import re
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from sg_jax.errors import FLOAT32, INT32, Settings, is_number, is_whole, setting
-from sg_jax.method import prediction, schedule, tokens
-from sg_jax.method.network import Condition, KeepIds, Network
-from sg_jax.method.routing import draw_ids
-from sg_jax.method.sampler import Sampler, Velocity
+from sg_jax.errors import FLOAT32, INT32, Settings, UserError, is_number, is_whole, setting
+from sg_jax.method import describing, schedule
+from sg_jax.method.sampler import Sampler
 from sg_jax.method.schedule import Schedule
+from sg_jax.method.weak import RAW
+from sg_jax.method.weak import WEAK_LABELS as WEAK_LABELS
 
-
-@dataclasses.dataclass(frozen=True)
-class WeakCondition:
-    """How to get the weak prediction's condition from the strong one's: a row of `WEAK_LABELS`.
-
-    To add one, add a row to `WEAK_LABELS`; its name is then a value of `weak_label`.
-    """
-
-    derive: Callable[[Network, Condition, jax.Array], Condition] | None  # keys [B]; None: the same
-    words: str = ""  # in the description of a setting
-    method: str = ""  # the method's name
-    least: int = 1  # how many conditions the network must have
-
-
-WEAK_LABELS = {
-    "same": WeakCondition(None),
-    "null": WeakCondition(lambda model, c, keys: model.conditioning.null(c), "null", "CFG"),
-    "random": WeakCondition(
-        lambda model, c, keys: model.conditioning.another(c, keys), "other label", "ICG", least=2
-    ),
-}
 MOST_CHANNELS = 2**12
-IDS = ("uniform", "stratified", "nested")
+IDS = ("uniform", "stratified", "nested", "borrowed")
+NUMBER = re.compile(r"[0-9]*\.?[0-9]+(e-?[0-9]{1,3})?")
+FIRST = 10  # fields that `repr` always shows, because the names of drawn images depend on it
 
 
 def _scale(value) -> str:
@@ -69,6 +62,13 @@ def _step(value) -> str:
     return "must be the step of a checkpoint, an int of at least 0, or a share between 0 and 1."
 
 
+def _weights(value) -> str:
+    decay = value if isinstance(value, str) else "-"
+    if decay in ("", RAW) or (NUMBER.fullmatch(decay) and 0 <= float(decay) < 1):
+        return ""
+    return f"must be {RAW!r}, or a decay of config.train.ema_decays as text, such as '0.99'."
+
+
 def _interval(pair) -> str:
     numbers = isinstance(pair, tuple) and all(map(is_number, pair))
     if numbers and len(pair) == 2 and 0 <= pair[0] <= pair[1] <= 1:
@@ -76,11 +76,18 @@ def _interval(pair) -> str:
     return "must be two times 0 <= low <= high <= 1."
 
 
+def _skip(value) -> str:
+    blocks = value if isinstance(value, tuple) else (value,)
+    if all(is_whole(b) and b >= 0 for b in blocks) and list(blocks) == sorted(set(blocks)):
+        return ""
+    return "must be a number of blocks, or a tuple of block numbers from 0 in ascending order."
+
+
 @dataclasses.dataclass(frozen=True)
 class Guidance(Settings):
-    """Which two predictions a step makes.
+    """Which predictions a step makes, and how they combine.
 
-    Scale and gammas are numbers, or schedules over the steps (see `schedule`).
+    Scales and gammas are numbers, or schedules over the steps (see `schedule`).
     """
 
     SECTION = "guidance"
@@ -100,54 +107,130 @@ class Guidance(Settings):
     ids: str = setting(
         "uniform",
         "how kept tokens are drawn at each evaluation: independently, stratified over the token "
-        "grid, or nested (the smaller set within the larger)",
+        "grid, nested (the smaller set within the larger), or borrowed: nested, and the weak "
+        "prediction takes their values after a route from the strong one",
         options=IDS,
     )
     segments: int = setting(8, "stretches of constant rate that a schedule is cut into", low=1)
     channels: int = setting(
         0, "guide only the first channels, as DiT did 3 of 4; 0: all", low=0, high=MOST_CHANNELS
     )
+    skip: tuple | int = setting(
+        0,
+        "blocks that a further prediction leaves out: their numbers (SLG), or how many to draw at "
+        "each evaluation (S2)",
+        rule=_skip,
+    )
+    skip_scale: Schedule = setting(1.0, "omega of that prediction; 1: it is not made", rule=_scale)
+    inner_scale: Schedule = setting(1.0, "omega of the inner head (IG); 1: not used", rule=_scale)
+    time_noise: float = setting(
+        0.0, "s of TSG: noise on the weak prediction's time embedding, in its deviations", low=0
+    )
+    time_power: float = setting(1.0, "alpha of TSG: that noise is s (1 - t)^alpha", low=0)
+    refresh: int = setting(
+        1, "steps from one computation of the weak prediction's difference to the next", low=1
+    )
+    parallel: float = setting(
+        1.0, "eta of APG: what is left of the difference's part along the image", low=0
+    )
+    norm: float = setting(0.0, "r of APG: largest norm of an image's difference; 0: any", low=0)
+    momentum: float = setting(0.0, "beta of APG, negative as published", above=-1, below=1)
+    rescale: bool = setting(False, "multiply the weak velocity by s* (CFG-Zero*)")
+    zero_steps: int = setting(0, "first steps with a velocity of 0 (CFG-Zero*)", low=0)
+    weak_weights: str = setting(
+        "",
+        'weights of the checkpoint that make the weak prediction: "raw", or a decay of '
+        'train.ema_decays such as "0.99"; empty: the average, as for the strong one',
+        rule=_weights,
+    )
+
+    def __repr__(self) -> str:
+        """Leave out what came later and is not set, so that texts of before stay the same."""
+        fields = dataclasses.fields(self)
+        shown = [f for n, f in enumerate(fields) if n < FIRST or getattr(self, f.name) != f.default]
+        return f"Guidance({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
+
+    @property
+    def other_checkpoint(self) -> bool:
+        """Whether the weak prediction is that of another checkpoint (AG)."""
+        return bool(self.weak_step or self.weak_workdir)
 
     @property
     def two_networks(self) -> bool:
-        """Whether the weak prediction is another network's (AG)."""
-        return bool(self.weak_step or self.weak_workdir)
+        """Whether the weak prediction is another network's: of other weights (AG)."""
+        return self.other_checkpoint or bool(self.weak_weights)
+
+    @property
+    def weak_part(self) -> str:
+        """The part of a checkpoint that makes the weak prediction, such as "ema_0.99"."""
+        parts = {"": "ema", RAW: "model"}
+        name = self.weak_weights
+        return parts[name] if name in parts else f"ema_{float(name):g}"
 
     def differs(self, gamma_strong: Schedule, gamma_weak: Schedule) -> bool:
-        """Return whether the two predictions differ at these rates."""
-        same_input = self.weak_label == "same" and not self.two_networks
+        """Return whether the weak prediction differs from the strong one at these rates."""
+        same_input = self.weak_label == "same" and not self.two_networks and not self.time_noise
         return not same_input or gamma_strong != gamma_weak
 
     @property
-    def guided(self) -> bool:
+    def weak_acts(self) -> bool:
         """Whether a weak prediction is needed: not at omega 1, and not if both are equal."""
         return self.scale != 1.0 and self.differs(self.gamma_strong, self.gamma_weak)
 
+    @property
+    def skip_acts(self) -> bool:
+        """Whether a prediction without some blocks is needed."""
+        return self.skip_scale != 1.0 and self.skip not in (0, ())
+
+    @property
+    def inner_acts(self) -> bool:
+        """Whether the inner head is needed."""
+        return self.inner_scale != 1.0
+
+    @property
+    def guided(self) -> bool:
+        """Whether any other prediction than the strong one is needed."""
+        return self.weak_acts or self.skip_acts or self.inner_acts
+
     def describe(self) -> str:
         """Return a short text for tables and pictures, such as "ω 1.5, γ 0.5 / 0.9"."""
-        strong, weak = schedule.text(self.gamma_strong), schedule.text(self.gamma_weak)
-        if not self.guided:
-            return f"no guidance, γ {strong}"
-        words = [f"ω {schedule.text(self.scale)}, γ {strong} / {weak}"]
-        words += [w] if (w := WEAK_LABELS[self.weak_label].words) else []
-        if self.weak_step:
-            at = self.weak_step
-            words.append(f"{100 * at:g}% trained" if isinstance(at, float) else f"step {at}")
-        words += [self.weak_workdir] if self.weak_workdir else []
-        words += [self.ids] if self.ids != "uniform" else []
-        if self.interval != (0.0, 1.0):
-            words.append(f"t {self.interval[0]:g}–{self.interval[1]:g}")
-        words += [f"the first {self.channels} channels"] if self.channels else []
-        return " ".join(words)
+        return describing.describe(self)
+
+
+class Values(NamedTuple):
+    """The numbers of each step that a compiled program reads: rows of an array [rows, steps]."""
+
+    weak: Any  # omega of each term
+    skip: Any
+    inner: Any
+    fresh: Any  # 1 where differences are computed, 0 where the last ones are used again
+    noise: Any  # s and alpha of TSG
+    power: Any
+    parallel: Any  # of APG
+    norm: Any
+    momentum: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
-    """Steps first..stop-1 at constant rates: strong and weak, or only strong."""
+    """Steps first..stop-1 that compute the same.
+
+    Attributes:
+      first, stop: the steps.
+      gammas: the rates of the strong and the weak prediction, or of the strong one alone; empty
+        where the velocity is 0.
+      others: whether the prediction without some blocks, and the inner head, act too.
+    """
 
     first: int
     stop: int
     gammas: tuple[float, ...]
+    others: tuple[str, ...] = ()
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The terms that act: "weak", "skip", "inner"."""
+        return (("weak",) if len(self.gammas) == 2 else ()) + self.others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,10 +238,16 @@ class Plan:
     """What a compiled program depends on: the stretches of a run, and how predictions differ."""
 
     stretches: tuple[Stretch, ...]
-    weak_label: str
-    two_networks: bool
-    ids: str
+    weak_label: str = "same"
+    two_networks: bool = False
+    ids: str = "uniform"
     channels: int = 0
+    skip: tuple[int, ...] | int = 0
+    noisy: bool = False
+    reuses: bool = False
+    projects: bool = False
+    momentum: bool = False
+    rescales: bool = False
 
 
 def plan(guidance: Guidance, sampler: Sampler, steps: int) -> tuple[Plan, np.ndarray]:
@@ -167,24 +256,57 @@ def plan(guidance: Guidance, sampler: Sampler, steps: int) -> tuple[Plan, np.nda
     Scheduled rates are averaged over `guidance.segments` equal stretches.
 
     Returns:
-      The plan, and omega at each step, float32 [steps], which can change without a new compile.
+      The plan, and the rows of `Values`, float32 [rows, steps], which can change without a new
+      compile.
+
+    Raises:
+      UserError: no step would move.
     """
-    scales = schedule.values(guidance.scale, steps).astype(np.float32)
+    g = guidance
+    if g.zero_steps >= steps:
+        raise UserError(
+            f"guidance.zero_steps={g.zero_steps} leaves none of {steps} steps: lower it, or take "
+            "more steps."
+        )
     starts = np.asarray(sampler.times(steps), np.float64)[:-1]
-    low, high = guidance.interval
+    low, high = g.interval
     near = 1e-6  # because times are float32 and limits are not
-    acts = (starts >= low - near) & (starts <= high + near) & (guidance.scale != 1.0)
+    acts = (starts >= low - near) & (starts <= high + near)
+    others = (("skip",) if g.skip_acts else ()) + (("inner",) if g.inner_acts else ())
     stretches: list[Stretch] = []
-    for n, (s, w, on) in enumerate(zip(*rates(guidance, steps), acts, strict=True)):
-        gammas = (s, w) if on and guidance.differs(s, w) else (s,)
-        if stretches and stretches[-1].gammas == gammas:
+    fresh, since, before = np.zeros(steps), 0, set[str]()
+    for n, (s, w, on) in enumerate(zip(*rates(g, steps), acts, strict=True)):
+        gammas = (s, w) if on and g.scale != 1.0 and g.differs(s, w) else (s,)
+        step = Stretch(n, n + 1, gammas, others if on else ())
+        step = step if n >= g.zero_steps else Stretch(n, n + 1, ())
+        if stretches and dataclasses.replace(step, first=stretches[-1].first) == (
+            dataclasses.replace(stretches[-1], stop=n + 1)
+        ):
             stretches[-1] = dataclasses.replace(stretches[-1], stop=n + 1)
         else:
-            stretches.append(Stretch(n, n + 1, gammas))
-    if all(len(s.gammas) == 1 for s in stretches):  # then nothing else matters
-        return Plan(tuple(stretches), "same", False, guidance.ids), scales
-    weak = guidance.weak_label, guidance.two_networks
-    return Plan(tuple(stretches), *weak, guidance.ids, guidance.channels), scales
+            stretches.append(step)
+        apart = set(step.terms) - {"inner"}
+        since = since + 1 if apart == before else 0
+        fresh[n], before = bool(apart) and since % g.refresh == 0, apart
+    scales = [schedule.values(x, steps) for x in (g.scale, g.skip_scale, g.inner_scale)]
+    numbers = (g.time_noise, g.time_power, g.parallel, g.norm, g.momentum)
+    rows = [*scales, fresh, *(np.full(steps, number) for number in numbers)]
+    terms = {name for stretch in stretches for name in stretch.terms}
+    weak = "weak" in terms
+    made = Plan(  # of what has no effect, nothing
+        tuple(stretches),
+        weak_label=g.weak_label if weak else "same",
+        two_networks=weak and g.two_networks,
+        ids=g.ids,
+        channels=g.channels if terms else 0,
+        skip=g.skip if "skip" in terms else 0,
+        noisy=weak and g.time_noise > 0,
+        reuses=g.refresh > 1 and bool(terms - {"inner"}),
+        projects=bool(terms) and (g.parallel != 1 or g.norm > 0 or g.momentum != 0),
+        momentum=bool(terms) and g.momentum != 0,
+        rescales=bool(terms) and g.rescale,
+    )
+    return made, np.stack(rows).astype(np.float32)
 
 
 def rates(guidance: Guidance, steps: int) -> tuple[list[float], list[float]]:
@@ -197,80 +319,3 @@ def rates(guidance: Guidance, steps: int) -> tuple[list[float], list[float]]:
         groups = np.array_split(schedule.values(gamma, steps), min(guidance.segments, steps))
         out.append([round(float(g.mean()), 6) for g in groups for _ in g])
     return out[0], out[1]
-
-
-def combine(
-    strong: jax.Array, weak: jax.Array, scale: jax.Array | float, channels: int = 0
-) -> jax.Array:
-    """Return omega * strong + (1 - omega) * weak                                      (Eq. 7).
-
-    With `channels`, the last axis has only its first ones guided; the others are the strong ones.
-    """
-    guided = scale * strong + (1 - scale) * weak
-    if not channels:
-        return guided
-    return jnp.where(jnp.arange(strong.shape[-1]) < channels, guided, strong)
-
-
-def guided_velocity(
-    model: Network,
-    weak_model: Network | None,
-    stretch: Stretch,
-    plan: Plan,
-    condition: Condition,
-    keys: jax.Array,
-    scales: jax.Array,
-    evaluations: int = 1,
-) -> Velocity:
-    """Return velocity(x [B, H, W, C], t [], n []) for one stretch of a run.
-
-    Both predictions are made together, so that one compiled step makes both and shares what it can.
-    Token ids are new at every evaluation n, and depend only on the image's own key.
-
-    Args:
-      model: the network of the strong prediction, and of the weak one unless `weak_model` makes it.
-      weak_model: another network for the weak prediction, or None.
-      stretch, plan: static; see `plan`.
-      condition: the condition of each image.
-      keys: one per image [B].
-      scales: omega at each step [steps], traced, so that other values need no new compile.
-      evaluations: how many a step makes.
-    """
-    derive = WEAK_LABELS[plan.weak_label].derive
-
-    def velocity(x, t, n):
-        now = _fold(keys, n)
-        ids = draw_pair(model, now, stretch.gammas, plan.ids)
-        t = jnp.broadcast_to(t, keys.shape)
-        if len(stretch.gammas) == 1:
-            return prediction.velocity(model, x, t, condition, ids[0])
-        other = derive(model, condition, _fold(now, 2)) if derive else condition
-        if plan.two_networks:
-            assert weak_model is not None
-            strong = prediction.velocity(model, x, t, condition, ids[0])
-            weak = prediction.velocity(weak_model, x, t, other, ids[1])
-        else:
-            both = [condition, other] if derive else [condition]
-            strong, weak = prediction.velocities(model, x, t, both, ids)
-        return combine(strong, weak, scales[n // evaluations], plan.channels)
-
-    return velocity
-
-
-def draw_pair(model: Network, keys: jax.Array, gammas: Sequence[float], kind: str) -> list[KeepIds]:
-    """Draw the kept ids of each prediction from the images' keys [B]; `kind` is one of `IDS`."""
-    layout = "uniform" if kind == "nested" else kind
-    ids = [draw_ids(model, _fold(keys, i), gamma, layout) for i, gamma in enumerate(gammas)]
-    if kind != "nested" or len(ids) == 1:
-        return ids
-    large, small = sorted((0, 1), key=lambda i: gammas[i])
-    most, fewest = ids[large], ids[small]
-    if most is not None and fewest is not None:
-        ids[small] = [
-            tokens.subset_ids(_fold(_fold(keys, small), r), whole, part.shape[1])
-            for r, (whole, part) in enumerate(zip(most, fewest, strict=True))
-        ]
-    return ids
-
-
-_fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))

@@ -8,12 +8,30 @@ B batch, N tokens of an image, K kept ones, D width, H heads, C channels, throug
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
 Condition = Any  # a tree of arrays [B, ...]; of class labels, int32 [B]
 KeepIds = Sequence[jax.Array] | None  # one [B, K] per choice of tokens; None computes every token
+
+
+class Branch(NamedTuple):
+    """One of several predictions at the same x_t.
+
+    Attributes:
+      condition: of each image; branches share work where it is the same object.
+      ids: its kept tokens.
+      time_noise: keys [B] and amounts [B]: the embedding e of time becomes e + amount std(e) n with
+        n ~ N(0, I) from the key, std over the width (time step guidance, arXiv 2407.02687).
+      borrow: after each route its kept tokens take their values from the first branch, instead of
+        running the route's blocks.
+    """
+
+    condition: Condition
+    ids: KeepIds = None
+    time_noise: tuple[jax.Array, jax.Array] | None = None
+    borrow: bool = False
 
 
 class Conditioning(Protocol):
@@ -42,6 +60,7 @@ class Network(Protocol):
     patch: int  # side of a token
     prediction: str  # what it returns: see `prediction`
     masks: bool  # whether tokens that are not kept are masked instead of bypassing blocks
+    inner: int  # how many blocks come before its inner head; 0: it has none
 
     @property
     def conditioning(self) -> Conditioning:
@@ -55,18 +74,29 @@ class Network(Protocol):
     def choices(self) -> int:
         """How many independent choices of tokens it takes; 0 if it always computes all tokens."""
 
+    @property
+    def depth(self) -> int:
+        """How many blocks it has."""
+
+    def skipping(self, active: jax.Array) -> "Network":
+        """Return this network without the blocks that are not `active`, bool [depth], traced."""
+
     def branches(
         self,
         x: jax.Array,
         t: jax.Array,
-        conditions: Sequence[Condition],
-        ids: Sequence[KeepIds],
-    ) -> list[jax.Array]:
-        """Return several predictions [B, H, W, C] at the same x_t, sharing what work they can.
+        branches: Sequence[Branch],
+        inner: bool = False,
+    ) -> Any:
+        """Return several predictions at the same x_t, sharing what work they can.
 
         Args:
           x: images x_t [B, H, W, C].
           t: times [B].
-          conditions: one for all branches, or one for each.
-          ids: the kept ids of each branch.
+          branches: the predictions to make.
+          inner: whether the inner head's output is wanted too.
+
+        Returns:
+          For each branch a prediction [B, H, W, C]; with `inner` a pair of these and the output
+          [B, H, W, C] of the inner head in the first branch.
         """

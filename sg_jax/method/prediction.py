@@ -19,6 +19,7 @@ REPA (arXiv 2410.06940) runs time from data to noise: v = -F(x_t, 1 - t).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ import numpy as np
 
 from sg_jax.errors import UserError
 from sg_jax.method import flow
-from sg_jax.method.network import Condition, KeepIds, Network
+from sg_jax.method.network import Branch, Condition, KeepIds, Network
 
 PREDICTIONS = ("velocity", "edm", "noise", "reversed")  # all become a velocity here
 SIGMA_DATA = 0.5
@@ -41,14 +42,17 @@ def velocities(
     model: Network,
     x: jax.Array,
     t: jax.Array,
-    conditions: Sequence[Condition],
-    ids: Sequence[KeepIds] = (None,),
-) -> list[jax.Array]:
-    """Return the velocity [B, H, W, C] of each branch at the same x_t; see `Network.branches`."""
+    branches: Sequence[Branch],
+    inner: bool = False,
+) -> Any:
+    """Return the velocity [B, H, W, C] of each branch at the same x_t; see `Network.branches`.
+
+    With `inner` it is a pair of these and the inner head's velocity in the first branch.
+    """
     if model.prediction == "velocity":
-        return model.branches(x, t, conditions, ids)
+        return model.branches(x, t, branches, inner)
     if model.prediction == "reversed":
-        return [-f for f in model.branches(x, 1 - t, conditions, ids)]
+        return jax.tree.map(jnp.negative, model.branches(x, 1 - t, branches, inner))
     if model.prediction == "edm":
         s = edm_scale(t)
         sigma = jnp.clip((1 - t) / jnp.maximum(t, 1e-6), *SIGMA_RANGE)
@@ -69,15 +73,23 @@ def velocities(
             f"This network predicts {model.prediction!r}; only networks that predict one of "
             f"{', '.join(map(repr, PREDICTIONS))} can be trained and sampled."
         )
-    outputs = model.branches(x / flow.per_image(s, x), network_time, conditions, ids)
-    return [flow.per_image(skip, x) * x + flow.per_image(out, x) * f for f in outputs]
+    outputs = model.branches(x / flow.per_image(s, x), network_time, branches, inner)
+    return jax.tree.map(lambda f: flow.per_image(skip, x) * x + flow.per_image(out, x) * f, outputs)
 
 
 def velocity(
     model: Network, x: jax.Array, t: jax.Array, condition: Condition, keep_ids: KeepIds = None
 ) -> jax.Array:
     """Return the velocity [B, H, W, C] at images x_t, times t [B] and a condition."""
-    return velocities(model, x, t, [condition], [keep_ids])[0]
+    return velocities(model, x, t, [Branch(condition, keep_ids)])[0]
+
+
+def velocity_and_inner(
+    model: Network, x: jax.Array, t: jax.Array, condition: Condition, keep_ids: KeepIds = None
+) -> tuple[jax.Array, jax.Array]:
+    """Return `velocity`, and the inner head's velocity [B, H, W, C] in the same pass."""
+    (v,), inner = velocities(model, x, t, [Branch(condition, keep_ids)], inner=True)
+    return v, inner
 
 
 def loss_weight(model: Network, t: jax.Array) -> jax.Array:

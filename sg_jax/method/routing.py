@@ -30,8 +30,10 @@ class Segment(NamedTuple):
     route: int | None
 
 
-def segments(depth: int, routes: Sequence[Route]) -> tuple[Segment, ...]:
+def segments(depth: int, routes: Sequence[Route], inner: int = 0) -> tuple[Segment, ...]:
     """Cut `depth` blocks into one segment per route and one per stretch between routes.
+
+    After the first `inner` blocks there is a cut too, in a route with its number on both sides.
 
     >>> segments(6, [(1, 4)])
     (Segment(0, 1, None), Segment(1, 5, 0), Segment(5, 6, None))
@@ -62,6 +64,10 @@ def segments(depth: int, routes: Sequence[Route]) -> tuple[Segment, ...]:
         done = end + 1
     if done < depth:
         cuts.append(Segment(done, depth, None))
+    for place, whole in enumerate(cuts):
+        if whole.start < inner < whole.stop:
+            cuts[place : place + 1] = [whole._replace(stop=inner), whole._replace(start=inner)]
+            break
     return tuple(cuts)
 
 
@@ -95,6 +101,8 @@ def run_branches(
     c: jax.Array,
     branches: Sequence[KeepIds],
     shared: bool = False,
+    borrow: Sequence[bool] = (),
+    visit: Callable[[int, jax.Array], None] | None = None,
 ) -> jax.Array:
     """Run every branch through all segments of a network.
 
@@ -110,17 +118,36 @@ def run_branches(
       branches: for each of the G branches its kept ids.
       shared: whether the branches are still equal; then the part before the first route at which
         they differ is computed once.
+      borrow: for each branch whether its kept tokens take their values after a route from the first
+        branch, instead of running the route's blocks; none by default.
+      visit: called with the number of blocks done, and the tokens [B, N, D] that the first branch
+        then has, after each segment.
 
     Returns:
       Tokens [G B, N, D].
     """
     count = len(branches)
+    own = [g for g in range(count) if not (borrow and borrow[g])]
     for segment, weights in pieces:
         route = segment.route
         ids = [None if route is None or b is None else b[route] for b in branches]
         if shared and any(i is not None for i in ids):
             h, c, shared = jnp.repeat(h, count, 0), jnp.repeat(c, count, 0), False
-        h = _run_segment(blocks, weights, h, c, ids)
+        if route is None or shared or len(own) == count:
+            h = _run_segment(blocks, weights, h, c, ids)
+        else:
+            before, cs = split(h, count), split(c, count)
+            some = interleave([before[g] for g in own]), interleave([cs[g] for g in own])
+            ran = _run_segment(blocks, weights, *some, [ids[g] for g in own])
+            after = dict(zip(own, split(ran, len(own)), strict=True))
+            h = interleave(
+                [
+                    after[g] if g in after else lend(before[g], after[0], ids[g])
+                    for g in range(count)
+                ]
+            )
+        if visit:
+            visit(segment.stop, h if shared else split(h, count)[0])
     return jnp.repeat(h, count, 0) if shared else h
 
 
@@ -148,6 +175,11 @@ def run_kept(
         return h
     kept = blocks(weights, tokens.gather(h, ids), c)  # [B, K, D]
     return tokens.scatter(h, kept, ids)  # [B, N, D]
+
+
+def lend(h: jax.Array, first: jax.Array, ids: jax.Array | None) -> jax.Array:
+    """Return h [B, N, D] with the kept tokens ids [B, K] of `first`; all of them if ids is None."""
+    return first if ids is None else tokens.scatter(h, tokens.gather(first, ids), ids)
 
 
 def interleave(parts: Sequence[jax.Array]) -> jax.Array:

@@ -1,8 +1,9 @@
 """Integrators of dx/dt = velocity(x, t) from noise (t = 0) to data (t = 1).
 
-They know neither networks nor guidance. `velocity(x [B, ...], t [], n []) -> [B, ...]` and
-`noise(n []) -> [B, ...]` (standard normal) are given; n counts the evaluations from `first`, for
-those that draw something new at each. Every loop is one scan: one compiled body.
+They know neither networks nor guidance. `velocity(x [B, ...], t [], n [], memory) -> (v [B, ...],
+memory)` and `noise(n []) -> [B, ...]` (standard normal) are given; n counts the evaluations from
+`first`, for those that draw something new at each, and `memory` is what a velocity leaves for the
+next one, () where that is nothing. Every loop is one scan: one compiled body.
 
 To add one: 1. write its function, here or in a file like `stochastic`, 2. give it a row in
 `SAMPLERS`, with the settings that it reads, 3. declare in `Sampler` those that are new. Tests read
@@ -12,6 +13,7 @@ the order from the row.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,8 @@ import jax.numpy as jnp
 from sg_jax.errors import SettingError, Settings, setting
 from sg_jax.method import flow
 
-Velocity = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Velocity = Callable[..., tuple[jax.Array, Any]]  # (x, t, n, memory)
+Moved = tuple[jax.Array, Any]  # the state [B, ...] and the memory
 Noise = Callable[[jax.Array], jax.Array]
 
 
@@ -28,14 +31,15 @@ class Integrator:
     """A row of `SAMPLERS`.
 
     Attributes:
-      run: (sampler, velocity, noise, x, times, first, steps) -> x; see `Sampler.integrate`.
+      run: (sampler, velocity, noise, x, times, first, steps, memory) -> (x, memory); see
+        `Sampler.integrate`.
       evaluations: how often a step evaluates the velocity.
       order: the order of convergence; None if it adds noise.
       reads: the settings of `Sampler` that it reads.
       times: (sampler, steps) -> the times of a run [steps + 1].
     """
 
-    run: Callable[..., jax.Array]
+    run: Callable[..., Moved]
     evaluations: int
     order: int | None
     reads: tuple[str, ...] = ("shift",)
@@ -102,8 +106,9 @@ class Sampler(Settings):
         times: jax.Array,
         first: int = 0,
         steps: int = 0,
-    ) -> jax.Array:
-        """Move x [B, ...] from the first of `times` to the last.
+        memory: Any = (),
+    ) -> Moved:
+        """Move x [B, ...] from the first of `times` to the last; return it and the memory.
 
         Args:
           velocity, noise: see the module.
@@ -111,8 +116,10 @@ class Sampler(Settings):
           times: a stretch of `self.times(steps)`.
           first: evaluations made before.
           steps: number of steps of the whole run; 0 if `times` covers all of it.
+          memory: the velocity's.
         """
-        return self._row.run(self, velocity, noise, x, times, first, steps or len(times) - 1)
+        steps = steps or len(times) - 1
+        return self._row.run(self, velocity, noise, x, times, first, steps, memory)
 
 
 def time_grid(steps: int, shift: float = 1.0) -> jax.Array:
@@ -123,7 +130,9 @@ def time_grid(steps: int, shift: float = 1.0) -> jax.Array:
     return flow.shift_time(jnp.linspace(0.0, 1.0, steps + 1), shift)
 
 
-def euler(velocity: Velocity, x: jax.Array, times: jax.Array, first: int = 0) -> jax.Array:
+def euler(
+    velocity: Velocity, x: jax.Array, times: jax.Array, first: int = 0, memory: Any = ()
+) -> Moved:
     """Integrate by Euler's method.
 
     x_{i+1} = x_i + (t_{i+1} - t_i) v(x_i, t_i)
@@ -133,39 +142,50 @@ def euler(velocity: Velocity, x: jax.Array, times: jax.Array, first: int = 0) ->
       x: the state at times[0], noise at the start of a run [B, ...].
       times: ascending [steps + 1].
       first: evaluations made before.
+      memory: the velocity's.
+
+    Returns:
+      The state at the last of the times, and the memory.
     """
 
-    def step(x, inputs):
-        t, dt, n = inputs
-        return x + dt * velocity(x, t, n), None
+    def step(state, inputs):
+        (x, memory), (t, dt, n) = state, inputs
+        v, memory = velocity(x, t, n, memory)
+        return (x + dt * v, memory), None
 
-    return scan(step, x, times, first, 1)
+    return scan(step, (x, memory), times, first, 1)
 
 
-def heun(velocity: Velocity, x: jax.Array, times: jax.Array, first: int = 0) -> jax.Array:
+def heun(
+    velocity: Velocity, x: jax.Array, times: jax.Array, first: int = 0, memory: Any = ()
+) -> Moved:
     """Integrate by Heun's method: the mean of the velocities at both ends of a step.
 
     x' = x_i + dt v(x_i, t_i);  x_{i+1} = x_i + dt / 2 (v(x_i, t_i) + v(x', t_{i+1}))
     """
 
-    def step(x, inputs):
-        t, dt, n = inputs
-        v = velocity(x, t, n)
-        ahead = velocity(x + dt * v, t + dt, n + 1)
-        return x + dt / 2 * (v + ahead), None
+    def step(state, inputs):
+        (x, memory), (t, dt, n) = state, inputs
+        v, memory = velocity(x, t, n, memory)
+        ahead, memory = velocity(x + dt * v, t + dt, n + 1, memory)
+        return (x + dt / 2 * (v + ahead), memory), None
 
-    return scan(step, x, times, first, 2)
+    return scan(step, (x, memory), times, first, 2)
 
 
-def scan(step, x: jax.Array, times: jax.Array, first: int, evaluations: int) -> jax.Array:
-    """Return x after step(x, (t, dt, n)) from each of `times` to the next."""
+def scan(step, state: Moved, times: jax.Array, first: int, evaluations: int) -> Moved:
+    """Return the state after step(state, (t, dt, n)) from each of `times` to the next."""
     counts = first + evaluations * jnp.arange(len(times) - 1)
-    return jax.lax.scan(step, x, (times[:-1], jnp.diff(times), counts))[0]
+    return jax.lax.scan(step, state, (times[:-1], jnp.diff(times), counts))[0]
 
 
-def _plain(run: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+def _plain(run: Callable[..., Moved]) -> Callable[..., Moved]:
     """Return the row's function of an integrator that adds no noise and has no settings."""
-    return lambda sampler, velocity, noise, x, times, first, steps: run(velocity, x, times, first)
+
+    def row(sampler, velocity, noise, x, times, first, steps, memory):
+        return run(velocity, x, times, first, memory)
+
+    return row
 
 
 SAMPLERS |= {

@@ -2,12 +2,22 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from sg_jax.method import flow
-from sg_jax.method.sampler import DIFFUSIONS, SAMPLERS, Integrator, Noise, Sampler, Velocity, scan
+from sg_jax.method.sampler import (
+    DIFFUSIONS,
+    SAMPLERS,
+    Integrator,
+    Moved,
+    Noise,
+    Sampler,
+    Velocity,
+    scan,
+)
 
 # D(t) >= 0 of SiT's SDE. On the linear path SiT's "sigma" and "linear" are both 1 - t; "sbdm" is
 # the diffusion of the score-based model with the same marginals, (1 - t) / t, infinite at t = 0.
@@ -38,7 +48,8 @@ def euler_maruyama(
     x: jax.Array,
     times: jax.Array,
     first: int = 0,
-) -> jax.Array:
+    memory: Any = (),
+) -> Moved:
     """Integrate SiT's SDE, which has the marginals of the ODE for any D(t) >= 0.
 
     dx = (v + D s) dt + sqrt(2 D) dW,  score s = (t v - x) / (1 - t)      (SiT, Eq. 4 and 7)
@@ -48,16 +59,17 @@ def euler_maruyama(
     Otherwise the steps would oscillate.
     """
 
-    def step(x, inputs):
-        t, dt, n = inputs
+    def step(state, inputs):
+        (x, memory), (t, dt, n) = state, inputs
         last = t + dt > 1 - 1e-6
         most = jnp.where(last, 1.0, 0.5) * (1 - t) ** 2 / dt
-        v, d = velocity(x, t, n), jnp.minimum(diffusion(t), most)
+        v, memory = velocity(x, t, n, memory)
+        d = jnp.minimum(diffusion(t), most)
         score = (t * v - x) / (1 - t)
         spread = jnp.sqrt(2 * d * dt) * ~last
-        return x + dt * (v + d * score) + spread * noise(n), None
+        return (x + dt * (v + d * score) + spread * noise(n), memory), None
 
-    return scan(step, x, times, first, 1)
+    return scan(step, (x, memory), times, first, 1)
 
 
 def edm_heun(
@@ -69,7 +81,8 @@ def edm_heun(
     churn: float = 0.0,
     limits: tuple[float, float] = (0.0, math.inf),
     noise_scale: float = 1.0,
-) -> jax.Array:
+    memory: Any = (),
+) -> Moved:
     """Integrate by EDM's stochastic Heun method (Karras et al., arXiv 2206.00364, Algorithm 2).
 
     It integrates y = x / t = data + sigma noise with sigma = (1 - t) / t: D = x + (1 - t) v is the
@@ -80,39 +93,41 @@ def edm_heun(
       churn: S_churn over the number of steps of the run.
       limits: S_min and S_max.
       noise_scale: S_noise.
+      memory: as above.
     """
 
-    def slope(y, sigma, n):
+    def slope(y, sigma, n, memory):
         t = 1 / (1 + sigma)
         x = t * y
-        d = flow.denoised(x, velocity(x, t, n), t)
-        return (y - d) / jnp.maximum(sigma, 1e-12)
+        v, memory = velocity(x, t, n, memory)
+        return (y - flow.denoised(x, v, t)) / jnp.maximum(sigma, 1e-12), memory
 
-    def step(y, inputs):
-        t, dt, n = inputs
+    def step(state, inputs):
+        (y, memory), (t, dt, n) = state, inputs
         sigma, after = (1 - t) / t, jnp.maximum(1 / (t + dt) - 1, 0.0)
         gamma = jnp.where((limits[0] <= sigma) & (sigma <= limits[1]), churn, 0.0)
         hat = sigma * (1 + jnp.minimum(gamma, math.sqrt(2) - 1))
         y = y + noise_scale * jnp.sqrt(jnp.maximum(hat**2 - sigma**2, 0.0)) * noise(n)
-        d = slope(y, hat, n)
+        d, memory = slope(y, hat, n, memory)
         end = y + (after - hat) * d
-        corrected = y + (after - hat) / 2 * (d + slope(end, after, n + 1))
-        return jnp.where(after > 1e-6, corrected, end), None
+        ahead, memory = slope(end, after, n + 1, memory)
+        corrected = y + (after - hat) / 2 * (d + ahead)
+        return (jnp.where(after > 1e-6, corrected, end), memory), None
 
-    y = scan(step, x / times[0], times, first, 2)
-    return y * times[-1]
+    y, memory = scan(step, (x / times[0], memory), times, first, 2)
+    return y * times[-1], memory
 
 
-def _euler_maruyama(sampler: Sampler, velocity, noise, x, times, first, steps):
+def _euler_maruyama(sampler: Sampler, velocity, noise, x, times, first, steps, memory):
     def diffusion(t):
         return sampler.diffusion_scale * DIFFUSIONS[sampler.diffusion](t)
 
-    return euler_maruyama(velocity, noise, diffusion, x, times, first)
+    return euler_maruyama(velocity, noise, diffusion, x, times, first, memory)
 
 
-def _edm_heun(s: Sampler, velocity, noise, x, times, first, steps):
+def _edm_heun(s: Sampler, velocity, noise, x, times, first, steps, memory):
     churn, limits = s.churn / steps, (s.churn_min, s.churn_max)
-    return edm_heun(velocity, noise, x, times, first, churn, limits, s.churn_noise)
+    return edm_heun(velocity, noise, x, times, first, churn, limits, s.churn_noise, memory)
 
 
 SAMPLERS |= {

@@ -4,13 +4,14 @@ Backbones differ only in their blocks; `dit.DiT` is the published one.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sg_jax.errors import UserError, one_of, plain
-from sg_jax.method.network import Condition, KeepIds
+from sg_jax.errors import UserError, is_whole, one_of, plain, shown
+from sg_jax.method.network import Branch, Condition, KeepIds
 from sg_jax.method.prediction import PREDICTIONS
 from sg_jax.method.presets import Named
 from sg_jax.method.routing import Route, interleave, split
@@ -39,6 +40,7 @@ class Backbone(nnx.Module):
       prediction: what it returns: "velocity", REPA's "reversed" one, EDM's F ("edm"), or DiT's
         "noise"; see `method.prediction`.
       time_endpoint: how frequencies of time are spaced; see `layers.timestep_features`.
+      inner: blocks before the inner head, a second head that is trained along; 0: there is none.
       rngs: initial weights.
     """
 
@@ -60,6 +62,7 @@ class Backbone(nnx.Module):
         learn_sigma: bool = False,
         prediction: str = "velocity",
         time_endpoint: bool = False,
+        inner: int = 0,
         rngs: nnx.Rngs,
     ):
         image_size, channels, num_classes = sizes.checked(
@@ -80,6 +83,12 @@ class Backbone(nnx.Module):
                 f"config.model.width={width} must be divisible by 4 (sine and cosine of row and "
                 f"column)."
             )
+        inner = plain(inner)
+        if not is_whole(inner) or not 0 <= inner < depth:
+            raise UserError(
+                f"config.model.inner={shown(inner)} must be the number of blocks before the inner "
+                f"head, 1 <= inner < depth={depth}, or 0 for none."
+            )
         numbers = jnp.dtype(dtype)
         self.image_size, self.channels = image_size, channels
         self.patch, self.width, self.depth = patch, width, depth
@@ -89,11 +98,15 @@ class Backbone(nnx.Module):
         self.patch_embedding = layers.Linear(pixels, width, numbers, rngs)
         self.time_embedding = layers.TimestepEmbedding(width, numbers, rngs, self.time_endpoint)
         self.label_embedding = Classes(num_classes, width, rngs)
-        self.blocks = RoutedStack(block, depth, routes, remat, rngs)
+        self.blocks = RoutedStack(block, depth, routes, remat, rngs, inner)
         self.routes = plain(routes)
         self.named = Named()  # the guidance settings of its run, once it has one
         self.final_modulation = layers.Linear(width, 2 * width, numbers, rngs, layers.ZEROS)
         self.final = layers.Linear(width, pixels * (1 + learn_sigma), numbers, rngs, layers.ZEROS)
+        self.inner = inner
+        if inner:  # made last, so that all other weights are those of a network without it
+            self.inner_modulation = layers.Linear(width, 2 * width, numbers, rngs, layers.ZEROS)
+            self.inner_final = layers.Linear(width, pixels, numbers, rngs, layers.ZEROS)
 
     @property
     def conditioning(self) -> Classes:
@@ -117,50 +130,88 @@ class Backbone(nnx.Module):
                 part.chunk = tokens
         return other
 
+    def skipping(self, active: jax.Array) -> "Backbone":
+        """Return this network without those of its `blocks` that are not `active`, bool [depth].
+
+        They cost nothing, although `active` is traced; tokens pass them unchanged.
+        """
+        other = jax.tree.map(lambda x: x, self)
+        other.blocks.active = active
+        return other
+
     def __call__(
         self, x: jax.Array, t: jax.Array, condition: Condition, keep_ids: KeepIds = None
     ) -> jax.Array:
         """Return the velocity [B, H, W, C], float32; see `branches`."""
-        return self.branches(x, t, [condition], [keep_ids])[0]
+        return self.branches(x, t, [Branch(condition, keep_ids)])[0]
 
     def branches(
         self,
         x: jax.Array,
         t: jax.Array,
-        conditions: Sequence[Condition],
-        ids: Sequence[KeepIds],
-    ) -> list[jax.Array]:
+        branches: Sequence[Branch],
+        inner: bool = False,
+    ) -> Any:
         """Return several predictions at the same x_t, computing what they share only once.
 
-        With one condition for all, the branches are equal until the first route, so the embeddings
-        and the blocks before it run once; after the route they run as one batch.
+        With one condition for all (the same object) and no noise on the time, the branches are
+        equal until the first route, so the embeddings and the blocks before it run once; after the
+        route they run as one batch.
 
         Args:
           x: images x_t [B, H, W, C].
           t: times [B], fed to the timestep embedding unscaled.
-          conditions: one for all branches, or one for each; of class labels, int32 [B].
-          ids: for each branch one [B, K] per route, or None to compute every token.
+          branches: their conditions are class labels, int32 [B], and their ids one [B, K] per
+            route, or None to compute every token.
+          inner: whether the inner head's output is wanted too. In a route, it is what the network
+            would see if the route ended there.
 
         Returns:
-          For each branch a velocity [B, H, W, C], float32.
+          For each branch a velocity [B, H, W, C], float32; with `inner` a pair of these and the
+          inner head's velocity [B, H, W, C] in the first branch.
         """
-        net, count = blocks.gathered(self), len(ids)
+        if inner and not self.inner:
+            raise UserError("This network has no inner head; config.model.inner gives it one.")
+        net, count, found = blocks.gathered(self), len(branches), []
         patches = net.patch_embedding(patchify(x, net.patch))  # [B, N, D]
         side = net.image_size // net.patch
         h = patches + layers.position_table(side, side, net.width)[None].astype(net.dtype)
         time = net.time_embedding(t)  # [B, D]
-        cs = [time + net.label_embedding(condition, net.dtype) for condition in conditions]
-        shared = len(cs) == 1
+        shared = all(b.condition is branches[0].condition and not b.time_noise for b in branches)
+        cs = [
+            noisy(time, b.time_noise) + net.label_embedding(b.condition, net.dtype)
+            for b in (branches[:1] if shared else branches)
+        ]
         h = h if shared else jnp.repeat(h, count, 0)
-        h = net.blocks(h, interleave(cs), ids, shared=shared)  # [G B, N, D]
+
+        def visit(done: int, h: jax.Array) -> None:
+            if inner and done == net.inner:
+                found.append(net._head(h, cs[0], net.inner_modulation, net.inner_final))
+
+        ids, borrow = [b.ids for b in branches], [b.borrow for b in branches]
+        h = net.blocks(h, interleave(cs), ids, shared, borrow, visit)  # [G B, N, D]
         c = jnp.repeat(cs[0], count, 0) if shared else interleave(cs)
-        parts = layers.modulation(net.final_modulation, c, 2)
-        h = layers.adaptive_norm(h, layers.moments(h), *parts)
-        h = net.final(h)
-        v = unpatchify(h, net.patch).astype(jnp.float32)[..., : net.channels]  # [G B, H, W, C]
-        return split(v, count)
+        vs = split(net._head(h, c, net.final_modulation, net.final), count)
+        return (vs, *found) if inner else vs
+
+    def _head(self, h: jax.Array, c: jax.Array, modulation: Any, linear: Any) -> jax.Array:
+        """Return the velocity [B, H, W, C], float32, that a head reads from tokens [B, N, D]."""
+        parts = layers.modulation(modulation, c, 2)
+        h = linear(layers.adaptive_norm(h, layers.moments(h), *parts))
+        return unpatchify(h, self.patch).astype(jnp.float32)[..., : self.channels]
 
     @property
     def choices(self) -> int:
         """How many independent choices of tokens a forward pass takes: one per route."""
         return len(self.routes)
+
+
+def noisy(embedding: jax.Array, noise: tuple[jax.Array, jax.Array] | None) -> jax.Array:
+    """Return e + amount std(e) n for embeddings e [B, D]; see `Branch.time_noise`."""
+    if noise is None:
+        return embedding
+    keys, amount = noise
+    n = jax.vmap(lambda key: jax.random.normal(key, embedding.shape[1:]))(keys)  # [B, D]
+    wide = embedding.astype(jnp.float32)
+    spread = amount[:, None] * wide.std(axis=1, keepdims=True)
+    return (wide + spread * n).astype(embedding.dtype)

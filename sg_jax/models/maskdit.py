@@ -14,10 +14,11 @@ from flax import nnx
 
 from sg_jax.errors import UserError, plain, shown
 from sg_jax.method import tokens
-from sg_jax.method.network import Condition, KeepIds
+from sg_jax.method.network import Branch
 from sg_jax.method.routing import interleave, split
 from sg_jax.method.tokens import patchify, unpatchify
 from sg_jax.models import layers, sizes
+from sg_jax.models.backbone import noisy
 from sg_jax.models.conditioning import Classes
 from sg_jax.models.dit import Block, DiT
 from sg_jax.models.stack import RoutedStack
@@ -62,6 +63,11 @@ class MaskDiT(DiT):
                 f"config.model.routes={shown(routes)} must be empty: a network that masks its "
                 f"tokens has no routes."
             )
+        if inner := plain(encoder.get("inner", 0)):
+            raise UserError(
+                f"config.model.inner={shown(inner)} must be 0: a network that masks its tokens has "
+                "no inner head, because its encoder sees only those that are kept."
+            )
         decoder_width, decoder_depth, decoder_heads = sizes.checked(
             decoder_width=decoder_width, decoder_depth=decoder_depth, decoder_heads=decoder_heads
         )
@@ -92,8 +98,8 @@ class MaskDiT(DiT):
         self,
         x: jax.Array,
         t: jax.Array,
-        conditions: Sequence[Condition],
-        ids: Sequence[KeepIds | jax.Array],
+        branches: Sequence[Branch],
+        inner: bool = False,
     ) -> list[jax.Array]:
         """Return several predictions at the same x_t.
 
@@ -103,21 +109,27 @@ class MaskDiT(DiT):
         Args:
           x: images x_t [B, H, W, C].
           t: times [B], fed to the timestep embedding unscaled.
-          conditions: one for all branches, or one for each.
-          ids: for each branch its kept ids [B, K], possibly in a list of one item; or None to
+          branches: their ids are an array [B, K], possibly in a list of one item; or None to
             encode every token.
+          inner: must be False.
 
         Returns:
           For each branch a prediction [B, H, W, C], float32.
 
         Raises:
-          UserError: no token is kept, or ids are given for more than one route.
+          UserError: no token is kept, ids are given for more than one route, or something is asked
+            for that masking does not have.
         """
-        net, count, single = blocks.gathered(self), len(ids), [_single(i) for i in ids]
+        if inner or any(b.borrow for b in branches):
+            raise UserError("A network that masks has no inner head, and no tokens to borrow.")
+        net, count = blocks.gathered(self), len(branches)
+        single = [_single(b.ids) for b in branches]
         h = net.patch_embedding(patchify(x, net.patch)) + net._positions(net.width)  # [B, N, D]
         time = net.time_embedding(t)  # [B, D]
-        cs = [time + net.label_embedding(condition, net.dtype) for condition in conditions]
-        cs = cs * count if len(cs) == 1 else cs
+        cs = [
+            noisy(time, b.time_noise) + net.label_embedding(b.condition, net.dtype)
+            for b in branches
+        ]
         c = interleave(cs)  # [G B, D]
         if len({None if i is None else i.shape for i in single}) == 1:
             arrays = [i for i in single if i is not None]  # of all branches, or of none

@@ -5,6 +5,7 @@ mean and the inverse deviation that the next block's norm needs.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from flax import nnx
@@ -31,6 +32,7 @@ class RoutedStack(nnx.Module):
       routes: pairs (start, end) of blocks, 0-based, both included.
       remat: what the backward pass recomputes, one of `REMAT`.
       rngs: initial weights.
+      inner: blocks after which a segment ends too; 0: no such place.
     """
 
     def __init__(
@@ -40,27 +42,42 @@ class RoutedStack(nnx.Module):
         routes: Sequence[Route],
         remat: str,
         rngs: nnx.Rngs,
+        inner: int = 0,
     ):
         one_of("config.model.remat", remat, REMAT)
-        self.segments = routing.segments(depth, routes)
+        self.segments = routing.segments(depth, routes, inner)
         self.remat, self.chunk = remat, 0  # see `Backbone.in_chunks`
+        self.active: Any = None  # bool [depth], of blocks that run; None: all (`Backbone.skipping`)
         keys = jax.random.split(rngs.params(), depth)
         build = jax.vmap(lambda key: block(nnx.Rngs(key)))
         stacks = [sharding.stacked(build(keys[s.start : s.stop])) for s in self.segments]
         self.stacks = nnx.List(stacks)
 
     def __call__(
-        self, h: jax.Array, c: jax.Array, branches: Sequence[KeepIds], shared: bool = False
+        self,
+        h: jax.Array,
+        c: jax.Array,
+        branches: Sequence[KeepIds],
+        shared: bool = False,
+        borrow: Sequence[bool] = (),
+        visit: Callable[[int, jax.Array], None] | None = None,
     ) -> jax.Array:
         """Return tokens [G B, N, D] of every branch; see `routing.run_branches`."""
-        pieces = list(zip(self.segments, self.stacks, strict=True))
-        return routing.run_branches(self._blocks, pieces, h, c, branches, shared)
+        stacks: list[Any] = list(self.stacks)
+        if self.active is not None:
+            cuts = [self.active[s.start : s.stop] for s in self.segments]
+            stacks = list(zip(stacks, cuts, strict=True))
+        pieces = list(zip(self.segments, stacks, strict=True))
+        return routing.run_branches(self._blocks, pieces, h, c, branches, shared, borrow, visit)
 
     def _blocks(self, stack, h, c):
         """Run the blocks of one segment on tokens h [B, K, D] with conditioning c [B, D]."""
 
         def run(block, carry, c):
-            return block(*carry, c)
+            if self.active is None:
+                return block(*carry, c)
+            block, active = block
+            return jax.lax.cond(active, lambda: block(*carry, c), lambda: carry)
 
         def scan(run, h, c, stack):
             start = h, layers.moments(h)

@@ -96,7 +96,7 @@ def _training(experiment: Experiment) -> list[Program]:
             f"Training step of {name}, γ {gamma:g}, {size} images, {config.model.dtype}, "
             f"remat {config.model.remat}",
             functools.partial(_lower_training, experiment, gamma),
-            flops.training_step(model, gamma, size, full=True),
+            flops.training_step(model, gamma, size, full=True, teacher=experiment.taught),
             steps=1,
         )
         for gamma in experiment.training_rates
@@ -131,8 +131,9 @@ def _lower_training(experiment: Experiment, gamma: float) -> jax.stages.Lowered:
         "image": _spread((batch, *shape), jnp.float32, mesh),
         "condition": _spread((batch,), jnp.int32, mesh),
     }
-    step: Any = experiment.compile_train_step(gamma, state)
-    return step.lower(state, images, _key(mesh))
+    teacher = [] if experiment.taught is None else [sharding.place(model, mesh)]
+    step: Any = experiment.compile_train_step(gamma, state, *teacher)
+    return step.lower(state, images, _key(mesh), *teacher)
 
 
 def _lower_sampling(experiment: Experiment) -> jax.stages.Lowered:

@@ -50,7 +50,9 @@ def measure(experiment: Experiment) -> list[dict[str, Any]]:
     rates = {f"train, γ {g:g}": g for g in dict.fromkeys((0.0, *experiment.training_rates))}
     programs = dict(zip(rates, training(experiment, list(rates.values())), strict=True))
     costs = {
-        label: flops.training_step(experiment.model, g, config.train.batch_size, full=True)
+        label: flops.training_step(
+            experiment.model, g, config.train.batch_size, full=True, teacher=experiment.taught
+        )
         for label, g in rates.items()
     }
     results = _race(programs, costs, config.bench.repeats, 1)
@@ -77,17 +79,19 @@ def training(experiment: Experiment, rates: Sequence[float]) -> list[Callable[[]
     """
     experiment.check_training()
     config, model = experiment.config, experiment.model
-    state = init_state(experiment.make_model, experiment.tx, experiment.mesh, jax.random.key(0))
+    how = experiment.make_model, experiment.tx, experiment.mesh, jax.random.key(0)
+    state = init_state(*how)
+    teacher = [] if experiment.taught is None else [init_state(*how).model]
     shape = (config.train.batch_size, model.image_size, model.image_size, model.channels)
     batch = {"image": np.zeros(shape, np.float32), "condition": np.zeros(shape[:1], np.int32)}
     batch = jax.device_put(batch, batch_sharding(experiment.mesh))
 
     def step_at(gamma: float) -> Callable[[], None]:
-        step = experiment.compile_train_step(gamma, state)
+        step = experiment.compile_train_step(gamma, state, *teacher)
 
         def call() -> None:
             nonlocal state
-            state, metrics = step(state, batch, jax.random.key(0))
+            state, metrics = step(state, batch, jax.random.key(0), *teacher)
             jax.block_until_ready((state, metrics))
 
         return call

@@ -28,12 +28,16 @@ def train(job: Job, on: Machine) -> Lines:
     else:
         passes = "it is not here, so how many passes these are is not known"
     yield "read", f"{drawn:,} examples, {batch} a step, of {found.name}, {found.split}: {passes}"
-    total, count = 0.0, 0
+    total = count = 0.0
+    about = "about " if experiment.objective.rates else ""
     for gamma, steps in stretches(experiment).items():
-        work = flops.training_step(model, gamma, batch, full=True)
+        work = flops.training_step(model, gamma, batch, full=True, teacher=experiment.taught)
         total, count = total + steps * work, count + steps
         each = f"{gflops(work)} a step, {gflops(work / batch)} per image"
-        yield "compute", f"{each}: {steps:,} steps at γ {gamma:g}"
+        yield "compute", f"{each}: {about}{steps:,.0f} steps at γ {gamma:g}"
+    if experiment.taught is not None:
+        words = experiment.taught.describe()
+        yield "note", f"with the teacher's predictions ({words}), by the network of this config"
     seconds = total / on.rate(experiment.config.model.dtype)
     yield lasting(seconds, on, f"{number(count / seconds)} steps/s")
     yield from looks(job, on)
@@ -50,7 +54,10 @@ def looks(job: Job, on: Machine) -> Lines:
         split = data_of(job, split=experiment.config.data.test_split)
         images = min(config.heldout_images, split.examples or config.heldout_images)
         times = config.steps // config.heldout_every
-        work = flops.training_step(model, experiment.objective.gamma, images, full=True) / 3
+        work = 0.0
+        for rate, _ in experiment.objective.drawn:
+            both = flops.training_step(model, rate, images, full=True, teacher=experiment.taught)
+            work += both - flops.training_step(model, rate, images, full=True) * 2 / 3  # forward
         yield (
             "compute",
             f"{gflops(work)} each time: the loss of {images:,} held-out images, {times:,} times",
@@ -70,15 +77,15 @@ def looks(job: Job, on: Machine) -> Lines:
         yield lasting(times * seconds, on, "these evaluations, without judging")
 
 
-def stretches(experiment: Experiment) -> dict[float, int]:
-    """Return how many steps are trained at each sparsity rate."""
+def stretches(experiment: Experiment) -> dict[float, float]:
+    """Return how many steps are trained at each sparsity rate; if it is drawn, the mean number."""
     config = experiment.config.train
-    begins = [(0, experiment.objective.gamma), *((int(s), g) for s, g in config.gammas)]
-    ends = [first for first, _ in begins[1:]] + [config.steps]
-    found: dict[float, int] = {}
-    for (first, gamma), end in zip(begins, ends, strict=True):
+    begins = [0, *(int(first) for first, _ in config.gammas)]
+    found: dict[float, float] = {}
+    for first, end in zip(begins, [*begins[1:], config.steps], strict=True):
         if steps := min(end, config.steps) - min(first, config.steps):
-            found[gamma] = found.get(gamma, 0) + steps
+            for gamma, share in experiment.rates_at(first + 1):
+                found[gamma] = found.get(gamma, 0) + share * steps
     return found
 
 

@@ -27,6 +27,7 @@ from sg_jax.evaluation.judge import Judge
 from sg_jax.evaluation.metrics import CLASSIFIER, Scores
 from sg_jax.evaluation.results import SettingResult
 from sg_jax.method.guidance import Guidance
+from sg_jax.method.objective import in_words
 from sg_jax.modes import dry_draw, evaluate_files
 from sg_jax.modes.base import Job, Mode, register, weak_paths
 from sg_jax.modes.dry_parts import Lines
@@ -226,7 +227,7 @@ def _facts(experiment: Experiment, step: int, judge: Judge) -> dict[str, str]:
 
 def _training_rates(experiment: Experiment) -> str:
     """Return the sparsity rates of training, such as "0.5, then 0"."""
-    return ", then ".join(f"{rate:g}" for rate in experiment.training_rates)
+    return ", then ".join(map(in_words, experiment.training_mixes))
 
 
 def _dry(job: Job, on: Machine) -> Lines:

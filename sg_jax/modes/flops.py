@@ -5,6 +5,7 @@ from etils import epath
 from sg_jax.config.experiment import Experiment
 from sg_jax.costs import flops
 from sg_jax.method import checks
+from sg_jax.method.objective import as_rates, in_words
 from sg_jax.modes.base import Job, Mode, register
 
 EXPLANATION = """GFLOPs of one sampling step of one image, and of training on one batch.
@@ -28,12 +29,15 @@ def show(experiment: Experiment) -> None:
     config, model = experiment.config, experiment.model
     print(EXPLANATION)
     rows, steps = [], config.sample.steps
-    for gamma in dict.fromkeys((0.0, *experiment.training_rates)):
+    mixes = [mix for mix in experiment.training_mixes if len(mix) > 1]
+    for rates in (*map(as_rates, dict.fromkeys((0.0, *experiment.training_rates))), *mixes):
         costs = [
-            flops.training_step(model, gamma, config.train.batch_size, full=full)
+            flops.training_step(
+                model, rates, config.train.batch_size, full=full, teacher=experiment.taught
+            )
             for full in (False, True)
         ]
-        rows.append((f"training, γ {gamma:g}, batch {config.train.batch_size}", costs * 2))
+        rows.append((f"training, γ {in_words(rates)}, batch {config.train.batch_size}", costs * 2))
     settings, notes = checks.possible(model, experiment.settings)
     for name, setting in settings.items():
         costs = [

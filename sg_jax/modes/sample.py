@@ -60,7 +60,7 @@ def draw(experiment: Experiment, workdir: str) -> epath.Path:
         model, step = checkpoints.load_with_step(workdir, **how)
         setting = experiment.settings[config.guidance]
         guidance = measure.resolved(experiment, setting, workdir, step)
-        weak_model = checkpoints.load_weak(guidance, workdir, **how)
+        weak_model = checkpoints.load_weak(guidance, workdir, **how, step=step)
     progress = Progress(0, config.count, 1, unit="image")
     key = table.Key(
         guidance=guidance,

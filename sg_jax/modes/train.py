@@ -3,9 +3,11 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
+import numpy as np
 
 from sg_jax.config import record, trust
 from sg_jax.config.experiment import Experiment
@@ -16,6 +18,8 @@ from sg_jax.data.pipeline import seek
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import measure, scoring
+from sg_jax.method.objective import Rates, in_words
+from sg_jax.models.backbone import Backbone
 from sg_jax.modes import dry_train, watching
 from sg_jax.modes.base import MODES, Job, Mode, register
 from sg_jax.parallel import processes, sharding
@@ -30,6 +34,7 @@ from sg_jax.weights import checkpoints, starts
 from sg_jax.weights.rollbacks import Rollbacks
 from sg_jax.weights.saver import Saver
 
+POSITION, TEACHER = "data_position", "teacher_step"  # numbers saved with a state
 AHEAD = 4  # steps that may be queued on the devices; a stop signal has to wait for them
 
 
@@ -58,7 +63,7 @@ def train(
     Raises:
       UserError: training has diverged, and was to stop then, or has done so too often.
     """
-    compiled: dict[float, Callable] = {}  # one program per sparsity rate
+    compiled: dict[Rates, Callable] = {}  # one program for each rate, or for those drawn from
     rollbacks = Rollbacks(workdir)
     watch = watching.Watch(experiment, source, workdir)
     with processes.stop_signals() as stop:
@@ -79,7 +84,7 @@ def _train(
     tracker: Tracker | None,
     watch: watching.Watch,
     stop: Callable[..., str],
-    compiled: dict[float, Callable],
+    compiled: dict[Rates, Callable],
     rollbacks: Rollbacks,
 ) -> TrainState:
     """Train until the end or a signal, or raise Diverged."""
@@ -93,7 +98,8 @@ def _train(
         contextlib.ExitStack() as stack,
     ):
         with spent.on("start"):
-            state, position = _start(experiment, saver, abstract, init_key)
+            state, kept, teacher = _start(experiment, saver, abstract, init_key)
+            position = kept.pop(POSITION)
         start = int(state.step)
         if start >= total:
             log(f"{workdir} is trained already: step {start} of {total}.")
@@ -117,12 +123,12 @@ def _train(
             with spent.on("waiting for data"):
                 batch = sharding.to_global(next(data), mesh)
             position += 1
-            gamma = experiment.gamma_at(step)
-            if fresh := gamma not in compiled:
-                compiled[gamma] = experiment.compile_train_step(gamma, abstract)
-                log(f"Step {step}: training at γ {gamma:g}, program {len(compiled)}.")
+            rates = experiment.rates_at(step)
+            if fresh := rates not in compiled:
+                compiled[rates] = experiment.compile_train_step(rates, abstract, *teacher)
+                log(f"Step {step}: training at γ {in_words(rates)}, program {len(compiled)}.")
             with spent.on("compile") if fresh else contextlib.nullcontext():
-                state, metrics = compiled[gamma](state, batch, step_key)
+                state, metrics = compiled[rates](state, batch, step_key, *teacher)
             pending.append(metrics)
             if len(pending) > AHEAD:
                 jax.block_until_ready(pending[-1 - AHEAD])
@@ -139,15 +145,17 @@ def _train(
             last = step == total or bool(stopped)
             found: dict[str, float] = {}
             if step % config.train.log_every == 0 or last:
-                means = health.means(step, jax.device_get(pending), last=step == total)
-                rates = progress.update(step, **means)
+                seen = jax.device_get(pending)
+                means = health.means(step, seen, last=step == total)
+                pace = progress.update(step, **means)
                 rate = float(experiment.schedule(step - 1))  # counted from 0
-                speed = _speed(experiment, gamma, rates)
+                speed = _speed(experiment, rates, pace)
                 back = {"rollbacks": len(rollbacks)} if len(rollbacks) else {}
-                found = {**means, "learning_rate": rate, **rates, **speed, **back}
+                by_rate = _by_rate(rates, seen)
+                found = {**means, "learning_rate": rate, **pace, **speed, **back, **by_rate}
                 pending = []
             if watch.is_due(step):
-                found |= watch.after(step, state, gamma, writer, spent)
+                found |= watch.after(step, state, rates, writer, spent, *teacher)
                 progress.restart(step)
             if found:
                 writer.scalars(step, found)
@@ -160,7 +168,7 @@ def _train(
                 if held is not None:
                     held.check()  # or two runs would save into one folder
                 with spent.on("checkpoints"):
-                    saver.save(state, step, {"data_position": position}, best)
+                    saver.save(state, step, {POSITION: position, **kept}, best)
                     if last:
                         saver.wait()
             if last:
@@ -178,27 +186,49 @@ def _train(
 
 def _start(
     experiment: Experiment, saver: Saver, abstract: TrainState, key: jax.Array
-) -> tuple[TrainState, int]:
-    """Return the state and data position to continue from: the latest checkpoint's, or new ones."""
-    if restored := saver.restore(abstract):
-        state, progress = restored
-        return state, progress["data_position"]
+) -> tuple[TrainState, dict[str, int], list[Backbone]]:
+    """Return what to continue from: the latest checkpoint's, or new.
+
+    Returns:
+      The state; the numbers that are saved with it: the data position, and from which checkpoint
+      the teacher is; and the teacher, if there is one.
+    """
     config, mesh, decays = experiment.config, experiment.mesh, experiment.config.train.ema_decays
+    restored, source = saver.restore(abstract), config.train.init_from
+    numbers = restored[1] if restored else {POSITION: 0}
+    kept = {name: numbers[name] for name in (POSITION, TEACHER) if name in numbers}
+    teacher = []
+    if experiment.taught is not None:
+        network, kept[TEACHER] = starts.teacher(source, experiment.model, mesh, kept.get(TEACHER))
+        teacher.append(network)
+        log(f"The target of training is made by {source}: {experiment.taught.describe()}.")
+    if restored:
+        return restored[0], kept, teacher
     state = init_state(experiment.make_model, experiment.tx, mesh, key, decays)
-    if config.train.init_from:
-        model = starts.load(config.train.init_from, state.model, mesh)
+    if source:
+        model = starts.load(source, state.model, mesh, kept.get(TEACHER))
         state = start_state(model, state.opt_state, decays)
-        log(f"Start from the weights of {config.train.init_from}.")
-    return state, 0
+        log(f"Start from the weights of {source}.")
+    return state, kept, teacher
 
 
-def _speed(experiment: Experiment, gamma: float, rates: dict[str, float]) -> dict[str, float]:
+def _by_rate(rates: Rates, seen: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the mean loss of the steps at each rate, such as "loss_gamma_0.5", if it is drawn."""
+    found: dict[str, float] = {}
+    for n, (gamma, _) in enumerate(rates):
+        losses = [m["loss"] for m in seen if m.get("drawn") == n and not m.get("skipped")]
+        if losses:
+            found[f"loss_gamma_{gamma:g}"] = float(np.mean(losses))
+    return found
+
+
+def _speed(experiment: Experiment, rates: Rates, pace: dict[str, float]) -> dict[str, float]:
     """Return TFLOP/s, and their share of the devices' peak (MFU) if the peak is known."""
-    if not rates:
+    if not pace:
         return {}
-    batch = experiment.config.train.batch_size
-    cost = flops.training_step(experiment.model, gamma, batch, full=True)
-    speed = cost * rates["steps_per_second"]
+    batch, taught = experiment.config.train.batch_size, experiment.taught
+    cost = flops.training_step(experiment.model, rates, batch, full=True, teacher=taught)
+    speed = cost * pace["steps_per_second"]
     found = {"tflops_per_second": speed / 1e12}
     if peak := flops.peak(jax.devices()[0].device_kind):
         found["mfu"] = speed / (peak * experiment.mesh.size)
@@ -222,6 +252,9 @@ def run(job: Job) -> list:
         )
     if config.init_from and not begun:
         starts.check(config.init_from, experiment.model)
+    if experiment.taught is not None:
+        name = experiment.objective.distill
+        starts.check_teacher(config.init_from, experiment.model, experiment.taught, name)
     _check_evaluation(experiment, source)
     watching.check(experiment, source)
     experiment.check_training()
@@ -238,8 +271,12 @@ def run(job: Job) -> list:
 
 
 def _paths(config: Config, workdir: str) -> list[str]:
-    """Return the keys of the paths that training uses; a run that has begun starts from itself."""
-    keys = [] if checkpoints.steps_of(workdir) else ["train.init_from"]
+    """Return the keys of the paths that training uses.
+
+    A run that has begun starts from itself, but its teacher stays where it is.
+    """
+    used = config.objective.distill or not checkpoints.steps_of(workdir)
+    keys = ["train.init_from"] if used else []
     drawn = config.train.sample_every or config.train.evaluate_every
     keys += ["autoencoder.path"] if drawn else []
     keys += trust.JUDGES if config.train.evaluate_every else []

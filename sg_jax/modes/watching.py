@@ -5,7 +5,6 @@ run trains to the same bits with it and without.
 """
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 
@@ -23,6 +22,8 @@ from sg_jax.evaluation import pictures, scoring
 from sg_jax.evaluation.judge import Judge
 from sg_jax.evaluation.metrics import METRICS
 from sg_jax.method.guidance import Guidance
+from sg_jax.method.objective import Rates, in_words
+from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs import heldout
 from sg_jax.programs.sampling import sample, sample_batches
@@ -103,16 +104,23 @@ class Watch:
         self._opened = True
 
     def after(
-        self, step: int, state: TrainState, gamma: float, writer: Writer, spent: Spent
+        self,
+        step: int,
+        state: TrainState,
+        rates: Rates,
+        writer: Writer,
+        spent: Spent,
+        *teacher: Backbone,
     ) -> dict[str, float]:
         """Look at the state after a step, at whatever is due then.
 
         Args:
           step: the step.
           state: after it.
-          gamma: the sparsity rate of the step.
+          rates: the sparsity rates that the step draws from.
           writer: of the pictures.
           spent: takes the time.
+          teacher: the network that makes the target, if one does.
 
         Returns:
           The numbers found, for the record of the step; every process has the one that decides
@@ -124,7 +132,7 @@ class Watch:
                 _sample_grid(self._experiment, state, writer, self._workdir, step)
         if train.heldout_every and step % train.heldout_every == 0:
             with self._timed(spent, "held-out loss", state):
-                found[HELDOUT] = self._heldout_loss(step, state, gamma)
+                found[HELDOUT] = self._heldout_loss(step, state, rates, *teacher)
         if train.evaluate_every and step % train.evaluate_every == 0:
             with self._timed(spent, "evaluation", state):
                 found |= self._evaluate(step, state)
@@ -156,17 +164,22 @@ class Watch:
         with spent.on(what):
             yield
 
-    def _heldout_loss(self, step: int, state: TrainState, gamma: float) -> float:
-        experiment, images = self._experiment, self._images
+    def _heldout_loss(
+        self, step: int, state: TrainState, rates: Rates, *teacher: Backbone
+    ) -> float:
+        """Return the loss, of several rates their mean by their shares."""
+        model, mesh, images = state.ema, self._experiment.mesh, self._images
         assert images is not None
-        if gamma not in self._programs:
-            objective = dataclasses.replace(experiment.objective, gamma=gamma)
-            program = heldout.compile_sum(objective, state.ema, experiment.mesh)
-            self._programs[gamma] = program
-        value = heldout.mean(self._programs[gamma], state.ema, images, experiment.mesh)
+        value = 0.0
+        for gamma, share in rates:
+            if gamma not in self._programs:
+                objective = self._experiment.objective_at(gamma)
+                self._programs[gamma] = heldout.compile_sum(objective, model, mesh, *teacher)
+            found = heldout.mean(self._programs[gamma], model, images, mesh, *teacher)
+            value += share * found
         log(
-            f"Step {step}: held-out loss {value:.4g}, of {images.count:,} images at γ {gamma:g} by "
-            "the moving average."
+            f"Step {step}: held-out loss {value:.4g}, of {images.count:,} images at γ "
+            f"{in_words(rates)} by the moving average."
         )
         return value
 
@@ -177,7 +190,8 @@ class Watch:
         labels = experiment.model.conditioning.in_turn(train.evaluate_samples)
         assert self._judge is not None
         tallies, done = self._judge.tallies(len(labels)), 0
-        for images in sample_batches(state.ema, labels, guidance, **experiment.sampling):
+        how = dict(weak_model=_weak_of(state, guidance), **experiment.sampling)
+        for images in sample_batches(state.ema, labels, guidance, **how):
             seen = self._judge.observe(images)
             if processes.is_writer():
                 tallies.add(seen, labels[done : done + len(images)])
@@ -249,13 +263,21 @@ def _open_heldout(config: Config, source: Source) -> Source:
     return found
 
 
+def _weak_of(state: TrainState, guidance: Guidance) -> Backbone | None:
+    """Return the weights of a state that make the weak prediction, if they are others."""
+    if not guidance.weak_weights:
+        return None
+    others = {f"ema_{decay}": average for decay, average in state.emas.items()}
+    return {"model": state.model, **others}[guidance.weak_part]
+
+
 def _sample_grid(
     experiment: Experiment, state: TrainState, writer: Writer, workdir: str, step: int
 ) -> None:
     """Draw a small grid from the moving average, one column per class."""
     config = experiment.config
     guidance = experiment.settings[config.sample.guidance]
-    if guidance.two_networks:  # the weak network may not be trained yet
+    if guidance.other_checkpoint:  # the weak network may not be trained yet
         guidance = Guidance(gamma_strong=guidance.gamma_strong)
     conditioning = experiment.model.conditioning
     columns = min(conditioning.num_classes, 10)
@@ -264,6 +286,7 @@ def _sample_grid(
         state.ema,
         np.tile(conditioning.in_turn(columns), rows),
         guidance=guidance,
+        weak_model=_weak_of(state, guidance),
         **experiment.sampling,
     )
     picture = pictures.grid(images.reshape(rows, columns, *images.shape[1:]))

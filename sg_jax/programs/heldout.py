@@ -79,30 +79,31 @@ def read(source: Source, count: int, batch_size: int, seed: int, mesh: Mesh) -> 
     return Images(batches, count, jax.random.fold_in(jax.random.key(seed), STREAM))
 
 
-def compile_sum(objective: Callable, model: Any, mesh: Mesh) -> Callable:
-    """Return (model, batch, key) -> sum of the losses of a batch, compiled at its first call.
+def compile_sum(objective: Callable, model: Any, mesh: Mesh, *more: Any) -> Callable:
+    """Return (model, batch, key, *more) -> sum of a batch's losses, compiled at its first call.
 
     Args:
-      objective: (model, batch, keys) -> loss of each image [B].
+      objective: (model, batch, keys, *more) -> loss of each image [B].
       model: the network, or its shapes, with its shardings.
       mesh: the devices.
+      more: further arguments, such as a teacher, or their shapes, with their shardings.
     """
 
-    def total(model, batch, key):
+    def total(model, batch, key, *more):
         keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(batch["number"])
         with sharding.on(mesh):
-            return (objective(model, batch, keys) * batch["counted"]).sum()
+            return (objective(model, batch, keys, *more) * batch["counted"]).sum()
 
     whole = sharding.replicated(mesh)
-    shardings = jax.tree.map(lambda x: x.sharding, model)
+    shardings, others = (jax.tree.map(lambda x: x.sharding, each) for each in (model, more))
     return jax.jit(
         total,
-        in_shardings=(shardings, sharding.batch_sharding(mesh), whole),
+        in_shardings=(shardings, sharding.batch_sharding(mesh), whole, *others),
         out_shardings=whole,
     )
 
 
-def mean(program: Callable, model: Any, images: Images, mesh: Mesh) -> float:
+def mean(program: Callable, model: Any, images: Images, mesh: Mesh, *more: Any) -> float:
     """Return the mean loss of all images, the same in every process.
 
     Args:
@@ -110,8 +111,9 @@ def mean(program: Callable, model: Any, images: Images, mesh: Mesh) -> float:
       model: the network.
       images: by `read`.
       mesh: the devices.
+      more: what `compile_sum` was given.
     """
-    sums = [program(model, batch, images.key) for batch in _placed(images, mesh)]
+    sums = [program(model, batch, images.key, *more) for batch in _placed(images, mesh)]
     return float(np.sum(np.asarray(jax.device_get(sums), np.float64)) / images.count)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from sg_jax.method import guidance as guidance_lib
+from sg_jax.method import terms
 from sg_jax.method.guidance import Plan
 from sg_jax.method.network import Condition
 from sg_jax.method.sampler import Sampler
@@ -41,7 +41,7 @@ def integrate(
       weak_model: the network of the weak prediction if it is another one.
       condition: the condition of each image.
       keys: one per image [B], the only source of its randomness.
-      scales: omega at each step [steps].
+      scales: the numbers of each step [rows, steps]; see `guidance.plan`.
       plan: the static part of the guidance; see `guidance.plan`.
       sampler: the integrator.
       steps: number of sampling steps.
@@ -64,17 +64,19 @@ def _integrate(model, weak_model, condition, keys, scales, plan, sampler, steps)
     times = sampler.times(steps)
     x = sampler.start(normal(fold(keys, 0)), times)
     token_keys, noise_keys = fold(keys, 1), fold(keys, 2)
+    memory = terms.start(plan, x)
     for stretch in plan.stretches:
-        velocity = guidance_lib.guided_velocity(
+        velocity = terms.guided_velocity(
             model, weak_model, stretch, plan, condition, token_keys, scales, sampler.evaluations
         )
-        x = sampler.integrate(
+        x, memory = sampler.integrate(
             velocity,
             lambda n: normal(fold(noise_keys, n)),
             x,
             times[stretch.first : stretch.stop + 1],
             first=stretch.first * sampler.evaluations,
             steps=steps,
+            memory=memory,
         )
     return x
 

@@ -27,7 +27,13 @@ CGROUP = pathlib.Path("/sys/fs/cgroup/memory.max")  # of a container
 
 
 def training(
-    state: TrainState, model: Backbone, gamma: float, batch_size: int, parts: int, mesh: Mesh
+    state: TrainState,
+    model: Backbone,
+    gamma: float,
+    batch_size: int,
+    parts: int,
+    mesh: Mesh,
+    taught: bool = False,
 ) -> dict[str, int]:
     """Return the bytes that a training step needs on each device, by what needs them.
 
@@ -38,10 +44,13 @@ def training(
       batch_size: images of a step, over all devices.
       parts: how many parts of a batch run one after the other.
       mesh: the devices.
+      taught: whether a frozen copy of the network makes the target.
     """
     images = -(-batch_size // sharding.batch_devices(mesh))
+    teacher = {"the network that teaches": _on_a_device(state.model)} if taught else {}
     return {
         "weights, averages and optimizer": _on_a_device(state),
+        **teacher,
         "the batch": images * (_pixels(model) * 4 + 4),
         "the tokens of each block": images // parts * _tokens(model, gamma) // mesh.shape["tensor"],
     }

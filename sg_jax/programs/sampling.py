@@ -188,10 +188,12 @@ def _prepare(
     plan, scales = guidance_lib.plan(guidance, sampler, steps)
     if plan.two_networks and weak_model is None:
         share = isinstance(guidance.weak_step, float)
-        step = "STEP" if share else guidance.weak_step
+        which = [f"step={'STEP' if share else guidance.weak_step}"]
+        which = which if guidance.other_checkpoint else []
+        which += [f"weights={guidance.weak_part!r}"] if guidance.weak_weights else []
         raise UserError(
             f"guidance {guidance.describe()!r} needs another network for its weak prediction: give "
-            f"it as weak_model, such as sg_jax.load(workdir, step={step})."
+            f"it as weak_model, such as sg_jax.load(workdir, {', '.join(which)})."
         )
     weak_model = weak_model if plan.two_networks else None
 

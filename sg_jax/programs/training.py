@@ -6,11 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from sg_jax.parallel import sharding
 from sg_jax.programs import health, optimizer
+
+DRAW = 0xD4A3_0B1E  # folded into a step's key to draw its objective; no image has this number
 
 
 @jax.tree_util.register_dataclass
@@ -63,31 +66,47 @@ def _init(make_model, tx, key, decays):
 
 
 def make_train_step(
-    objective: Callable,
+    objective: Callable | Sequence[Callable],
     tx: optax.GradientTransformation,
     ema_decay: float,
     accumulate: int = 1,
     skip: bool = False,
+    shares: Sequence[float] = (1.0,),
 ) -> Callable:
-    """Return the step (state, batch, key) -> (state, metrics); jit it with the state donated.
-
-    With `skip`, a step that has diverged changes nothing but the step counter; see `health`.
+    """Return the step (state, batch, key, *more) -> (state, metrics); jit it with state donated.
 
     The step's own key is fold_in(key, step), so resuming needs no saved random state. Each image of
-    the batch has its own key, so the loss does not depend on the devices or on `accumulate`, the
-    number of parts in which the batch runs, one after the other, to save memory.
+    the batch has its own key, so the loss does not depend on the devices or on `accumulate`.
+
+    Args:
+      objective: (model, batch, keys, *more) -> the loss of each image [B]; or several of them, of
+        which each step draws one for its whole batch, so that every shape stays static.
+      tx: the optimizer.
+      ema_decay: of the moving average.
+      accumulate: parts in which the batch runs, one after the other, to save memory.
+      skip: whether a step that has diverged changes nothing but the step counter; see `health`.
+      shares: the probability of each objective.
     """
+    objectives = [objective] if callable(objective) else list(objective)
+    edges = np.cumsum(shares)[:-1].astype(np.float32)
 
-    def train_step(state: TrainState, batch, key):
-        keys = jax.random.split(jax.random.fold_in(key, state.step), len(batch["image"]))
+    def train_step(state: TrainState, batch, key, *more):
+        key = jax.random.fold_in(key, state.step)
+        keys = jax.random.split(key, len(batch["image"]))
+        drawn = (jax.random.uniform(jax.random.fold_in(key, DRAW)) >= edges).sum()
 
-        def mean_loss(model, batch, keys):
-            return objective(model, batch, keys).mean()
+        def gradient_of(objective):
+            return jax.value_and_grad(lambda m, b, k, *more: objective(m, b, k, *more).mean())
+
+        gradients = [gradient_of(each) for each in objectives]
+
+        def gradient(model, batch, keys):
+            # Gradients within the switch, or every branch's activations would be kept.
+            return jax.lax.switch(drawn, gradients, model, batch, keys, *more)
 
         def add(total, part):
             return jax.tree.map(jnp.add, total, gradient(state.model, *part)), None
 
-        gradient = jax.value_and_grad(mean_loss)
         if accumulate == 1:
             loss, grads = gradient(state.model, batch, keys)
         else:
@@ -108,6 +127,8 @@ def make_train_step(
             "grad_norm": optax.global_norm(grads),
             "squares": health.squares((batch["image"], state.model, grads)),
         }
+        if len(objectives) > 1:
+            metrics["drawn"] = drawn
         if skip:
             updated = health.squares(model)
             kept = health.sound(loss, metrics["grad_norm"], updated, model, batch["image"])
@@ -130,18 +151,25 @@ def _parts(tree, count: int):
     )
 
 
-def compile_train_step(train_step: Callable, state: TrainState, mesh: Mesh) -> Callable:
-    """Jit `train_step` with fixed shardings, reusing the state's memory."""
-    shardings = jax.tree.map(lambda x: x.sharding, state)
+def compile_train_step(train_step: Callable, state: TrainState, mesh: Mesh, *more: Any) -> Callable:
+    """Jit `train_step` with fixed shardings, reusing the state's memory.
+
+    Args:
+      train_step: from `make_train_step`.
+      state: arrays or shapes, with the shardings that the step keeps.
+      mesh: their devices.
+      more: arrays or shapes of further arguments, which stay as they are, such as a teacher.
+    """
+    shardings, others = (jax.tree.map(lambda x: x.sharding, each) for each in (state, more))
     whole = sharding.replicated(mesh)
 
-    def on_mesh(state, batch, key):
+    def on_mesh(state, batch, key, *more):
         with sharding.on(mesh):
-            return train_step(state, batch, key)
+            return train_step(state, batch, key, *more)
 
     return jax.jit(
         on_mesh,
-        in_shardings=(shardings, sharding.batch_sharding(mesh), whole),
+        in_shardings=(shardings, sharding.batch_sharding(mesh), whole, *others),
         out_shardings=(shardings, whole),
         donate_argnums=0,
     )

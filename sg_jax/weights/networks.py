@@ -92,12 +92,15 @@ def load(
         )
     sharding.check(mesh)
     network = build(find(source), family, options)
-    if mesh is None:
-        return network
+    return network if mesh is None else placed(network, mesh)
+
+
+def placed(network: Backbone, mesh: Mesh) -> Backbone:
+    """Return a network with its weights on the devices of a mesh."""
     places = sharding.place(jax.eval_shape(lambda: network), mesh)
-    placed = jax.tree.map(lambda x, to: jax.device_put(x, to.sharding), network, places)
-    placed.named = network.named
-    return placed
+    moved = jax.tree.map(lambda x, to: jax.device_put(x, to.sharding), network, places)
+    moved.named = network.named
+    return moved
 
 
 def is_weights(source: str | os.PathLike) -> bool:

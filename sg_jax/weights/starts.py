@@ -13,6 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sg_jax.errors import UserError
+from sg_jax.method.checks import check_setting
+from sg_jax.method.guidance import Guidance
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.kinds import BACKBONES
 from sg_jax.models.stack import RoutedStack
@@ -44,21 +46,82 @@ def check(source: str | os.PathLike, model: Backbone) -> None:
     checkpoints.check_shapes(folder, {"ema": named(other)}, verified=False)
 
 
-def load(source: str | os.PathLike, model: Backbone, mesh: Mesh) -> Backbone:
+def check_teacher(
+    source: str | os.PathLike, model: Backbone, guidance: Guidance, name: str
+) -> None:
+    """Raise unless a source has a network that can teach another one, with its own routes.
+
+    Args:
+      source: a run, an exported folder, or a file of weights.
+      model: shapes of the network that learns.
+      guidance: the setting that the teacher predicts with.
+      name: of the setting.
+    """
+    if networks.is_weights(source):
+        found = _from_file(source, model)
+    else:
+        found = checkpoints.abstract_network(source)
+    _check_same(source, found, model)
+    for words in ("image_size", "classes"):
+        theirs, ours = (
+            _classes(each) if words == "classes" else each.image_size for each in (found, model)
+        )
+        if theirs != ours:
+            raise UserError(
+                f"config.objective.distill={name!r}: the network of config.train.init_from="
+                f"{str(source)!r} has {words.replace('_', ' ')} {theirs}, but this one has {ours}: "
+                "give a teacher of the same data, or leave config.objective.distill empty."
+            )
+    check_setting(found, guidance, key=f"config.guidance.{name}")
+
+
+def teacher(
+    source: str | os.PathLike, model: Backbone, mesh: Mesh, step: int | None = None
+) -> tuple[Backbone, int]:
+    """Return the network that teaches another one, with its own routes, and its step.
+
+    Args:
+      source: see `check_teacher`.
+      model: the network that learns.
+      mesh: the devices of the weights.
+      step: of the checkpoint; the latest by default. A file of weights has none, which is 0.
+
+    Raises:
+      UserError: the checkpoint is no longer there.
+    """
+    if networks.is_weights(source):
+        found, number = networks.placed(_from_file(source, model), mesh), 0
+    else:
+        if step is not None and step not in (steps := checkpoints.saved_steps(source)):
+            raise UserError(
+                f"config.train.init_from={str(source)!r} has no step {step} any more, which has "
+                f"made the target of this run until now; there are {steps}. Put it back, or start "
+                "again in a new --workdir."
+            )
+        found, number = checkpoints.load_with_step(source, step, mesh=mesh)
+    return found.in_chunks(-1), number
+
+
+def load(
+    source: str | os.PathLike, model: Backbone, mesh: Mesh, step: int | None = None
+) -> Backbone:
     """Return a network with the weights of a source; see `check`.
 
     Args:
       source: a run, an exported folder, or a file of weights.
       model: the network with fresh weights, some of which the label table may keep.
       mesh: the devices of its weights.
+      step: of the checkpoint of a run; the latest by default.
     """
     if networks.is_weights(source):
         found = _from_file(source, model, tell=True)
     else:
         like = checkpoints.abstract_network(source)
-        if _stacks(like) == _stacks(model) and _classes(like) == _classes(model):
-            return checkpoints.load(source, mesh=mesh, like=model)
-        found = checkpoints.load(source)
+        if (_stacks(like), _classes(like), like.inner) == (
+            _stacks(model), _classes(model), model.inner
+        ):  # fmt: skip
+            return checkpoints.load(source, step, mesh=mesh, like=model)
+        found = checkpoints.load(source, step)
     _check_same(source, found, model)
     return fitted(found, model)
 
@@ -67,7 +130,7 @@ def fitted(found: Backbone, model: Backbone) -> Backbone:
     """Return a network with the weights of `found` and the label table and stacks of `model`.
 
     With another number of classes, those rows of the table are the fresh ones of `model`. The row
-    for no class is that of `found`.
+    for no class is that of `found`. An inner head that `found` does not have is fresh too.
     """
     theirs = {name: np.asarray(leaf) for name, leaf in named(found).items()}
     parts: dict[str, list[np.ndarray]] = {}
@@ -76,7 +139,10 @@ def fitted(found: Backbone, model: Backbone) -> Backbone:
     cuts = {path: [s.start for s in stack.segments[1:]] for path, stack in _stacks_of(model)}
     leaves: dict[str, jax.Array] = {}
     for name, fresh in named(model).items():
-        whole = parts[_without_stack(name)]
+        whole = parts.get(_without_stack(name))
+        if whole is None:  # of the inner head
+            leaves[name] = fresh
+            continue
         path, within, rest = name.partition("/stacks/")
         value = whole[0]
         if within:

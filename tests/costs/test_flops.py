@@ -7,6 +7,7 @@ from flax import nnx
 
 from sg_jax.costs import flops
 from sg_jax.method.guidance import Guidance
+from sg_jax.method.network import Branch
 from sg_jax.method.presets import PRESETS
 from sg_jax.models.dit import DiT
 from sg_jax.models.maskdit import MaskDiT
@@ -106,7 +107,11 @@ def xla_count(model, batch, labels, keeps):
         return jax.ShapeDtypeStruct(shape, dtype)
 
     ids = [None if k == model.tokens else [spec((batch, k), jnp.int32)] for k in keeps]
-    run = jax.jit(lambda model, *args: model.branches(*args))
+    run = jax.jit(
+        lambda model, x, t, ys, ids: model.branches(
+            x, t, [Branch(ys[g % labels], i) for g, i in enumerate(ids)]
+        )
+    )
     image, y = spec((batch, 16, 16, 4)), spec((batch,), jnp.int32)
     lowered = run.lower(model, image, spec((batch,)), [y] * labels, ids)
     return lowered.compile().cost_analysis()["flops"] / batch

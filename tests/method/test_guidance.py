@@ -7,10 +7,11 @@ import pytest
 
 from sg_jax.errors import UserError
 from sg_jax.method import guidance as lib
-from sg_jax.method import presets
-from sg_jax.method.guidance import Guidance, WeakCondition
+from sg_jax.method import presets, terms
+from sg_jax.method.guidance import Guidance
 from sg_jax.method.presets import PRESETS
 from sg_jax.method.sampler import Sampler
+from sg_jax.method.weak import WeakCondition
 from sg_jax.programs.sampling import sample
 
 NULL = 5
@@ -28,10 +29,9 @@ class Spy:
     def __getattr__(self, name):
         return getattr(self.model, name)
 
-    def branches(self, x, t, ys, ids):
-        ys = list(ys) * (len(ids) // len(ys))
-        out = [self.forward(self.model, x, t, y, i) for y, i in zip(ys, ids, strict=True)]
-        self.calls.append(list(zip(ys, ids, out, strict=True)))
+    def branches(self, x, t, branches, inner=False):
+        out = [self.forward(self.model, x, t, b.condition, b.ids) for b in branches]
+        self.calls.append([(b.condition, b.ids, o) for b, o in zip(branches, out, strict=True)])
         return out
 
 
@@ -48,19 +48,13 @@ def keys():
 def velocity(model, guidance, labels, keys, scale=None):
     """The velocity of a run's first step of eight."""
     with jax.ensure_compile_time_eval():  # a plan is static
-        plan, _ = lib.plan(guidance, Sampler(), 8)
-    scales = jnp.full(8, guidance.scale if scale is None else scale, jnp.float32)
+        plan, scales = lib.plan(guidance, Sampler(), 8)
+    scales[0] = scales[0] if scale is None else scale
     labels = jnp.asarray(labels)
-    return lib.guided_velocity(model, None, plan.stretches[0], plan, labels, keys, scales)
-
-
-def test_the_combination_by_hand():
-    assert lib.combine(jnp.float32(3), jnp.float32(1), 1.5) == 4  # 1.5 * 3 - 0.5 * 1
-
-
-@pytest.mark.parametrize("scale, expected", [(0.0, 1.0), (1.0, 3.0), (2.0, 5.0)])
-def test_omega_0_is_weak_and_omega_1_is_strong(scale, expected):
-    assert lib.combine(jnp.float32(3), jnp.float32(1), scale) == expected
+    run = terms.guided_velocity(
+        model, None, plan.stretches[0], plan, labels, keys, jnp.asarray(scales)
+    )
+    return lambda x, t, n: run(x, t, n)[0]
 
 
 def test_cfg_is_with_and_without_label_on_all_tokens(spy, inputs, keys):

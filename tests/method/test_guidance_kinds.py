@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from sg_jax.errors import UserError
-from sg_jax.method import checks, schedule
+from sg_jax.method import checks, schedule, terms
 from sg_jax.method import guidance as lib
-from sg_jax.method.guidance import Guidance, draw_pair
+from sg_jax.method.guidance import Guidance
 from sg_jax.method.presets import PRESETS
 from sg_jax.method.sampler import Sampler
+from sg_jax.method.terms import draw_pair
 from sg_jax.programs.sampling import sample
 
 STEPS = 8
@@ -61,7 +62,7 @@ def compiled(small, other, inputs, keys):
     """(guidance, n) -> the velocity of step n by the one compiled step."""
 
     def evaluate(model, weak, x, t, y, scales, n, stretch, plan):
-        return lib.guided_velocity(model, weak, stretch, plan, y, keys, scales)(x, t, n)
+        return terms.guided_velocity(model, weak, stretch, plan, y, keys, scales)(x, t, n)[0]
 
     evaluate = jax.jit(evaluate, static_argnames=("stretch", "plan"))
     x, _, y = inputs
@@ -156,7 +157,7 @@ def test_a_schedule_of_omega_needs_one_stretch():
         plan, scales = lib.plan(Guidance(scale, 0.25, 0.75), Sampler(), 40)
         assert plan == lib.plan(Guidance(1.5, 0.25, 0.75), Sampler(), 40)[0]
         assert len(plan.stretches) == 1
-        np.testing.assert_array_equal(scales, schedule.values(scale, 40).astype(np.float32))
+        np.testing.assert_array_equal(scales[0], schedule.values(scale, 40).astype(np.float32))
 
 
 @pytest.mark.parametrize("steps", [3, 8, 40, 50, 250])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sg_jax.errors import UserError
-from sg_jax.method import checks
+from sg_jax.method import checks, terms
 from sg_jax.method import guidance as lib
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.network import Conditioning, Network
@@ -39,12 +39,15 @@ class Plain:
 
     image_size, channels, patch = 4, 1, 2
     prediction, masks, tokens, choices = "velocity", False, 4, 1
+    inner, depth = 0, 1
     conditioning = Points()
 
-    def branches(self, x, t, conditions, ids):
-        conditions = list(conditions) * (len(ids) // len(conditions))
+    def skipping(self, active):
+        return self
+
+    def branches(self, x, t, branches, inner=False):
         out = []
-        for condition, kept in zip(conditions, ids, strict=True):
+        for condition, kept, *_ in branches:
             share = 1.0 if kept is None else kept[0].shape[1] / 4
             value = self.weight * (condition["x"] + condition["y"].sum(1)) + share  # [B]
             out.append(jnp.broadcast_to(value[:, None, None, None], x.shape))
@@ -91,8 +94,8 @@ def test_dropout_gives_it_the_null_condition(rate, expected):
     seen = []
 
     class Noting(Plain):
-        def branches(self, x, t, conditions, ids):
-            seen.extend(super().branches(x, t, conditions, ids))
+        def branches(self, x, t, branches, inner=False):
+            seen.extend(super().branches(x, t, branches))
             return seen[-1:]
 
     batch = {"image": jnp.ones((2, 4, 4, 1)), "condition": POINTS}
@@ -116,10 +119,10 @@ def test_it_is_guided_and_sampled(guidance, distance):
     plan, scales = lib.plan(guidance, sampler, 4)
     (stretch,) = plan.stretches
     keys = jax.random.split(jax.random.key(0), 2)
-    velocity = lib.guided_velocity(
+    velocity = terms.guided_velocity(
         model, None, stretch, plan, POINTS, keys, jnp.asarray(scales), sampler.evaluations
     )
-    x = sampler.integrate(velocity, lambda n: None, jnp.zeros((2, 4, 4, 1)), sampler.times(4))
+    x, _ = sampler.integrate(velocity, lambda n: None, jnp.zeros((2, 4, 4, 1)), sampler.times(4))
     np.testing.assert_allclose(x[:, 3, 0, 0], distance, rtol=1e-5, atol=1e-5)
 
 
@@ -129,8 +132,8 @@ def test_another_condition_is_what_it_says():
     checks.check_setting(model, guidance)  # how many there are is not counted
     plan, scales = lib.plan(guidance, Sampler(), 1)
     keys = jax.random.split(jax.random.key(0), 2)
-    run = lib.guided_velocity(model, None, plan.stretches[0], plan, POINTS, keys, scales)
-    v = run(jnp.zeros((2, 4, 4, 1)), 0.0, 0)[:, 0, 0, 0]
+    run = terms.guided_velocity(model, None, plan.stretches[0], plan, POINTS, keys, scales)
+    v = run(jnp.zeros((2, 4, 4, 1)), 0.0, 0)[0][:, 0, 0, 0]
     fold = jax.vmap(jax.random.fold_in, (0, None))
     other = jax.vmap(lambda key: jax.random.normal(key))(fold(fold(keys, 0), 2))
     np.testing.assert_allclose(v, 2 * np.array([4.0, 0.0]) - (other + 1), rtol=1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sg_jax.errors import UserError
-from sg_jax.method import checks, prediction
+from sg_jax.method import checks, prediction, terms
 from sg_jax.method import guidance as lib
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import SAMPLERS, Sampler
@@ -37,11 +37,11 @@ class Gaussian:
     prediction, masks, tokens, choices = "noise", False, 4, 0
     conditioning = Labels()
 
-    def branches(self, x, t, conditions, ids):
+    def branches(self, x, t, branches, inner=False):
         kept = jnp.interp(t, jnp.arange(1000.0), jnp.log(KEPT / (1 - KEPT)))
         kept = jax.nn.sigmoid(kept)[:, None, None, None]
         out = []
-        for label in list(conditions) * (len(ids) // len(conditions)):
+        for label, *_ in branches:
             mean = (label == 1).astype(x.dtype)[:, None, None, None]
             rest = x - jnp.sqrt(kept) * mean
             out.append(jnp.sqrt(1 - kept) * rest / (kept * SD**2 + 1 - kept))
@@ -103,11 +103,11 @@ def draw(sampler, guidance, steps=40, count=256, label=0):
         times = sampler.times(steps)
         x = sampler.start(jax.random.normal(jax.random.key(0), (count, 4, 4, 4)), times)
         (stretch,) = plan.stretches
-        velocity = lib.guided_velocity(
+        velocity = terms.guided_velocity(
             MODEL, None, stretch, plan, labels, keys, jnp.asarray(scales), sampler.evaluations
         )
         noise = lambda n: jax.random.normal(jax.random.fold_in(jax.random.key(2), n), x.shape)  # noqa: E731
-        return sampler.integrate(velocity, noise, x, times)
+        return sampler.integrate(velocity, noise, x, times)[0]
 
     return np.asarray(run())
 

@@ -26,13 +26,13 @@ class Constant:
     """Answer `value` everywhere, and remember what was asked. 10 classes, 16 tokens of a pixel."""
 
     conditioning = Classes(10, 1, nnx.Rngs(0))
-    prediction, masks, tokens, choices = "velocity", False, 16, 1
+    prediction, masks, tokens, choices, inner = "velocity", False, 16, 1, 0
 
     def __init__(self, value=0.0):
         self.value = value
 
-    def branches(self, x, t, ys, ids):
-        return [self(x, t, ys[0], ids[0])]
+    def branches(self, x, t, branches, inner=False):
+        return [self(x, t, branches[0].condition, branches[0].ids)]
 
     def __call__(self, x_t, t, y, keep_ids):
         self.x_t, self.t, self.y, self.keep_ids = x_t, t, y, keep_ids
@@ -317,7 +317,7 @@ def test_edms_loss_is_the_square_distance_of_f_to_its_target(batch):
     class Edm(Constant):
         prediction = "edm"
 
-        def branches(self, x, noise, ys, ids):
+        def branches(self, x, noise, branches, inner=False):
             self.seen, self.c_noise = x, noise
             return [jnp.full_like(x, self.value)]
 

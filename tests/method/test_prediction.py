@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sg_jax.method import prediction
+from sg_jax.method.network import Branch
 from sg_jax.method.routing import draw_ids
 
 SD = 0.5
@@ -22,9 +23,9 @@ class Net:
     def __init__(self, f):
         self.f = f
 
-    def branches(self, x, t, ys, ids):
-        self.x, self.t, self.ids = x, t, ids
-        return [self.f(x, t, y) for y in ys]
+    def branches(self, x, t, branches, inner=False):
+        self.x, self.t, self.ids = x, t, [b.ids for b in branches]
+        return [self.f(x, t, b.condition) for b in branches]
 
 
 def column(values):
@@ -124,7 +125,9 @@ def test_every_branch_is_converted(make_small, inputs, forward):
     model = make_small(prediction="edm")
     x, t, y = inputs
     ids = [None, draw_ids(model, jax.random.split(jax.random.key(0), 3), 0.5)]
-    both = jax.jit(prediction.velocities)(model, x, t, [y], ids)
+    both = jax.jit(
+        lambda model, x, t, y: prediction.velocities(model, x, t, [Branch(y, i) for i in ids])
+    )(model, x, t, y)
     skip, out, c_in, noise = (column(c) for c in karras(np.asarray(t, np.float64)))
     times, x = column(t), np.asarray(x, np.float64)
     for v, i in zip(both, ids, strict=True):

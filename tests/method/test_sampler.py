@@ -18,6 +18,19 @@ from sg_jax.programs.sampling import sample
 Z = jnp.array([1.0, -2.0])
 
 
+def still(velocity):
+    """A velocity that remembers nothing, as integrators take it."""
+    return lambda x, t, n, memory: (velocity(x, t, n), memory)
+
+
+def euler(velocity, x, times):
+    return sampler.euler(still(velocity), x, times)[0]
+
+
+def heun(velocity, x, times):
+    return sampler.heun(still(velocity), x, times)[0]
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 40, 50, 250, 999])
 def test_the_grid_runs_from_0_to_1_exactly(steps):
     times = np.asarray(sampler.time_grid(steps))
@@ -27,18 +40,18 @@ def test_the_grid_runs_from_0_to_1_exactly(steps):
 
 
 def test_euler_is_exact_for_a_constant_velocity():
-    x = sampler.euler(lambda x, t, n: jnp.full_like(x, 3.0), Z, sampler.time_grid(4))
+    x = euler(lambda x, t, n: jnp.full_like(x, 3.0), Z, sampler.time_grid(4))
     np.testing.assert_array_equal(x, Z + 3)
 
 
 def test_two_euler_steps_by_hand():
-    x = sampler.euler(lambda x, t, n: -x, Z, sampler.time_grid(2))
+    x = euler(lambda x, t, n: -x, Z, sampler.time_grid(2))
     np.testing.assert_array_equal(x, Z / 4)  # (1 - 1/2)^2
 
 
 def test_eulers_error_halves_when_steps_double():
     def error(steps):
-        x = sampler.euler(lambda x, t, n: -x, jnp.ones(1), sampler.time_grid(steps))
+        x = euler(lambda x, t, n: -x, jnp.ones(1), sampler.time_grid(steps))
         return abs(float(x[0]) - math.exp(-1))
 
     for steps in (20, 40, 80):
@@ -47,20 +60,18 @@ def test_eulers_error_halves_when_steps_double():
 
 def test_the_velocity_is_asked_at_the_start_of_each_step():
     times = jnp.array([0.0, 0.5, 0.75, 1.0])
-    x = sampler.euler(lambda x, t, n: jnp.broadcast_to(t, x.shape), jnp.zeros(1), times)
+    x = euler(lambda x, t, n: jnp.broadcast_to(t, x.shape), jnp.zeros(1), times)
     assert x[0] == 0.5 * 0 + 0.25 * 0.5 + 0.25 * 0.75
 
 
 def test_evaluations_are_counted_from_0():
-    x = sampler.euler(
-        lambda x, t, n: jnp.broadcast_to(2.0**n, x.shape), jnp.zeros(1), sampler.time_grid(4)
-    )
+    x = euler(lambda x, t, n: jnp.broadcast_to(2.0**n, x.shape), jnp.zeros(1), sampler.time_grid(4))
     assert x[0] == (1 + 2 + 4 + 8) / 4
 
 
 def test_noise_arrives_at_the_data_it_is_led_to():
     data = jnp.array([5.0, 7.0])
-    x = sampler.euler(lambda x, t, n: (data - x) / (1 - t), Z, sampler.time_grid(10))
+    x = euler(lambda x, t, n: (data - x) / (1 - t), Z, sampler.time_grid(10))
     np.testing.assert_allclose(x, data, rtol=1e-6)
 
 
@@ -71,7 +82,7 @@ def test_the_velocity_is_traced_once_whatever_the_number_of_steps():
         traces.append(n)
         return -x
 
-    jax.jit(lambda z: sampler.euler(velocity, z, sampler.time_grid(50)))(Z)
+    jax.jit(lambda z: euler(velocity, z, sampler.time_grid(50)))(Z)
     assert len(traces) == 1
 
 
@@ -92,7 +103,7 @@ def none(n):
 def end(name, steps, z=Z, noise=none, **settings):
     method = Sampler(name, **settings)
     times = method.times(steps)
-    return method.integrate(gaussian, noise, method.start(z, times), times)
+    return method.integrate(still(gaussian), noise, method.start(z, times), times)[0]
 
 
 def zeros(n):
@@ -175,9 +186,9 @@ def test_edm_heun_is_karras_algorithm_2(churn, steps):
 def test_heun_asks_at_both_ends_of_a_step():
     """t^1 is integrated exactly by the trapezoid; Euler with the first velocity twice is not."""
     times = jnp.array([0.0, 0.5, 1.0])
-    x = sampler.heun(lambda x, t, n: jnp.broadcast_to(t, x.shape), jnp.zeros(1), times)
+    x = heun(lambda x, t, n: jnp.broadcast_to(t, x.shape), jnp.zeros(1), times)
     assert x[0] == 0.5
-    counts = sampler.heun(lambda x, t, n: jnp.broadcast_to(2.0**n, x.shape), jnp.zeros(1), times)
+    counts = heun(lambda x, t, n: jnp.broadcast_to(2.0**n, x.shape), jnp.zeros(1), times)
     assert counts[0] == ((1 + 2) / 2 + (4 + 8) / 2) / 2
 
 
@@ -232,7 +243,7 @@ def test_the_sde_does_not_oscillate_at_usual_steps_of_narrow_data(diffusion):
         return x * (t * s**2 - (1 - t)) / ((1 - t) ** 2 + (t * s) ** 2)
 
     method = Sampler("euler_maruyama", diffusion=diffusion)
-    x = method.integrate(velocity, normal, normal(10**6), method.times(40))
+    x = method.integrate(still(velocity), normal, normal(10**6), method.times(40))[0]
     assert 0.7 * s < x.std() < 1.1 * s
 
 
@@ -271,16 +282,17 @@ def test_two_stretches_are_one_run(name, cut):
     def noise(n):
         return jax.random.normal(jax.random.fold_in(jax.random.key(2), n), (2,))
 
-    def velocity(x, t, n):
-        return gaussian(x, t, n) + 0.1 * jnp.sin(1.0 * n)
+    def velocity(x, t, n, memory):
+        return gaussian(x, t, n) + 0.1 * jnp.sin(1.0 * n) + 0.01 * memory, memory + x
 
-    def run(x, times, first):
+    def run(state, times, first):
+        x, memory = state
         first = first * method.evaluations
-        return method.integrate(velocity, noise, x, times, first, steps=8)
+        return method.integrate(velocity, noise, x, times, first, steps=8, memory=memory)
 
-    x = method.start(Z, times)
-    parts = run(run(x, times[: cut + 1], 0), times[cut:], cut)
-    np.testing.assert_allclose(parts, run(x, times, 0), rtol=2e-5)
+    begin = method.start(Z, times), jnp.zeros(2)
+    parts = run(run(begin, times[: cut + 1], 0), times[cut:], cut)
+    np.testing.assert_allclose(parts, run(begin, times, 0), rtol=2e-5)
 
 
 @pytest.mark.parametrize("name", list(SAMPLERS))
@@ -294,7 +306,9 @@ def test_the_loop_is_traced_once_whatever_the_number_of_steps(name):
 
         method = Sampler(name)
         times = method.times(steps)
-        jax.jit(lambda z: method.integrate(velocity, jnp.ones_like, z, times))(jnp.float32(1.0))
+        jax.jit(lambda z: method.integrate(still(velocity), jnp.ones_like, z, times))(
+            jnp.float32(1.0)
+        )
         return len(calls)
 
     assert traces(3) == traces(50) == SAMPLERS[name].evaluations

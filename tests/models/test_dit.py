@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from sg_jax.errors import UserError
+from sg_jax.method.network import Branch
 from sg_jax.method.routing import draw_ids
 from sg_jax.models import dit, layers, sizes
 from sg_jax.models.dit import DiT
@@ -17,7 +18,11 @@ from sg_jax.models.dit import DiT
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 
 
-branches = jax.jit(lambda model, *args: model.branches(*args))
+@jax.jit
+def branches(model, x, t, ys, ids):
+    """One label for all branches, or one for each."""
+    ys = ys * len(ids) if len(ys) == 1 else ys
+    return model.branches(x, t, [Branch(y, i) for y, i in zip(ys, ids, strict=True)])
 
 
 def name(path):

@@ -8,6 +8,7 @@ from flax import nnx
 
 from sg_jax.errors import UserError
 from sg_jax.method.guidance import Guidance
+from sg_jax.method.network import Branch
 from sg_jax.method.objective import FlowMatching
 from sg_jax.method.routing import draw_ids
 from sg_jax.models.maskdit import MaskDiT
@@ -19,7 +20,12 @@ TINY = dict(  # 16 tokens
 )  # fmt: skip
 IDS = jnp.array([[0, 3, 5, 15], [1, 2, 4, 8], [0, 7, 9, 14]])  # [3, 4]
 
-branches = jax.jit(lambda model, *args: model.branches(*args))
+
+@jax.jit
+def branches(model, x, t, ys, ids):
+    """One label for all branches, or one for each."""
+    ys = ys * len(ids) if len(ys) == 1 else ys
+    return model.branches(x, t, [Branch(y, i) for y, i in zip(ys, ids, strict=True)])
 
 
 @pytest.fixture(scope="module")

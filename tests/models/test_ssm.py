@@ -10,6 +10,7 @@ from flax import nnx
 from sg_jax.errors import UserError
 from sg_jax.method import tokens
 from sg_jax.method.guidance import Guidance
+from sg_jax.method.network import Branch
 from sg_jax.method.objective import FlowMatching
 from sg_jax.method.routing import draw_ids
 from sg_jax.models import layers, ssm
@@ -23,7 +24,15 @@ TINY = dict(
 
 run = jax.jit(lambda module, *args: module(*args))
 run_block = jax.jit(lambda block, h, c: block(h, layers.moments(h), c)[0])
-branches = jax.jit(lambda model, *args: model.branches(*args))
+
+
+@jax.jit
+def branches(model, x, t, ys, ids):
+    """One label for all branches, or one for each."""
+    ys = ys * len(ids) if len(ys) == 1 else ys
+    return model.branches(x, t, [Branch(y, i) for y, i in zip(ys, ids, strict=True)])
+
+
 scan = jax.jit(ssm.selective_scan, static_argnames=("chunk", "scan"))
 
 

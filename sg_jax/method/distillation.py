@@ -1,0 +1,109 @@
+"""Distillation: a network learns the guided velocity, so that later one call makes it.
+
+The target is not v* = x - z but what a frozen network, the teacher, makes of the same x_t under a
+guidance setting: omega * strong + (1 - omega) * weak. The network that learns keeps its own rate.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sg_jax.errors import UserError, default_of
+from sg_jax.method import guidance as guidance_lib
+from sg_jax.method import terms
+from sg_jax.method.guidance import Guidance
+from sg_jax.method.network import Condition, Network
+from sg_jax.method.objective import FlowMatching
+from sg_jax.method.sampler import Sampler
+
+NUMBERS = ("scale", "gamma_strong", "gamma_weak", "skip_scale", "inner_scale")  # no schedules
+STEPS = ("refresh", "momentum", "zero_steps")  # settings that speak of a sampler's steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    """An objective whose target a teacher makes with a guidance setting."""
+
+    objective: FlowMatching
+    guidance: Guidance
+
+    def __call__(
+        self, model: Network, batch: dict[str, Any], keys: jax.Array, teacher: Network
+    ) -> jax.Array:
+        """Return the loss of each image [B]; see `FlowMatching`."""
+        target = functools.partial(guided, teacher, self.guidance)
+        return self.objective(model, batch, keys, target)
+
+
+def guided(
+    teacher: Network,
+    guidance: Guidance,
+    x: jax.Array,
+    t: jax.Array,
+    condition: Condition,
+    keys: jax.Array,
+) -> jax.Array:
+    """Return the velocity [B, H, W, C] that a network makes with a guidance setting.
+
+    Args:
+      teacher: the network.
+      guidance: a setting that `check` allows.
+      x: images x_t [B, H, W, C].
+      t: times [B].
+      condition: the condition of each image. The null one is guided too; by CFG it stays as it is.
+      keys: one per image [B], for kept tokens and other labels.
+    """
+
+    def made(setting: Guidance) -> jax.Array:
+        with jax.ensure_compile_time_eval():
+            plan, scales = guidance_lib.plan(setting, Sampler(), 1)
+        velocity = terms.guided_velocity(
+            teacher, None, plan.stretches[0], plan, condition, keys, jnp.asarray(scales)
+        )
+        return velocity(x, t, jnp.int32(0))[0]
+
+    inside, *outside = map(made, parts_of(guidance))
+    if not outside:
+        return inside
+    low, high = guidance.interval
+    acts = ((t >= low) & (t <= high))[:, None, None, None]  # [B, 1, 1, 1]
+    return jnp.where(acts, inside, outside[0])
+
+
+def parts_of(guidance: Guidance) -> list[Guidance]:
+    """Return the settings whose velocities are made at every time: within the interval, outside."""
+    always = dataclasses.replace(guidance, interval=(0.0, 1.0))
+    if not guidance.guided or always == guidance:
+        return [always]
+    return [always, Guidance(gamma_strong=guidance.gamma_strong, ids=guidance.ids)]
+
+
+def check(guidance: Guidance, name: str) -> None:
+    """Raise unless a setting, called `name`, means something at a single time of training."""
+    key = f"config.objective.distill={name!r}: config.guidance.{name}"
+    if guidance.two_networks:
+        raise UserError(
+            f"{key} takes its weak prediction from another checkpoint or other weights, but the "
+            "target is made by one network, that of config.train.init_from: give a setting of one "
+            "network, such as 'sg' or 'cfg'."
+        )
+    for field in NUMBERS:
+        if isinstance(value := getattr(guidance, field), tuple):
+            raise UserError(
+                f"{key}.{field}={value!r} changes over the steps of a sampler, which training does "
+                "not have: give a number."
+            )
+    for field in STEPS:
+        if (value := getattr(guidance, field)) != (default := default_of(Guidance, field)):
+            raise UserError(
+                f"{key}.{field}={value!r} speaks of the steps of a sampler, which training does "
+                f"not have: leave it at {default!r}."
+            )
+    if guidance.skip_acts and not isinstance(guidance.skip, tuple):
+        raise UserError(
+            f"{key}.skip={guidance.skip} draws other blocks at each evaluation, but the target is "
+            "made by fixed ones: give their numbers, such as (2,)."
+        )

@@ -1,0 +1,153 @@
+"""The inner head, skipped blocks, borrowed tokens and noise on the time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sg_jax.errors import UserError
+from sg_jax.method import prediction
+from sg_jax.method.network import Branch
+from sg_jax.method.routing import Segment, run_branches, segments
+from sg_jax.method.tokens import sample_ids
+
+KEYS = jax.random.split(jax.random.key(7), 3)
+IDS = [sample_ids(KEYS, 16, 8)]
+
+
+@pytest.mark.parametrize(
+    "inner, expected",
+    [
+        (0, [(0, 1, None), (1, 5, 0), (5, 6, None)]),
+        (1, [(0, 1, None), (1, 5, 0), (5, 6, None)]),  # there is a cut already
+        (3, [(0, 1, None), (1, 3, 0), (3, 5, 0), (5, 6, None)]),
+        (5, [(0, 1, None), (1, 5, 0), (5, 6, None)]),
+    ],
+)
+def test_segments_are_cut_at_the_head(inner, expected):
+    assert segments(6, [(1, 4)], inner) == tuple(Segment(*s) for s in expected)
+
+
+def test_a_cut_in_a_route_changes_nothing_by_hand():
+    """Blocks add 1, 10, 100, 1000; the route is blocks 1 and 2 on token 1 of 2, cut between."""
+    seen = {}
+    pieces = list(zip(segments(4, [(1, 2)], 2), (1.0, 10.0, 100.0, 1000.0), strict=True))
+    out = run_branches(
+        lambda weight, h, c: h + weight,
+        pieces,
+        jnp.zeros((1, 2, 1)),
+        jnp.zeros((1, 1)),
+        [[jnp.array([[1]])]],
+        visit=lambda done, h: seen.update({done: h[0, :, 0].tolist()}),
+    )
+    assert out[0, :, 0].tolist() == [1001, 1111]
+    assert seen == {1: [1, 1], 2: [1, 11], 3: [1, 111], 4: [1001, 1111]}
+
+
+def test_borrowed_tokens_by_hand():
+    """Blocks add 1, 10, 100; the strong one keeps tokens 0 and 2 of 3, the weak one token 2."""
+    calls = []
+
+    def add(weight, h, c):
+        calls.append(h.shape)
+        return h + weight
+
+    pieces = list(zip(segments(3, [(1, 1)]), (1.0, 10.0, 100.0), strict=True))
+    ids = [[jnp.array([[0, 2]])], [jnp.array([[2]])]]
+    h, c = jnp.zeros((1, 3, 1)), jnp.zeros((1, 1))
+    out = run_branches(add, pieces, h, c, ids, True, (False, True))
+    assert out[..., 0].tolist() == [[111, 101, 111], [101, 101, 111]]
+    assert calls == [(1, 3, 1), (1, 2, 1), (2, 3, 1)]  # the weak one runs no block of the route
+    whole = run_branches(add, pieces, h, c, [None, ids[1]], True, (False, True))
+    assert whole[..., 0].tolist() == [[111, 111, 111], [101, 101, 111]]
+
+
+@pytest.fixture(scope="module")
+def headed(make_dit):
+    """Five blocks, of which 1 to 3 are routed, and a head after two."""
+    return make_dit(depth=5, width=16, heads=2, routes=((1, 3),), inner=2)
+
+
+@pytest.fixture(scope="module")
+def plain(headed, make_dit):
+    """The same network without the head."""
+    made = make_dit(depth=5, width=16, heads=2, routes=((1, 3),))
+    whole = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), *headed.blocks.stacks[1:3])
+    made = with_parts(made, headed)
+    made.blocks.stacks[0], made.blocks.stacks[1] = headed.blocks.stacks[0], whole
+    made.blocks.stacks[2] = headed.blocks.stacks[3]
+    return made
+
+
+def with_parts(made, other):
+    for name in ("patch_embedding", "time_embedding", "label_embedding"):
+        setattr(made, name, getattr(other, name))
+    made.final_modulation, made.final = other.final_modulation, other.final
+    return made
+
+
+@pytest.mark.parametrize("ids", [None, IDS])
+def test_the_head_reads_what_the_route_would_return_if_it_ended_there(headed, plain, inputs, ids):
+    """A network of two blocks, whose route is block 1 and whose head is the inner one."""
+    x, t, y = inputs
+    run = jax.jit(lambda m, ids: prediction.velocity_and_inner(m, x, t, y, ids))
+    v, inner = run(headed, ids)
+    np.testing.assert_allclose(v, jax.jit(lambda m, i: m(x, t, y, i))(plain, ids), atol=1e-5)
+
+    def short(m, ids):
+        m = jax.tree.map(lambda a: a, m)
+        m.final_modulation, m.final = m.inner_modulation, m.inner_final
+        return m.skipping(jnp.arange(5) < 2)(x, t, y, ids)
+
+    np.testing.assert_allclose(inner, jax.jit(short)(headed, ids), atol=1e-5)
+    assert np.abs(inner - v).max() > 0.01
+
+
+def test_a_network_without_a_head_says_so(small, inputs):
+    x, t, y = inputs
+    with pytest.raises(UserError, match=r"no inner head; config\.model\.inner gives it one"):
+        prediction.velocity_and_inner(small, x, t, y)
+
+
+@pytest.mark.parametrize("inner", [-1, 2, 1.5, True])
+def test_a_wrong_place_is_named(make_small, inner):
+    with pytest.raises(UserError, match=rf"config.model.inner={inner} .* inner < depth=2, or 0"):
+        make_small(inner=inner)
+
+
+def test_all_other_weights_are_those_of_a_network_without_the_head():
+    from flax import nnx
+
+    from sg_jax.models.dit import DiT
+
+    shape = dict(image_size=4, channels=1, num_classes=2, patch=2, width=8, depth=3, heads=1)
+    with_head, without = (DiT(**shape, inner=i, rngs=nnx.Rngs(0)) for i in (1, 0))
+    ours = [s.mlp.hidden.kernel[...] for s in with_head.blocks.stacks]
+    (theirs,) = (s.mlp.hidden.kernel[...] for s in without.blocks.stacks)
+    np.testing.assert_array_equal(jnp.concatenate(ours), theirs)
+    np.testing.assert_array_equal(
+        with_head.label_embedding.table[...], without.label_embedding.table[...]
+    )
+    x = jnp.ones((1, 4, 4, 1))
+    _, inner = prediction.velocity_and_inner(with_head, x, jnp.zeros(1), jnp.zeros(1, jnp.int32))
+    assert (inner == 0).all()  # it starts at zero like the other head
+
+
+def test_no_block_skipped_changes_nothing_and_all_skipped_leave_the_ends(small, inputs, forward):
+    x, t, y = inputs
+    run = jax.jit(lambda m, active: m.skipping(active)(x, t, y, IDS))
+    np.testing.assert_allclose(
+        run(small, jnp.ones(2, bool)), forward(small, x, t, y, IDS), atol=1e-6
+    )
+    first = run(small, jnp.array([True, False]))  # the second block is the whole route
+    none = [jnp.zeros((3, 0), jnp.int32)]
+    np.testing.assert_allclose(first, forward(small, x, t, y, none), atol=1e-6)
+
+
+def test_noise_on_the_time_changes_only_its_branch(small, inputs):
+    x, t, y = inputs
+    amount = jnp.array([0.0, 1.0, 1.0])
+    run = jax.jit(lambda m, y: m.branches(x, t, [Branch(y), Branch(y, time_noise=(KEYS, amount))]))
+    clean, noisy = run(small, y)
+    moved = np.abs(clean - noisy).max((1, 2, 3))
+    assert moved[0] < 1e-5 and (moved[1:] > 0.01).all()
