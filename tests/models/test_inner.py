@@ -58,6 +58,8 @@ def test_borrowed_tokens_by_hand():
     out = run_branches(add, pieces, h, c, ids, True, (False, True))
     assert out[..., 0].tolist() == [[111, 101, 111], [101, 101, 111]]
     assert calls == [(1, 3, 1), (1, 2, 1), (2, 3, 1)]  # the weak one runs no block of the route
+    same = run_branches(add, pieces, h, c, [ids[0], ids[0]], True, (False, True))
+    np.testing.assert_array_equal(*same)  # of the same tokens all are lent
     whole = run_branches(add, pieces, h, c, [None, ids[1]], True, (False, True))
     assert whole[..., 0].tolist() == [[111, 111, 111], [101, 101, 111]]
 
