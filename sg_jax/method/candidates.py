@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sg_jax.method.guidance import Guidance
+from sg_jax.method.weak import RAW
 
 UNGUIDED = "unguided"
 Values = Sequence[dict[str, Any]]  # what a list sets, value by value
@@ -48,7 +49,9 @@ CFG_SCALES = each("scale", 1.5, 1.15, 2.0, 1.25, 1.05, 3.0, 1.1)
 SCALES = each("scale", 1.5, 2.0, 1.25, 3.0, 1.1, 4.0, 1.75)
 SG_SCALES = each("scale", 3.0, 2.0, 4.0, 1.5, 6.0)  # rates that differ less want less
 TIMES = each("interval", (0.0, 1.0), (0.5, 1.0), (0.3, 0.8))
+NOISY = each("interval", (0.0, 1.0), (0.0, 0.7), (0.0, 0.4))  # of t: where the inner head helps
 SG_RATES = rates((0.0, 0.9), (0.0, 0.75), (0.5, 0.9), (0.0, 0.5), (0.25, 0.75), (0.4, 0.7))
+RISES = (1.0, 4.0), (4.0, 1.0), (1.0, 3.0), (3.0, 1.0), (1.0, 6.0), (6.0, 1.0), (2.0, 4.0)
 EARLY = each("weak_step", 0.33, 0.15, 0.6)
 
 METHODS: dict[str, tuple[Guidance, ...]] = {
@@ -70,4 +73,43 @@ METHODS: dict[str, tuple[Guidance, ...]] = {
         TIMES,
     ),
     "pdg": crossed(CFG_SCALES, TIMES, gamma_weak=1.0, weak_label="null"),
+    "slg": crossed(
+        each("skip_scale", 1.5, 2.0, 1.25, 3.0),
+        each("skip", (2,), (3,), (1,), (4,), (5,), (2, 3)),
+        TIMES,
+    ),
+    "s2": crossed(
+        each("skip_scale", 1.25, 1.5, 1.1),
+        CFG_SCALES,
+        each("skip", 1, 2),
+        TIMES,
+        weak_label="null",
+    ),
+    "tsg": crossed(
+        SCALES, each("time_noise", 1.0, 0.5, 2.0), each("time_power", 1.0, 0.0, 2.0), TIMES
+    ),
+    "ig": crossed(each("inner_scale", 1.5, 1.25, 2.0, 3.0, 1.1, 4.0, 1.75), NOISY),
+    "ig_sg": crossed(each("inner_scale", 1.25, 1.5, 1.1, 2.0), SG_RATES[:3], SG_SCALES[:3], NOISY),
+    "ig_cfg": crossed(each("inner_scale", 1.25, 1.5, 1.1), CFG_SCALES, TIMES, weak_label="null"),
+    "apg": crossed(
+        CFG_SCALES,
+        each("parallel", 0.0, 0.5),
+        each("momentum", 0.0, -0.5),
+        TIMES,
+        weak_label="null",
+    ),
+    "apg_sg": crossed(
+        SG_RATES[:3], SG_SCALES, each("parallel", 0.0, 0.5), each("momentum", 0.0, -0.5)
+    ),
+    "cfg_zero": crossed(
+        CFG_SCALES, each("zero_steps", 1, 0), TIMES, weak_label="null", rescale=True
+    ),
+    "sg_zero": crossed(SG_RATES[:3], SG_SCALES, each("zero_steps", 1, 0), rescale=True),
+    "sg_refresh": crossed(SG_RATES[:3], each("refresh", 2, 3), SG_SCALES, TIMES),
+    "sg_borrowed": crossed(SG_RATES, SG_SCALES, TIMES, ids="borrowed"),
+    "sg_rising": crossed(
+        SG_RATES[:3],
+        each("scale", *[("linear", a, b) for a, b in RISES]),
+    ),
+    "ema": crossed(SCALES, each("weak_weights", RAW), TIMES),
 }

@@ -6,7 +6,8 @@ import pytest
 from flax import nnx
 
 from sg_jax.costs import flops
-from sg_jax.method.guidance import guided_velocity, plan
+from sg_jax.method import terms
+from sg_jax.method.guidance import plan
 from sg_jax.method.presets import PRESETS
 from sg_jax.method.sampler import Sampler
 from sg_jax.models import layers
@@ -40,11 +41,11 @@ def test_the_full_count_is_xlas(monkeypatch, size, bound, preset):
         )
     )
     setting = PRESETS[preset]
-    run, _ = plan(setting, Sampler(), 4)
+    run, scales = plan(setting, Sampler(), 4)
 
     def step(model, x, y, keys):
-        velocity = guided_velocity(model, None, run.stretches[0], run, y, keys, jnp.ones(4))
-        return velocity(x, jnp.float32(0.5), jnp.int32(0))
+        velocity = terms.guided_velocity(model, None, run.stretches[0], run, y, keys, scales)
+        return velocity(x, jnp.float32(0.5), jnp.int32(0))[0]
 
     arguments = (
         jax.ShapeDtypeStruct((2, 32, 32, 4), jnp.float32),
