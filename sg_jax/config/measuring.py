@@ -79,7 +79,8 @@ class Tune(Settings):
 
     methods: tuple = setting(
         (),
-        "methods of guidance, see method/candidates.py; empty: all that the network can run",
+        "methods of guidance, see method/candidates.py, or 'all'; empty: the usual ones that the "
+        "network can run",
         rule=tuples.methods,
     )
     settings: int = setting(12, "how many are tried of each method, at each budget", low=1)
@@ -108,6 +109,14 @@ class Tune(Settings):
     report_seeds: tuple = setting(
         (1, 2, 3, 4, 5), "that the chosen settings are scored on", rule=tuples.some_seeds
     )
+
+    winners: str = setting(
+        "", "a run that was tuned: its best settings are scored here, and nothing is searched"
+    )
+
+    def unread(self) -> dict[str, str]:
+        reason = f"winners={self.winners!r} brings the settings"
+        return {"settings": reason, "candidates": reason} if self.winners else {}
 
     def __post_init__(self) -> None:
         super().__post_init__()

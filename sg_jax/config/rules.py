@@ -65,7 +65,7 @@ def _check_tuning(config: Config) -> None:
     tune, own = config.tune, dict(config.tune.candidates)
     known = dict.fromkeys([*METHODS, *own])
     for method in tune.methods:
-        if method not in known:
+        if method not in known and method != tuples.ALL:
             raise UserError(
                 f"config.tune.methods={shown(method)} is not a method of guidance; there are "
                 f"{', '.join(known)}: name one of them, or give its settings by "

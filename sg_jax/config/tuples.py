@@ -8,6 +8,7 @@ import numpy as np
 from sg_jax.errors import FLOAT32, INT32, is_number, is_whole, nearest, shown
 
 THEN = ("sample", "evaluate")  # modes that may follow training
+ALL = "all"  # methods of guidance
 OTHERS = "..."  # at the end of candidates: those of the table follow
 METRICS = (  # of images, by name; `evaluation.metrics` says what they are
     "frechet", "fid", "sfid", "is", "fd_dinov2", "kid", "mind", "precision", "recall", "accuracy",
@@ -81,6 +82,8 @@ def methods(values: Any) -> str:
     """Allow names of methods of guidance, each only once."""
     if not isinstance(values, tuple) or not all(isinstance(v, str) for v in values):
         return "must be names of methods, such as ('cfg', 'sg')."
+    if ALL in values and len(values) > 1:
+        return f"must be ({ALL!r},) alone, or names of methods."
     return f"must not name {twice!r} twice." if (twice := _twice(values)) else ""
 
 

@@ -9,9 +9,9 @@ from sg_jax.config.experiment import Experiment
 from sg_jax.config.sections import Config
 from sg_jax.costs import budgets
 from sg_jax.errors import UserError
-from sg_jax.evaluation import metrics, scoring
+from sg_jax.evaluation import metrics, scoring, tuned_rows
 from sg_jax.evaluation.metrics import METRICS, Metric
-from sg_jax.method.candidates import METHODS, UNGUIDED
+from sg_jax.method.candidates import METHODS, UNGUIDED, USUAL
 from sg_jax.method.guidance import Guidance
 from sg_jax.weights import checkpoints
 
@@ -68,7 +68,8 @@ def candidates(
     tune, own = config.tune, dict(config.tune.candidates)
     found: dict[str, list[Guidance]] = {}
     notes = []
-    for method in dict.fromkeys([UNGUIDED, *(tune.methods or [*METHODS, *own])]):
+    methods = [*METHODS, *own] if tune.methods == (tuples.ALL,) else tune.methods
+    for method in dict.fromkeys([UNGUIDED, *(methods or [*USUAL, *own])]):
         names = own.get(method, (tuples.OTHERS,))
         listed = [config.guidance[name] for name in names if name != tuples.OTHERS]
         listed += METHODS[method] if names[-1] == tuples.OTHERS else ()
@@ -116,16 +117,62 @@ def trials(experiment: Experiment, settings: Mapping[str, Sequence[Guidance]]) -
       experiment: the run's objects.
       settings: of each method, from `candidates`.
     """
-    config, model, sampler = experiment.config, experiment.model, experiment.sampler
-    whole = budgets.image(model, Guidance(), sampler, config.sample.steps)
+    budgets_of = {
+        method: sorted({*experiment.config.tune.budgets, *([1.0] if method == UNGUIDED else [])})
+        for method in settings
+    }
+    return _with_steps(
+        experiment,
+        [
+            (method, budget, guidance)
+            for method, listed in settings.items()
+            for budget in budgets_of[method]
+            for guidance in listed
+        ],
+    )
+
+
+def winners(experiment: Experiment, able: Callable[[Guidance], Guidance]) -> list[Trial]:
+    """Return the best settings of the run `config.tune.winners`, with their steps in this one.
+
+    Args:
+      experiment: the run's objects.
+      able: see `candidates`.
+
+    Raises:
+      UserError: that run was not tuned, or not at a budget or by a method that the config names.
+    """
+    tune = experiment.config.tune
+    chosen = {
+        (row.method, row.budget): row.key.guidance
+        for row in tuned_rows.read(tune.winners)
+        if row.stage == tuned_rows.REPORT
+    }
+    named = () if tune.methods == (tuples.ALL,) else tune.methods
+    methods = dict.fromkeys([UNGUIDED, *(named or [method for method, _ in chosen])])
+    wanted = [(method, budget) for method in methods for budget in sorted({1.0, *tune.budgets})]
+    wanted = [(m, b) for m, b in wanted if m == UNGUIDED or b in tune.budgets]
+    if missing := [place for place in wanted if place not in chosen]:
+        method, budget = missing[0]
+        raise UserError(
+            f"config.tune.winners={tune.winners!r} was not tuned for {method!r} at budget "
+            f"{budget:g}: tune it so, or leave this out of config.tune.methods and budgets."
+        )
+    return _with_steps(experiment, [(m, b, able(chosen[m, b])) for m, b in wanted])
+
+
+def _with_steps(
+    experiment: Experiment, settings: Sequence[tuple[str, float, Guidance]]
+) -> list[Trial]:
+    """Return settings, each with its method and budget, with the steps that the budget allows."""
+    model, sampler = experiment.model, experiment.sampler
+    whole = budgets.image(model, Guidance(), sampler, experiment.config.sample.steps)
     other = functools.cache(checkpoints.abstract_network)
     found = []
-    for method, listed in settings.items():
-        for budget in sorted({*config.tune.budgets, *([1.0] if method == UNGUIDED else [])}):
-            for guidance in listed:
-                weak = other(guidance.weak_workdir) if guidance.weak_workdir else None
-                steps, cost = budgets.steps_for(budget * whole, model, guidance, sampler, weak)
-                found.append(Trial(method, guidance, budget, steps, cost / whole))
+    for method, budget, guidance in settings:
+        weak = other(guidance.weak_workdir) if guidance.weak_workdir else None
+        steps, cost = budgets.steps_for(budget * whole, model, guidance, sampler, weak)
+        found.append(Trial(method, guidance, budget, steps, cost / whole))
     return found
 
 

@@ -152,6 +152,8 @@ def _seeds(rows: Sequence[Row], stage: str) -> str:
 
 def _searched(rows: Sequence[Row]) -> str:
     """Return in words how the settings were chosen."""
+    if not any(row.stage == SEARCH for row in rows):
+        return "The settings were chosen in another run."
     first = _any(rows, SEARCH)
     tried: dict[tuple[str, str, float], set[Guidance]] = {}
     for row in rows:

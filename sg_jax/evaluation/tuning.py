@@ -37,7 +37,8 @@ def run(
 ) -> tuple[list[Row], dict[str, Any]]:
     """Draw and score all trials, then the best ones again with other seeds.
 
-    All processes call this. What scores.csv has is not drawn again.
+    With `config.tune.winners`, the trials are the best ones already, and there is no search. All
+    processes call this. What scores.csv has is not drawn again.
 
     Args:
       experiment: the run's objects.
@@ -58,12 +59,13 @@ def run(
     then = dataclasses.replace(first, samples=tune.report_samples)
     best = _groups(found)
     later = sum(t[0].budget for t in best) * tune.report_samples * len(tune.report_seeds)
-    log(f"Search: {len(found)} settings and budgets, {len(tune.seeds)} seeds.")
-    keys = _keys(found, first, tune.seeds)
-    rows = _score(experiment, judge, workdir, found, keys, (len(best), later))
-    winners = [0] * len(best)
-    if processes.is_writer():
-        winners = [_winner(metric, [[rows[k] for k in keys[t]] for t in each]) for each in best]
+    keys = _keys(found, first, () if tune.winners else tune.seeds)
+    winners, rows = [0] * len(best), {}
+    if not tune.winners:
+        log(f"Search: {len(found)} settings and budgets, {len(tune.seeds)} seeds.")
+        rows = _score(experiment, judge, workdir, found, keys, (len(best), later))
+        if processes.is_writer():
+            winners = [_winner(metric, [[rows[k] for k in keys[t]] for t in each]) for each in best]
     chosen = [each[i] for each, i in zip(best, processes.from_writer(winners), strict=True)]
 
     def result(stage: str, each: Sequence[Trial], keys: Mapping[Trial, list[Key]]) -> list[Row]:
@@ -166,7 +168,8 @@ def _in_order(experiment: Experiment, keys: Mapping[Key, float]) -> list[Key]:
     def place(key: Key) -> tuple[int, int]:
         guidance = key.guidance
         plan, _ = guidance_lib.plan(guidance, experiment.sampler, key.steps)
-        network = networks.setdefault((guidance.weak_workdir, guidance.weak_step), len(networks))
+        weak = guidance.weak_workdir, guidance.weak_step, guidance.weak_weights
+        network = networks.setdefault(weak, len(networks))
         return network, programs.setdefault((plan, key.steps), len(programs))
 
     return sorted(keys, key=place)

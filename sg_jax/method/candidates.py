@@ -16,6 +16,7 @@ from sg_jax.method.guidance import Guidance
 from sg_jax.method.weak import RAW
 
 UNGUIDED = "unguided"
+USUAL = (UNGUIDED, "cfg", "sg", "cfg_sg", "icg", "ag", "pdg", "ig")  # tried unless others are named
 Values = Sequence[dict[str, Any]]  # what a list sets, value by value
 
 

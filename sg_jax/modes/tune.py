@@ -13,7 +13,7 @@ writes the same, over several runs that were tuned alike, except images.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from etils import epath
@@ -85,10 +85,14 @@ def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pat
     """
     config, step = experiment.config, checkpoints.saved_steps(workdir)[-1]
     trials.metric_of(config)
-    settings, notes = trials.candidates(
-        config, lambda setting: measure.resolved(experiment, setting, workdir, step, tell=False)
+    if config.tune.winners and epath.Path(config.tune.winners) == epath.Path(workdir):
+        raise UserError(
+            f"config.tune.winners={config.tune.winners!r} is this run itself, whose search would "
+            "be written over: name another run, or leave it empty."
+        )
+    found, notes = _trials(
+        experiment, lambda setting: measure.resolved(experiment, setting, workdir, step, tell=False)
     )
-    found = trials.trials(experiment, settings)
     notes += [text] if (text := trials.off_budget(found)) else []
     for note in notes:
         log(note)
@@ -121,6 +125,16 @@ def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pat
     return paths
 
 
+def _trials(
+    experiment: Experiment, able: Callable[[Guidance], Guidance]
+) -> tuple[list[trials.Trial], list[str]]:
+    """Return what is tried, or the best settings of another run; and sentences on what is not."""
+    if experiment.config.tune.winners:
+        return trials.winners(experiment, able), []
+    settings, notes = trials.candidates(experiment.config, able)
+    return trials.trials(experiment, settings), notes
+
+
 def write(
     workdir: str | os.PathLike,
     rows: Sequence[Row],
@@ -148,7 +162,7 @@ def write(
 
 def _paths(config: Config, workdir: str) -> list[str]:
     named = [name for _, names in config.tune.candidates for name in names if name != tuples.OTHERS]
-    return ["autoencoder.path", *trust.JUDGES, *weak_paths(named)]
+    return ["autoencoder.path", "tune.winners", *trust.JUDGES, *weak_paths(named)]
 
 
 def _dry(job: Job, on: Machine) -> Lines:
@@ -162,20 +176,21 @@ def _dry(job: Job, on: Machine) -> Lines:
         checks.check_setting(experiment.model, setting)
         return table.canonical(setting)
 
-    settings, notes = trials.candidates(experiment.config, able)
-    found = trials.trials(experiment, settings)
+    found, notes = _trials(experiment, able)
+    methods = dict.fromkeys(t.method for t in found)
     best = {(t.method, t.budget): t for t in found}  # or another one of the same budget
     whole = sum(costs_of(job, {UNGUIDED: Guidance()}).values())
     budgets = ", ".join(f"{budget:g}" for budget in tune.budgets)
     yield (
         "compute",
-        f"{len(settings)} methods ({', '.join(settings)}), {tune.settings} settings of each, "
+        f"{len(methods)} methods ({', '.join(methods)}), "
+        f"{1 if tune.winners else tune.settings} settings of each, "
         f"budgets of {budgets} times {gflops(whole)} per image, {min(t.steps for t in found)} to "
         f"{max(t.steps for t in found)} steps",
     )
     work, images, rows = 0.0, 0, 0
     for name, each, samples, seeds in (
-        ("search", found, tune.samples, tune.seeds),
+        ("search", [] if tune.winners else found, tune.samples, tune.seeds),
         ("report", list(best.values()), tune.report_samples, tune.report_seeds),
     ):
         drawings = len(each) * len(seeds)

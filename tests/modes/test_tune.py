@@ -58,7 +58,7 @@ def tune_of(tmp_path, small, mesh_of, monkeypatch):
     monkeypatch.setattr(checkpoints, "load", lambda *args, **kwargs: small)
     monkeypatch.setattr(scoring, "open_judge", lambda *args: judge)
 
-    def run(**changes):
+    def run(at=tmp_path, **changes):
         drawn.clear()
         config = types.SimpleNamespace(
             seed=0, train=Train(), evaluate=Evaluate(columns=3), guidance=SETTINGS,
@@ -71,7 +71,7 @@ def tune_of(tmp_path, small, mesh_of, monkeypatch):
             sampling=dict(steps=4, seed=0, batch_size=8, mesh=mesh, sampler=sampler),
         )  # fmt: skip
         source = types.SimpleNamespace(num_classes=5, class_names=tuple("abcde"))
-        paths = tune.tune(experiment, source, str(tmp_path))
+        paths = tune.tune(experiment, source, str(at))
         return paths, [d for d in drawn if d[0] > 8]  # else it only compiles
 
     return run
@@ -130,6 +130,21 @@ def test_a_tune_is_drawn_once_and_written_whole(tune_of, tmp_path, capsys):
     again = tune_of()
     assert again[1] == []
     assert {path.name: path.read_bytes() for path in again[0][:4]} == whole
+
+    # Another run takes over what this one found, and searches nothing.
+    other = tmp_path / "other"
+    for step in (3, 7):
+        (other / "checkpoints" / str(step)).mkdir(parents=True)
+    taken, drawn = tune_of(at=other, winners=str(tmp_path), settings=12, candidates=())
+    assert [(count, steps, seed) for count, _, steps, seed in drawn] == [
+        (count, steps, seed) for count, _, steps, seed in report
+    ]
+    assert {guidance for _, guidance, _, _ in drawn} == {guidance for _, guidance, _, _ in report}
+    assert "chosen in another run" in taken[2].read_text(encoding="utf-8")
+    with pytest.raises(UserError, match=r"not tuned for 'unguided' at budget 3: tune"):
+        tune_of(at=other, winners=str(tmp_path), settings=12, candidates=(), budgets=(3.0,))
+    with pytest.raises(UserError, match="is this run itself"):
+        tune_of(winners=str(tmp_path), settings=12, candidates=())
 
 
 @pytest.mark.slow
@@ -204,10 +219,12 @@ def test_a_candidate_that_leads_out_of_the_run_is_looked_at():
         (dict(metric="frechett"), "Did you mean 'frechet'"),
         (dict(methods=("cfg", "cfg")), "must not name 'cfg' twice"),
         (dict(methods="cfg"), "must be names of methods"),
+        (dict(methods=("all", "cfg")), "must be ('all',) alone"),
         (dict(candidates=(("sg", ()),)), "must be pairs of a method and the names"),
         (dict(candidates=("sg", "cfg")), "must be pairs of a method and the names"),
         (dict(candidates=(("sg", ("...", "sg")),)), "where '...' may be the last"),
         (dict(candidates=(("sg", ("sg",)), ("sg", ("cfg",)))), "must not give a method twice"),
+        (dict(winners="runs/a", settings=3), "has no effect: winners='runs/a' brings the settings"),
     ],
 )
 def test_wrong_values_are_named(changes, words):
