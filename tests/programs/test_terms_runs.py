@@ -5,10 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_sampler
+from flax import nnx
 
+from sg_jax.errors import UserError
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.network import Branch
 from sg_jax.method.prediction import velocity_and_inner
+from sg_jax.models.maskdit import MaskDiT
+from sg_jax.models.ssm import SSM
+from sg_jax.parallel import sharding
 from sg_jax.programs.integration import image_keys, integrate
 from sg_jax.programs.sampling import sample
 
@@ -94,6 +99,45 @@ def test_an_image_depends_on_seed_number_and_label_alone(net, mesh_of, name):
     for other in (parts, spread):
         np.testing.assert_allclose(other, whole, rtol=2e-4, atol=2e-4)
     np.testing.assert_allclose(third[0], whole[2], rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1, 2), (2, 4)])
+def test_weights_may_be_split_too(net, mesh_of, shape):
+    """Blocks that are left out gather their weights like the others."""
+    mesh = mesh_of(*shape)
+    spread = jax.device_put(net, sharding.infer(net, mesh))
+    whole = sample(net, [0, 4, 2, 1], ALL, 4, pixels=False)
+    other = sample(spread, [0, 4, 2, 1], ALL, 4, pixels=False, mesh=mesh)
+    np.testing.assert_allclose(other, whole, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_a_state_space_network_has_them_all(mesh_of):
+    shape = dict(image_size=8, channels=3, num_classes=5, patch=2, width=16, depth=4, state=4)
+    shapes = jax.eval_shape(lambda: SSM(**shape, routes=((1, 2),), inner=2, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    model = jax.tree.map(lambda s: jnp.float32(0.15 * rng.standard_normal(s.shape)), shapes)
+    whole = sample(model, LABELS, ALL, 4, pixels=False)
+    parts = sample(model, LABELS, ALL, 4, pixels=False, batch_size=1)
+    np.testing.assert_allclose(parts, whole, rtol=2e-4, atol=2e-4)
+    assert np.abs(whole - sample(model, LABELS, "unguided", 4, pixels=False)).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_a_masking_network_skips_blocks_of_its_encoder():
+    shape = dict(image_size=8, channels=3, num_classes=5, patch=2, width=16, depth=2, heads=2)
+    decoder = dict(decoder_width=16, decoder_depth=1, decoder_heads=2)
+    shapes = jax.eval_shape(lambda: MaskDiT(**shape, **decoder, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    model = jax.tree.map(lambda s: jnp.float32(0.15 * rng.standard_normal(s.shape)), shapes)
+    some = Guidance(2.0, 0.25, 0.5, skip=1, skip_scale=1.5, time_noise=1.0, refresh=2, **APG)
+    whole = sample(model, LABELS, some, 4, pixels=False)
+    assert np.isfinite(whole).all()
+    strong = sample(model, LABELS, Guidance(gamma_strong=0.25), 4, pixels=False)
+    assert np.abs(whole - strong).max() > 1e-3
+    with pytest.raises(UserError, match="masking has no tokens to borrow"):
+        sample(model, LABELS, Guidance(2.0, 0.25, 0.5, ids="borrowed"), 4)
 
 
 @pytest.mark.slow
