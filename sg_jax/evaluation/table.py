@@ -104,9 +104,9 @@ def canonical(guidance: Guidance) -> Guidance:
     rates = {name: getattr(guidance, name) for name in ("scale", "gamma_strong", "gamma_weak")}
     numbers: dict[str, Any] = {n: float(r) for n, r in rates.items() if not isinstance(r, tuple)}
     guidance = dataclasses.replace(guidance, **numbers)
-    if guidance.weak_weights not in ("", RAW):
-        decay = f"{float(guidance.weak_weights):g}"
-        guidance = dataclasses.replace(guidance, weak_weights=decay)
+    if (weights := guidance.weak_weights) not in ("", RAW):
+        weights = f"{float(weights):g}"
+    guidance = dataclasses.replace(guidance, weak_weights=weights if guidance.weak_acts else "")
     gammas = (guidance.gamma_strong, guidance.gamma_weak)[: 2 if guidance.guided else 1]
     if not any(isinstance(gamma, tuple) for gamma in gammas):
         guidance = dataclasses.replace(guidance, segments=SETTING["segments"])
