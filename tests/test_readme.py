@@ -29,7 +29,10 @@ FILE = re.compile(
 )
 FENCED = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NOT_OURS = ("runs/", "matplotlib.")  # written by a run, or a module that is imported
-ASIDE = ("checks", "distillation", "early", "presets", "stochastic", "stratified")  # of method/
+ASIDE = (  # of method/
+    "checks", "describing", "distillation", "early", "presets", "projection", "stochastic",
+    "stratified",
+)  # fmt: skip
 READ_ALONE = ("conditioning", "layers", "attention", "stack", "backbone", "dit")  # of models/
 
 
@@ -132,7 +135,7 @@ def test_the_presets_are_those_of_the_code():
         assert strong == rate(preset.gamma_strong), name
         words = {"same": [], "null": ["no label"], "random": ["another label at random"]}
         words = words[preset.weak_label] + (["an early checkpoint"] if preset.weak_step else [])
-        said = ", ".join([rate(preset.gamma_weak), *words]) if preset.guided else ""
+        said = ", ".join([rate(preset.gamma_weak), *words]) if preset.weak_acts else ""
         assert weak == said, name
 
 

@@ -19,8 +19,8 @@ from sg_jax.config.tree import defaults
 from sg_jax.errors import UserError, nearest, plain, shown
 from sg_jax.method.guidance import Guidance
 
-SCHEDULED = ("scale", "gamma_strong", "gamma_weak")  # keys of a guidance setting
-OF_TWO_TYPES = (*SCHEDULED, "weak_step")
+SCHEDULED = ("scale", "gamma_strong", "gamma_weak")  # ends of keys of a guidance setting
+OF_TWO_TYPES = (*SCHEDULED, "weak_step", ".skip")
 NAME = re.compile(r"\w[\w +=()\[\],;@#%!~^-]{0,99}")  # of a guidance setting; no path, no HTML
 SWITCH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
@@ -168,6 +168,8 @@ def _value(dotted: str, text: str | None) -> Any:
             words = "a number"
         if dotted.endswith(SCHEDULED):
             words += " or a schedule, such as ('cosine',0.6,0.0)"
+        if dotted.endswith(".skip"):
+            words = "a number of blocks, or the numbers of blocks, such as (2,3)"
         raise UserError(f"--{dotted}={shown(text)} must be {words}.") from None
 
 

@@ -9,6 +9,7 @@ A block counts its own cost, `block.macs(tokens, mixing)`; the layers around the
 here. To add a network that is not a `Backbone`, register a function with `macs`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +17,11 @@ from typing import Any
 from sg_jax.method import guidance as guidance_lib
 from sg_jax.method import tokens
 from sg_jax.method.distillation import parts_of
-from sg_jax.method.guidance import Guidance
+from sg_jax.method.guidance import Guidance, Plan, Stretch
 from sg_jax.method.objective import Rates, as_rates
 from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
+from sg_jax.models.layers import Linear
 from sg_jax.models.maskdit import MaskDiT
 
 PEAKS = {  # bfloat16 FLOP/s of one device without sparsity, by a part of its name; vendors' figures
@@ -63,18 +65,52 @@ def sampling_step(
       weak_model: the network of the weak prediction, if its shapes differ.
     """
     sampler = sampler or Sampler()
-    plan, _ = guidance_lib.plan(guidance, sampler, steps)
-    models = (model, weak_model or model)
+    plan, scales = guidance_lib.plan(guidance, sampler, steps)
+    fresh = guidance_lib.Values(*scales).fresh
     total = 0.0
     for stretch in plan.stretches:
-        together = shared_head and not plan.two_networks
-        if together:
-            found = macs(model, stretch.gammas, plan.weak_label == "same", full)
-        else:
-            pairs = zip(models, stretch.gammas, strict=False)  # only one outside the interval
-            found = sum(macs(network, (gamma,), True, full) for network, gamma in pairs)
-        total += (stretch.stop - stretch.first) / steps * found
-    return (2 if full else 1) * sampler.evaluations * total
+        made = sampler.evaluations * (stretch.stop - stretch.first)  # evaluations of all terms
+        if plan.reuses and set(stretch.terms) - {"inner"}:
+            anew = int(fresh[stretch.first : stretch.stop].sum())
+            inner = tuple(t for t in stretch.terms if t == "inner")
+            alone = dataclasses.replace(stretch, gammas=stretch.gammas[:1], others=inner)
+            total += (made - anew) * _evaluation(model, alone, plan, full, shared_head, weak_model)
+            made = anew
+        total += made * _evaluation(model, stretch, plan, full, shared_head, weak_model)
+    return (2 if full else 1) * total / steps
+
+
+def _evaluation(
+    model: Backbone,
+    stretch: Stretch,
+    plan: Plan,
+    full: bool,
+    shared_head: bool,
+    weak_model: Backbone | None,
+) -> float:
+    """Return multiply-adds per image of one evaluation of all terms of a stretch."""
+    if not stretch.gammas:
+        return 0.0
+    inner, borrows = "inner" in stretch.terms, plan.ids == "borrowed"
+    pair = len(stretch.gammas) == 2
+    if shared_head and not plan.two_networks:
+        shared = plan.weak_label == "same" and not plan.noisy
+        found = macs(model, stretch.gammas, shared, full, inner=inner, borrows=pair and borrows)
+    else:
+        found = macs(model, stretch.gammas[:1], True, full, inner=inner)
+        if pair:
+            weak = (stretch.gammas[1],)
+            found += macs(weak_model or model, weak, True, full, borrows=borrows)
+    if "skip" in stretch.terms:
+        found += macs(model, stretch.gammas[:1], True, full, share=_share(model.depth, plan.skip))
+    return found
+
+
+def _share(depth: int, skip: tuple[int, ...] | int) -> list[float]:
+    """Return how often each block runs; of drawn ones all are equally likely to be left out."""
+    if isinstance(skip, tuple):
+        return [float(block not in skip) for block in range(depth)]
+    return [1 - skip / depth] * depth
 
 
 def training_step(
@@ -94,18 +130,26 @@ def training_step(
       full: see `sampling_step`.
       teacher: the setting that a frozen copy of the network makes the target with, if one does.
     """
-    each = sum(share * macs(model, (rate,), True, full) for rate, share in as_rates(gamma))
-    if model.inner:
-        layers, n = (model.inner_modulation, model.inner_final), model.tokens
-        each += sum(m * x.in_features * x.out_features for m, x in zip((1, n), layers, strict=True))
-    total = (2 if full else 1) * 3 * each
+    total = 0.0
+    for rate, share in as_rates(gamma):
+        forward = macs(model, (rate,), True, full, inner=model.inner > 0)
+        total += (2 if full else 1) * 3 * share * forward
     if teacher is not None:
         total += sum(sampling_step(model, g, full=full, steps=1) for g in parts_of(teacher))
     return batch_size * total
 
 
 @functools.singledispatch
-def macs(model: Any, gammas: Sequence[float], shared: bool, mixing: bool) -> float:
+def macs(
+    model: Any,
+    gammas: Sequence[float],
+    shared: bool,
+    mixing: bool,
+    *,
+    inner: bool = False,
+    borrows: bool = False,
+    share: Sequence[float] | None = None,
+) -> float:
     """Return multiply-adds per image of one call of a network with a branch for each of `gammas`.
 
     Args:
@@ -114,31 +158,56 @@ def macs(model: Any, gammas: Sequence[float], shared: bool, mixing: bool) -> flo
       shared: whether the part before the first route, which the branches have in common, counts
         once.
       mixing: whether the work between tokens (attention's products, scans) counts.
+      inner: whether the inner head counts.
+      borrows: whether the last branch borrows its tokens instead of running the blocks of routes.
+      share: how often each block runs; always by default.
     """
     raise TypeError(f"nothing counts the multiply-adds of a {type(model).__name__}: see `macs`")
 
 
 @macs.register
-def _routed(model: Backbone, gammas: Sequence[float], shared: bool, mixing: bool) -> float:
+def _routed(
+    model: Backbone,
+    gammas: Sequence[float],
+    shared: bool,
+    mixing: bool,
+    *,
+    inner: bool = False,
+    borrows: bool = False,
+    share: Sequence[float] | None = None,
+) -> float:
     total, common, n = 0.0, shared, model.tokens
+    runs = [1.0] * model.depth if share is None else share
     for segment, stack in zip(model.blocks.segments, model.blocks.stacks, strict=True):
         routed = segment.route is not None
         keeps = [tokens.keep_count(n, gamma) if routed else n for gamma in gammas]
         common = common and all(k == n for k in keeps)
+        keeps = keeps[:-1] if routed and borrows else keeps
         per_block = sum(stack.macs(k, mixing) for k in (keeps[:1] if common else keeps) if k)
-        total += (segment.stop - segment.start) * per_block
+        total += sum(runs[segment.start : segment.stop]) * per_block
+    if inner:
+        total += _head(model, model.inner_modulation, model.inner_final)
     return total + _ends(model, len(gammas))
 
 
 @macs.register
-def _masked(model: MaskDiT, gammas: Sequence[float], shared: bool, mixing: bool) -> float:
-    """Branches share no blocks."""
+def _masked(
+    model: MaskDiT,
+    gammas: Sequence[float],
+    shared: bool,
+    mixing: bool,
+    *,
+    inner: bool = False,
+    borrows: bool = False,
+    share: Sequence[float] | None = None,
+) -> float:
+    """Branches share no blocks, and there is no inner head."""
     d, e, n = model.width, model.decoder_width, model.tokens
     encoder, decoder = model.blocks.stacks[0], model.decoder.stacks[0]
-    total = _ends(model, len(gammas))
+    total, depth = _ends(model, len(gammas)), model.depth if share is None else sum(share)
     for gamma in gammas:
         keep = tokens.keep_count(n, gamma)
-        total += model.depth * encoder.macs(keep, mixing) + 2 * d * d + keep * d * e
+        total += depth * encoder.macs(keep, mixing) + 2 * d * d + keep * d * e
         total += model.decoder_depth * decoder.macs(n, mixing)
     return total
 
@@ -148,5 +217,10 @@ def _ends(model: Backbone, branches: int) -> float:
     n, d = model.tokens, model.width
     pixels = model.patch**2 * model.channels
     embeddings = 256 * d + d * d + n * pixels * d
-    head = model.final_modulation.in_features * model.final_modulation.out_features
-    return embeddings + branches * (head + n * model.final.in_features * model.final.out_features)
+    return embeddings + branches * _head(model, model.final_modulation, model.final)
+
+
+def _head(model: Backbone, modulation: Linear, final: Linear) -> float:
+    """Return multiply-adds of a head on all tokens of an image."""
+    per_token = final.in_features * final.out_features
+    return modulation.in_features * modulation.out_features + model.tokens * per_token

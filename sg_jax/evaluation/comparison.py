@@ -93,7 +93,7 @@ class Point:
     @property
     def autoguided(self) -> bool:
         """Whether another network makes the weak prediction."""
-        return self.key.guidance.guided and _another(self.key.guidance, self.key.checkpoint)
+        return self.key.guidance.weak_acts and _another(self.key.guidance, self.key.checkpoint)
 
     def gain(self, baseline: "Point") -> tuple[float, float]:
         """Return the share by which the quality beats the baseline's, and its deviation over seeds.
@@ -140,20 +140,29 @@ def method(guidance: Guidance, checkpoint: int) -> str:
     """
     if not guidance.guided:
         return "unguided"
-    sparse = guidance.gamma_strong != 0 or guidance.gamma_weak != 0
-    another = _another(guidance, checkpoint)
+    acts = guidance.weak_acts
+    sparse = acts and (guidance.gamma_strong != 0 or guidance.gamma_weak != 0)
+    another = acts and _another(guidance, checkpoint)
     names = ["AG"] if another else []
     names += [m] if (m := WEAK_LABELS[guidance.weak_label].method) else []
     if guidance.gamma_weak == 1.0 and guidance.weak_label == "null":
         names = [*names[:-1], "PDG"]
     elif sparse:
         names.append("SG")
+    names += ["TSG"] if guidance.time_noise else []
+    if guidance.skip_acts:
+        names.append("SLG" if isinstance(guidance.skip, tuple) else "S2")
+    names += ["IG"] if guidance.inner_acts else []
     words = ["+".join(names) or "unguided"]
     scheduled = isinstance(guidance.gamma_strong, tuple) or isinstance(guidance.gamma_weak, tuple)
     words += ["scheduled"] if scheduled else []
     words += ["in interval"] if guidance.interval != (0.0, 1.0) else []
     words += [guidance.ids] if guidance.ids != "uniform" else []
     words += [f"{guidance.channels} channels"] if guidance.channels else []
+    words += [f"every {guidance.refresh} steps"] if guidance.refresh > 1 else []
+    projected = guidance.parallel != 1 or guidance.norm or guidance.momentum
+    words += ["APG"] if projected else []
+    words += ["CFG-Zero*"] if guidance.rescale or guidance.zero_steps else []
     words += ["apart"] if guidance.weak_step and not another else []
     return ", ".join(words)
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from etils import epath
 
-from sg_jax.errors import UserError, one_line, shown
+from sg_jax.errors import UserError, is_number, one_line, shown
 from sg_jax.evaluation.metrics import METRICS, Scores
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
@@ -84,11 +84,21 @@ class Key:
     def digest(self) -> str:
         """Eight hex digits, for the name of a file that belongs to this key."""
         more = "" if self.labels == "balanced" else self.labels
-        return f"{zlib.crc32(f'{self!r}{self.decoder}{more}'.encode()):08x}"
+        values = {name: getattr(self.guidance, name) for name in SETTING}
+        said = [f"{n}={v!r}" for n, v in values.items() if n in FIRST or v != SETTING[n]]
+        words = repr(self).replace(repr(self.guidance), f"Guidance({', '.join(said)})")
+        return f"{zlib.crc32(f'{words}{self.decoder}{more}'.encode()):08x}"
 
 
 Table = dict[Key, Scores]
 SETTING: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Guidance)}
+# In every digest; those that came later only where they are set, so older files keep their names.
+FIRST = tuple(SETTING)[: list(SETTING).index("channels") + 1]
+OF_WEAK = (
+    "scale", "gamma_weak", *(n for n in SETTING if n.startswith("weak_")), "time_noise",
+    "time_power",
+)  # fmt: skip
+OF_PAIRS = ("interval", "channels", "parallel", "norm", "momentum", "rescale", "zero_steps")
 CONDITIONS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Key)[1:]}
 
 
@@ -97,22 +107,26 @@ def canonical(guidance: Guidance) -> Guidance:
 
     Afterwards, settings with equal images are equal, so each is drawn once.
     """
-    if not guidance.guided:
-        guidance = Guidance(
-            gamma_strong=guidance.gamma_strong, ids=guidance.ids, segments=guidance.segments
-        )
-    rates = {name: getattr(guidance, name) for name in ("scale", "gamma_strong", "gamma_weak")}
-    numbers: dict[str, Any] = {n: float(r) for n, r in rates.items() if not isinstance(r, tuple)}
-    guidance = dataclasses.replace(guidance, **numbers)
-    if (weights := guidance.weak_weights) not in ("", RAW):
-        weights = f"{float(weights):g}"
-    guidance = dataclasses.replace(guidance, weak_weights=weights if guidance.weak_acts else "")
-    gammas = (guidance.gamma_strong, guidance.gamma_weak)[: 2 if guidance.guided else 1]
+    idle = () if guidance.weak_acts else OF_WEAK
+    idle += () if guidance.skip_acts else ("skip", "skip_scale")
+    idle += () if guidance.weak_acts or guidance.skip_acts else ("refresh",)
+    idle += () if guidance.guided else OF_PAIRS
+    idle += () if guidance.time_noise else ("time_power",)
+    given = {n: SETTING[n] if n in idle else getattr(guidance, n) for n in SETTING}
+    reals = {n for n, default in SETTING.items() if isinstance(default, float)}
+    values: dict[str, Any] = {
+        n: float(v) if n in reals and is_number(v) else v for n, v in given.items()
+    }
+    if values["weak_weights"] not in ("", RAW):
+        values["weak_weights"] = f"{float(values['weak_weights']):g}"
+    guidance = Guidance(**values)
+    gammas = (guidance.gamma_strong, guidance.gamma_weak)[: 2 if guidance.weak_acts else 1]
     if not any(isinstance(gamma, tuple) for gamma in gammas):
         guidance = dataclasses.replace(guidance, segments=SETTING["segments"])
     # At rate 0 all tokens are kept and at rate 1 none, so no ids are drawn, and none can be nested.
     drawn = [gamma for gamma in gammas if gamma not in (0.0, 1.0)]
-    if not drawn or (guidance.ids == "nested" and len(drawn) == 1):
+    pair = len(drawn) == 2 or (guidance.ids == "borrowed" and guidance.weak_acts)
+    if not drawn or (guidance.ids in ("nested", "borrowed") and not pair):
         guidance = dataclasses.replace(guidance, ids=SETTING["ids"])
     return guidance
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sg_jax.errors import UserError
+from sg_jax.errors import UserError, shown
 from sg_jax.method import schedule, tokens
 from sg_jax.method.guidance import WEAK_LABELS, Guidance, rates
 from sg_jax.method.network import Network
@@ -35,9 +35,51 @@ def check_setting(
       key: names the setting in the error.
     """
     check_rate(model, schedule.highest(guidance.gamma_strong), f"{key}.gamma_strong")
+    _check_skip(model, guidance, key)
+    if guidance.inner_acts and not model.inner:
+        raise UserError(
+            f"{key}.inner_scale={shown(guidance.inner_scale)} needs a network with an inner head, "
+            "and this one has none: train one with config.model.inner, or leave the scale at 1."
+        )
     if not guidance.guided:
         return
+    if guidance.channels > model.channels:
+        raise UserError(
+            f"{key}.channels={guidance.channels} is more than the network's {model.channels}; 0 "
+            "guides all."
+        )
+    if guidance.refresh > 1 and not guidance.weak_acts and not guidance.skip_acts:
+        raise UserError(
+            f"{key}.refresh={guidance.refresh} finds nothing to use again: the inner head costs "
+            "nothing, and no other prediction is made. Leave it at 1."
+        )
+    if guidance.weak_acts:
+        _check_weak(model, guidance, weak_model, key)
+
+
+def _check_skip(model: Network, guidance: Guidance, key: str) -> None:
+    """Raise unless the blocks to skip are some of the network's, but not all."""
+    skip, depth = guidance.skip, model.depth
+    if guidance.skip_scale == 1.0:
+        return
+    if skip in (0, ()):
+        raise UserError(
+            f"{key}.skip_scale={shown(guidance.skip_scale)} needs blocks to skip: give {key}.skip, "
+            "such as 1, or (2, 3), or leave the scale at 1."
+        )
+    count = len(skip) if isinstance(skip, tuple) else skip
+    if count >= depth or (isinstance(skip, tuple) and skip[-1] >= depth):
+        raise UserError(
+            f"{key}.skip={shown(skip)} must leave out some of the network's {depth} blocks, not "
+            f"all: a number from 1 to {depth - 1}, or block numbers from 0 to {depth - 1}."
+        )
+
+
+def _check_weak(model: Network, guidance: Guidance, weak_model: Network | None, key: str) -> None:
+    """Raise if networks cannot make the pair of a strong and a weak prediction."""
     weak = model if weak_model is None else weak_model
+    if guidance.ids == "borrowed":
+        _check_borrowed(model, guidance, weak is not model or guidance.two_networks, key)
     gamma = schedule.highest(guidance.gamma_weak)
     check_rate(weak, gamma, f"{key}.gamma_weak")
     kinds, least = model.conditioning, WEAK_LABELS[guidance.weak_label].least
@@ -45,11 +87,6 @@ def check_setting(
         raise UserError(
             f"{key}.weak_label={guidance.weak_label!r} needs another class to draw, but the model "
             f"has only {kinds.count}."
-        )
-    if guidance.channels > model.channels:
-        raise UserError(
-            f"{key}.channels={guidance.channels} is more than the network's {model.channels}; 0 "
-            "guides all."
         )
     alike = {"image_size": "image_size", "channels": "channels"}
     alike |= {"tokens": "tokens", "choices": "number of routes"} if gamma else {}
@@ -64,6 +101,24 @@ def check_setting(
         raise UserError(
             f"The network of the weak prediction ({guidance.describe()}) does not fit the strong "
             f"one: its {words} is {theirs}, not {ours}."
+        )
+
+
+def _check_borrowed(model: Network, guidance: Guidance, another: bool, key: str) -> None:
+    """Raise unless the weak prediction's tokens can take their values from the strong one."""
+    strong, weak = (schedule.values(g, 101) for g in (guidance.gamma_strong, guidance.gamma_weak))
+    reasons = {
+        "masking has no tokens to borrow": model.masks,
+        "another network makes the weak one": another,
+        f"the weak label is {guidance.weak_label!r}": guidance.weak_label != "same",
+        "the weak one has noise on its time": guidance.time_noise > 0,
+        "gamma_weak is below gamma_strong": bool((weak < strong - 1e-9).any()),
+    }
+    for reason in (words for words, broken in reasons.items() if broken):
+        raise UserError(
+            f"{key}.ids='borrowed' takes values of the weak prediction from the strong one of the "
+            f"same network with the same label, gamma_weak >= gamma_strong; here {reason}. Choose "
+            "other ids, such as 'nested'."
         )
 
 

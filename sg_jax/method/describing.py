@@ -9,9 +9,8 @@ from sg_jax.method.weak import RAW, WEAK_LABELS
 def describe(setting: Any) -> str:
     """Return a `Guidance` in a few words, such as "ω 1.5, γ 0.5 / 0.9"."""
     strong, weak = schedule.text(setting.gamma_strong), schedule.text(setting.gamma_weak)
-    start = f"{setting.zero_steps} steps of 0" if setting.zero_steps else ""
     if not setting.guided:
-        return ", ".join(filter(None, [f"no guidance, γ {strong}", start]))
+        return f"no guidance, γ {strong}"
     words = [f"γ {strong}"]
     if setting.weak_acts:
         words = [f"ω {schedule.text(setting.scale)}, γ {strong} / {weak}", *_weak(setting)]
@@ -27,7 +26,7 @@ def describe(setting: Any) -> str:
         value = getattr(setting, name)
         words += [f"{name} {value:g}"] if value != off else []
     words += ["rescaled"] if setting.rescale else []
-    words += [start] if start else []
+    words += [f"{setting.zero_steps} steps of 0"] if setting.zero_steps else []
     if setting.interval != (0.0, 1.0):
         words.append(f"t {setting.interval[0]:g}–{setting.interval[1]:g}")
     words += [f"the first {setting.channels} channels"] if setting.channels else []

@@ -45,7 +45,6 @@ from sg_jax.method.weak import WEAK_LABELS as WEAK_LABELS
 MOST_CHANNELS = 2**12
 IDS = ("uniform", "stratified", "nested", "borrowed")
 NUMBER = re.compile(r"[0-9]*\.?[0-9]+(e-?[0-9]{1,3})?")
-FIRST = 10  # fields that `repr` always shows, because the names of drawn images depend on it
 
 
 def _scale(value) -> str:
@@ -143,12 +142,6 @@ class Guidance(Settings):
         'train.ema_decays such as "0.99"; empty: the average, as for the strong one',
         rule=_weights,
     )
-
-    def __repr__(self) -> str:
-        """Leave out what came later and is not set, so that texts of before stay the same."""
-        fields = dataclasses.fields(self)
-        shown = [f for n, f in enumerate(fields) if n < FIRST or getattr(self, f.name) != f.default]
-        return f"Guidance({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
     @property
     def other_checkpoint(self) -> bool:
@@ -253,7 +246,8 @@ class Plan:
 def plan(guidance: Guidance, sampler: Sampler, steps: int) -> tuple[Plan, np.ndarray]:
     """Cut a run of steps into stretches of constant rates, so that each has static shapes.
 
-    Scheduled rates are averaged over `guidance.segments` equal stretches.
+    Scheduled rates are averaged over `guidance.segments` equal stretches. What acts on differences,
+    or in the first steps, has no effect without guidance.
 
     Returns:
       The plan, and the rows of `Values`, float32 [rows, steps], which can change without a new
@@ -263,7 +257,8 @@ def plan(guidance: Guidance, sampler: Sampler, steps: int) -> tuple[Plan, np.nda
       UserError: no step would move.
     """
     g = guidance
-    if g.zero_steps >= steps:
+    zeros = g.zero_steps if g.guided else 0
+    if zeros >= steps:
         raise UserError(
             f"guidance.zero_steps={g.zero_steps} leaves none of {steps} steps: lower it, or take "
             "more steps."
@@ -278,7 +273,7 @@ def plan(guidance: Guidance, sampler: Sampler, steps: int) -> tuple[Plan, np.nda
     for n, (s, w, on) in enumerate(zip(*rates(g, steps), acts, strict=True)):
         gammas = (s, w) if on and g.scale != 1.0 and g.differs(s, w) else (s,)
         step = Stretch(n, n + 1, gammas, others if on else ())
-        step = step if n >= g.zero_steps else Stretch(n, n + 1, ())
+        step = step if n >= zeros else Stretch(n, n + 1, ())
         if stretches and dataclasses.replace(step, first=stretches[-1].first) == (
             dataclasses.replace(stretches[-1], stop=n + 1)
         ):

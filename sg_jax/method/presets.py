@@ -25,6 +25,10 @@ PRESETS = {
         weak_step=0.33,
     ),
     "cfg_sg": Guidance(scale=1.5, gamma_strong=0.2, gamma_weak=0.7, weak_label="null"),
+    "ig": Guidance(inner_scale=1.4),  # arXiv 2512.24176: 1.4 for SiT-XL/2, in an interval
+    "slg": Guidance(skip=(3,), skip_scale=1.5),  # which blocks depends on the network
+    "s2": Guidance(skip=1, skip_scale=1.25),  # arXiv 2508.12880: 0.25 on top of CFG, a tenth
+    "tsg": Guidance(scale=1.5, time_noise=1.0),  # arXiv 2407.02687 tunes s and alpha by network
 }
 
 

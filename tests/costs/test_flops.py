@@ -9,6 +9,7 @@ from sg_jax.costs import flops
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.network import Branch
 from sg_jax.method.presets import PRESETS
+from sg_jax.method.sampler import Sampler
 from sg_jax.models.dit import DiT
 from sg_jax.models.maskdit import MaskDiT
 from sg_jax.models.sizes import geometry
@@ -206,6 +207,57 @@ def test_a_schedule_costs_the_mean_of_its_rates(small):
     guidance = Guidance(gamma_strong=("linear", 0.0, 0.75), segments=4)
     expected = sum(by_hand(16, k, 16) for k in (16, 12, 8, 4)) / 4
     assert flops.sampling_step(small, guidance, steps=4) == pytest.approx(expected)
+
+
+def test_skipped_blocks_cost_nothing(small):
+    """Of three blocks one is left out of the further prediction, drawn or not."""
+    one = by_hand(16, 16, 16)
+    more = by_hand(16, 16)
+    for skip in (1, (0,), (2,)):
+        assert flops.sampling_step(small, Guidance(skip=skip, skip_scale=2.0)) == one + more
+    assert flops.sampling_step(small, Guidance(gamma_strong=0.5, skip=(1,), skip_scale=2.0)) == (
+        by_hand(16, 8, 16) + more
+    )
+
+
+def test_a_weak_prediction_that_borrows_costs_the_blocks_after_the_route(small):
+    borrowed = flops.sampling_step(small, Guidance(2.0, 0.25, 0.75, ids="borrowed"))
+    assert borrowed == by_hand(16, 12, 16, 16, heads=2)
+    alone = Guidance(2.0, 0.25, 0.75, ids="borrowed")
+    assert flops.sampling_step(small, alone, shared_head=False) == (
+        by_hand(16, 12, 16) + by_hand(16, 16)
+    )
+
+
+def test_the_inner_head_costs_a_head(small):
+    headed = shapes(
+        image_size=8, channels=1, num_classes=3, patch=2, width=8, depth=3, heads=2,
+        routes=((1, 1),), inner=2,
+    )  # fmt: skip
+    assert flops.sampling_step(headed, Guidance()) == by_hand(16, 16, 16)
+    assert flops.sampling_step(headed, Guidance(inner_scale=2.0)) == by_hand(16, 16, 16, heads=2)
+    assert flops.training_step(headed, 0.0, 4) == 3 * 4 * by_hand(16, 16, 16, heads=2)
+
+
+def test_what_is_used_again_is_counted_where_it_is_computed(small):
+    """Of 8 steps every third, 3, computes the weak prediction; by Heun once, in its first half."""
+    sg = dict(scale=2.0, gamma_weak=0.75)
+    alone, both = by_hand(16, 16, 16), flops.sampling_step(small, Guidance(**sg))
+    again = Guidance(**sg, refresh=3)
+    found = flops.sampling_step(small, again, steps=8)
+    assert found == pytest.approx((3 * both + 5 * alone) / 8)
+    heun = flops.sampling_step(small, again, steps=8, sampler=Sampler("heun"))
+    assert heun == pytest.approx((3 * both + 13 * alone) / 8)
+
+
+def test_steps_of_0_and_noise_on_the_time(small):
+    """With noise the two predictions share no block."""
+    alone = by_hand(16, 16, 16)
+    cfg = Guidance(2.0, weak_label="null", zero_steps=2)
+    both = flops.sampling_step(small, Guidance(2.0, weak_label="null"))
+    assert flops.sampling_step(small, cfg, steps=8) == pytest.approx(0.75 * both)
+    noisy = flops.sampling_step(small, Guidance(2.0, time_noise=1.0))
+    assert noisy == by_hand(*[16] * 6, heads=2) != alone
 
 
 @pytest.mark.parametrize("keep", [64, 32, 8])

@@ -227,6 +227,16 @@ def test_a_run_without_scores_or_a_name_of_its_own_is_named(runs, tmp_path):
         (dataclasses.replace(SG, weak_step=3000), "SG, apart"),
         (Guidance(1.5, weak_step=3000), "unguided, apart"),
         (dataclasses.replace(SG, weak_step=3000, weak_workdir="other"), "AG+SG"),
+        (PRESETS["ig"], "IG"),
+        (PRESETS["slg"], "SLG"),
+        (PRESETS["s2"], "S2"),
+        (PRESETS["tsg"], "TSG"),
+        (
+            Guidance(1.5, weak_label="null", skip=1, skip_scale=1.2, refresh=2, norm=1.0),
+            "CFG+S2, every 2 steps, APG",
+        ),
+        (Guidance(2.0, 0.0, 0.5, inner_scale=1.5, rescale=True), "SG+IG, CFG-Zero*"),
+        (Guidance(inner_scale=1.5, weak_step=5, gamma_strong=0.5), "IG"),
     ],
 )
 def test_methods_by_name(guidance, name):

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import pathlib
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -24,7 +25,11 @@ OTHERS = (
     *PRESETS.values(),
     Guidance(2.0, ("piecewise", (0.0, 0.1), (1.0, 0.3)), 0.9, interval=(0.2, 0.8), ids="nested"),
     Guidance(("linear", 1.0, 2.0), weak_step=5, weak_workdir="runs/other, earlier"),
-)
+    Guidance(
+        2.0, 0.0, 0.5, ids="borrowed", skip=(0, 2), skip_scale=("linear", 1.0, 2.0), refresh=3,
+        inner_scale=1.5, parallel=0.5, norm=2.5, momentum=-0.5, rescale=True, zero_steps=1,
+    ),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +244,43 @@ def test_what_changes_nothing_makes_no_other_key():
     assert table.canonical(Guidance(3.0)) == same  # both predictions are equal
     assert table.canonical(Guidance(1.0, 0.5)) != same
     assert repr(table.canonical(Guidance(2, 0, 0.5))) == repr(Guidance(2.0, 0.0, 0.5))
+
+
+def test_files_of_before_keep_their_names():
+    """The digest of a setting without later fields is that of the words that it had before."""
+    words = (
+        "Key(guidance=Guidance(scale=1.5, gamma_strong=0.0, gamma_weak=0.25, weak_label='same', "
+        "weak_step=0, weak_workdir='', interval=(0.0, 1.0), ids='uniform', segments=8, channels=0),"
+        " sampler='euler', steps=40, samples=12, references=40, features='00000012', seed=0, "
+        "checkpoint=7)"
+    )
+    assert KEY.digest == f"{zlib.crc32(words.encode()):08x}"
+    other = dataclasses.replace(KEY.guidance, refresh=2)
+    assert dataclasses.replace(KEY, guidance=other).digest != KEY.digest
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (Guidance(skip=2, time_noise=1.0, refresh=3, norm=1.0, rescale=True), Guidance()),
+        (Guidance(1.0, 0.5, 0.7, zero_steps=2, ids="borrowed"), Guidance(1.0, 0.5)),
+        (Guidance(2.0, 0.0, 0.5, time_power=3.0), Guidance(2.0, 0.0, 0.5)),
+        (Guidance(1.0, 0.0, 0.5, "null", inner_scale=2, refresh=4), Guidance(inner_scale=2.0)),
+        (
+            Guidance(1, 0.0, 0.5, weak_step=3, skip=1, skip_scale=2),
+            Guidance(skip=1, skip_scale=2.0),
+        ),
+        (Guidance(2.0, 0.0, 1.0, ids="borrowed"), Guidance(2.0, 0.0, 1.0)),
+    ],
+)
+def test_what_a_term_does_not_read_makes_no_other_key(one, other):
+    assert table.canonical(one) == table.canonical(other)
+    assert repr(table.canonical(one)) == repr(table.canonical(other))
+
+
+def test_borrowed_ids_are_not_drawn_ones():
+    one, other = (table.canonical(Guidance(2.0, 0.0, 0.5, ids=i)) for i in ("borrowed", "uniform"))
+    assert one != other
 
 
 @pytest.mark.slow

@@ -85,3 +85,55 @@ def test_constant_rates_keep_what_training_keeps(make_small):
     model = make_small(image_size=12)
     (ids,) = draw_ids(model, jax.random.split(jax.random.key(0), 2), stretch.gammas[0])
     assert ids.shape == (2, 24)
+
+
+@pytest.mark.parametrize(
+    "setting, words",
+    [
+        (Guidance(inner_scale=1.5), "inner_scale=1.5 needs a network with an inner head"),
+        (Guidance(skip=2, skip_scale=1.5), "skip=2 must leave out some of the network's 2 blocks"),
+        (Guidance(skip=(0, 1), skip_scale=1.5), r"skip=\(0, 1\) must leave out some"),
+        (Guidance(skip=(2,), skip_scale=1.5), "block numbers from 0 to 1"),
+        (Guidance(skip_scale=1.5), "skip_scale=1.5 needs blocks to skip"),
+        (Guidance(2.0, 0.75, 0.25, ids="borrowed"), "here gamma_weak is below gamma_strong"),
+        (
+            Guidance(2.0, ("linear", 0.0, 0.9), 0.5, ids="borrowed"),
+            "here gamma_weak is below gamma_strong",
+        ),
+        (Guidance(2.0, 0.0, 0.5, "null", ids="borrowed"), "here the weak label is 'null'"),
+        (Guidance(2.0, 0.0, 0.5, weak_step=5, ids="borrowed"), "here another network makes"),
+        (Guidance(2.0, 0.0, 0.5, time_noise=1.0, ids="borrowed"), "has noise on its time"),
+    ],
+)
+def test_what_a_term_needs_is_said(small, setting, words):
+    with pytest.raises(UserError, match=rf"guidance\.\S*{words}|{words}"):
+        checks.check_setting(small, setting)
+
+
+def test_skipping_is_off_at_1_and_reuse_needs_something(small, make_small):
+    checks.check_setting(small, Guidance(skip=9))
+    checks.check_setting(small, Guidance(refresh=3))
+    with pytest.raises(UserError, match="refresh=3 finds nothing to use again"):
+        checks.check_setting(make_small(inner=1), Guidance(inner_scale=2.0, refresh=3))
+
+
+def test_no_step_would_move(small):
+    with pytest.raises(UserError, match=r"zero_steps=2 leaves none of 2 steps"):
+        cfg = Guidance(2.0, weak_label="null", zero_steps=2)
+        sampling.sample(small, [0], cfg, steps=2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(skip=(1, 0)), dict(skip=-1), dict(skip=(0, 0)), dict(skip=0.5), dict(momentum=1.0),
+        dict(momentum=-1.0), dict(refresh=0), dict(norm=-1.0), dict(time_noise=-1.0),
+        dict(inner_scale=-1.0), dict(rescale=1), dict(zero_steps=-1),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_wrong_value_of_a_term_is_named(changes):
+    ((name, value),) = changes.items()
+    with pytest.raises(UserError) as error:
+        Guidance(**changes)
+    assert f"guidance.{name}={value}" in str(error.value)

@@ -4,12 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from sg_jax.errors import UserError
 from sg_jax.method import prediction
 from sg_jax.method.network import Branch
 from sg_jax.method.routing import Segment, run_branches, segments
 from sg_jax.method.tokens import sample_ids
+from sg_jax.models.dit import DiT
+from sg_jax.models.maskdit import MaskDiT
+from sg_jax.weights import starts
+from sg_jax.weights.checkpoints import named
 
 KEYS = jax.random.split(jax.random.key(7), 3)
 IDS = [sample_ids(KEYS, 16, 8)]
@@ -58,6 +63,8 @@ def test_borrowed_tokens_by_hand():
     out = run_branches(add, pieces, h, c, ids, True, (False, True))
     assert out[..., 0].tolist() == [[111, 101, 111], [101, 101, 111]]
     assert calls == [(1, 3, 1), (1, 2, 1), (2, 3, 1)]  # the weak one runs no block of the route
+    same = run_branches(add, pieces, h, c, [ids[0], ids[0]], True, (False, True))
+    np.testing.assert_array_equal(*same)  # of the same tokens all are lent
     whole = run_branches(add, pieces, h, c, [None, ids[1]], True, (False, True))
     assert whole[..., 0].tolist() == [[111, 111, 111], [101, 101, 111]]
 
@@ -115,22 +122,37 @@ def test_a_wrong_place_is_named(make_small, inner):
         make_small(inner=inner)
 
 
-def test_all_other_weights_are_those_of_a_network_without_the_head():
-    from flax import nnx
+def test_all_other_weights_are_those_of_a_network_without_the_head(zero):
+    """The small network as initialised; a head after its first block cuts it where a route does."""
+    shape = dict(image_size=8, channels=3, num_classes=5, patch=2, width=16, depth=2, heads=2)
+    build = jax.jit(lambda: DiT(**shape, routes=((1, 1),), inner=1, rngs=nnx.Rngs(0)))
+    ours, theirs = named(build()), named(zero)
+    new = {name for name in ours if name.startswith("inner_")}
+    assert ours.keys() - new == theirs.keys() and len(new) == 4
+    assert ours["inner_final/kernel"].shape == (16, 12)
+    for name, leaf in theirs.items():
+        np.testing.assert_allclose(ours[name], leaf, rtol=1e-6, atol=1e-7)
+    for name in ("inner_final/kernel", "inner_modulation/kernel"):
+        assert (ours[name] == 0).all()  # it starts at zero like the other head
 
-    from sg_jax.models.dit import DiT
 
-    shape = dict(image_size=4, channels=1, num_classes=2, patch=2, width=8, depth=3, heads=1)
-    with_head, without = (DiT(**shape, inner=i, rngs=nnx.Rngs(0)) for i in (1, 0))
-    ours = [s.mlp.hidden.kernel[...] for s in with_head.blocks.stacks]
-    (theirs,) = (s.mlp.hidden.kernel[...] for s in without.blocks.stacks)
-    np.testing.assert_array_equal(jnp.concatenate(ours), theirs)
-    np.testing.assert_array_equal(
-        with_head.label_embedding.table[...], without.label_embedding.table[...]
-    )
-    x = jnp.ones((1, 4, 4, 1))
-    _, inner = prediction.velocity_and_inner(with_head, x, jnp.zeros(1), jnp.zeros(1, jnp.int32))
-    assert (inner == 0).all()  # it starts at zero like the other head
+def test_a_start_from_weights_without_the_head_leaves_it_fresh(make_small):
+    """And one from weights with it drops it, or joins the stacks that it cut."""
+    shape = dict(depth=3, routes=((0, 2),))
+    without, headed = make_small(**shape), make_small(**shape, inner=1, seed=1)
+    ours = named(starts.fitted(without, headed))
+    for name, leaf in named(headed).items():
+        if name.startswith("inner_"):
+            np.testing.assert_array_equal(ours[name], leaf)
+    back = named(starts.fitted(starts.fitted(without, headed), without))
+    for name, leaf in named(without).items():
+        np.testing.assert_array_equal(back[name], leaf)
+
+
+def test_masking_has_no_head_and_lends_nothing():
+    with pytest.raises(UserError, match=r"config\.model\.inner=1 must be 0: a network that masks"):
+        MaskDiT(image_size=8, channels=3, num_classes=5, patch=2, width=16, depth=2, heads=2,
+                inner=1, rngs=nnx.Rngs(0))  # fmt: skip
 
 
 def test_no_block_skipped_changes_nothing_and_all_skipped_leave_the_ends(small, inputs, forward):
