@@ -130,11 +130,10 @@ def training_step(
       full: see `sampling_step`.
       teacher: the setting that a frozen copy of the network makes the target with, if one does.
     """
-    inner = model.inner > 0
-    each = sum(
-        share * macs(model, (rate,), True, full, inner=inner) for rate, share in as_rates(gamma)
-    )
-    total = (2 if full else 1) * 3 * each
+    total = 0.0
+    for rate, share in as_rates(gamma):
+        forward = macs(model, (rate,), True, full, inner=model.inner > 0)
+        total += (2 if full else 1) * 3 * share * forward
     if teacher is not None:
         total += sum(sampling_step(model, g, full=full, steps=1) for g in parts_of(teacher))
     return batch_size * total

@@ -45,7 +45,6 @@ from sg_jax.method.weak import WEAK_LABELS as WEAK_LABELS
 MOST_CHANNELS = 2**12
 IDS = ("uniform", "stratified", "nested", "borrowed")
 NUMBER = re.compile(r"[0-9]*\.?[0-9]+(e-?[0-9]{1,3})?")
-FIRST = 10  # fields that `repr` always shows, because the names of drawn images depend on it
 
 
 def _scale(value) -> str:
@@ -143,12 +142,6 @@ class Guidance(Settings):
         'train.ema_decays such as "0.99"; empty: the average, as for the strong one',
         rule=_weights,
     )
-
-    def __repr__(self) -> str:
-        """Leave out what came later and is not set, so that texts of before stay the same."""
-        fields = dataclasses.fields(self)
-        shown = [f for n, f in enumerate(fields) if n < FIRST or getattr(self, f.name) != f.default]
-        return f"Guidance({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
     @property
     def other_checkpoint(self) -> bool:

@@ -94,6 +94,27 @@ def test_training_costs_three_forwards_per_image(small):
     assert full == 60 * by_hand(16, 8, 16, attention=True)
 
 
+def test_rates_that_are_drawn_cost_their_mean(small):
+    drawn = flops.training_step(small, ((0.5, 0.25), (1.0, 0.75)), 10)
+    assert drawn == 30 * (0.25 * by_hand(16, 8, 16) + 0.75 * by_hand(16, 16))
+
+
+def test_a_teacher_costs_a_sampling_step_of_each_image(small):
+    """Outside of an interval the strong prediction alone is made, at every time."""
+    alone, sg = flops.training_step(small, 0.5, 10), Guidance(3.0, 0.0, 0.5)
+    within = Guidance(3.0, 0.0, 0.5, interval=(0.2, 0.8))
+    extra = [flops.training_step(small, 0.5, 10, teacher=g) - alone for g in (sg, within)]
+    assert extra[0] == 10 * flops.sampling_step(small, sg)
+    assert extra[1] == extra[0] + 10 * flops.sampling_step(small, Guidance())
+
+
+def test_training_an_inner_head_costs_it_three_times():
+    """Its modulation 8 x 16, and its layer 8 x 4 for 16 tokens."""
+    shape = dict(image_size=8, channels=1, num_classes=3, patch=2, width=8, depth=3, heads=2)
+    plain, inner = (flops.training_step(shapes(**shape, inner=n), 0.0, 10) for n in (0, 1))
+    assert inner - plain == 30 * (8 * 16 + 16 * 8 * 4)
+
+
 @pytest.fixture(scope="module")
 def unrolled():
     """Three segments of one block: XLA counts the body of a longer scan only once."""

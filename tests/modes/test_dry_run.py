@@ -72,6 +72,22 @@ def test_rates_of_training_are_counted_apart(dry):
     assert "600 steps at γ 0.5" in said and "400 steps at γ 0 " in said
 
 
+def test_rates_that_are_drawn_and_a_teacher_are_counted(dry):
+    flags = ("--config.train.steps=1000", "--config.train.heldout_every=500")
+    plain = dry(*flags)
+    said = dry(*flags, "--config.objective.rates=((0.5,0.6),(0.0,0.4))",
+               "--config.train.init_from=run", "--config.objective.distill=cfg")  # fmt: skip
+    assert "about 600 steps at γ 0.5" in said and "about 400 steps at γ 0 " in said
+    assert "the teacher's predictions (ω 1.5, γ 0 / 0 null)" in said
+    step, taught = (
+        float(re.search(r"compute ([\d,.]+) GFLOPs a step", text)[1].replace(",", ""))
+        for text in (plain, said)
+    )
+    alone = float(re.search(r"([\d,.]+) GFLOPs a step[^:]*: about 400", said)[1].replace(",", ""))
+    # CFG is two forwards, so a dense step has 3 + 2 and CFG alone costs 2 of them.
+    assert taught - step == pytest.approx(alone * 2 / 5, rel=2e-3)
+
+
 def test_what_is_looked_at_in_training_is_counted(dry):
     flags = ("--config.train.steps=1000", "--config.train.heldout_every=100")
     said = dry(*flags, "--config.train.heldout_images=512", "--config.checkpoint.keep=1",
