@@ -44,7 +44,9 @@ def test_the_full_count_is_xlas(monkeypatch, size, bound, preset):
     run, scales = plan(setting, Sampler(), 4)
 
     def step(model, x, y, keys):
-        velocity = terms.guided_velocity(model, None, run.stretches[0], run, y, keys, scales)
+        velocity = terms.guided_velocity(
+            model, None, run.stretches[0], run, y, keys, jnp.asarray(scales)
+        )
         return velocity(x, jnp.float32(0.5), jnp.int32(0))[0]
 
     arguments = (
