@@ -5,7 +5,7 @@
 Blocks 2 to 9 of 12 are routed at rate 0.5. These are the paper's settings (arXiv 2601.01608) scaled
 down, with a higher learning rate and a shorter moving average for a shorter run. Every 5,000 steps
 a checkpoint is kept for autoguidance. --config.data.data_dir=DIR reads the data from a folder other
-than TFDS's own. `bash launch/cifar10.sh` trains this network, the dense and the masking one, and
+than TFDS's own. `bash launch/results.sh` trains this network, the dense and the masking one, and
 compares them. It has not been run at this size yet; RESULTS.md will have its results.
 """
 
@@ -43,6 +43,7 @@ def get_config():
                 references=10_000,
             ),
             sweep=dict(scale=(1.25, 1.5, 2.0, 3.0), samples=5000),
+            tune=dict(samples=2000, report_samples=10_000, report_seeds=(1, 2, 3)),
             diversity=dict(guidance=("cfg_150", "sg_150", "sg_flops_150", "cfg_sg_150")),
         )
     )

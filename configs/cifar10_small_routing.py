@@ -30,4 +30,5 @@ def get_config():
         samples=500,
     )  # fmt: skip
     config.diversity.samples = 500
+    config.tune = dict(samples=200, report_samples=1000)
     return config

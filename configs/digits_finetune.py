@@ -13,6 +13,6 @@ from digits import get_config as digits
 def get_config():
     config = digits()
     config.objective.gamma = 0.0
-    config.optimizer.update(dict(learning_rate=1e-5, warmup=0))
+    config.optimizer.update(dict(name="adamw", learning_rate=1e-5, warmup=0))
     config.train.update(dict(steps=500, init_from="runs/digits"))
     return config

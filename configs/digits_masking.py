@@ -5,10 +5,10 @@ python -m sg_jax.main --config configs/digits_masking.py --workdir runs/digits_m
 
 from digits import get_config as digits
 
+MASKING = dict(kind="maskdit", routes=(), decoder_width=64, decoder_depth=2, decoder_heads=4)
+
 
 def get_config():
     config = digits()
-    config.model.update(
-        dict(kind="maskdit", routes=(), decoder_width=64, decoder_depth=2, decoder_heads=4)
-    )
+    config.model.update(MASKING)
     return config

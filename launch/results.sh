@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Make what RESULTS.md shows: train networks, tune every method of guidance alike, score what was best.
+# A second call continues where the first one stopped, and skips what is trained or drawn.
+set -euo pipefail
+# shellcheck source=launch/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. launch/env.sh
+
+SUMMARY="Make what RESULTS.md shows: train networks with several seeds, tune every method of guidance on the first of
+them, score the best settings on all, and join and compare them. Flags after the -- go to every command, such as
+-- --config.data.data_dir=DIR --config.tune.report_samples=500."
+option data DATA cifar10 "digits; small, which is CIFAR-10 at 16x16 pixels for a CPU; or cifar10, DiT-S/2 for a GPU"
+option runs RUNS runs "folder of the runs, of their feature network and of what is joined"
+option networks NETWORKS "routing dense masking" "which networks; there are also ${VARIANTS:=inner_before inner_in inner_after inner_dense path_drop several_rates all_routes distilled}"
+option seeds SEEDS "0 1 2" "seeds of the trainings; settings are chosen on the first"
+parse "$@"
+
+case "$DATA" in # blocks before an inner head: before, in and after the route; steps of distilling
+  digits) config=digits_long heads=(1 3 5) short=750 ;;
+  small) config=cifar10_small heads=(1 4 7) short=3000 ;;
+  cifar10) config=cifar10_dit_s2 heads=(2 6 10) short=7500 ;;
+  *) fail "--data $DATA must be digits, small or cifar10." ;;
+esac
+read -ra kinds <<<"$NETWORKS"
+read -ra seeds <<<"$SEEDS"
+first="${seeds[0]:-}"
+for kind in "${kinds[@]}"; do
+  [[ " routing dense masking $VARIANTS " == *" $kind "* ]] ||
+    fail "--networks $NETWORKS must be some of routing dense masking $VARIANTS."
+done
+for seed in "${seeds[@]:-none}"; do
+  [[ $seed =~ ^[0-9]+$ ]] || fail "--seeds $SEEDS must be one or more whole numbers, such as \"0 1 2\"."
+done
+
+place() { printf '%s/%s_%s_%s' "$RUNS" "$DATA" "$1" "$2"; } # KIND SEED
+
+main() { # KIND SEED FLAGS...
+  local kind="$1" seed="$2" network=routing own=()
+  case "$kind" in
+    dense | masking) network="$kind" ;;
+    inner_before) own=(--config.model.inner="${heads[0]}") ;;
+    inner_in) own=(--config.model.inner="${heads[1]}") ;;
+    inner_after) own=(--config.model.inner="${heads[2]}") ;;
+    inner_dense) network=dense own=(--config.model.inner="${heads[1]}") ;;
+    path_drop) own=("--config.objective.rates=((0.5,0.95),(1.0,0.05))") ;;
+    several_rates) own=("--config.objective.rates=((0.0,0.25),(0.5,0.5),(0.9,0.25))") ;;
+    all_routes) own=(--config.objective.route_loss=0.1) ;;
+    distilled)
+      own=(--config.objective.distill=sg --config.train.steps="$short")
+      own+=(--config.train.init_from="$(place routing "$seed")")
+      ;;
+  esac
+  run python -m sg_jax.main --config "configs/${config}_$network.py" --workdir "$(place "$kind" "$seed")" \
+    --config.seed="$seed" --config.features.path="$RUNS/${DATA}_features.npz" \
+    ${own[@]+"${own[@]}"} "${@:3}" ${MAIN_ARGS[@]+"${MAIN_ARGS[@]}"}
+}
+
+methods() { # KIND: what its network was trained for; the others try all
+  case "$1" in
+    inner_*) echo "('ig','ig_cfg','cfg'" "$([ "$1" = inner_dense ] || echo ",'ig_sg','sg'")" ")" ;;
+    path_drop) echo "('pdg','sg','cfg')" ;;
+    several_rates | all_routes) echo "('sg','cfg','cfg_sg')" ;;
+    distilled) echo "('unguided',)" ;;
+    *) echo "('all',)" ;;
+  esac | tr -d ' '
+}
+
+run prepare_environment
+for seed in "${seeds[@]}"; do
+  for kind in "${kinds[@]}"; do main "$kind" "$seed" --mode=train; done
+done
+for kind in "${kinds[@]}"; do
+  main "$kind" "$first" --mode=tune --config.tune.methods="$(methods "$kind")"
+  joined=("$(place "$kind" "$first")")
+  for seed in "${seeds[@]:1}"; do
+    main "$kind" "$seed" --mode=tune --config.tune.winners="$(place "$kind" "$first")"
+    joined+=("$(place "$kind" "$seed")")
+  done
+  run python -m sg_jax.main --mode=tune --join "${joined[@]}" --out "$RUNS/${DATA}_${kind}"
+done
