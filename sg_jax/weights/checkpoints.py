@@ -223,7 +223,7 @@ def load_weak(
     assert not isinstance(own, float), "measure.resolved finds the checkpoint of a share"
     folder = guidance.weak_workdir or workdir
     check_weak_weights(guidance, folder)
-    return load(folder, own, guidance.weak_part, mesh, like)
+    return load(folder, step=own, weights=guidance.weak_part, mesh=mesh, like=like)
 
 
 def check_weak_weights(guidance: Guidance, workdir: str | os.PathLike) -> None:
