@@ -17,8 +17,9 @@ from typing import Any
 from sg_jax.method import guidance as guidance_lib
 from sg_jax.method import tokens
 from sg_jax.method.distillation import parts_of
-from sg_jax.method.guidance import Guidance, Plan, Stretch
+from sg_jax.method.guidance import Guidance
 from sg_jax.method.objective import Rates, as_rates
+from sg_jax.method.plans import Plan, Stretch, Values
 from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.layers import Linear
@@ -66,7 +67,7 @@ def sampling_step(
     """
     sampler = sampler or Sampler()
     plan, scales = guidance_lib.plan(guidance, sampler, steps)
-    fresh = guidance_lib.Values(*scales).fresh
+    fresh = Values(*scales).fresh
     total = 0.0
     for stretch in plan.stretches:
         made = sampler.evaluations * (stretch.stop - stretch.first)  # evaluations of all terms

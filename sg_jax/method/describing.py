@@ -16,9 +16,11 @@ def describe(setting: Any) -> str:
         words = [f"ω {schedule.text(setting.scale)}, γ {strong} / {weak}", *_weak(setting)]
     if setting.skip_acts:
         blocks = setting.skip
-        left_out = ", ".join(map(str, blocks)) if isinstance(blocks, tuple) else f"{blocks} drawn"
+        left_out = "+".join(map(str, blocks)) if isinstance(blocks, tuple) else f"{blocks} drawn"
+        words[-1] += ","
         words.append(f"skip {left_out} ω {schedule.text(setting.skip_scale)}")
     if setting.inner_acts:
+        words[-1] += ","
         words.append(f"inner ω {schedule.text(setting.inner_scale)}")
     words += [setting.ids] if setting.ids != "uniform" else []
     words += [f"every {setting.refresh} steps"] if setting.refresh > 1 else []
@@ -26,7 +28,7 @@ def describe(setting: Any) -> str:
         value = getattr(setting, name)
         words += [f"{name} {value:g}"] if value != off else []
     words += ["rescaled"] if setting.rescale else []
-    words += [f"{setting.zero_steps} steps of 0"] if setting.zero_steps else []
+    words += [f"v 0 before step {setting.zero_steps}"] if setting.zero_steps else []
     if setting.interval != (0.0, 1.0):
         words.append(f"t {setting.interval[0]:g}–{setting.interval[1]:g}")
     words += [f"the first {setting.channels} channels"] if setting.channels else []

@@ -31,12 +31,12 @@ Some code counts the scale from 0 (its scale is our omega - 1); here omega = 1 t
 
 import dataclasses
 import re
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from sg_jax.errors import FLOAT32, INT32, Settings, UserError, is_number, is_whole, setting
 from sg_jax.method import describing, schedule
+from sg_jax.method.plans import Plan, Stretch
 from sg_jax.method.sampler import Sampler
 from sg_jax.method.schedule import Schedule
 from sg_jax.method.weak import RAW
@@ -188,59 +188,6 @@ class Guidance(Settings):
     def describe(self) -> str:
         """Return a short text for tables and pictures, such as "ω 1.5, γ 0.5 / 0.9"."""
         return describing.describe(self)
-
-
-class Values(NamedTuple):
-    """The numbers of each step that a compiled program reads: rows of an array [rows, steps]."""
-
-    weak: Any  # omega of each term
-    skip: Any
-    inner: Any
-    fresh: Any  # 1 where differences are computed, 0 where the last ones are used again
-    noise: Any  # s and alpha of TSG
-    power: Any
-    parallel: Any  # of APG
-    norm: Any
-    momentum: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Stretch:
-    """Steps first..stop-1 that compute the same.
-
-    Attributes:
-      first, stop: the steps.
-      gammas: the rates of the strong and the weak prediction, or of the strong one alone; empty
-        where the velocity is 0.
-      others: whether the prediction without some blocks, and the inner head, act too.
-    """
-
-    first: int
-    stop: int
-    gammas: tuple[float, ...]
-    others: tuple[str, ...] = ()
-
-    @property
-    def terms(self) -> tuple[str, ...]:
-        """The terms that act: "weak", "skip", "inner"."""
-        return (("weak",) if len(self.gammas) == 2 else ()) + self.others
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a compiled program depends on: the stretches of a run, and how predictions differ."""
-
-    stretches: tuple[Stretch, ...]
-    weak_label: str = "same"
-    two_networks: bool = False
-    ids: str = "uniform"
-    channels: int = 0
-    skip: tuple[int, ...] | int = 0
-    noisy: bool = False
-    reuses: bool = False
-    projects: bool = False
-    momentum: bool = False
-    rescales: bool = False
 
 
 def plan(guidance: Guidance, sampler: Sampler, steps: int) -> tuple[Plan, np.ndarray]:

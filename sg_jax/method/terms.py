@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from sg_jax.method import prediction, projection, tokens
-from sg_jax.method.guidance import Plan, Stretch, Values
 from sg_jax.method.network import Branch, Condition, KeepIds, Network
+from sg_jax.method.plans import Plan, Stretch, Values
 from sg_jax.method.routing import draw_ids
 from sg_jax.method.sampler import Velocity
 from sg_jax.method.weak import WEAK_LABELS
@@ -54,10 +54,10 @@ def guided_velocity(
     Args:
       model: the network of the strong prediction, and of the weak one unless `weak_model` makes it.
       weak_model: another network for the weak prediction, or None.
-      stretch, plan: static; see `plan`.
+      stretch, plan: static; see `plans` and `guidance.plan`.
       condition: the condition of each image.
       keys: one per image [B].
-      scales: the numbers of each step, see `guidance.Values`; traced, so that others need no new
+      scales: the numbers of each step, see `plans.Values`; traced, so that others need no new
         compile.
       evaluations: how many a step makes.
     """

@@ -73,7 +73,7 @@ class Backbone(nnx.Module):
         one_of("config.model.prediction", prediction, PREDICTIONS)
         for name, switch in {"learn_sigma": learn_sigma, "time_endpoint": time_endpoint}.items():
             if not isinstance(plain(switch), bool):
-                raise UserError(f"config.model.{name}={switch!r} must be True or False.")
+                raise UserError(f"config.model.{name}={shown(switch)} must be True or False.")
         if image_size % patch:
             raise UserError(
                 f"config.model.patch={patch} must divide the image size, which is {image_size}."

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from sg_jax.method import terms
-from sg_jax.method.guidance import Plan
 from sg_jax.method.network import Condition
+from sg_jax.method.plans import Plan
 from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import sharding
@@ -41,7 +41,7 @@ def integrate(
       weak_model: the network of the weak prediction if it is another one.
       condition: the condition of each image.
       keys: one per image [B], the only source of its randomness.
-      scales: the numbers of each step [rows, steps]; see `guidance.plan`.
+      scales: the numbers of each step [rows, steps]; see `plans.Values`.
       plan: the static part of the guidance; see `guidance.plan`.
       sampler: the integrator.
       steps: number of sampling steps.

@@ -174,6 +174,13 @@ def test_a_setting_is_described_in_a_few_words():
     assert Guidance(1.5, 0.5, 0.9).describe() == "ω 1.5, γ 0.5 / 0.9"
     assert CFG.describe() == "ω 1.5, γ 0 / 0 null"
     assert Guidance().describe() == "no guidance, γ 0"
+    assert Guidance(inner_scale=1.5, interval=(0.0, 0.5)).describe() == "γ 0, inner ω 1.5 t 0–0.5"
+    assert Guidance(1.5, skip=2, skip_scale=2.0, refresh=2, norm=3.0).describe() == (
+        "γ 0, skip 2 drawn ω 2 every 2 steps norm 3"
+    )
+    assert Guidance(2.0, 0.0, 0.9, skip=(2, 3), skip_scale=1.5, zero_steps=1).describe() == (
+        "ω 2, γ 0 / 0.9, skip 2+3 ω 1.5 v 0 before step 1"
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from sg_jax.method import guidance as lib
 from sg_jax.method import terms
 from sg_jax.method.guidance import Guidance
+from sg_jax.method.plans import Values
 from sg_jax.method.projection import project, rescaled
 from sg_jax.method.sampler import Sampler
 
@@ -129,7 +130,7 @@ def test_heuns_second_evaluation_uses_what_its_step_has():
 )  # fmt: skip
 def test_the_first_guided_step_computes(guidance, fresh):
     _, scales = lib.plan(guidance, Sampler(), 8)
-    assert lib.Values(*scales).fresh.tolist() == fresh
+    assert Values(*scales).fresh.tolist() == fresh
 
 
 def test_momentum_adds_the_last_difference_of_images():
