@@ -223,18 +223,20 @@ def load_weak(
     assert not isinstance(own, float), "measure.resolved finds the checkpoint of a share"
     folder = guidance.weak_workdir or workdir
     check_weak_weights(guidance, folder)
-    return load(folder, own, guidance.weak_part, mesh, like)
+    return load(folder, step=own, weights=guidance.weak_part, mesh=mesh, like=like)
 
 
 def check_weak_weights(guidance: Guidance, workdir: str | os.PathLike) -> None:
     """Raise unless a run keeps the weights that make the weak prediction of a setting."""
+    if not guidance.weak_weights:
+        return
     decays = record.read(workdir)[0].train.ema_decays
-    if guidance.weak_weights and record.is_exported(workdir):
+    if record.is_exported(workdir):
         raise UserError(
             f"The weak prediction of {guidance.describe()!r} needs other weights than the average, "
             f"and {str(workdir)!r} was exported with the average alone: take the run itself."
         )
-    if guidance.weak_part not in ("ema", "model", *(f"ema_{decay:g}" for decay in decays)):
+    if guidance.weak_part not in ("model", *(f"ema_{decay:g}" for decay in decays)):
         kept = ", ".join(f"'{decay:g}'" for decay in decays)
         raise UserError(
             f"The weak prediction of {guidance.describe()!r} needs the average of decay "

@@ -110,13 +110,11 @@ def test_devices_that_share_weights_draw_the_same_and_learn_from_one_teacher(sma
     found, shares = objectives()
     found = [Distillation(each, guidance) for each in found]
     teacher = jax.tree.map(lambda x: x * 0.9, small)
-    ends = []
+    ends, start = [], jax.device_get(start_state(small, TX.init(small)))
     for mesh in (mesh_of(1, 1), mesh_of(2, 2)):
         step = make_train_step(found, TX, 0.9, skip=True, shares=shares)
         abstract = abstract_state(lambda key: small, TX, mesh)
-        state: TrainState = jax.device_put(
-            start_state(small, TX.init(small)), jax.tree.map(lambda x: x.sharding, abstract)
-        )
+        state: TrainState = jax.device_put(start, jax.tree.map(lambda x: x.sharding, abstract))
         taught = jax.device_put(teacher, sharding.infer(teacher, mesh))
         program = compile_train_step(step, abstract, mesh, taught)
         batch = jax.device_put(images(), sharding.batch_sharding(mesh))
