@@ -59,9 +59,9 @@ def check_setting(
 
 def _check_skip(model: Network, guidance: Guidance, key: str) -> None:
     """Raise unless the blocks to skip are some of the network's, but not all."""
-    skip, depth = guidance.skip, model.depth
     if guidance.skip_scale == 1.0:
         return
+    skip, depth = guidance.skip, model.depth
     if skip in (0, ()):
         raise UserError(
             f"{key}.skip_scale={shown(guidance.skip_scale)} needs blocks to skip: give {key}.skip, "

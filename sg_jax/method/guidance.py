@@ -17,12 +17,12 @@ guided = omega * strong + (1 - omega) * weak          (Krause et al., arXiv 2601
 | S2     | v(c)                | v(c) without blocks that are drawn at each evaluation     |
 | IG     | v(c)                | v(c) of the inner head, in the same pass (`inner_scale`)  |
 | APG    | any                 | any; the difference is projected: see `projection`        |
-| CFG-Zero* | any              | any, rescaled to fit the strong one; the first steps are 0 |
+| CFG-Zero* | any             | any, rescaled to fit the strong one; the first steps are 0 |
 
-The last pairs but two are terms of their own, so they can be added to any of the first eight: the
-sum has (omega_k - 1) (strong - weak_k) for each. SLG is published on top of CFG, and so is S2
-(arXiv 2508.12880): D(null) + lambda (D(c) - D(null)) - omega (D_skipped - D(null)) is our sum with
-scale = lambda - omega and skip_scale = 1 + omega.
+SLG, S2 and IG are terms of their own, which can be added to any pair above them: each adds its
+(omega_k - 1) (strong - weak_k). APG and CFG-Zero* are switches over all of these. SLG is published
+on top of CFG, and so is S2 (arXiv 2508.12880): D(null) + lambda (D(c) - D(null)) - omega (D_skipped
+- D(null)) is our sum with scale = lambda - omega and skip_scale = 1 + omega.
 
 Autoguidance (AG): arXiv 2406.02507. ICG and TSG: arXiv 2407.02687. Path-drop (PDG): arXiv
 2510.21986. IG: arXiv 2512.24176. APG: arXiv 2410.02416. CFG-Zero*: arXiv 2503.18886.

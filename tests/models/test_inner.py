@@ -93,7 +93,7 @@ def with_parts(made, other):
     return made
 
 
-@pytest.mark.parametrize("ids", [None, IDS])
+@pytest.mark.parametrize("ids", [IDS, pytest.param(None, marks=pytest.mark.slow)])
 def test_the_head_reads_what_the_route_would_return_if_it_ended_there(headed, plain, inputs, ids):
     """A network of two blocks, whose route is block 1 and whose head is the inner one."""
     x, t, y = inputs
@@ -155,6 +155,7 @@ def test_masking_has_no_head_and_lends_nothing():
                 inner=1, rngs=nnx.Rngs(0))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_no_block_skipped_changes_nothing_and_all_skipped_leave_the_ends(small, inputs, forward):
     x, t, y = inputs
     run = jax.jit(lambda m, active: m.skipping(active)(x, t, y, IDS))

@@ -74,7 +74,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize(
-    "name", [n if n == "borrowed" else pytest.param(n, marks=pytest.mark.slow) for n in RUNS]
+    "name", [n if n == "slg" else pytest.param(n, marks=pytest.mark.slow) for n in RUNS]
 )
 def test_a_compiled_run_is_the_plain_sampler(net, plain, name):
     guidance = RUNS[name]
