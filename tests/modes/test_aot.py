@@ -69,6 +69,7 @@ def test_weights_are_gathered_but_activations_are_not_moved(report):
     assert found["collectives"]["all-gather"]["bytes"] >= 2 * matrices
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_text_says_what_it_is_and_what_not(report):
     _, text = report
