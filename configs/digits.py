@@ -11,10 +11,10 @@ def get_config():
         dict(
             data=dict(name="digits"),
             model=dict(depth=6, width=64, heads=4, patch=1, routes=((1, 4),)),
-            objective=dict(gamma=0.5),
-            optimizer=dict(name="muon", learning_rate=2e-3, warmup=100, b2=0.99),
+            objective=dict(gamma=0.25),  # keeps the weak prediction weaker than 0.5 does
+            optimizer=dict(name="muon", learning_rate=3e-3, warmup=100, b2=0.99),
             train=dict(
-                steps=1500,
+                steps=1200,
                 batch_size=64,
                 ema_decay=0.997,
                 log_every=50,
@@ -24,7 +24,7 @@ def get_config():
             checkpoint=dict(every=250, keep_period=500),  # 500 makes autoguidance's weak prediction
             guidance=dict(
                 cfg=dict(scale=1.5),
-                sg=dict(scale=2.0, gamma_strong=0.0, gamma_weak=0.75),
+                sg=dict(scale=1.5, gamma_strong=0.0, gamma_weak=0.9),
                 sg_flops=dict(scale=3.0, gamma_strong=0.5, gamma_weak=0.9),
             ),
             sample=dict(guidance="sg", steps=20, batch_size=100, count=100),

@@ -80,7 +80,7 @@ def test_training_ends_with_pictures_and_a_report(call, tmp_path):
     done = call("--workdir", str(workdir), "--config.train.steps=4", settings)
     assert done.returncode == 0, done.stderr
     assert f"Written: {workdir / 'guidance.png'}" in done.stdout
-    (drawn,) = (workdir / "samples").glob("sg_w2_2steps_seed0_*.npz")
+    (drawn,) = (workdir / "samples").glob("sg_w1.5_2steps_seed0_*.npz")
     pictures = ("guidance.png", "loss.png", drawn.with_suffix(".png"))
     for name in (*pictures, "report.html", "report.json"):
         assert (workdir / name).stat().st_size > 500
