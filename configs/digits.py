@@ -14,7 +14,7 @@ def get_config():
             objective=dict(gamma=0.25),  # keeps the weak prediction weaker than 0.5 does
             optimizer=dict(name="muon", learning_rate=3e-3, warmup=100, b2=0.99),
             train=dict(
-                steps=1200,
+                steps=1000,
                 batch_size=64,
                 ema_decay=0.997,
                 log_every=50,
