@@ -10,5 +10,6 @@ MASKING = dict(kind="maskdit", routes=(), decoder_width=64, decoder_depth=2, dec
 
 def get_config():
     config = digits()
+    config.objective.gamma = 0.5
     config.model.update(MASKING)
     return config
