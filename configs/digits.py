@@ -23,7 +23,7 @@ def get_config():
             ),
             checkpoint=dict(every=250, keep_period=500),  # 500 makes autoguidance's weak prediction
             guidance=dict(
-                cfg=dict(scale=1.5),
+                cfg=dict(scale=1.25, interval=(0.5, 1.0)),
                 sg=dict(scale=1.5, gamma_strong=0.0, gamma_weak=0.9),
                 sg_flops=dict(scale=3.0, gamma_strong=0.5, gamma_weak=0.9),
             ),
