@@ -22,13 +22,13 @@ case "$DATA" in # blocks before an inner head: before, in and after the route; s
   *) fail "--data $DATA must be digits, small or cifar10." ;;
 esac
 read -ra kinds <<<"$NETWORKS"
-read -ra seeds <<<"$SEEDS"
-first="${seeds[0]:-}"
+read -ra trainings <<<"$SEEDS"
+first="${trainings[0]:-}"
 for kind in "${kinds[@]}"; do
   [[ " routing dense masking $VARIANTS " == *" $kind "* ]] ||
     fail "--networks $NETWORKS must be some of routing dense masking $VARIANTS."
 done
-for seed in "${seeds[@]:-none}"; do
+for seed in "${trainings[@]:-none}"; do
   [[ $seed =~ ^[0-9]+$ ]] || fail "--seeds $SEEDS must be one or more whole numbers, such as \"0 1 2\"."
 done
 
@@ -66,13 +66,13 @@ methods() { # KIND: what its network was trained for; the others try all
 }
 
 run prepare_environment
-for seed in "${seeds[@]}"; do
+for seed in "${trainings[@]}"; do
   for kind in "${kinds[@]}"; do main "$kind" "$seed" --mode=train; done
 done
 for kind in "${kinds[@]}"; do
   main "$kind" "$first" --mode=tune --config.tune.methods="$(methods "$kind")"
   joined=("$(place "$kind" "$first")")
-  for seed in "${seeds[@]:1}"; do
+  for seed in "${trainings[@]:1}"; do
     main "$kind" "$seed" --mode=tune --config.tune.winners="$(place "$kind" "$first")"
     joined+=("$(place "$kind" "$seed")")
   done
