@@ -208,7 +208,7 @@ def test_training_that_diverges_fails_and_keeps_good_checkpoints(call, tmp_path,
         (["--wrkdir=x"], ["wrkdir", "workdir"]),
         (["--mode=trian"], ["trian", "train"]),
         (["--mode=sample"], ["does not exist"]),
-        (["--config.model.routes=()"], ["config.objective.gamma=0.5", "config.model.routes"]),
+        (["--config.model.routes=()"], ["config.objective.gamma=0.25", "config.model.routes"]),
         (["--config.model.size=S/2"], ["has depth 12", "config.model.depth=3"]),
         (["--config.train.init_from=runs/no"], ["workdir='runs/no' does not exist"]),
         (["--config.evaluate.references=3"], ["config.evaluate.references=3", "at least 4"]),
@@ -216,7 +216,7 @@ def test_training_that_diverges_fails_and_keeps_good_checkpoints(call, tmp_path,
         (["--config.diversity.guidance=foo"], ["config.diversity.guidance='foo'"]),
         (
             ["--config.evaluate.guidance=ag", "--config.checkpoint.keep_period=0"],
-            ["config.guidance.ag.weak_step=0.33", "keeps", "checkpoint.keep_period=496"],
+            ["config.guidance.ag.weak_step=0.33", "keeps", "checkpoint.keep_period=330"],
         ),
         (["--config.data.test_split=tset"], ["'tset'", "not a split", "mean 'test'"]),
         (["--config.features.path=/proc/x.npz"], ["config.features.path='/proc/x.npz'", "/proc"]),
@@ -374,7 +374,7 @@ def test_a_run_goes_on_as_it_began_but_not_otherwise(call, data_dir, tmp_path):
 def test_dry_run_prints_config_parameters_and_costs_and_writes_nothing(call, tmp_path):
     done = call("--workdir", str(tmp_path / "run"), "--dry-run")
     assert done.returncode == 0, done.stderr
-    for words in ("num_classes: 10", "Parameters: ", "training, γ 0.5, batch 8", "sg_flops ("):
+    for words in ("num_classes: 10", "Parameters: ", "training, γ 0.25, batch 8", "sg_flops ("):
         assert words in done.stdout
     assert not (tmp_path / "run").exists()
 

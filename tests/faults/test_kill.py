@@ -162,6 +162,7 @@ def whole_of_two(lab, once):
     return once("whole_of_two", fill)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_three_times_ends_the_same(lab, whole, workdir):
     rng = random.Random(0)
     killed = interrupted(lab, workdir, (SAVES[1], LAST, SCORED), rng)

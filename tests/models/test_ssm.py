@@ -235,6 +235,7 @@ def test_a_route_scans_the_kept_tokens_alone_and_leaves_the_others(make):
             assert same == (token not in ids[image])
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("labels, gammas", [(1, (0.25, 0.75)), (1, (0.0, 1.0)), (2, (0.25, 0.75))])
 def test_branches_are_what_separate_calls_give(model, inputs, labels, gammas):
     x, t, y = inputs
