@@ -71,9 +71,9 @@ def sampling_step(
     total = 0.0
     for stretch in plan.stretches:
         made = sampler.evaluations * (stretch.stop - stretch.first)  # evaluations of all terms
-        if plan.reuses and set(stretch.terms) - {"inner"}:
+        if plan.reuses and stretch.apart:
             anew = int(fresh[stretch.first : stretch.stop].sum())
-            inner = tuple(t for t in stretch.terms if t == "inner")
+            inner = tuple(set(stretch.terms) - set(stretch.apart))
             alone = dataclasses.replace(stretch, gammas=stretch.gammas[:1], others=inner)
             total += (made - anew) * _evaluation(model, alone, plan, full, shared_head, weak_model)
             made = anew

@@ -117,19 +117,20 @@ def trials(experiment: Experiment, settings: Mapping[str, Sequence[Guidance]]) -
       experiment: the run's objects.
       settings: of each method, from `candidates`.
     """
-    budgets_of = {
-        method: sorted({*experiment.config.tune.budgets, *([1.0] if method == UNGUIDED else [])})
-        for method in settings
-    }
     return _with_steps(
         experiment,
         [
             (method, budget, guidance)
             for method, listed in settings.items()
-            for budget in budgets_of[method]
+            for budget in _budgets_of(experiment.config, method)
             for guidance in listed
         ],
     )
+
+
+def _budgets_of(config: Config, method: str) -> list[float]:
+    """Return the budgets of a method: those of the config, and 1 too for no guidance."""
+    return sorted({*config.tune.budgets, *([1.0] if method == UNGUIDED else [])})
 
 
 def winners(experiment: Experiment, able: Callable[[Guidance], Guidance]) -> list[Trial]:
@@ -150,8 +151,7 @@ def winners(experiment: Experiment, able: Callable[[Guidance], Guidance]) -> lis
     }
     named = () if tune.methods == (tuples.ALL,) else tune.methods
     methods = dict.fromkeys([UNGUIDED, *(named or [method for method, _ in chosen])])
-    wanted = [(method, budget) for method in methods for budget in sorted({1.0, *tune.budgets})]
-    wanted = [(m, b) for m, b in wanted if m == UNGUIDED or b in tune.budgets]
+    wanted = [(m, budget) for m in methods for budget in _budgets_of(experiment.config, m)]
     if missing := [place for place in wanted if place not in chosen]:
         method, budget = missing[0]
         raise UserError(

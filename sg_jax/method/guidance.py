@@ -216,7 +216,7 @@ def plan(guidance: Guidance, sampler: Sampler, steps: int) -> tuple[Plan, np.nda
     acts = (starts >= low - near) & (starts <= high + near)
     others = (("skip",) if g.skip_acts else ()) + (("inner",) if g.inner_acts else ())
     stretches: list[Stretch] = []
-    fresh, since, before = np.zeros(steps), 0, set[str]()
+    fresh, since, before = np.zeros(steps), 0, tuple[str, ...]()
     for n, (s, w, on) in enumerate(zip(*rates(g, steps), acts, strict=True)):
         gammas = (s, w) if on and g.scale != 1.0 and g.differs(s, w) else (s,)
         step = Stretch(n, n + 1, gammas, others if on else ())
@@ -227,9 +227,8 @@ def plan(guidance: Guidance, sampler: Sampler, steps: int) -> tuple[Plan, np.nda
             stretches[-1] = dataclasses.replace(stretches[-1], stop=n + 1)
         else:
             stretches.append(step)
-        apart = set(step.terms) - {"inner"}
-        since = since + 1 if apart == before else 0
-        fresh[n], before = bool(apart) and since % g.refresh == 0, apart
+        since = since + 1 if step.apart == before else 0
+        fresh[n], before = bool(step.apart) and since % g.refresh == 0, step.apart
     scales = [schedule.values(x, steps) for x in (g.scale, g.skip_scale, g.inner_scale)]
     numbers = (g.time_noise, g.time_power, g.parallel, g.norm, g.momentum)
     rows = [*scales, fresh, *(np.full(steps, number) for number in numbers)]
@@ -243,7 +242,7 @@ def plan(guidance: Guidance, sampler: Sampler, steps: int) -> tuple[Plan, np.nda
         channels=g.channels if terms else 0,
         skip=g.skip if "skip" in terms else 0,
         noisy=weak and g.time_noise > 0,
-        reuses=g.refresh > 1 and bool(terms - {"inner"}),
+        reuses=g.refresh > 1 and any(stretch.apart for stretch in stretches),
         projects=bool(terms) and (g.parallel != 1 or g.norm > 0 or g.momentum != 0),
         momentum=bool(terms) and g.momentum != 0,
         rescales=bool(terms) and g.rescale,

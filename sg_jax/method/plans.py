@@ -39,6 +39,11 @@ class Stretch:
         """The terms that act: "weak", "skip", "inner"."""
         return (("weak",) if len(self.gammas) == 2 else ()) + self.others
 
+    @property
+    def apart(self) -> tuple[str, ...]:
+        """The terms that take a computation of their own: all but the inner head."""
+        return tuple(name for name in self.terms if name != "inner")
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:

@@ -26,10 +26,9 @@ Differences = dict[str, jax.Array]  # d_k [B, H, W, C] by the name of its term
 
 def start(plan: Plan, x: jax.Array) -> Any:
     """Return the memory before a run that begins at x [B, H, W, C]; () if nothing is remembered."""
-    terms = {name for stretch in plan.stretches for name in stretch.terms}
     kept = {
-        "last": sorted(terms - {"inner"}) if plan.reuses else [],
-        "moved": sorted(terms) if plan.momentum else [],
+        "last": {n for s in plan.stretches for n in s.apart} if plan.reuses else set(),
+        "moved": {n for s in plan.stretches for n in s.terms} if plan.momentum else set(),
     }
     return {
         kind: {name: jnp.zeros_like(x) for name in names} for kind, names in kept.items() if names
@@ -74,10 +73,9 @@ def guided_velocity(
 
         def reused():
             strong, inner, _ = predict(x, t, n, at, False)
-            return strong, inner, {name: memory["last"][name] for name in apart}
+            return strong, inner, {name: memory["last"][name] for name in stretch.apart}
 
-        apart = [name for name in stretch.terms if name != "inner"]
-        if plan.reuses and apart:
+        if plan.reuses and stretch.apart:
             first = n % evaluations == 0
             strong, inner, found = jax.lax.cond((at.fresh > 0) & first, computed, reused)
             memory = {**memory, "last": {**memory["last"], **found}}
