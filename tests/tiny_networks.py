@@ -1,10 +1,23 @@
-"""Small stand-ins for Inception and DINOv2, which look at a few pixels."""
+"""Small stand-ins for feature networks, which look at a few pixels."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 POOL, SIDE, CHANNELS, CLASSES = 5, 2, 3, 4
+
+
+class Pixels:
+    """A classifier of the first pixels, which takes no training."""
+
+    digest = "0badcafe"
+
+    def __init__(self, classes=5, test_accuracy=None):
+        self.classes, self.test_accuracy = classes, test_accuracy
+
+    def score(self, images):
+        flat = images.reshape(len(images), -1) / 255.0
+        return flat[:, :6], flat[:, : self.classes]
 
 
 class Inception(nnx.Module):

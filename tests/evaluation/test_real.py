@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+from tiny_networks import Pixels
 
 from sg_jax.config.sections import Data, Evaluate, Features
 from sg_jax.errors import UserError
@@ -13,6 +14,7 @@ from sg_jax.evaluation.metrics import CLASSIFIER, METRICS
 from sg_jax.evaluation.reading import Reader
 from sg_jax.evaluation.real import View, found_in
 
+PIXELS = Pixels(classes=4)
 ABOUT = dict(name="numbers", images=[600, 40], references=600)
 
 
@@ -34,16 +36,6 @@ class Source:
         return {"image": image // (1 + i % 4), "label": i % 4}
 
 
-class Pixels:
-    """A feature network of the first pixels, which takes no training."""
-
-    digest = "0badcafe"
-
-    def score(self, images):
-        flat = images.reshape(len(images), -1) / 255.0
-        return flat[:, :6], flat[:, :4]
-
-
 @pytest.fixture(scope="module")
 def whole():
     """All images of a source at once."""
@@ -53,8 +45,8 @@ def whole():
 
 def test_what_is_found_in_a_stream_is_what_is_found_at_once(whole):
     images, labels = whole
-    features, probabilities = Pixels().score(images)
-    found = found_in(Pixels(), Reader(Source(600)), np.arange(600))
+    features, probabilities = PIXELS.score(images)
+    found = found_in(PIXELS, Reader(Source(600)), np.arange(600))
     np.testing.assert_array_equal(found.features, features)
     np.testing.assert_array_equal(found.predicted, probabilities.argmax(1))
     np.testing.assert_array_equal(found.labels, labels)
@@ -66,35 +58,35 @@ def test_what_is_found_in_a_stream_is_what_is_found_at_once(whole):
 def test_features_of_some_are_kept_and_all_count(whole, monkeypatch):
     monkeypatch.setattr(real, "KEPT", 7)
     ids = np.arange(0, 600, 2)
-    found = found_in(Pixels(), Reader(Source(600)), ids)
+    found = found_in(PIXELS, Reader(Source(600)), ids)
     chosen = ids[np.arange(7) * 300 // 7]
-    np.testing.assert_array_equal(found.features, Pixels().score(whole[0][chosen])[0])
+    np.testing.assert_array_equal(found.features, PIXELS.score(whole[0][chosen])[0])
     np.testing.assert_array_equal(found.labels, whole[1][chosen])
     assert found.count == 300
     np.testing.assert_allclose(
-        found.statistics.mean, Pixels().score(whole[0][ids])[0].mean(axis=0), rtol=1e-12
+        found.statistics.mean, PIXELS.score(whole[0][ids])[0].mean(axis=0), rtol=1e-12
     )
 
 
 def test_the_file_holds_for_its_network_and_its_data_alone(tmp_path):
     view = View(
-        Pixels(),
-        found_in(Pixels(), Reader(Source(600)), np.arange(600)),
-        found_in(Pixels(), Reader(Source(40, seed=1)), np.arange(40)),
+        PIXELS,
+        found_in(PIXELS, Reader(Source(600)), np.arange(600)),
+        found_in(PIXELS, Reader(Source(40, seed=1)), np.arange(40)),
     )
     path = real.save(tmp_path / "real.npz", ABOUT, view)
-    again = real.load(path, ABOUT, Pixels())
+    again = real.load(path, ABOUT, PIXELS)
     np.testing.assert_array_equal(again.real.features, view.real.features)
     np.testing.assert_array_equal(again.real.labels, view.real.labels)
     metric = METRICS["frechet"]
     assert metric.function(again.real, again.test) == metric.function(view.real, view.test)
     np.testing.assert_array_equal(again.test.predicted, view.test.predicted)
-    assert real.load(path, {**ABOUT, "references": 500}, Pixels()) is None
+    assert real.load(path, {**ABOUT, "references": 500}, PIXELS) is None
     other = types.SimpleNamespace(digest="12345678")
     assert real.load(path, ABOUT, other) is None
-    assert real.load(tmp_path / "none.npz", ABOUT, Pixels()) is None
+    assert real.load(tmp_path / "none.npz", ABOUT, PIXELS) is None
     path.write_bytes(path.read_bytes()[:-50])
-    assert real.load(path, ABOUT, Pixels()) is None
+    assert real.load(path, ABOUT, PIXELS) is None
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tiny_networks import Pixels
 
 from sg_jax.evaluation import tally
 from sg_jax.evaluation.found import FeatureSet
@@ -10,26 +11,16 @@ from sg_jax.evaluation.real import View
 from sg_jax.evaluation.stream import Stream
 from sg_jax.runs import progress
 
+PIXELS = Pixels(classes=3)
 COUNT, BATCH = 23, 5
 IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, 4, 4, 3), np.uint8)
 LABELS = np.arange(COUNT) % 3
 
 
-class Pixels:
-    """A feature network of the first pixels, which takes no training."""
-
-    digest = "0badcafe"
-    test_accuracy = None
-
-    def score(self, images):
-        flat = images.reshape(len(images), -1) / 255.0
-        return flat[:, :6], flat[:, :3]
-
-
 @pytest.fixture
 def judge():
-    real = FeatureSet(Pixels().score(IMAGES[::-1])[0], LABELS, LABELS)
-    return Judge({"classifier": View(Pixels(), real)})
+    real = FeatureSet(PIXELS.score(IMAGES[::-1])[0], LABELS, LABELS)
+    return Judge({"classifier": View(PIXELS, real)})
 
 
 class Interrupted(Exception):
@@ -63,7 +54,7 @@ def test_a_stream_scores_what_all_images_at_once_score(judge, tmp_path):
     np.testing.assert_array_equal(kept, [IMAGES[:3]])
     whole = {
         "classifier": FeatureSet(
-            Pixels().score(IMAGES)[0], LABELS, (IMAGES.reshape(COUNT, -1)[:, :3]).argmax(1)
+            PIXELS.score(IMAGES)[0], LABELS, (IMAGES.reshape(COUNT, -1)[:, :3]).argmax(1)
         )
     }
     found, expected = judge.scores_of(drawn.sets), judge.scores_of(whole)
@@ -89,7 +80,8 @@ def test_an_interrupted_stream_goes_on_where_it_was(judge, tmp_path, monkeypatch
     whole = of(Drawer(), judge).run(tmp_path / "other", "x")
     assert judge.scores_of(drawn.sets) == pytest.approx(judge.scores_of(whole.sets), rel=1e-9)
     np.testing.assert_array_equal(
-        np.concatenate(list(drawn.sets["classifier"].features.blocks(7))), Pixels().score(IMAGES)[0]
+        np.concatenate(list(drawn.sets["classifier"].features.blocks(7))),
+        PIXELS.score(IMAGES)[0],
     )
 
 

@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+from tiny_networks import Pixels
 
 from sg_jax.config import record
 from sg_jax.config.sections import Data, Evaluate, Sample, Train
@@ -32,17 +33,6 @@ SETTINGS = dict(
 SAMPLES, BATCH, COLUMNS = 20, 6, 3
 
 
-class Pixels:
-    """A feature network of the first pixels, which takes no training."""
-
-    digest = "0badcafe"
-    test_accuracy = 0.5
-
-    def score(self, images):
-        flat = images.reshape(len(images), -1) / 255.0
-        return flat[:, :6], flat[:, :5]
-
-
 @pytest.fixture
 def evaluate_of(tmp_path, tiny, make_dit, mesh_of, monkeypatch):
     """Changes to `config.evaluate` -> ((number of images, guidance, seed) drawn, report.json)."""
@@ -59,8 +49,10 @@ def evaluate_of(tmp_path, tiny, make_dit, mesh_of, monkeypatch):
         return make_dit(seed=step)
 
     real = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
-    found = FeatureSet(Pixels().score(real)[0], np.arange(40) % 5, np.arange(40) % 4)
-    view = View(Pixels(), found, found)
+    found = FeatureSet(
+        Pixels(test_accuracy=0.5).score(real)[0], np.arange(40) % 5, np.arange(40) % 4
+    )
+    view = View(Pixels(test_accuracy=0.5), found, found)
     judge = scoring.Judge({"classifier": view})
     monkeypatch.setattr(scored_lib, "sample_batches", sample)
     monkeypatch.setattr(checkpoints, "load", load)

@@ -4,6 +4,7 @@ import types
 
 import numpy as np
 import pytest
+from tiny_networks import Pixels
 
 from sg_jax.config.sections import Evaluate, Sample, Sweep, Train
 from sg_jax.errors import UserError
@@ -20,16 +21,6 @@ GRID = dict(
     gamma_strong=(0.0, 0.25), gamma_weak=(0.25, 0.75), scale=(1.5, 2.0), weak_label="same",
     samples=12,
 )  # fmt: skip
-
-
-class Pixels:
-    """A feature network of the first pixels, which takes no training."""
-
-    digest = "0badcafe"
-
-    def score(self, images):
-        flat = images.reshape(len(images), -1) / 255.0
-        return flat[:, :6], flat[:, :5]
 
 
 @pytest.fixture

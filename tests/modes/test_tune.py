@@ -8,6 +8,7 @@ import types
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_networks import Pixels
 
 from sg_jax.config import parsing, tree
 from sg_jax.config.sections import Evaluate, Sample, Train, Tune
@@ -28,16 +29,6 @@ TUNE = dict(
     report_seeds=(1, 2), candidates=(("ag", ("one", "two")),),
 )  # fmt: skip
 SETTINGS = {**PRESETS, "one": Guidance(1.5, weak_step=3), "two": Guidance(2.0, weak_step=3)}
-
-
-class Pixels:
-    """A feature network of the first pixels, which takes no training."""
-
-    digest = "0badcafe"
-
-    def score(self, images):
-        flat = images.reshape(len(images), -1) / 255.0
-        return flat[:, :6], flat[:, :5]
 
 
 @pytest.fixture
