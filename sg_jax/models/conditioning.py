@@ -2,7 +2,7 @@
 
 A backbone has one conditioning. It embeds conditions, and gives training and guidance the null
 condition and another, random one (`method.network.Conditioning`), so that they need not know what a
-condition is.
+condition is. Texts are in `text`.
 """
 
 from collections.abc import Sequence

@@ -5,12 +5,21 @@ a row, 3. declare in `config.sections.Model` those arguments of its constructor 
 """
 
 import inspect
+from typing import Any
 
+from sg_jax.models.backbone import Backbone
 from sg_jax.models.dit import DiT
 from sg_jax.models.maskdit import MaskDiT
 from sg_jax.models.ssm import SSM
+from sg_jax.models.text_dit import TextDiT
 
-BACKBONES: dict[str, type] = {"dit": DiT, "maskdit": MaskDiT, "ssm": SSM}
+BACKBONES: dict[str, type[Backbone]] = {
+    "dit": DiT,
+    "maskdit": MaskDiT,
+    "ssm": SSM,
+    "text_dit": TextDiT,
+}
+NO_SETTINGS = ("block", "rngs", "embed", "text")  # arguments that classes give to their bases
 
 
 def reads(kind: str) -> tuple[str, ...]:
@@ -23,4 +32,10 @@ def reads(kind: str) -> tuple[str, ...]:
         found |= {p.name: None for p in parameters if p.kind is p.KEYWORD_ONLY}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return tuple(name for name in found if name not in ("block", "rngs"))
+    return tuple(n for n in found if n not in (*NO_SETTINGS, *BACKBONES[kind].unread))
+
+
+def argument(network: Backbone, name: str) -> Any:
+    """Return the argument of its constructor that a network was made with; None if it has none."""
+    holders = (network, getattr(network, "parts", None), network.conditioning)
+    return next((getattr(holder, name) for holder in holders if hasattr(holder, name)), None)
