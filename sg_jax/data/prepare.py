@@ -208,7 +208,11 @@ def _unknown(name: str, root: Any) -> UnknownName:
     text = f"config.data.name={shown(name)} is neither a data set of TFDS nor prepared in"
     if hint := _path_hint(name):
         return UnknownName(f"{text} {_describe(root)}. {hint}")
-    known = {*_prepared(root), *embedded.BUILDERS, *tfds.list_builders(with_community_datasets=False)}
+    known = {
+        *_prepared(root),
+        *embedded.BUILDERS,
+        *tfds.list_builders(with_community_datasets=False),
+    }
     form = "" if NAME.fullmatch(name) else " A name is NAME, NAME/CONFIG or NAME:VERSION."
     return UnknownName(
         f"{text} {_describe(root)}.{form}{nearest(name, sorted(known))} To write latents there, "

@@ -1,9 +1,9 @@
 """What is true of a scene, in words: several captions for each, all of at most 64 characters.
 
-    one thing         a circle / a red circle / a large red circle / a dark red circle
-    things alike      two triangles / two green triangles / two small green triangles
-    two things        a circle and a square / a red circle left of a blue square
-                      a large red circle above a blue square / ...
+one thing         a circle / a red circle / a large red circle / a dark red circle
+things alike      two triangles / two green triangles / two small green triangles
+two things        a circle and a square / a red circle left of a blue square
+                  a large red circle above a blue square / ...
 """
 
 from sg_jax.data.shapes_scenes import Scene, Thing, relation
