@@ -1,9 +1,9 @@
 """From an image back to its scene: the things in it, each with how sure that is.
 
-Grey has no chroma (a colour less its mean over red, green and blue), so a pixel that a thing covers
-in part has its chroma in part, whatever the shade of the background. Pixels of one colour that touch
-are a thing. Its size follows from the sum of what they cover, and its shape is the one that, drawn
-there, comes closest. So what was drawn by `shapes_scenes.draw` is found again.
+Grey has no chroma (a colour less its mean over red, green and blue). So a pixel that a thing covers
+in part has a part of its chroma, whatever the shade of the background. Pixels of one colour that
+touch are a thing. Its size follows from the sum of what they cover, and its shape is the one that,
+drawn there, comes closest. So what `shapes_scenes.draw` has drawn is found again.
 """
 
 import dataclasses

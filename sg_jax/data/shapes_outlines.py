@@ -87,5 +87,6 @@ def coverage(
     places = np.arange(SIDE) + 0.5
     across = places - np.asarray(x, np.float64)[..., None, None]  # [..., 1, W]
     down = places[:, None] - np.asarray(y, np.float64)[..., None, None]  # [..., H, 1]
-    far = distance(shape, *np.broadcast_arrays(across, down), np.asarray(r)[..., None, None])
+    across, down = np.broadcast_arrays(across, down)  # [..., H, W]
+    far = distance(shape, across, down, np.asarray(r)[..., None, None])
     return np.clip(0.5 - far, 0.0, 1.0)

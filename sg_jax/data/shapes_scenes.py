@@ -1,8 +1,8 @@
 """Scenes of one to three things: what they may hold, how they are drawn, and which are held out.
 
-A scene is one thing, two or three alike, or two of different shapes beside or above each other. Some
-combinations of shape and colour, shape and count, shape and shape, and of shapes and their places
-are held out: they are in no training image, so a network that draws them has put together what it
+A scene is one thing, two or three alike, or two of different shapes beside or above each other.
+Some combinations of shape and colour, shape and count, shape and shape, and of shapes and their
+places are held out: no training image has them. A network that draws them has put together what it
 knows.
 """
 

@@ -1,7 +1,7 @@
 """The CLIP score of images and texts: 100 times the cosine of their embeddings, at least 0.
 
-Hessel et al., "CLIPScore" (arXiv 2104.08718), here without the factor 2.5, as it is mostly reported.
-The networks are those of transformers, which computes with torch.
+Hessel et al., "CLIPScore" (arXiv 2104.08718), without their factor of 2.5, as it is mostly
+reported. The networks are those of transformers, which computes with torch.
 """
 
 from collections.abc import Sequence

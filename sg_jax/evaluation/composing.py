@@ -88,9 +88,8 @@ class Composer:
             (task, unseen): self._settings.samples * len(ids)
             for (task, unseen), ids in _groups(prompts).items()
         } | {(CLIP, False): len(self._texts)}
-        how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
-        self._load_weak = functools.partial(checkpoints.load_weak, **how, step=step)
-        self._model = functools.cache(lambda: checkpoints.load(workdir, step, **how))
+        self._how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
+        self._model = functools.cache(lambda: checkpoints.load(workdir, step, **self._how))
 
     def run(self, found: Mapping[str, Sequence[Guidance]]) -> list[Row]:
         """Draw all settings, then the best of each again with other seeds; [] but in the writer."""
@@ -189,12 +188,17 @@ class Composer:
             self._model(),
             self._texts,
             key.guidance,
-            weak_model=self._load_weak(key.guidance, self._workdir),
+            weak_model=checkpoints.load_weak(
+                key.guidance, self._workdir, **self._how, step=self._step
+            ),
             **{**self._experiment.sampling, "seed": key.seed, "steps": key.steps},
         )
         kept = self._files(name, key) if keep and processes.is_writer() else None
         progress = Progress(0, len(self._texts), 1, unit="image")
-        right, likeness, first, done = [], [], {}, 0
+        right: list[np.ndarray] = []
+        likeness: list[np.ndarray] = []
+        first: dict[int, np.ndarray] = {}
+        done = 0
         for images in batches:
             ids = range(done, done + len(images))
             if processes.is_writer():

@@ -94,8 +94,9 @@ def of_shapes(most: int = 0) -> list[Prompt]:
         for unseen in (False, True):
             each = [prompt for prompt in every if prompt.unseen == unseen]
             draws = Draws(len(each))
-            order = sorted(range(len(each)), key=lambda _, d=draws: d.between(0, 1e6))
-            found += [each[i] for i in sorted(order[: most or None])]
+            places = [draws.between(0, 1e6) for _ in each]
+            last = sorted(places)[: most or None][-1:]
+            found += [prompt for prompt, p in zip(each, places, strict=True) if [p] <= last]
     return found
 
 

@@ -4,7 +4,7 @@ workdir/compose.csv        every drawing, by task; what is in it is not drawn ag
 workdir/compose.md         the best scale of each setting, on other seeds
 workdir/compose.png        the same as bars
 workdir/compose_grid.png   images of some prompts under each setting
-workdir/samples/...        all images of the report, as other scorers read them (config.compose.keep)
+workdir/samples/...        all images of the report for other scorers (config.compose.keep)
 """
 
 import numpy as np
