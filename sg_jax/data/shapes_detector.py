@@ -18,6 +18,7 @@ from sg_jax.errors import UserError
 FAINT = 32.0  # chroma of a pixel below which it is background
 DIM = 0.25  # least shade of a thing
 LEAST = 8.0  # pixels of the smallest thing
+WIDEST = 9.0  # radius of the largest
 SURE = 0.75  # least confidence of a thing
 SCALES = (0.94, 1.0, 1.06)  # of the radius, of which the one that fits best is taken
 TOP = 4  # brightest pixels of a thing, which it covers as a whole
@@ -125,9 +126,9 @@ def _things(parts: np.ndarray, colours: np.ndarray) -> Iterator[Found | None]:
     best = np.argmin(rest, axis=0)
     for p, colour in enumerate(colours):
         shade = full[p] / _FULL[colour]
-        if mass[p] < LEAST or shade < DIM:
+        shape, radius = SHAPES[best[p] // len(SCALES)], radii[best[p]][p]
+        if mass[p] < LEAST or shade < DIM or radius > WIDEST:
             yield None
             continue
-        shape, radius = SHAPES[best[p] // len(SCALES)], radii[best[p]][p]
         numbers = (round(float(v), 3) for v in (radius, shade, x[p], y[p]))
         yield Found(Thing(shape, NAMES[colour], *numbers), 1.0 - float(rest[best[p]][p]))
