@@ -6,17 +6,28 @@ from ml_collections import ConfigDict
 
 from sg_jax.config.sections import Model
 from sg_jax.data.pipeline import check_flip
+from sg_jax.encoders.text import BYTES
 from sg_jax.errors import UserError, section, shown
 from sg_jax.models import sizes
 from sg_jax.models.backbone import Backbone
-from sg_jax.models.kinds import BACKBONES, reads
+from sg_jax.models.kinds import BACKBONES, reads, reads_texts
 
 FROM_DATA = ("image_size", "channels", "num_classes")
 
 
 def is_known(config: ConfigDict) -> bool:
     """Return whether a config has the network's whole geometry, without any data."""
-    return all(config.model[key] for key in FROM_DATA)
+    kind = config.model.kind
+    keys = from_data(kind)
+    if reads_texts(kind) and config.text.encoder != BYTES:
+        keys = (*keys, "text_features")
+    return all(config.model[key] for key in keys)
+
+
+def from_data(kind: str) -> tuple[str, ...]:
+    """Return the keys of config.model that the images and their classes give."""
+    read = reads(kind) if kind in BACKBONES else FROM_DATA
+    return tuple(key for key in FROM_DATA if key in read)
 
 
 def complete(
@@ -25,6 +36,7 @@ def complete(
     num_classes: int,
     latents: bool = False,
     decodable: bool = False,
+    features: int = 0,
 ) -> ConfigDict:
     """Return a copy with the model's geometry and the values from the data filled in.
 
@@ -34,6 +46,7 @@ def complete(
       num_classes: of the data.
       latents: whether the data are latents; then whatever needs pixels needs an autoencoder.
       decodable: whether one is named.
+      features: F of the texts, for a network of texts; 0 if they are bytes.
     """
     check_flip(config.data.flip, latents)
     data = f"config.data.name={shown(config.data.name)}"
@@ -57,7 +70,10 @@ def complete(
             f"config.data.image_size=0 uses images as stored, {height}x{width}, but they must be "
             "square: set config.data.image_size."
         )
-    found = dict(zip(FROM_DATA, (height, channels, num_classes), strict=True))
+    values = dict(zip(FROM_DATA, (height, channels, num_classes), strict=True))
+    found = {key: values[key] for key in from_data(config.model.kind)}
+    if reads_texts(config.model.kind):
+        found["text_features"] = features
     for key, value in found.items():
         if config.model[key] not in (0, value):
             raise UserError(
@@ -74,6 +90,13 @@ def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
     with section("config.model"):
         Model(**model)
     read = reads(model.kind)
+    if reads_texts(model.kind):
+        values["text_length"] = config.text.length
+        if model.text_length not in (0, config.text.length):
+            raise UserError(
+                f"config.model.text_length={model.text_length} differs from config.text.length="
+                f"{config.text.length}: leave the former at 0, which uses the latter."
+            )
     named = sizes.geometry(model.size) if model.size else {}
     named = {key: value for key, value in named.items() if key in read}
     for key, value in named.items():

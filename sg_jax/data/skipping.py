@@ -56,7 +56,13 @@ class Without:
         return self.source[int(self.ids[i])]
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name not in ("file_of", "identify", "worded", "texts", "label"):  # which not every source has
+        if name not in (
+            "file_of",
+            "identify",
+            "worded",
+            "texts",
+            "label",
+        ):  # which not every source has
             raise AttributeError(name)
         of_source = getattr(self.source, name)
         return lambda i, *more: of_source(int(self.ids[i]), *more)

@@ -24,3 +24,8 @@ def reads(kind: str) -> tuple[str, ...]:
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     return tuple(name for name in found if name not in ("block", "rngs"))
+
+
+def reads_texts(kind: str) -> bool:
+    """Return whether a backbone's conditions are texts, not classes."""
+    return kind in BACKBONES and "text_length" in reads(kind)
