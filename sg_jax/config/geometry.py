@@ -1,5 +1,7 @@
 """The network that a config describes, with its geometry filled in from the data."""
 
+from typing import Any
+
 import jax
 from flax import nnx
 from ml_collections import ConfigDict
@@ -7,27 +9,25 @@ from ml_collections import ConfigDict
 from sg_jax.config.sections import Model
 from sg_jax.data.pipeline import check_flip
 from sg_jax.encoders.text import BYTES
-from sg_jax.errors import UserError, section, shown
+from sg_jax.errors import UserError, default_of, plain, section, shown
 from sg_jax.models import sizes
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.kinds import BACKBONES, reads, reads_texts
 
-FROM_DATA = ("image_size", "channels", "num_classes")
+FROM_DATA = ("image_size", "channels", "num_classes", "text_length", "text_features")
+
+
+def from_data(kind: str) -> tuple[str, ...]:
+    """Return the arguments of a backbone that the data give."""
+    return tuple(key for key in FROM_DATA if key in reads(kind))
 
 
 def is_known(config: ConfigDict) -> bool:
     """Return whether a config has the network's whole geometry, without any data."""
-    kind = config.model.kind
-    keys = from_data(kind)
-    if reads_texts(kind) and config.text.encoder != BYTES:
-        keys = (*keys, "text_features")
-    return all(config.model[key] for key in keys)
-
-
-def from_data(kind: str) -> tuple[str, ...]:
-    """Return the keys of config.model that the images and their classes give."""
-    read = reads(kind) if kind in BACKBONES else FROM_DATA
-    return tuple(key for key in FROM_DATA if key in read)
+    needed = set(from_data(config.model.kind)) - {"text_length"}  # which config.text says
+    if config.text.encoder == BYTES:
+        needed -= {"text_features"}
+    return all(config.model[key] for key in needed)
 
 
 def complete(
@@ -70,10 +70,9 @@ def complete(
             f"config.data.image_size=0 uses images as stored, {height}x{width}, but they must be "
             "square: set config.data.image_size."
         )
-    values = dict(zip(FROM_DATA, (height, channels, num_classes), strict=True))
-    found = {key: values[key] for key in from_data(config.model.kind)}
-    if reads_texts(config.model.kind):
-        found["text_features"] = features
+    values = dict(image_size=height, channels=channels, num_classes=num_classes)
+    values["text_features"] = features
+    found = {key: values[key] for key in from_data(config.model.kind) if key in values}
     for key, value in found.items():
         if config.model[key] not in (0, value):
             raise UserError(
@@ -84,7 +83,10 @@ def complete(
 
 
 def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
-    """Return a copy with `config.model` filled from its size and `values`, then checked."""
+    """Return a copy with `config.model` filled from its size and `values`, then checked.
+
+    What has its default is filled, and what has another value must be the size's.
+    """
     config = config.copy_and_resolve_references()
     model = config.model
     with section("config.model"):
@@ -97,19 +99,26 @@ def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
                 f"config.model.text_length={model.text_length} differs from config.text.length="
                 f"{config.text.length}: leave the former at 0, which uses the latter."
             )
-    named = sizes.geometry(model.size) if model.size else {}
+    named: dict[str, Any] = dict(sizes.geometry(model.size)) if model.size else {}
+    if missing := [key for key in named if key not in read and not default_of(Model, key) == 0]:
+        raise UserError(
+            f"config.model.size={shown(model.size)} has {missing[0]}={named[missing[0]]!r}, which "
+            f"config.model.kind={shown(model.kind)} does not read: set another kind or size."
+        )
     named = {key: value for key, value in named.items() if key in read}
     for key, value in named.items():
-        if model[key] not in (0, value):
+        default = default_of(Model, key)
+        if plain(model[key]) not in (default, value):
             raise UserError(
                 f"config.model.size={shown(model.size)} has {key} {value}, but config.model.{key}="
-                f"{model[key]}: set that to {value} or 0, or leave the size empty."
+                f"{model[key]}: set that to {value} or {default}, or leave the size empty."
             )
     with config.unlocked():
         for key, value in {**named, **values}.items():
-            model[key] = model[key] or value
+            if plain(model[key]) == default_of(Model, key):
+                model[key] = value
     for key in ("depth", "width", "heads", "patch", *FROM_DATA):
-        if key in read and model[key] < 1:
+        if key in read and key != "text_features" and model[key] < 1:
             raise UserError(
                 f"config.model.{key}={model[key]} must be at least 1; or set config.model.size, "
                 f"such as 'XL/2'."

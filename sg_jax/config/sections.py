@@ -21,6 +21,8 @@ from sg_jax.method.prediction import PREDICTIONS
 from sg_jax.method.sampler import Sampler
 from sg_jax.models.attention import IMPLEMENTATIONS
 from sg_jax.models.kinds import BACKBONES, reads
+from sg_jax.models.norms import NORMS
+from sg_jax.models.parts import MLPS, POSITIONS
 from sg_jax.models.sizes import LARGEST
 from sg_jax.models.ssm import SCANS
 from sg_jax.models.stack import REMAT
@@ -93,6 +95,33 @@ class Model(Settings):
     )
     expand: int = setting(2, "E / D of ssm", low=1, high=LARGEST["expand"], fixed=ALWAYS)
     scan: str = setting("sequential", "how ssm scans a chunk", options=SCANS, fixed=ALWAYS)
+    norm: str = setting("layer", "of dit and text_dit", options=NORMS, fixed=ALWAYS)
+    mlp: str = setting("gelu", "of dit and text_dit", options=MLPS, fixed=ALWAYS)
+    positions: str = setting(
+        "table", "of dit's tokens; rotary ones go through routes", options=POSITIONS, fixed=ALWAYS
+    )
+    qk_norm: bool = setting(False, "normalise dit's queries and keys", fixed=ALWAYS)
+    bias: bool = setting(True, "biases in dit's blocks", fixed=ALWAYS)
+    modulation_rank: int = setting(
+        0,
+        "rank of dit's scales, shifts and gates; 0: full",
+        low=0,
+        high=LARGEST["modulation_rank"],
+        fixed=ALWAYS,
+    )
+    text_layers: int = setting(
+        2, "layers that refine text_dit's text", low=0, high=LARGEST["text_layers"], fixed=ALWAYS
+    )
+    text_length: int = setting(
+        0, "tokens of a text; 0: from the data", low=0, high=LARGEST["text_length"], fixed=ALWAYS
+    )
+    text_features: int = setting(
+        0,
+        "channels of a text's features; 0: from the data, or bytes",
+        low=0,
+        high=LARGEST["text_features"],
+        fixed=ALWAYS,
+    )
     image_size: int = setting(
         0, "0: from the data", low=0, high=LARGEST["image_size"], fixed=ALWAYS
     )

@@ -26,7 +26,11 @@ Identity = Mapping[str, Any]  # values of JSON, by what they describe
 def of(source: Source, text: Text | None = None) -> Identity:
     """Return what identifies the examples of a source and their order.
 
-    With the section `config.text` of a network of texts also what identifies its texts. It takes tenths of a second for images on a local disk.
+    It takes tenths of a second for images on a local disk.
+
+    Args:
+      source: the examples.
+      text: the section `config.text` of a network of texts, whose texts are identified too.
     """
     count = len(source)
     small = count <= ALL and count * math.prod(source.image_shape) <= SMALL

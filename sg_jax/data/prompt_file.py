@@ -77,7 +77,7 @@ def _texts(content: bytes, given: str) -> Prompts:
     except UnicodeDecodeError as cause:
         line = content[: cause.start].count(b"\n") + 1
         raise UserError(
-            f"{given} is not in UTF-8, at line {line}: save it as UTF-8, with a prompt in each line."
+            f"{given} is not in UTF-8, at line {line}: save it in UTF-8, a prompt in each line."
         ) from None
     lines = whole.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if lines[-1] == "":  # after the last end of a line

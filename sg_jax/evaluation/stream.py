@@ -62,7 +62,7 @@ class Stream:
         self._draw, self._wanted, self._judge = draw, wanted, judge
         self._labels = labels_of(wanted)
         self._keep, self._shown, self._compiled = keep, shown, compiled
-        self._batch, self._files = min(batch_size, len(labels)), files
+        self._batch, self._files = min(batch_size, len(wanted)), files
 
     def first(self) -> None:
         """Draw and keep the first images alone."""

@@ -19,7 +19,31 @@ from sg_jax.method import tokens
 from sg_jax.method.network import KeepIds, Network
 
 Route = tuple[int, int]
-Blocks = Callable[[Any, jax.Array, jax.Array], jax.Array]  # (weights, h [B, N, D], c [B, D]) -> h
+Blocks = Callable[[Any, jax.Array, Any], jax.Array]  # (weights, h [B, N, D], c) -> h
+
+
+class Context(NamedTuple):
+    """What blocks read besides their tokens, where one vector per image is not enough.
+
+    Attributes:
+      vector: [B, D].
+      rotation: of each token, [B, N, R]; it goes through routes with its token.
+      text: text tokens [B, L, D].
+      mask: what is added to the logits of each text token [B, L].
+    """
+
+    vector: jax.Array
+    rotation: jax.Array | None = None
+    text: jax.Array | None = None
+    mask: jax.Array | None = None
+
+
+Conditioned = jax.Array | Context  # a vector [B, D] alone, or with more
+
+
+def vector_of(c: Conditioned) -> jax.Array:
+    """Return the vector [B, D] of what conditions the blocks."""
+    return c.vector if isinstance(c, Context) else c
 
 
 class Segment(NamedTuple):
@@ -98,7 +122,7 @@ def run_branches(
     blocks: Blocks,
     pieces: Sequence[tuple[Segment, Any]],
     h: jax.Array,
-    c: jax.Array,
+    c: Conditioned,
     branches: Sequence[KeepIds],
     shared: bool = False,
     borrow: Sequence[bool] = (),
@@ -114,7 +138,7 @@ def run_branches(
       blocks: runs the blocks of one segment on any number of tokens.
       pieces: each segment with the weights of its blocks.
       h: tokens [G B, N, D] for G branches, or [B, N, D] if `shared`.
-      c: conditioning [G B, D], or [B, D] if `shared`.
+      c: conditioning [G B, D], or [B, D] if `shared`; or a `Context`.
       branches: for each of the G branches its kept ids.
       shared: whether the branches are still equal; then the part before the first route at which
         they differ is computed once.
@@ -132,7 +156,7 @@ def run_branches(
         route = segment.route
         ids = [None if route is None or b is None else b[route] for b in branches]
         if shared and any(i is not None for i in ids):
-            h, c, shared = jnp.repeat(h, count, 0), jnp.repeat(c, count, 0), False
+            h, c, shared = repeat(h, count), repeat(c, count), False
         if route is None or shared or len(own) == count:
             h = _run_segment(blocks, weights, h, c, ids)
         else:
@@ -148,7 +172,7 @@ def run_branches(
             )
         if visit:
             visit(segment.stop, h if shared else split(h, count)[0])
-    return jnp.repeat(h, count, 0) if shared else h
+    return repeat(h, count) if shared else h
 
 
 def _run_segment(blocks, weights, h, c, ids: list[jax.Array | None]) -> jax.Array:
@@ -166,13 +190,18 @@ def _run_segment(blocks, weights, h, c, ids: list[jax.Array | None]) -> jax.Arra
 
 
 def run_kept(
-    blocks: Blocks, weights: Any, h: jax.Array, c: jax.Array, ids: jax.Array | None
+    blocks: Blocks, weights: Any, h: jax.Array, c: Conditioned, ids: jax.Array | None
 ) -> jax.Array:
-    """Gather the kept tokens ids [B, K] of h [B, N, D], run blocks on them, scatter (Eq. 5)."""
+    """Gather the kept tokens ids [B, K] of h [B, N, D], run blocks on them, scatter (Eq. 5).
+
+    A rotation of the tokens is gathered along, so kept tokens have their own positions.
+    """
     if ids is None:
         return blocks(weights, h, c)
     if ids.shape[1] == 0:  # no token is kept, so the route is skipped
         return h
+    if isinstance(c, Context) and c.rotation is not None:
+        c = c._replace(rotation=tokens.gather(c.rotation, ids))  # [B, K, R]
     kept = blocks(weights, tokens.gather(h, ids), c)  # [B, K, D]
     return tokens.scatter(h, kept, ids)  # [B, N, D]
 
@@ -182,13 +211,25 @@ def lend(h: jax.Array, first: jax.Array, ids: jax.Array | None) -> jax.Array:
     return first if ids is None else tokens.scatter(h, tokens.gather(first, ids), ids)
 
 
-def interleave(parts: Sequence[jax.Array]) -> jax.Array:
-    """Merge G arrays [B, ...] into one [B G, ...] with an image's branches side by side."""
-    stacked = jnp.stack(parts, axis=1)  # [B, G, ...]
-    return stacked.reshape(stacked.shape[0] * stacked.shape[1], *stacked.shape[2:])
+def interleave(parts: Sequence[Any]) -> Any:
+    """Merge G arrays [B, ...] into one [B G, ...] with an image's branches side by side.
+
+    Of trees of arrays, each array is merged.
+    """
+
+    def merge(*arrays):
+        stacked = jnp.stack(arrays, axis=1)  # [B, G, ...]
+        return stacked.reshape(stacked.shape[0] * stacked.shape[1], *stacked.shape[2:])
+
+    return jax.tree.map(merge, *parts)
 
 
-def split(x: jax.Array, count: int) -> list[jax.Array]:
+def split(x: Any, count: int) -> list[Any]:
     """Undo `interleave`: [B G, ...] into G arrays [B, ...]."""
-    x = x.reshape(x.shape[0] // count, count, *x.shape[1:])  # [B, G, ...]
-    return [x[:, g] for g in range(count)]
+    whole = jax.tree.map(lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:]), x)
+    return [jax.tree.map(lambda x: x[:, g], whole) for g in range(count)]
+
+
+def repeat(x: Any, count: int) -> Any:
+    """Return what `interleave` makes of `count` equal arrays, or trees of arrays."""
+    return jax.tree.map(lambda x: jnp.repeat(x, count, 0), x)

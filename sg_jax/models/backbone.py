@@ -1,4 +1,4 @@
-"""What backbones have in common: patches and labels in, routed blocks, velocity out.
+"""What backbones have in common: patches and conditions in, routed blocks, velocity out.
 
 Backbones differ only in their blocks; `dit.DiT` is the published one.
 """
@@ -14,9 +14,9 @@ from sg_jax.errors import UserError, is_whole, one_of, plain, shown
 from sg_jax.method.network import Branch, Condition, KeepIds
 from sg_jax.method.prediction import PREDICTIONS
 from sg_jax.method.presets import Named
-from sg_jax.method.routing import Route, interleave, split
+from sg_jax.method.routing import Conditioned, Route, interleave, repeat, split, vector_of
 from sg_jax.method.tokens import patchify, unpatchify
-from sg_jax.models import layers, sizes
+from sg_jax.models import layers, norms, sizes
 from sg_jax.models.conditioning import Classes
 from sg_jax.models.stack import RoutedStack
 from sg_jax.parallel import blocks
@@ -41,17 +41,21 @@ class Backbone(nnx.Module):
         "noise"; see `method.prediction`.
       time_endpoint: how frequencies of time are spaced; see `layers.timestep_features`.
       inner: blocks before the inner head, a second head that is trained along; 0: there is none.
+      norm: of the tokens, "layer" or "rms"; see `norms`.
       rngs: initial weights.
+      embed: makes the conditioning from the width, the compute type and initial weights; by default
+        `conditioning.Classes`.
     """
 
     masks = False  # whether tokens that are not kept are masked instead of routed
+    unread: tuple[str, ...] = ()  # arguments of the constructors of its bases that it does not have
 
     def __init__(
         self,
         *,
         image_size: int,
         channels: int,
-        num_classes: int,
+        num_classes: int = 0,
         patch: int,
         width: int,
         depth: int,
@@ -63,11 +67,11 @@ class Backbone(nnx.Module):
         prediction: str = "velocity",
         time_endpoint: bool = False,
         inner: int = 0,
+        norm: str = "layer",
         rngs: nnx.Rngs,
+        embed: Callable[[int, jnp.dtype, nnx.Rngs], Any] | None = None,
     ):
-        image_size, channels, num_classes = sizes.checked(
-            image_size=image_size, channels=channels, num_classes=num_classes
-        )
+        image_size, channels = sizes.checked(image_size=image_size, channels=channels)
         patch, width, depth = sizes.checked(patch=patch, width=width, depth=depth)
         one_of("config.model.dtype", dtype, ("float32", "bfloat16"))
         one_of("config.model.prediction", prediction, PREDICTIONS)
@@ -97,19 +101,25 @@ class Backbone(nnx.Module):
         pixels = patch * patch * channels
         self.patch_embedding = layers.Linear(pixels, width, numbers, rngs)
         self.time_embedding = layers.TimestepEmbedding(width, numbers, rngs, self.time_endpoint)
-        self.label_embedding = Classes(num_classes, width, rngs)
-        self.blocks = RoutedStack(block, depth, routes, remat, rngs, inner)
+        if embed is None:
+            (num_classes,) = sizes.checked(num_classes=num_classes)
+            self.label_embedding = Classes(num_classes, width, rngs)
+        else:
+            self.text_embedding = embed(width, numbers, rngs)
+        self.blocks = RoutedStack(block, depth, routes, remat, rngs, inner, norm)
         self.routes = plain(routes)
         self.named = Named()  # the guidance settings of its run, once it has one
         self.final_modulation = layers.Linear(width, 2 * width, numbers, rngs, layers.ZEROS)
         self.final = layers.Linear(width, pixels * (1 + learn_sigma), numbers, rngs, layers.ZEROS)
+        self.final_norm = norms.weight_of(norm, width)
         self.inner = inner
         if inner:  # made last, so that all other weights are those of a network without it
             self.inner_modulation = layers.Linear(width, 2 * width, numbers, rngs, layers.ZEROS)
             self.inner_final = layers.Linear(width, pixels, numbers, rngs, layers.ZEROS)
+            self.inner_norm = norms.weight_of(norm, width)
 
     @property
-    def conditioning(self) -> Classes:
+    def conditioning(self) -> Any:
         """The conditions that images can be sampled under."""
         return self.label_embedding
 
@@ -161,8 +171,8 @@ class Backbone(nnx.Module):
         Args:
           x: images x_t [B, H, W, C].
           t: times [B], fed to the timestep embedding unscaled.
-          branches: their conditions are class labels, int32 [B], and their ids one [B, K] per
-            route, or None to compute every token.
+          branches: their conditions are what the conditioning embeds, such as class labels, int32
+            [B], and their ids one [B, K] per route, or None to compute every token.
           inner: whether the inner head's output is wanted too. In a route, it is what the network
             would see if the route ended there.
 
@@ -174,30 +184,53 @@ class Backbone(nnx.Module):
             raise UserError("This network has no inner head; config.model.inner gives it one.")
         net, count, found = blocks.gathered(self), len(branches), []
         patches = net.patch_embedding(patchify(x, net.patch))  # [B, N, D]
-        side = net.image_size // net.patch
-        h = patches + layers.position_table(side, side, net.width)[None].astype(net.dtype)
+        h = net._placed(patches)
         time = net.time_embedding(t)  # [B, D]
         shared = all(b.condition is branches[0].condition and not b.time_noise for b in branches)
+        embedded: dict[int, Any] = {}  # each condition once, however many branches have it
+        for b in branches:
+            if id(b.condition) not in embedded:
+                embedded[id(b.condition)] = net.conditioning(b.condition, net.dtype)
         cs = [
-            noisy(time, b.time_noise) + net.label_embedding(b.condition, net.dtype)
+            net._context(noisy(time, b.time_noise), embedded[id(b.condition)])
             for b in (branches[:1] if shared else branches)
         ]
         h = h if shared else jnp.repeat(h, count, 0)
 
         def visit(done: int, h: jax.Array) -> None:
             if inner and done == net.inner:
-                found.append(net._head(h, cs[0], net.inner_modulation, net.inner_final))
+                head = net.inner_modulation, net.inner_final, net.inner_norm
+                found.append(net._head(h, vector_of(cs[0]), *head))
 
         ids, borrow = [b.ids for b in branches], [b.borrow for b in branches]
         h = net.blocks(h, interleave(cs), ids, shared, borrow, visit)  # [G B, N, D]
-        c = jnp.repeat(cs[0], count, 0) if shared else interleave(cs)
-        vs = split(net._head(h, c, net.final_modulation, net.final), count)
+        vectors = [vector_of(c) for c in cs]
+        c = repeat(vectors[0], count) if shared else interleave(vectors)
+        vs = split(net._head(h, c, net.final_modulation, net.final, net.final_norm), count)
         return (vs, *found) if inner else vs
 
-    def _head(self, h: jax.Array, c: jax.Array, modulation: Any, linear: Any) -> jax.Array:
-        """Return the velocity [B, H, W, C], float32, that a head reads from tokens [B, N, D]."""
-        parts = layers.modulation(modulation, c, 2)
-        h = linear(layers.adaptive_norm(h, layers.moments(h), *parts))
+    def _placed(self, patches: jax.Array) -> jax.Array:
+        """Return the tokens [B, N, D] of embedded patches: with a table of their positions."""
+        side = self.image_size // self.patch
+        return patches + layers.position_table(side, side, self.width)[None].astype(self.dtype)
+
+    def _context(self, time: jax.Array, condition: Any) -> Conditioned:
+        """Return what the blocks read, from the embedded time [B, D] and condition."""
+        return time + condition
+
+    def _head(
+        self, h: jax.Array, c: jax.Array, modulation: Any, linear: Any, weight: Any
+    ) -> jax.Array:
+        """Return the velocity [B, H, W, C], float32, that a head reads from tokens [B, N, D].
+
+        Args:
+          h: tokens [B, N, D].
+          c: [B, D].
+          modulation, linear, weight: of the head; the weight is that of its norm.
+        """
+        shift, scale = layers.modulation(modulation, c, 2)
+        found = layers.moments(h, norms.kind_of(weight))
+        h = linear(norms.modulated(h, found, shift, scale, weight))
         return unpatchify(h, self.patch).astype(jnp.float32)[..., : self.channels]
 
     @property

@@ -77,6 +77,26 @@ def norm_backward(residuals: tuple, dy: jax.Array) -> tuple:
     return dx.astype(x.dtype), (jnp.zeros_like(mean), jnp.zeros_like(rate)), d_shift, d_scale
 
 
+def scaled_backward(residuals: tuple, dy: jax.Array) -> tuple:
+    """Return the gradients of `norms.scaled`; the rate's gradient is part of x's."""
+    x, rate, scale = residuals
+    wide = dy.astype(jnp.float32)
+    unit = x.astype(jnp.float32) * rate  # [B, N, D], the normalised tokens
+    d_scale = (wide * unit).sum(1)  # [B, D]
+    d_shift = (wide * (unit + 1)).sum(1) - d_scale  # a sum of products, as in `norm_backward`
+    d = wide * scale[:, None]
+    dx = rate * (d - unit * (d * unit).mean(-1, keepdims=True))
+    return dx.astype(x.dtype), jnp.zeros_like(rate), d_shift, d_scale
+
+
+def scaled_sum_backward(residuals: tuple, dx: jax.Array) -> tuple[jax.Array, ...]:
+    """Return the gradients of `layers.add_scaled`."""
+    gate, y = residuals
+    wide = dx.astype(jnp.float32)
+    d_gate = (wide * y.astype(jnp.float32)).sum(1)  # [B, D]
+    return dx, d_gate, (gate[:, None] * wide).astype(y.dtype)
+
+
 def gated_backward(residuals: tuple, dx: jax.Array) -> tuple[jax.Array, ...]:
     """Return the gradients of `layers.add_gated`."""
     gate, y, bias = residuals
@@ -115,3 +135,18 @@ def _gelu(x):
 
 
 gelu.defvjp(lambda x: (_gelu(x), x), lambda x, dy: jax.vjp(_gelu, x)[1](dy))
+
+
+@jax.custom_vjp
+def swiglu(gate: jax.Array, x: jax.Array) -> jax.Array:
+    """Return silu(gate) x, in x's type, kept out of the products around it as in `gelu`."""
+    return jax.lax.optimization_barrier(_swiglu(gate, x))
+
+
+def _swiglu(gate, x):
+    return (jax.nn.silu(gate.astype(jnp.float32)) * x.astype(jnp.float32)).astype(x.dtype)
+
+
+swiglu.defvjp(
+    lambda gate, x: (_swiglu(gate, x), (gate, x)), lambda kept, dy: jax.vjp(_swiglu, *kept)[1](dy)
+)

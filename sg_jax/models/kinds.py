@@ -9,8 +9,10 @@ import inspect
 from sg_jax.models.dit import DiT
 from sg_jax.models.maskdit import MaskDiT
 from sg_jax.models.ssm import SSM
+from sg_jax.models.text_dit import TextDiT
 
-BACKBONES: dict[str, type] = {"dit": DiT, "maskdit": MaskDiT, "ssm": SSM}
+BACKBONES: dict[str, type] = {"dit": DiT, "maskdit": MaskDiT, "ssm": SSM, "text_dit": TextDiT}
+NO_SETTINGS = ("block", "rngs", "embed", "text")  # arguments that classes give to their bases
 
 
 def reads(kind: str) -> tuple[str, ...]:
@@ -23,7 +25,7 @@ def reads(kind: str) -> tuple[str, ...]:
         found |= {p.name: None for p in parameters if p.kind is p.KEYWORD_ONLY}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return tuple(name for name in found if name not in ("block", "rngs"))
+    return tuple(n for n in found if n not in (*NO_SETTINGS, *BACKBONES[kind].unread))
 
 
 def reads_texts(kind: str) -> bool:

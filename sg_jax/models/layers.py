@@ -54,6 +54,11 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(init(rngs.params(), (din, dout)), tensor_axis=-2 if closes else -1)
         self.bias: Any = nnx.Param(jnp.zeros((dout,))) if bias else None
 
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one vector."""
+        return self.in_features * self.out_features
+
     def __call__(self, x: jax.Array, bias_gradient: bool = True) -> jax.Array:
         """Return x @ kernel + bias; without `bias_gradient`, the bias gets no gradient here."""
         y = product(x.astype(self.dtype), self.kernel[...])
@@ -63,21 +68,44 @@ class Linear(nnx.Module):
         return (y.astype(jnp.float32) + bias[(None,) * (y.ndim - 1)]).astype(self.dtype)
 
 
-def modulation(linear: Linear, c: jax.Array, count: int) -> list[jax.Array]:
+class LowRank(nnx.Module):
+    """Two linear layers with `rank` channels between them; the second one starts at zero."""
+
+    def __init__(
+        self, din: int, rank: int, dout: int, dtype: jnp.dtype, rngs: nnx.Rngs, bias: bool
+    ):
+        self.in_features, self.out_features, self.rank = din, dout, rank
+        self.down = Linear(din, rank, dtype, rngs, bias=False)
+        self.up = Linear(rank, dout, dtype, rngs, ZEROS, bias)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.up(self.down(x))
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one vector."""
+        return self.down.macs + self.up.macs
+
+
+def modulation(linear: Linear | LowRank, c: jax.Array, count: int) -> list[jax.Array]:
     """Return `count` parts [B, D], float32, of linear(silu(c)): the scales and shifts of adaLN."""
     return jnp.split(save(linear(jax.nn.silu(c))).astype(jnp.float32), count, axis=-1)
 
 
-Moments = tuple[jax.Array, jax.Array]
+Moments = tuple[Any, jax.Array]
 
 
-def moments(x: jax.Array) -> Moments:
+def moments(x: jax.Array, norm: str = "layer") -> Moments:
     """Return the mean and 1 / std of tokens x [B, N, D], each [B, N, 1] and float32.
+
+    For norm "rms" they are None and 1 / root mean square.
 
     This is separate from `adaptive_norm`, which differentiates the moments, so that a block can
     return them with its tokens: on TPU they are free beside the matrix product that makes these.
     """
     wide = jax.lax.stop_gradient(x).astype(jnp.float32)
+    if norm == "rms":
+        return None, save(jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + EPSILON))
     mean = wide.mean(-1, keepdims=True)
     variance = jnp.square(wide).mean(-1, keepdims=True) - jnp.square(mean)
     return save(mean), save(jax.lax.rsqrt(jnp.maximum(variance, 0.0) + EPSILON))
@@ -102,16 +130,24 @@ def adaptive_norm(x: jax.Array, found: Moments, shift: jax.Array, scale: jax.Arr
     return y.astype(x.dtype)
 
 
-def gated(x: jax.Array, gate: jax.Array, y: jax.Array, bias: jax.Array) -> jax.Array:
+def gated(x: jax.Array, gate: jax.Array, y: jax.Array, bias: jax.Array | None) -> jax.Array:
     """Return x + gate (y + bias) [B, N, D] in x's type.
 
     Args:
       x: tokens [B, N, D].
       gate: [B, D], float32.
       y: a layer's product [B, N, D], without its bias.
-      bias: [D], float32.
+      bias: [D], float32; None if the layer has none.
     """
+    if bias is None:
+        return add_scaled(x, gate, save(y))
     return add_gated(x, gate, save(y), bias)
+
+
+@written_out(lambda x, gate, y: (gate, y), gradients.scaled_sum_backward)
+def add_scaled(x: jax.Array, gate: jax.Array, y: jax.Array) -> jax.Array:
+    """Return x + gate y [B, N, D] in x's type."""
+    return (x.astype(jnp.float32) + gate[:, None] * y.astype(jnp.float32)).astype(x.dtype)
 
 
 @written_out(lambda x, gate, y, bias: (gate, y, bias), gradients.gated_backward)
@@ -162,15 +198,32 @@ class TimestepEmbedding(nnx.Module):
 class Mlp(nnx.Module):
     """Two linear layers and GELU between them; `gated` adds the bias of the last one."""
 
-    def __init__(self, dim: int, hidden: int, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.hidden = Linear(dim, hidden, dtype, rngs)
-        self.out = Linear(hidden, dim, dtype, rngs, closes=True)
+    products = 2  # of D channels with the hidden ones
+
+    def __init__(self, dim: int, hidden: int, dtype: jnp.dtype, rngs: nnx.Rngs, bias: bool = True):
+        self.hidden = Linear(dim, hidden, dtype, rngs, bias=bias)
+        self.out = Linear(hidden, dim, dtype, rngs, bias=bias, closes=True)
 
     @property
-    def bias(self) -> jax.Array:
-        """The bias [D] of the last layer, which `gated` adds."""
-        return self.out.bias[...]
+    def bias(self) -> jax.Array | None:
+        """The bias [D] of the last layer, which `gated` adds; None if it has none."""
+        return None if self.out.bias is None else self.out.bias[...]
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return the last layer's product [B, N, D] of tokens x [B, N, D]."""
         return product(gradients.gelu(save(self.hidden(x))), self.out.kernel[...])
+
+
+class SwiGlu(Mlp):
+    """An MLP whose hidden channels are gated: silu(x G) * (x W) (arXiv 2002.05202)."""
+
+    products = 3
+
+    def __init__(self, dim: int, hidden: int, dtype: jnp.dtype, rngs: nnx.Rngs, bias: bool = True):
+        super().__init__(dim, hidden, dtype, rngs, bias)
+        self.gate = Linear(dim, hidden, dtype, rngs, bias=bias)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return the last layer's product [B, N, D] of tokens x [B, N, D]."""
+        inside = gradients.swiglu(save(self.gate(x)), save(self.hidden(x)))
+        return product(inside, self.out.kernel[...])

@@ -5,6 +5,7 @@ train on few tokens: a masked token passes no encoder block and reaches the deco
 mask token, whereas a token that bypasses a route keeps its value from before the route.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from sg_jax.models import layers, sizes
 from sg_jax.models.backbone import noisy
 from sg_jax.models.conditioning import Classes
 from sg_jax.models.dit import Block, DiT
+from sg_jax.models.parts import Parts
 from sg_jax.models.stack import RoutedStack
 from sg_jax.parallel import blocks
 
@@ -48,6 +50,7 @@ class MaskDiT(DiT):
     """
 
     masks = True
+    unread = tuple(field.name for field in dataclasses.fields(Parts))  # it has the published block
 
     def __init__(
         self,

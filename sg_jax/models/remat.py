@@ -8,7 +8,7 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def saved(x: jax.Array) -> tuple[jax.Array, Kept | None]:
     return visit(x) if visit else (x, None)
 
 
-def plain_scan(run: Callable, carry: Carry, c: jax.Array, stack, unroll: bool = False) -> jax.Array:
+def plain_scan(run: Callable, carry: Carry, c: Any, stack, unroll: bool = False) -> jax.Array:
     """Return the tokens [B, N, D] after all blocks, as `scan` does; jax keeps what it needs."""
 
     def step(carry, block):
@@ -50,7 +50,7 @@ def plain_scan(run: Callable, carry: Carry, c: jax.Array, stack, unroll: bool = 
     return jax.lax.scan(step, carry, stack, unroll=unroll)[0][0]
 
 
-def unrolled_scan(run: Callable, carry: Carry, c: jax.Array, stack) -> jax.Array:
+def unrolled_scan(run: Callable, carry: Carry, c: Any, stack) -> jax.Array:
     """Return what `plain_scan` does; with gradients, the blocks are written out in the program.
 
     A loop copies what it keeps into stacks, which start as zeros, and out of them again. Without
@@ -69,14 +69,14 @@ def unrolled_scan(run: Callable, carry: Carry, c: jax.Array, stack) -> jax.Array
     return blocks(carry, c, stack)
 
 
-def scan(run: Callable, carry: Carry, c: jax.Array, stack) -> jax.Array:
+def scan(run: Callable, carry: Carry, c: Any, stack) -> jax.Array:
     """Return the tokens [B, N, D] after all blocks; with gradients, keep what they save.
 
     Args:
       run: (block, carry, c) -> carry; calls `save` in the same order each time, and never inside a
         transformation.
       carry: where to start.
-      c: conditioning [B, D].
+      c: conditioning [B, D], or a tree of arrays of floats.
       stack: the blocks' weights, on a leading axis.
     """
 
@@ -116,14 +116,14 @@ def scan(run: Callable, carry: Carry, c: jax.Array, stack) -> jax.Array:
                 d_stack,
                 d_block,
             )
-            return (d_carry, dc + more, d_stack), None
+            return (d_carry, jax.tree.map(jnp.add, dc, more), d_stack), None
 
         places = jnp.arange(len(carries[0]))
         end = (dh, *jax.tree.map(lambda y: jnp.zeros(y.shape[1:], y.dtype), carries[1:]))
         # A scan first fills its results with zeros, which takes 0.5% of a step. This does not.
         start = (
             end,
-            jnp.zeros_like(c),
+            jax.tree.map(jnp.zeros_like, c),
             jax.tree.map(lambda x: jax.lax.empty(x.shape, x.dtype), stack),
         )
         return jax.lax.scan(step, start, (places, stack), reverse=True)[0]

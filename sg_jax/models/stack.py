@@ -1,7 +1,7 @@
 """A stack of blocks, cut into segments by its routes and run one block after another.
 
-A block is any module `block(h [B, N, D], moments, c [B, D]) -> (h, moments)`, where moments are the
-mean and the inverse deviation that the next block's norm needs.
+A block is any module `block(h [B, N, D], moments, c) -> (h, moments)`, where moments are the mean
+and the inverse deviation that the next block's norm needs, and c is a vector [B, D] or a `Context`.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from flax import nnx
 from sg_jax.errors import one_of
 from sg_jax.method import routing
 from sg_jax.method.network import KeepIds
-from sg_jax.method.routing import Route
+from sg_jax.method.routing import Conditioned, Route
 from sg_jax.models import layers, remat
 from sg_jax.parallel import blocks, sharding
 
@@ -33,6 +33,7 @@ class RoutedStack(nnx.Module):
       remat: what the backward pass recomputes, one of `REMAT`.
       rngs: initial weights.
       inner: blocks after which a segment ends too; 0: no such place.
+      norm: of the blocks; see `layers.moments`.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class RoutedStack(nnx.Module):
         remat: str,
         rngs: nnx.Rngs,
         inner: int = 0,
+        norm: str = "layer",
     ):
         one_of("config.model.remat", remat, REMAT)
         self.segments = routing.segments(depth, routes, inner)
         self.remat, self.chunk = remat, 0  # see `Backbone.in_chunks`
+        self.norm = norm
         self.active: Any = None  # bool [depth], of blocks that run; None: all (`Backbone.skipping`)
         keys = jax.random.split(rngs.params(), depth)
         build = jax.vmap(lambda key: block(nnx.Rngs(key)))
@@ -56,7 +59,7 @@ class RoutedStack(nnx.Module):
     def __call__(
         self,
         h: jax.Array,
-        c: jax.Array,
+        c: Conditioned,
         branches: Sequence[KeepIds],
         shared: bool = False,
         borrow: Sequence[bool] = (),
@@ -71,7 +74,7 @@ class RoutedStack(nnx.Module):
         return routing.run_branches(self._blocks, pieces, h, c, branches, shared, borrow, visit)
 
     def _blocks(self, stack, h, c):
-        """Run the blocks of one segment on tokens h [B, K, D] with conditioning c [B, D]."""
+        """Run the blocks of one segment on tokens h [B, K, D] with conditioning c."""
 
         def run(block, carry, c):
             if self.active is None:
@@ -80,7 +83,7 @@ class RoutedStack(nnx.Module):
             return jax.lax.cond(active, lambda: block(*carry, c), lambda: carry)
 
         def scan(run, h, c, stack):
-            start = h, layers.moments(h)
+            start = h, layers.moments(h, self.norm)
             if self.remat == "selective":
                 return remat.scan(run, start, c, stack)
             if self.remat == "none" and sharding.platform() == "cpu":

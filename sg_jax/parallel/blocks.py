@@ -33,7 +33,7 @@ def scan_blocks(
     run: Callable,
     scan: Callable,
     h: jax.Array,
-    c: jax.Array,
+    c: Any,
     stack: Any,
     chunk: int = 0,
 ) -> jax.Array:
@@ -49,7 +49,7 @@ def scan_blocks(
       scan: (run, h, c, stack) -> h: runs all blocks. Its `run` gathers a block's weights first, so
         that no block keeps them.
       h: tokens [B, N, D].
-      c: conditioning [B, D].
+      c: conditioning [B, D], or a tree of arrays [B, ...].
       stack: weights of the blocks, on a leading axis (`sharding.stacked`).
       chunk: most tokens that a device runs at once, in whole images; 0 for all, -1 for the device's
         best number. What fits into on-chip memory is computed faster, with less memory at a time.
@@ -79,8 +79,8 @@ def scan_blocks(
         parts = _parts(len(h), h.shape[1], chunk)
         if parts == 1:
             return blocks(h, c, stack)
-        h, c = (x.reshape(parts, -1, *x.shape[1:]) for x in (h, c))
-        h = jax.lax.map(lambda x: blocks(x[0], x[1], stack), (h, c))  # [parts, B / parts, N, D]
+        cut = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), (h, c))
+        h = jax.lax.map(lambda x: blocks(x[0], x[1], stack), cut)  # [parts, B / parts, N, D]
         return h.reshape(-1, *h.shape[2:])
 
     if mesh.empty:

@@ -1,0 +1,70 @@
+"""TextDiT: a DiT whose blocks attend to text, such as the routed 2.5B network of text to image.
+
+Its conditions are texts (`conditioning.Text`). The time alone scales, shifts and gates the blocks, and the
+tokens read the text by attention between self-attention and MLP (Krause et al., arXiv 2601.01608).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sg_jax.errors import SettingError, is_whole, plain
+from sg_jax.method.routing import Conditioned, Context
+from sg_jax.models import sizes
+from sg_jax.models.conditioning import Text
+from sg_jax.models.dit import DiT
+
+
+class TextDiT(DiT):
+    """A DiT under text.
+
+    Args:
+      heads: H, of tokens and of text.
+      text_length: L, the tokens of a text; shorter texts are padded.
+      text_features: F, channels of a frozen encoder's features; 0: bytes, embedded by a table.
+      text_layers: transformer layers that refine the text before the blocks read it.
+      qk_norm, bias: see `DiT`; they hold for the text's layers too.
+      rngs: initial weights.
+      dit: image_size, channels, patch, width, depth and the other arguments of `DiT`, but for
+        num_classes.
+    """
+
+    unread = ("num_classes",)
+
+    def __init__(
+        self,
+        *,
+        heads: int,
+        text_length: int,
+        text_features: int = 0,
+        text_layers: int = 2,
+        qk_norm: bool = False,
+        bias: bool = True,
+        rngs: nnx.Rngs,
+        **dit: Any,
+    ):
+        (text_length,) = sizes.checked(text_length=text_length)
+        counts = {"text_features": plain(text_features), "text_layers": plain(text_layers)}
+        for name, count in counts.items():
+            if not is_whole(count) or not 0 <= count <= sizes.LARGEST[name]:
+                rule = f"must be an int in [0, {sizes.LARGEST[name]}]."
+                raise SettingError("config.model", name, count, rule)
+        features, count = counts.values()
+
+        def embed(width: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> Text:
+            return Text(text_length, features, width, heads, count, dtype, rngs, bias, qk_norm)
+
+        super().__init__(
+            heads=heads, qk_norm=qk_norm, bias=bias, embed=embed, text=text_length, rngs=rngs, **dit
+        )
+
+    @property
+    def conditioning(self) -> Text:
+        """The texts that images can be sampled under."""
+        return self.text_embedding
+
+    def _context(self, time: jax.Array, condition: Any) -> Conditioned:
+        rotation = self._rotation(len(time)) if self.parts.rotates else None
+        return Context(time, rotation, *condition)
