@@ -180,7 +180,7 @@ def run(job: Job) -> list[epath.Path]:
         experiment = dataclasses.replace(job.experiment, pixels=False)
     prompts = None
     if experiment.wording is not None:
-        prompts = prompted.asked(experiment, job.workdir, job.options["prompts"])
+        prompts = prompted.asked(experiment, job.workdir, job.options.get("prompts", ""))
     return [draw(experiment, job.workdir, prompts)]
 
 
