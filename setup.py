@@ -36,6 +36,7 @@ setup(
         "wandb": ["wandb"],  # trackers, by config.track
         "trackio": ["trackio"],
         "hf": ["datasets>=4", "huggingface_hub"],  # data sets and autoencoders of Hugging Face
+        "text": ["torch", "transformers>=4.53", "sentencepiece"],  # frozen text encoders
         "test": [
             "hypothesis",
             "ipykernel",

@@ -1,6 +1,7 @@
 """What a text network is asked to draw: prompts, or captions of the data in a fixed order."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -44,6 +45,13 @@ class Asked:
     def prompts(self) -> Any:
         """What the network's conditioning checks, of this slice."""
         return self.read(self.numbers)
+
+    def digest(self) -> str:
+        """Return 16 hex digits of what this slice asks for."""
+        found = hashlib.sha256(repr(self.words).encode(errors="replace"))
+        if not any(self.words):  # features alone
+            found.update(b"".join(np.asarray(x).tobytes() for x in self.prompts.values()))
+        return found.hexdigest()[:16]
 
     @property
     def words(self) -> list[str]:

@@ -18,7 +18,7 @@ from sg_jax.data import captions
 from sg_jax.data.sources import Source
 from sg_jax.encoders.text import BYTES, Described, Text
 from sg_jax.errors import UserError, shown
-from sg_jax.models.text_bytes import encode_bytes
+from sg_jax.models.encoding import encode_bytes
 from sg_jax.runs.progress import log
 
 TEXTS = "texts"  # in an example, until one of them is drawn
@@ -55,6 +55,12 @@ class Wording:
         padded = np.zeros((self.length, self.features), text.dtype)
         padded[: len(text)] = text
         return {"text": padded, "length": np.int32(len(text))}
+
+    def blank(self, count: int) -> dict[str, np.ndarray]:
+        """Return conditions of full length, for what only takes time."""
+        shape = (count, self.length, self.features) if self.features else (count, self.length)
+        text = np.zeros(shape, np.float16 if self.features else np.int32)
+        return {"text": text, "length": np.full(count, self.length, np.int32)}
 
     def bytes_of(self, texts: Sequence[Any]) -> int:
         """Return about how much memory the texts of an example take."""

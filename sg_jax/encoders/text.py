@@ -135,19 +135,18 @@ class TextEncoder:
         """Return 16 hex digits that say which weights, configuration and tokenizer these are."""
         return self.about.fingerprint
 
-    def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Return the condition of texts, without the prefix: see `encode`."""
-        return self.encode(texts)[0]
+    def cut(self, texts: Sequence[str]) -> list[bool]:
+        """Return which texts, without the prefix, have more than L tokens and so are cut."""
+        return [len(ids) > self._most for ids in self._ids([self.about.prefix + t for t in texts])]
 
-    def encode(self, texts: Sequence[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """Encode texts, `config.text.batch` at a time.
 
         Args:
           texts: B of them, without the prefix.
 
         Returns:
-          {"text": float32 [B, L, F], right-padded with zeros, "length": int32 [B]}, and bool [B],
-          which texts were cut.
+          {"text": float32 [B, L, F], right-padded with zeros, "length": int32 [B]}.
 
         Raises:
           UserError: a text is none or empty, or its features are not finite.
@@ -159,11 +158,10 @@ class TextEncoder:
                 raise UserError(f"texts[{i}]={shown(text)} is empty: give it words.")
         whole = [self.about.prefix + text for text in texts]
         found = np.zeros((len(texts), self.length, self.features), np.float32)
-        lengths, cut = np.zeros(len(texts), np.int32), np.zeros(len(texts), bool)
+        lengths = np.zeros(len(texts), np.int32)
         for first in range(0, len(texts), self._batch):
             part = slice(first, first + self._batch)
             ids = self._ids(whole[part], self._most)
-            cut[part] = [len(i) > self._most for i in self._ids(whole[part])]
             for row, hidden in enumerate(self._hidden(ids), first):
                 start = _shared(self._leading, ids[row - first])
                 hidden = hidden[start : start + self.length]
@@ -175,7 +173,7 @@ class TextEncoder:
                         "text."
                     )
                 found[row, : len(hidden)], lengths[row] = hidden, len(hidden)
-        return {"text": found, "length": lengths}, cut
+        return {"text": found, "length": lengths}
 
     def _ids(self, texts: Sequence[str], most: int = 0) -> list[list[int]]:
         """Return the tokens of texts; at most `most` of each, which end as whole texts do."""

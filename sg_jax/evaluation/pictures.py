@@ -106,7 +106,7 @@ class _Text:
         self.lines = []
         for i, line in enumerate(lines):
             leading = equal or i == 0
-            font = _font(FONT_SIZE if leading else FONT_SIZE - 3)
+            font = font_of(FONT_SIZE if leading else FONT_SIZE - 3)
             length, height = math.ceil(font.getlength(line)), sum(font.getmetrics())
             self.lines.append((line, font, length, height, INK if leading else FAINT_INK))
         self.width = max((length for _, _, length, _, _ in self.lines), default=0)
@@ -125,7 +125,8 @@ def _wrapped(label: str) -> list[str]:
 
 
 @functools.cache
-def _font(size: int) -> "ImageFont.FreeTypeFont":
+def font_of(size: int) -> "ImageFont.FreeTypeFont":
+    """Return the font of pictures in a size."""
     from PIL import ImageFont
 
     try:

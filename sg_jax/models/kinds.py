@@ -26,3 +26,8 @@ def reads(kind: str) -> tuple[str, ...]:
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     return tuple(n for n in found if n not in (*NO_SETTINGS, *BACKBONES[kind].unread))
+
+
+def reads_texts(kind: str) -> bool:
+    """Return whether a backbone's conditions are texts, not classes."""
+    return kind in BACKBONES and "text_length" in reads(kind)
