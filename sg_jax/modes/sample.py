@@ -133,14 +133,16 @@ def _labels(experiment: Experiment) -> np.ndarray:
 
 def _save_grid(experiment: Experiment, images: np.ndarray, told: Any, path: epath.Path) -> None:
     """Write the first images side by side: a column for each class, or with captions below."""
+    name = experiment.config.data.name
     if isinstance(told, np.ndarray):
         config, classes = experiment.config.sample, experiment.model.conditioning.num_classes
         columns = min(len(config.labels) or classes, 10, len(told))
-        drawings.save_grid(images, columns, path)
+        drawings.save_grid(images, columns, path, name)
         return
     shown = images[:CAPTIONED]
     columns = min(len(shown), math.ceil(math.sqrt(CAPTIONED)))
-    pictures.save_png(captioned.grid(shown, told[: len(shown)], columns), path)
+    picture = captioned.grid(shown, told[: len(shown)], columns)
+    pictures.save_png(pictures.credited(picture, name), path)
 
 
 def name_of(setting: str, key: table.Key, labels: np.ndarray | Asked, decoder: str = "") -> str:
