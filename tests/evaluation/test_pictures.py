@@ -83,5 +83,5 @@ def test_pictures_of_others_name_them():
     assert below.min() < 150 and below.max() == 255  # ink on paper
     np.testing.assert_array_equal(
         np.asarray(named)[: picture.height - MARGIN, : picture.width],
-        np.asarray(picture)[: -MARGIN],
+        np.asarray(picture)[:-MARGIN],
     )
