@@ -17,7 +17,6 @@ from sg_jax.config import record
 from sg_jax.config.experiment import Experiment
 from sg_jax.data.asked import Asked
 from sg_jax.data.sources import Source
-from sg_jax.encoders.text import BYTES
 from sg_jax.errors import UserError
 from sg_jax.evaluation import captioned, drawings, measure, pictures, table
 from sg_jax.modes import dry_draw, prompted
@@ -186,7 +185,7 @@ def run(job: Job) -> list[epath.Path]:
         experiment = dataclasses.replace(job.experiment, pixels=False)
     prompts = None
     if experiment.wording is not None:
-        prompts = prompted.asked(experiment, job.workdir, job.options.get("prompts", ""))
+        prompts = prompted.asked(job, experiment)
     return [draw(experiment, job.workdir, prompts)]
 
 
@@ -201,7 +200,6 @@ MODE = register(
         writes=("samples",),
         paths=lambda config, _: [
             "autoencoder.path",
-            *(["text.encoder"] if config.text.encoder != BYTES else []),
             *weak_paths([config.sample.guidance]),
         ],
         options=(
