@@ -9,6 +9,7 @@ In a notebook:
     model = sg_jax.load("runs/digits")
     guidance = sg_jax.Guidance(scale=1.5, gamma_strong=0.0, gamma_weak=0.75)
     images = sg_jax.sample(model, [0, 1, 2], guidance=guidance, steps=40, seed=0)  # [3, H, W, C]
+    sg_jax.sample(text_model, ["a red circle"], "cfg")  # of a network of texts
     sg_jax.settings("runs/digits")  # the run's guidance settings by name, such as "sg"
 
 Names are imported when they are first used; README.md here has the map of the code.
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sg_jax.weights.autoencoders import load_autoencoder
     from sg_jax.weights.encoders import load_encoder
     from sg_jax.weights.networks import load
+    from sg_jax.weights.text_encoders import load_text_encoder
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "load",
     "load_autoencoder",
     "load_encoder",
+    "load_text_encoder",
     "sample",
     "sample_batches",
     "settings",
@@ -53,6 +56,7 @@ _HOME = {
     "load": "weights.networks",
     "load_autoencoder": "weights.autoencoders",
     "load_encoder": "weights.encoders",
+    "load_text_encoder": "weights.text_encoders",
     "sample": "programs.sampling",
     "sample_batches": "programs.sampling",
     "settings": "config.record",

@@ -23,9 +23,10 @@ import jax
 from sg_jax.config import geometry, help, parsing, record, tree, trust
 from sg_jax.config.sections import Config
 from sg_jax.costs import chips, machines
-from sg_jax.data import identity, prepare
+from sg_jax.data import identity, prepare, wording
 from sg_jax.data.sources import open_source, options_of
 from sg_jax.errors import UserError
+from sg_jax.models.kinds import reads_texts
 from sg_jax.modes import MODES, dry_run
 from sg_jax.modes.base import Job, Mode, Option, Parser, check_folders, explain_modes, mode_named
 from sg_jax.parallel import processes
@@ -137,7 +138,7 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
     names = [option.name for option in (*FLAGS, *mode.options)]
     config = parsing.parse(rest, given.config, of_run, names)
     checked = tree.check(config)
-    recorded = mode.recorded and record.is_run(workdir) and _says_enough(checked, workdir)
+    recorded = mode.recorded and record.is_run(workdir) and _says_enough(checked, workdir, job)
     known = geometry.is_known(config) or not mode.network
     needs_data = not known or (mode.data and not recorded and not given.dry)
     if given.config is None:  # then it is the run's own
@@ -151,12 +152,14 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
         options = options_of(data, all_damaged=bool(job.options.get("check")))
         source = open_source(data.name, data.split, **options)
         if mode.network:
+            texts = reads_texts(config.model.kind)
             config = geometry.complete(
                 config,
                 source.image_shape,
                 source.num_classes,
                 latents=source.latents,
                 decodable=decoders.is_known(checked, source),
+                features=wording.of(checked.text, source).features if texts else 0,
             )
     if source is not None and source.latents and mode.pixels:
         if not decoders.is_known(checked, source):
@@ -164,7 +167,8 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
                 f"--mode={mode.name} needs images, but config.data.name={source.name!r} contains "
                 f"latents, and nothing says what decodes them: {decoders.REMEDY}."
             )
-    job = Job(workdir, job.command, job.options, config, source)
+    said = parsing.keys_of(rest) if given.config is None else record.flat(config).keys()
+    job = Job(workdir, job.command, job.options, config, source, said)
     if (given.dry or mode.alone) and not processes.is_writer():
         return []
     if given.dry:
@@ -174,7 +178,8 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
         record.check_same(config, workdir, mode.same)
         job.experiment.check_kernels()
     if mode.same == "scored" and source is not None:  # scores against other data would mislead
-        record.check_data(workdir, config, source.class_names, identity.of(source))
+        about = identity.of(source, job.experiment.wording and checked.text)
+        record.check_data(workdir, config, source.class_names, about)
     check_folders(mode, job)
     if workdir and processes.is_writer():
         files.tidy(workdir)
@@ -182,8 +187,13 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
     return mode.run(job)
 
 
-def _says_enough(config: Config, workdir: str) -> bool:
-    """Return whether a run's record replaces its data: that of latents says what decodes them."""
+def _says_enough(config: Config, workdir: str, job: Job) -> bool:
+    """Return whether a run's record replaces its data.
+
+    That of latents says what decodes them, and captions are needed where no prompts are given.
+    """
+    if reads_texts(config.model.kind) and not job.options.get("prompts"):
+        return False
     known, data = record.data_of(workdir), config.data
     if known.get("latents") and not config.autoencoder.path:
         return not prepare.is_prepared(data.name, data.data_dir)

@@ -10,21 +10,26 @@ from typing import Any
 
 import grain
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sg_jax.config import geometry, rules, tree
 from sg_jax.config.sections import Config
+from sg_jax.data.asked import Asked, Captioned
 from sg_jax.data.pipeline import train_iterator
 from sg_jax.data.sources import Source
+from sg_jax.data.wording import Wording
 from sg_jax.encoders.autoencoder import Autoencoder
 from sg_jax.errors import UserError
 from sg_jax.method.distillation import Distillation
 from sg_jax.method.guidance import Guidance
+from sg_jax.method.network import Condition
 from sg_jax.method.objective import FlowMatching, Rates, as_rates
 from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
+from sg_jax.models.kinds import reads_texts
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs import decoding, memory
 from sg_jax.programs.training import (
@@ -51,6 +56,7 @@ class Experiment:
     mesh: Mesh
     autoencoder: Autoencoder | None = None  # decodes what is drawn; see `modes.base.Job.drawing`
     pixels: bool = True  # whether what is drawn are images; otherwise they stay latents
+    captions: Captioned | None = None  # that are drawn, by a network of texts; likewise
 
     @property
     def objective(self) -> FlowMatching:
@@ -70,6 +76,24 @@ class Experiment:
     def make_model(self, key: jax.Array) -> Backbone:
         """Return the network with fresh weights."""
         return geometry.make_model(self.config.model, key)
+
+    @property
+    def wording(self) -> Wording | None:
+        """How the network reads texts; None if it reads class labels."""
+        model = self.config.model
+        if not reads_texts(model.kind):
+            return None
+        return Wording(model.text_length, model.text_features)
+
+    def asked(self, count: int) -> np.ndarray | Asked:
+        """Return what an evaluation draws: classes in turn, or captions in a fixed order."""
+        if self.captions is None:
+            return self.model.conditioning.in_turn(count)
+        return self.captions.ask(count)
+
+    def blank(self, count: int) -> Condition:
+        """Return conditions of the right shapes, for what only takes time."""
+        return self.wording.blank(count) if self.wording else np.zeros(count, np.int32)
 
     @property
     def taught(self) -> Guidance | None:
@@ -172,6 +196,7 @@ class Experiment:
             process_index=share,
             process_count=shares,
             flip=data.flip,
+            wording=self.wording,
             **{"workers": data.workers, "threads": data.threads, **reading},
         )
 

@@ -8,10 +8,11 @@ from ml_collections import ConfigDict
 
 from sg_jax.config.sections import Model
 from sg_jax.data.pipeline import check_flip
+from sg_jax.encoders.text import BYTES
 from sg_jax.errors import UserError, default_of, plain, section, shown
 from sg_jax.models import sizes
 from sg_jax.models.backbone import Backbone
-from sg_jax.models.kinds import BACKBONES, reads
+from sg_jax.models.kinds import BACKBONES, reads, reads_texts
 
 FROM_DATA = ("image_size", "channels", "num_classes", "text_length", "text_features")
 
@@ -22,11 +23,10 @@ def from_data(kind: str) -> tuple[str, ...]:
 
 
 def is_known(config: ConfigDict) -> bool:
-    """Return whether a config has the network's whole geometry, without any data.
-
-    Without `text_features`, a network of text reads bytes.
-    """
-    needed = set(from_data(config.model.kind)) - {"text_features"}
+    """Return whether a config has the network's whole geometry, without any data."""
+    needed = set(from_data(config.model.kind)) - {"text_length"}  # which config.text says
+    if config.text.encoder == BYTES:
+        needed -= {"text_features"}
     return all(config.model[key] for key in needed)
 
 
@@ -36,7 +36,7 @@ def complete(
     num_classes: int,
     latents: bool = False,
     decodable: bool = False,
-    text: tuple[int, int] = (0, 0),
+    features: int = 0,
 ) -> ConfigDict:
     """Return a copy with the model's geometry and the values from the data filled in.
 
@@ -46,8 +46,7 @@ def complete(
       num_classes: of the data.
       latents: whether the data are latents; then whatever needs pixels needs an autoencoder.
       decodable: whether one is named.
-      text: tokens and features of the data's texts; features are 0 for bytes. (0, 0) for data that
-        do not tell.
+      features: F of the texts, for a network of texts; 0 if they are bytes.
     """
     check_flip(config.data.flip, latents)
     data = f"config.data.name={shown(config.data.name)}"
@@ -71,10 +70,9 @@ def complete(
             f"config.data.image_size=0 uses images as stored, {height}x{width}, but they must be "
             "square: set config.data.image_size."
         )
-    values = dict(zip(FROM_DATA, (height, channels, num_classes, *text), strict=True))
-    found = {key: values[key] for key in from_data(config.model.kind)}
-    if not any(text):
-        found = {key: value for key, value in found.items() if not key.startswith("text")}
+    values = dict(image_size=height, channels=channels, num_classes=num_classes)
+    values["text_features"] = features
+    found = {key: values[key] for key in from_data(config.model.kind) if key in values}
     for key, value in found.items():
         if config.model[key] not in (0, value):
             raise UserError(
@@ -94,6 +92,13 @@ def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
     with section("config.model"):
         Model(**model)
     read = reads(model.kind)
+    if reads_texts(model.kind):
+        values["text_length"] = config.text.length
+        if model.text_length not in (0, config.text.length):
+            raise UserError(
+                f"config.model.text_length={model.text_length} differs from config.text.length="
+                f"{config.text.length}: leave the former at 0, which uses the latter."
+            )
     named: dict[str, Any] = dict(sizes.geometry(model.size)) if model.size else {}
     if missing := [key for key in named if key not in read and not default_of(Model, key) == 0]:
         raise UserError(

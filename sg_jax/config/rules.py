@@ -8,14 +8,15 @@ from jax.sharding import Mesh
 from sg_jax.config import tuples
 from sg_jax.config.sections import Config
 from sg_jax.config.training import HELDOUT
-from sg_jax.errors import UserError, default_of, nearest, shown
+from sg_jax.encoders.text import Text
+from sg_jax.errors import UserError, declared_in, default_of, nearest, shown
 from sg_jax.method import distillation, early
 from sg_jax.method.candidates import METHODS
 from sg_jax.method.checks import check_rate, check_setting
 from sg_jax.method.objective import FlowMatching
 from sg_jax.method.weak import RAW
 from sg_jax.models.backbone import Backbone
-from sg_jax.models.kinds import reads
+from sg_jax.models.kinds import reads, reads_texts
 from sg_jax.parallel import sharding
 
 
@@ -42,12 +43,16 @@ def check(config: Config, model: Backbone, mesh: Mesh) -> None:
             f"config.profile.start={config.profile.start} and steps={config.profile.steps} must "
             f"lie within config.train.steps={train.steps}."
         )
-    model.conditioning.check(config.sample.labels, "config.sample.labels")
+    if reads_texts(config.model.kind):
+        _check_texts(config)
+    else:
+        _check_classes(config, model)
     for key, names in (
         ("sample.guidance", (config.sample.guidance,)),
         ("train.evaluate_guidance", (train.evaluate_guidance,)),
         ("evaluate.guidance", config.evaluate.guidance),
         ("diversity.guidance", config.diversity.guidance),
+        ("compose.guidance", config.compose.guidance),
     ):
         for name in names:
             if name not in config.guidance:
@@ -58,6 +63,33 @@ def check(config: Config, model: Backbone, mesh: Mesh) -> None:
     _check_tuning(config)
     _check_drawing(config, model)
     _check_best(config)
+
+
+def _check_texts(config: Config) -> None:
+    """Raise if what is for classes is set, and the network reads texts."""
+    for key, value, default in (
+        ("sample.labels", config.sample.labels, ()),
+        ("evaluate.labels", config.evaluate.labels, "balanced"),
+    ):
+        if value != default:
+            raise UserError(
+                f"config.{key}={shown(value)} has no effect: config.model.kind="
+                f"{config.model.kind!r} reads texts, and draws captions of the data, or "
+                f"`--mode sample --prompts FILE`. Leave it at {default!r}."
+            )
+
+
+def _check_classes(config: Config, model: Backbone) -> None:
+    """Raise if what is for texts is set, and the network reads classes."""
+    model.conditioning.check(config.sample.labels, "config.sample.labels")
+    for name in declared_in(Text):
+        value, default = getattr(config.text, name), default_of(Text, name)
+        if value != default:
+            raise UserError(
+                f"config.text.{name}={shown(value)} has no effect: config.model.kind="
+                f"{config.model.kind!r} reads class labels. Leave it at {default!r}, or choose a "
+                "network of texts."
+            )
 
 
 def _check_tuning(config: Config) -> None:

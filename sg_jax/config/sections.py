@@ -2,17 +2,18 @@
 
 To add a setting, add a field to its section (`errors.setting`). To add a section, add a row to
 `SECTIONS` and a field to `Config`. The section of a single object lies beside it: `Guidance`,
-`Sampler` and `FlowMatching` in method/, `Data` in data/, `Optimizer` in programs/, `Recipe` in
-encoders/, `Track` in runs/.
+`Sampler` and `FlowMatching` in method/, `Data` in data/, `Optimizer` in programs/, `Recipe` and
+`Text` in encoders/, `Track` in runs/.
 """
 
 import dataclasses
 from collections.abc import Mapping
 
 from sg_jax.config import tuples
-from sg_jax.config.measuring import Diversity, Evaluate, Features, Sweep, Tune
+from sg_jax.config.measuring import Compose, Diversity, Evaluate, Features, Sweep, Tune
 from sg_jax.config.training import MOST_IMAGES, Checkpoint, Train
 from sg_jax.data.section import Data
+from sg_jax.encoders.text import Text
 from sg_jax.errors import ALWAYS, CONTINUED, Settings, declared_in, setting
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.objective import FlowMatching
@@ -210,6 +211,7 @@ class Bench(Settings):
 SECTIONS: dict[str, type[Settings]] = {
     "data": Data,
     "model": Model,
+    "text": Text,
     "autoencoder": AutoencoderOf,
     "objective": FlowMatching,
     "optimizer": Optimizer,
@@ -223,6 +225,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "sweep": Sweep,
     "tune": Tune,
     "diversity": Diversity,
+    "compose": Compose,
     "track": Track,
     "profile": Profile,
     "bench": Bench,
@@ -236,6 +239,7 @@ class Config:
     seed: int
     data: Data
     model: Model
+    text: Text
     autoencoder: AutoencoderOf
     objective: FlowMatching
     optimizer: Optimizer
@@ -250,6 +254,7 @@ class Config:
     sweep: Sweep
     tune: Tune
     diversity: Diversity
+    compose: Compose
     track: Track
     profile: Profile
     bench: Bench

@@ -37,6 +37,13 @@ def of(source: Any) -> Captions | None:
     return getattr(source, "captions", None)
 
 
+def in_memory(captions: Captions | None) -> bool:
+    """Return whether captions are in memory, so that looking at all of them is quick."""
+    if isinstance(captions, Chosen):
+        return in_memory(captions.captions)
+    return isinstance(captions, _Tabled)
+
+
 def texts(found: Any) -> tuple[str, ...]:
     """Return what a column holds, a text or several, as captions without empty ones.
 

@@ -4,15 +4,15 @@ The 1,797 images are the test part of the UCI "Optical Recognition of Handwritte
 which is installed with scikit-learn: 8x8 pixels, grey values 0 to 16.
 """
 
-import io
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 from sklearn.datasets import load_digits
+
+from sg_jax.data.images import png
 
 _CITATION = """\
 @misc{alpaydin1998optdigits,
@@ -66,12 +66,4 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         for i, (image, label) in enumerate(zip(images, digits.target.tolist(), strict=True)):
             seen[label] += 1
             if (seen[label] % 6 == 0) == test:
-                yield i, {"id": f"digit_{i:04d}", "image": _png(image), "label": label}
-
-
-def _png(image: np.ndarray) -> io.BytesIO:
-    # TFDS encodes arrays with tensorflow, but does not re-encode a file of encoded bytes.
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG")
-    file.seek(0)
-    return file
+                yield i, {"id": f"digit_{i:04d}", "image": png(image[..., None]), "label": label}

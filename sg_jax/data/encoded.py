@@ -42,6 +42,10 @@ class Encoded:
         """Return where example `i` is, for messages."""
         raise NotImplementedError
 
+    def label(self, i: int) -> int:
+        """Return the label of example `i`."""
+        return self.read(i)[1]
+
     @property
     def num_classes(self) -> int:
         return len(self.class_names)

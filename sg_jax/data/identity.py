@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from sg_jax.data import wording
 from sg_jax.data.sources import Source
+from sg_jax.encoders.text import Text
 
 ALL, SOME = 2048, 512  # examples up to which all are read, and how many of more
 SMALL = 2**24  # numbers in all images, above which some are read too
@@ -21,10 +23,14 @@ THREADS = 16
 Identity = Mapping[str, Any]  # values of JSON, by what they describe
 
 
-def of(source: Source) -> Identity:
+def of(source: Source, text: Text | None = None) -> Identity:
     """Return what identifies the examples of a source and their order.
 
     It takes tenths of a second for images on a local disk.
+
+    Args:
+      source: the examples.
+      text: the section `config.text` of a network of texts, whose texts are identified too.
     """
     count = len(source)
     small = count <= ALL and count * math.prod(source.image_shape) <= SMALL
@@ -45,6 +51,7 @@ def of(source: Source) -> Identity:
         "checked": some,
         "images": images.hexdigest()[:16],
         "labels": labels.hexdigest()[:16],
+        **(wording.identity(text, source) if text else {}),
     }
 
 
@@ -55,7 +62,7 @@ def differences(saved: Identity, found: Identity) -> str:
     """
     keys = [key for key in found if key in saved and found[key] != saved[key]]
     plain = [f"{key} {_text(found[key])} instead of {_text(saved[key])}" for key in keys[:4]]
-    hashed = {"images": "other images", "labels": "other labels"}
+    hashed = {"images": "other images", "labels": "other labels", "captions": "other captions"}
     if not set(keys) - set(hashed):
         return " and ".join(hashed[key] for key in keys)
     return ", ".join(plain)

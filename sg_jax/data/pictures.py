@@ -44,6 +44,9 @@ class PictureSource(Encoded):
     def read(self, i: int) -> tuple[bytes, int]:
         return self.files.read(int(self.ids[i])), int(self.labels[i])
 
+    def label(self, i: int) -> int:
+        return int(self.labels[i])
+
     def place(self, i: int) -> str:
         return self.files.place(int(self.ids[i]))
 

@@ -11,6 +11,7 @@ import weakref
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 from absl import flags
 
@@ -18,6 +19,7 @@ from sg_jax.data.checks import Checked
 from sg_jax.data.images import to_float
 from sg_jax.data.sources import Source
 from sg_jax.data.tfds_source import TfdsSource
+from sg_jax.data.wording import Wording
 from sg_jax.data.workers import end_with_parent, without_signals
 from sg_jax.errors import UserError, one_line
 
@@ -35,8 +37,11 @@ def train_iterator(
     flip: bool = False,
     threads: int = 4,
     workers: int = 0,
+    wording: Wording | None = None,
 ) -> grain.DatasetIterator:
     """Return an endless iterator over {"image": float32 [b, H, W, C], "condition": int32 [b]}.
+
+    With a `wording` the condition is that of texts; see `data.wording`.
 
     Images are in [-1, 1]; latents are as stored, or drawn anew in every epoch from the stored
     normal distributions. Every epoch is a new permutation of all examples; a batch may span two
@@ -52,6 +57,8 @@ def train_iterator(
       threads: how many threads prepare batches ahead in each reading process; 0 for none.
       workers: how many processes read instead of this one. They import the main module again, so a
         script needs `if __name__ == "__main__"`.
+      wording: how a text network reads the captions, of which one is drawn in every epoch; None for
+        class labels.
 
     Raises:
       UserError: the processes cannot share the batch equally, the seed or the number of workers or
@@ -72,11 +79,13 @@ def train_iterator(
         if not 0 <= value <= most:
             raise UserError(f"config.data.{key}={value} must be 0 to {most}.")
     check_flip(flip, source.latents)
-    examples = grain.MapDataset.source(_kept(source)).seed(seed).shuffle().repeat()
+    examples = grain.MapDataset.source(_kept(source, wording)).seed(seed).shuffle().repeat()
     if flip:
         examples = examples.random_map(_flip)
     if source.posterior:
         examples = examples.random_map(_draw)
+    if wording is not None:
+        examples = examples.random_map(wording.draw)
     batches = examples.batch(batch_size // process_count, drop_remainder=True)
     return _StepIterator(batches[process_index::process_count], threads, workers)
 
@@ -97,12 +106,15 @@ class _Kept:
         return self._examples[i]
 
 
-def _kept(source: Source) -> Any:
+def _kept(source: Source, wording: Wording | None) -> Any:
     """Return a source that checks its examples, and keeps them in memory if they are small."""
     numbers = len(source) * math.prod(source.image_shape) * (1 + source.posterior)
     size = numbers * (4 if source.latents else 1)
     # Those of TFDS check themselves, because they know the file that an example comes from.
-    checked = source if isinstance(source, TfdsSource) else Checked(source)
+    checked: Any = source if isinstance(source, TfdsSource) else Checked(source)
+    if wording is not None:
+        checked = wording.of(source, checked)
+        size += len(source) * wording.bytes_of(checked.texts(0))
     return _Kept(checked) if size <= KEPT else checked
 
 
@@ -134,12 +146,15 @@ def _flip(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
 def _draw(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     mean, std = example["image"], example["std"]
     noise = rng.standard_normal(mean.shape, np.float32)
-    return {"image": mean + std * noise, "label": example["label"]}
+    rest = {name: value for name, value in example.items() if name not in ("image", "std")}
+    return {"image": mean + std * noise, **rest}
 
 
-def _finish(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _finish(batch: dict[str, Any]) -> dict[str, Any]:
     images = batch["image"]
     floats = to_float(images) if images.dtype == np.uint8 else np.array(images, np.float32)
+    if "condition" in batch:  # copied too, because a worker's batch lies in shared memory
+        return {"image": floats, "condition": jax.tree.map(np.array, batch["condition"])}
     return {"image": floats, "condition": np.array(batch["label"], np.int32)}
 
 

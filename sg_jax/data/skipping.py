@@ -42,6 +42,7 @@ class Without:
     latents = property(lambda self: self.source.latents)
     posterior = property(lambda self: self.source.posterior)
     origin = property(lambda self: origins.of(self.source))
+    described = property(lambda self: getattr(self.source, "described", None))  # of text features
 
     @property
     def captions(self) -> "captions.Captions | None":
@@ -54,11 +55,17 @@ class Without:
     def __getitem__(self, i: int) -> dict[str, Any]:
         return self.source[int(self.ids[i])]
 
-    def __getattr__(self, name: str) -> Callable[[int], Any]:
-        if name not in ("file_of", "identify"):  # which not every source has
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in (
+            "file_of",
+            "identify",
+            "worded",
+            "texts",
+            "label",
+        ):  # which not every source has
             raise AttributeError(name)
         of_source = getattr(self.source, name)
-        return lambda i: of_source(int(self.ids[i]))
+        return lambda i, *more: of_source(int(self.ids[i]), *more)
 
 
 def find(source: Any, say: Callable[[str], object] = lambda line: None) -> list[tuple[int, str]]:

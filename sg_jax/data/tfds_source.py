@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import operator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,11 +14,13 @@ import numpy as np
 from etils import epath
 
 from sg_jax.data import origin as origins
-from sg_jax.data import shards
+from sg_jax.data import shards, text_features
 from sg_jax.data.captions import KEYS, texts
 from sg_jax.data.checks import fault
 from sg_jax.data.images import JPEG, WHITE, decode
 from sg_jax.data.prepare import FEATURES, prepared_builder, remedy
+from sg_jax.data.text_features import unpacked
+from sg_jax.encoders.text import Described
 from sg_jax.errors import SettingError, UserError, one_line
 
 MOST_CLASSES = 1_000_000  # a few bytes of features.json can ask for any number
@@ -42,15 +45,39 @@ class TfdsSource:
     background: tuple[int, int, int] = dataclasses.field(default=WHITE, repr=False)
     origin: origins.Origin | None = dataclasses.field(default=None, repr=False)  # of latents
     caption: str = dataclasses.field(default="", repr=False)  # name in a record; "": there is none
+    described: Described | None = dataclasses.field(default=None, repr=False)  # of text features
 
     def __len__(self) -> int:
         return self.ends[-1]
 
     def __getitem__(self, i: int) -> dict[str, Any]:
+        return self._example(i, self._read_at(i))
+
+    def worded(self, i: int, features: bool) -> tuple[dict[str, Any], Sequence[Any]]:
+        """Return example `i`, and its captions, or the features [n, F] of each, by one reading."""
+        record = self._read_at(i)
+        return self._example(i, record), self._texts(i, record, features)
+
+    def texts(self, i: int, features: bool) -> Sequence[Any]:
+        """Return the captions of example `i`, or the features [n, F] of each."""
+        return self._texts(i, self._read_at(i), features)
+
+    def _texts(self, i: int, record: dict[str, Any], features: bool) -> Sequence[Any]:
+        try:
+            if not features:
+                return texts(record[self.caption])
+            assert self.described is not None
+            return unpacked(record, self.described)
+        except (UserError, KeyError) as cause:
+            raise self._unreadable(i, one_line(cause)) from cause
+
+    def _read_at(self, i: int) -> dict[str, Any]:
         i = operator.index(i)
         if not 0 <= i < len(self):
             raise IndexError(f"index {i} of {len(self)} examples")
-        record = self._read(i)
+        return self._read(i)
+
+    def _example(self, i: int, record: dict[str, Any]) -> dict[str, Any]:
         example = {name: record[key] for name, key in self.keys.items()}
         if not self.latents:
             example["image"] = self._decode(i, example["image"], self.image_size)
@@ -69,6 +96,10 @@ class TfdsSource:
     def captions(self) -> "_Column | None":
         """The captions of the examples, if they have some."""
         return _Column(self) if self.caption else None
+
+    def label(self, i: int) -> int:
+        """Return the label of example `i`."""
+        return int(self._read_at(i)[self.keys["label"]])
 
     def file_of(self, i: int) -> str:
         """Return the file that holds example `i`."""
@@ -127,10 +158,7 @@ class _Column:
     source: TfdsSource
 
     def __getitem__(self, i: int) -> tuple[str, ...]:
-        try:
-            return texts(self.source._read(i)[self.source.caption])
-        except (UserError, KeyError) as cause:
-            raise self.source._unreadable(i, one_line(cause)) from cause
+        return self.source.texts(i, features=False)  # type: ignore[return-value]
 
 
 def open_tfds(
@@ -182,6 +210,7 @@ def open_tfds(
         ends=tuple(itertools.accumulate(file.take for file in files)),
         background=background,
         origin=origins.read(builder.data_dir) if latents else None,
+        described=text_features.read(builder.data_dir, features),
         caption=next((key for key in KEYS if key in features and key not in keys.values()), ""),
     )
     # A truncated file has lost its index, so reading one record of each file finds it before

@@ -1,6 +1,7 @@
 """Write the images of a drawing as they come, so that only one batch of them is in memory.
 
     samples/NAME/000000.png, 000001.png, ...   each image
+    samples/NAME/prompts.jsonl                 of prompts: {"file_name": ..., "prompt": ...}
     samples/NAME.npz                           all of them, with their labels
     samples/NAME.png                           the first ones side by side
 
@@ -10,9 +11,10 @@ last: a folder without them is of a drawing that was interrupted.
 
 import contextlib
 import io
+import json
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -23,6 +25,7 @@ from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
 SHOWN = 200  # most images of a picture
+PROMPTS = "prompts.jsonl"
 THREADS = 8  # that encode and write images
 
 
@@ -30,7 +33,7 @@ THREADS = 8  # that encode and write images
 def writing(
     folder: str | os.PathLike,
     name: str,
-    labels: np.ndarray,
+    labels: np.ndarray | Sequence[str],
     about: str,
     shape: tuple[int, int, int],
     latents: bool = False,
@@ -42,7 +45,7 @@ def writing(
     Args:
       folder: where to write.
       name: of the files.
-      labels: of all images [B].
+      labels: of all images [B]; of a network of texts the prompts, which get a file of their own.
       about: in words, how they were drawn.
       shape: H, W and C.
       latents: whether these are latents.
@@ -64,7 +67,12 @@ def writing(
         files.writing(place / f"{name}.npz") as file,
         zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
-        for member, value in dict(labels=labels, about=np.array(about)).items():
+        members = dict(labels=labels, about=np.array(about))
+        if not isinstance(labels, np.ndarray):
+            beside = place / f"{name}_prompts.jsonl" if latents else place / name / PROMPTS
+            _write_prompts(beside, labels, latents)
+            del members["labels"]
+        for member, value in members.items():
             with archive.open(_member(member), "w") as array:
                 np.lib.format.write_array(array, value, allow_pickle=False)
         with archive.open(_member(kind), "w", force_zip64=True) as array:
@@ -76,6 +84,15 @@ def writing(
             np.lib.format.write_array_header_1_0(array, header)
             yield add
         assert done == len(labels), f"{done} of {len(labels)} images"
+
+
+def _write_prompts(path: epath.Path, prompts: Sequence[str], latents: bool) -> None:
+    """Write the prompt of each image, one in a line, beside the images; of latents its number."""
+    with files.writing(path) as file:
+        for i, prompt in enumerate(prompts):
+            which = {"number": i} if latents else {"file_name": f"{i:06d}.png"}
+            line = json.dumps({**which, "prompt": prompt}, ensure_ascii=False)
+            file.write(f"{line}\n".encode(errors="replace"))  # half of a surrogate pair is no UTF-8
 
 
 class Kept:
@@ -108,11 +125,16 @@ class Kept:
         log(f"All images are kept: {' and '.join(map(str, where))}.")
 
 
-def save_grid(images: np.ndarray, columns: int, path: str | os.PathLike) -> epath.Path:
-    """Write whole rows of the first images [B, H, W, C] side by side; return the path."""
+def save_grid(
+    images: np.ndarray, columns: int, path: str | os.PathLike, name: str = ""
+) -> epath.Path:
+    """Write whole rows of the first images [B, H, W, C] side by side; return the path.
+
+    `name` is that of the data; see `pictures.credited`.
+    """
     rows = max(1, min(len(images), SHOWN) // columns)
     shown = images[: rows * columns].reshape(rows, columns, *images.shape[1:])
-    return pictures.save_png(pictures.grid(shown), path)
+    return pictures.save_png(pictures.credited(pictures.grid(shown), name), path)
 
 
 def _member(name: str) -> zipfile.ZipInfo:

@@ -124,13 +124,20 @@ def conditions(experiment: Experiment, judge: Judge, samples: int, step: int) ->
         compared=judge.compared,
         decoder=autoencoder.fingerprint() if autoencoder else "",
         decoder_name=" ".join(autoencoder.name.splitlines()) if autoencoder else "",
-        labels=experiment.config.evaluate.labels,
+        labels=_labels_in_words(experiment),
         reference=judge.reference,
         real=judge.real_digest,
         networks=judge.networks,
         ema=experiment.config.train.ema_decay,
         versions=scored.versions(),
     )
+
+
+def _labels_in_words(experiment: Experiment) -> str:
+    """Return what a table says of the labels: how classes are drawn, or whose captions are."""
+    if experiment.captions is None:
+        return experiment.config.evaluate.labels
+    return f"captions of {experiment.captions.source.split}"
 
 
 def score(

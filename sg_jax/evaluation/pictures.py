@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from etils import epath
 
+from sg_jax.data import embedded
 from sg_jax.errors import UserError
 from sg_jax.runs.files import write_atomically
 
@@ -99,6 +100,26 @@ def grid(
     return picture
 
 
+def credited(picture: "Image.Image", name: str) -> "Image.Image":
+    """Return a picture with whom it must name below it, if it shows such data.
+
+    Args:
+      picture: RGB.
+      name: config.data.name of what it shows, or of what drew it was trained on.
+    """
+    from PIL import Image, ImageDraw
+
+    if not (credit := embedded.CREDITS.get(name, "")):
+        return picture
+    text = _Text(["", credit])  # in small and grey, as the second line
+    width = max(picture.width, text.width + 2 * MARGIN)
+    whole = Image.new("RGB", (width, picture.height + text.height), PAPER)
+    whole.paste(picture.convert("RGB"), (0, 0))
+    text.draw(ImageDraw.Draw(whole), MARGIN, picture.height - MARGIN, align=0.0)
+    whole.info = dict(picture.info)
+    return whole
+
+
 class _Text:
     """Lines of a label and their sizes; the later ones are smaller and grey, unless `equal`."""
 
@@ -106,7 +127,7 @@ class _Text:
         self.lines = []
         for i, line in enumerate(lines):
             leading = equal or i == 0
-            font = _font(FONT_SIZE if leading else FONT_SIZE - 3)
+            font = font_of(FONT_SIZE if leading else FONT_SIZE - 3)
             length, height = math.ceil(font.getlength(line)), sum(font.getmetrics())
             self.lines.append((line, font, length, height, INK if leading else FAINT_INK))
         self.width = max((length for _, _, length, _, _ in self.lines), default=0)
@@ -125,7 +146,8 @@ def _wrapped(label: str) -> list[str]:
 
 
 @functools.cache
-def _font(size: int) -> "ImageFont.FreeTypeFont":
+def font_of(size: int) -> "ImageFont.FreeTypeFont":
+    """Return the font of pictures in a size."""
     from PIL import ImageFont
 
     try:

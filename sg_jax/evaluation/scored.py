@@ -14,6 +14,7 @@ from etils import epath
 
 from sg_jax.config.experiment import Experiment
 from sg_jax.costs import flops
+from sg_jax.data.asked import Asked
 from sg_jax.errors import one_line
 from sg_jax.evaluation import drawings, table
 from sg_jax.evaluation.judge import Judge
@@ -59,7 +60,7 @@ def draw_all(
         if networks != weak:
             networks = weak
             weak_model = checkpoints.load_weak(guidance, workdir, **how, step=step)
-        labels = labels_of(model, key)
+        wanted = wanted_by(experiment, key)
         plan, _ = guidance_lib.plan(guidance, experiment.sampler, key.steps)
         program = (plan, key.steps, guidance.weak_workdir)
         draw = functools.partial(
@@ -71,7 +72,7 @@ def draw_all(
         )
         stream = Stream(
             draw,
-            labels,
+            wanted,
             judge if score else None,
             keep=functools.partial(keep_images, workdir, key) if key in no_images else None,
             shown=shown,
@@ -113,12 +114,16 @@ def draw_all(
             told(key, shares)
 
 
-def labels_of(model: Any, key: Key) -> np.ndarray:
-    """Return the labels [samples] of a drawing: classes in turn, or drawn uniformly by its seed."""
-    if key.labels == "balanced":
-        return model.conditioning.in_turn(key.samples)
+def wanted_by(experiment: Experiment, key: Key) -> np.ndarray | Asked:
+    """Return the labels [samples] of a drawing: classes in turn, or drawn uniformly by its seed.
+
+    A network of texts draws captions of the data in a fixed order.
+    """
+    if key.labels != "uniform":
+        return experiment.asked(key.samples)
     drawn = np.random.default_rng([key.seed, key.samples])
-    return drawn.integers(0, model.conditioning.num_classes, key.samples).astype(np.int32)
+    classes = experiment.model.conditioning.num_classes
+    return drawn.integers(0, classes, key.samples).astype(np.int32)
 
 
 def _part_of(workdir: str | os.PathLike, key: Key) -> epath.Path:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from sg_jax.data.asked import Asked, labels_of
 from sg_jax.evaluation.found import FeatureSet
 from sg_jax.evaluation.judge import Judge
 from sg_jax.evaluation.tally import Tallies
@@ -35,9 +36,9 @@ class Stream:
     """A drawing.
 
     Args:
-      draw: (labels, first=, progress=) -> iterator over images uint8 [b, H, W, C]; see
+      draw: (wanted, first=, progress=) -> iterator over images uint8 [b, H, W, C]; see
         `programs.sampling.sample_batches`.
-      labels: of all images [B].
+      wanted: labels of all images [B], or captions with labels.
       judge: what scores.
       keep: called with the first `shown` images; None: they are not needed.
       shown: how many.
@@ -49,7 +50,7 @@ class Stream:
     def __init__(
         self,
         draw: Callable[..., Iterator[np.ndarray]],
-        labels: np.ndarray,
+        wanted: np.ndarray | Asked,
         judge: Judge | None,
         *,
         keep: Callable[[np.ndarray], object] | None,
@@ -58,13 +59,14 @@ class Stream:
         batch_size: int,
         files: Any = None,
     ):
-        self._draw, self._labels, self._judge = draw, labels, judge
+        self._draw, self._wanted, self._judge = draw, wanted, judge
+        self._labels = labels_of(wanted)
         self._keep, self._shown, self._compiled = keep, shown, compiled
-        self._batch, self._files = min(batch_size, len(labels)), files
+        self._batch, self._files = min(batch_size, len(wanted)), files
 
     def first(self) -> None:
         """Draw and keep the first images alone."""
-        images = np.concatenate(list(self._draw(self._labels[: max(self._batch, self._shown)])))
+        images = np.concatenate(list(self._draw(self._wanted[: max(self._batch, self._shown)])))
         if self._keep is not None and processes.is_writer():
             self._keep(images[: self._shown])
 
@@ -86,11 +88,11 @@ class Stream:
             self._compiled, self._keep = True, None
         elif not self._compiled and count - begun <= self._batch:
             for _ in self._draw(
-                self._labels[begun:], first=begun
+                self._wanted[begun:], first=begun
             ):  # one batch: timed the next time
                 self._compiled = True
         progress, done, seconds, timed = Progress(begun, count, 1, unit="image"), begun, 0.0, 0
-        batches = self._draw(self._labels[begun:], first=begun)
+        batches = self._draw(self._wanted[begun:], first=begun)
         adding: Future | None = None
         with ThreadPoolExecutor(1, "statistics") as pool:
             while done < count:
@@ -117,7 +119,7 @@ class Stream:
         """Return the images/s of one batch, where nothing else was left to draw."""
         for _ in range(2 - self._compiled):
             began = time.perf_counter()
-            for _ in self._draw(self._labels[: self._batch]):
+            for _ in self._draw(self._wanted[: self._batch]):
                 pass
         return self._batch / (time.perf_counter() - began)
 

@@ -35,6 +35,11 @@ def reads(kind: str) -> tuple[str, ...]:
     return tuple(n for n in found if n not in (*NO_SETTINGS, *BACKBONES[kind].unread))
 
 
+def reads_texts(kind: str) -> bool:
+    """Return whether a backbone's conditions are texts, not classes."""
+    return kind in BACKBONES and "text_length" in reads(kind)
+
+
 def argument(network: Backbone, name: str) -> Any:
     """Return the argument of its constructor that a network was made with; None if it has none."""
     holders = (network, getattr(network, "parts", None), network.conditioning)

@@ -129,7 +129,7 @@ def _lower_training(experiment: Experiment, gamma: float) -> jax.stages.Lowered:
     batch, shape = config.train.batch_size, (model.image_size, model.image_size, model.channels)
     images = {
         "image": _spread((batch, *shape), jnp.float32, mesh),
-        "condition": _spread((batch,), jnp.int32, mesh),
+        "condition": _conditions(experiment, batch),
     }
     teacher = [] if experiment.taught is None else [sharding.place(model, mesh)]
     step: Any = experiment.compile_train_step(gamma, state, *teacher)
@@ -145,7 +145,7 @@ def _lower_sampling(experiment: Experiment) -> jax.stages.Lowered:
     return integrate.lower(
         model,
         model if plan.two_networks else None,
-        _spread((config.sample.batch_size,), jnp.int32, mesh),
+        _conditions(experiment, config.sample.batch_size),
         _spread(keys.shape, keys.dtype, mesh),
         jax.ShapeDtypeStruct(scales.shape, scales.dtype, sharding=sharding.replicated(mesh)),
         plan=plan,
@@ -154,6 +154,15 @@ def _lower_sampling(experiment: Experiment) -> jax.stages.Lowered:
         mesh=mesh,
         chunk=config.sample.chunk,
     )
+
+
+def _conditions(experiment: Experiment, count: int) -> Any:
+    """Return the shapes of the conditions of so many images."""
+
+    def shape(x: Any) -> jax.ShapeDtypeStruct:
+        return _spread((count, *x.shape[1:]), x.dtype, experiment.mesh)
+
+    return jax.tree.map(shape, experiment.blank(1))
 
 
 def _spread(shape: tuple[int, ...], dtype: Any, mesh: Mesh) -> jax.ShapeDtypeStruct:

@@ -17,6 +17,7 @@ from sg_jax.config import trust
 from sg_jax.config.experiment import Experiment, build
 from sg_jax.config.sections import Config
 from sg_jax.costs.machines import Machine
+from sg_jax.data import asked
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError, nearest
 from sg_jax.runs import files
@@ -33,7 +34,7 @@ class Job:
       options: values of the mode's own flags, by name.
       config: the completed config; None for a mode without one.
       source: the training images; None for a mode that does not read them, or need not.
-      said: the keys that the command line sets, for a mode that completes the config itself.
+      said: the keys that the command line sets; all if it gives the file of the config.
     """
 
     workdir: str = ""
@@ -50,14 +51,25 @@ class Job:
         return build(self.config)
 
     @functools.cached_property
+    def captioned(self) -> Experiment:
+        """The experiment, with the captions that a network of texts draws."""
+        experiment, source = self.experiment, self.source
+        if experiment.wording is None or source is None or self.options.get("prompts"):
+            return experiment
+        found = asked.of_data(experiment.config.data, experiment.config.text, source)
+        return dataclasses.replace(experiment, captions=found)
+
+    @functools.cached_property
     def drawing(self) -> Experiment:
         """The experiment, with the autoencoder that decodes what is drawn, if it is latents.
 
+        And with the captions that a network of texts draws.
+
         Raises:
           decoders.Missing: nothing names one that is there.
-          UserError: it cannot be read, or belongs to other latents.
+          UserError: it cannot be read, or belongs to other latents, or there are no captions.
         """
-        experiment, source = self.experiment, self.source
+        experiment, source = self.captioned, self.source
         if source is None or not source.latents:
             return experiment
         found = decoders.of_latents(experiment.config, source)

@@ -83,7 +83,7 @@ def training(experiment: Experiment, rates: Sequence[float]) -> list[Callable[[]
     state = init_state(*how)
     teacher = [] if experiment.taught is None else [init_state(*how).model]
     shape = (config.train.batch_size, model.image_size, model.image_size, model.channels)
-    batch = {"image": np.zeros(shape, np.float32), "condition": np.zeros(shape[:1], np.int32)}
+    batch = {"image": np.zeros(shape, np.float32), "condition": experiment.blank(shape[0])}
     batch = jax.device_put(batch, batch_sharding(experiment.mesh))
 
     def step_at(gamma: float) -> Callable[[], None]:
@@ -103,13 +103,13 @@ def _sampling(experiment: Experiment, model: Backbone, guidance: Guidance) -> Ca
     """Return a function that runs `STEPS` sampling steps and waits for them."""
     config, mesh, sampler = experiment.config, experiment.mesh, experiment.sampler
     keys = image_keys(0, 0, config.sample.batch_size)
-    labels, keys = spread(np.zeros(config.sample.batch_size, np.int32), keys, mesh)
+    blank, keys = spread(experiment.blank(config.sample.batch_size), keys, mesh)
     plan, scales = guidance_lib.plan(guidance, sampler, STEPS)
     weak_model = model if plan.two_networks else None
     arguments = dict(plan=plan, sampler=sampler, steps=STEPS, mesh=mesh, chunk=config.sample.chunk)
 
     def call() -> None:
-        x = integrate(model, weak_model, labels, keys, scales, **arguments)
+        x = integrate(model, weak_model, blank, keys, scales, **arguments)
         jax.block_until_ready(x)
 
     return call

@@ -80,12 +80,12 @@ def diversity(experiment: Experiment, source: Source, workdir: str) -> list[epat
     )
     real = judge.classifier.real if judge else None
     unit = same_class_distance(np.asarray(real.kept), real.labels) if real else 0.0
-    labels = model.conditioning.in_turn(config.diversity.samples)
+    wanted = experiment.asked(config.diversity.samples)
 
     def draw(guidance, weak_model=None):
         images = sample(
             model,
-            labels,
+            wanted,
             guidance,
             weak_model=weak_model,
             **experiment.sampling,

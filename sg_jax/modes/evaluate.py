@@ -12,6 +12,7 @@ from sg_jax.costs.machines import Machine
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import (
+    captioned,
     comparison,
     curves,
     measure,
@@ -79,32 +80,31 @@ def evaluate(
     if step not in steps:
         raise UserError(f"config.evaluate.step={step} is not a checkpoint of {workdir}: {steps}.")
     judge = scoring.open_judge(config, source, workdir, experiment.image_shape[0])
-    names = config.evaluate.guidance
+    names, samples = config.evaluate.guidance, config.evaluate.samples
     found = measure.run(
         experiment,
         judge,
         workdir,
         [experiment.settings[name] for name in names],
-        samples=config.evaluate.samples,
+        samples=samples,
         seeds=config.evaluate.seeds or (config.seed,),
         step=step,
-        shown=min(config.evaluate.columns, source.num_classes, config.evaluate.samples),
+        shown=captioned.shown_of(experiment, source, config.evaluate.columns, samples),
     )
     if processes.is_writer():
         rows, images = [], []
         for name, guidance, scores in _shown(experiment, found, step):
             share = isinstance(guidance.weak_step, float)
             description = (found.drawn[guidance] if share else guidance).describe()
-            rows.append(
-                SettingResult.over_seeds(name, description, config.evaluate.samples, scores)
-            )
+            rows.append(SettingResult.over_seeds(name, description, samples, scores))
             if guidance in found.images:
                 images.append((f"{name}\n{description}", found.images[guidance]))
         picture = pictures.grid(
             np.stack([image for _, image in images]),
             row_labels=[label for label, _ in images],
-            column_labels=source.class_names[: len(images[0][1])],
+            column_labels=captioned.headings(experiment, source, len(images[0][1]), samples),
         )
+        picture = pictures.credited(picture, source.name)
         pictures.save_png(picture, folder / "guidance.png")
         _report(experiment, source, workdir, command, step, judge, rows)
         if found.unlike:
@@ -177,7 +177,10 @@ def _report(
         reference=_reference(judge),
         command=f"python -m sg_jax.main {command}",
         pictures=shown,
-        notes=["All images of a column start from the same noise and have the same label."],
+        notes=[
+            "All images of a column start from the same noise and have the same "
+            f"{'caption' if experiment.captions else 'label'}."
+        ],
         beside=beside,
     )
 
@@ -204,7 +207,6 @@ def _facts(experiment: Experiment, step: int, judge: Judge) -> dict[str, str]:
     count = sum(leaf.size for leaf in jax.tree.leaves(model))
     routes = "routes " + (", ".join(f"{i} to {j}" for i, j in model.routes) or "none")
     where = "masked" if model.masks else routes
-    drawn = {"balanced": "each class equally often", "uniform": "classes drawn uniformly"}
     facts = {
         "Data": f"{config.data.name}, {config.data.split}, {model.image_size} x "
         f"{model.image_size} x {model.channels}",
@@ -212,7 +214,7 @@ def _facts(experiment: Experiment, step: int, judge: Judge) -> dict[str, str]:
         f"{model.tokens} tokens, {count:,} parameters",
         "Sparsity": f"{where}, rate in training {_training_rates(experiment)}",
         "Batch": f"{config.train.batch_size} images",
-        "Samples": f"{config.evaluate.samples:,}, {drawn[config.evaluate.labels]}",
+        "Samples": f"{config.evaluate.samples:,}, {_drawn(experiment)}",
         "Sampling": f"{experiment.sampler.name}, {config.sample.steps} steps, weights "
         f"averaged (EMA {config.train.ema_decay:g}), seed {seeds}",
         "Reference": judge.compared_with(config.data.name),
@@ -223,6 +225,14 @@ def _facts(experiment: Experiment, step: int, judge: Judge) -> dict[str, str]:
     if decoder := experiment.autoencoder:
         facts["Decoder"] = f"{decoder.name} ({decoder.fingerprint()})"
     return facts
+
+
+def _drawn(experiment: Experiment) -> str:
+    """Return in words what was drawn."""
+    if experiment.captions is not None:
+        return f"captions of {experiment.captions.source.split!r}"
+    drawn = {"balanced": "each class equally often", "uniform": "classes drawn uniformly"}
+    return drawn[experiment.config.evaluate.labels]
 
 
 def _training_rates(experiment: Experiment) -> str:

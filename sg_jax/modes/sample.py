@@ -1,9 +1,12 @@
 """Draw images from a trained network into PNG files, a picture of them and an .npz file.
 
 Latents that nothing decodes go only into the latter. The drawing itself is `sg_jax.sample_batches`.
+A network of texts draws the prompts of a file (`data.prompt_file`), one image for each, or else
+captions of its own data.
 """
 
 import dataclasses
+import math
 import zlib
 from typing import Any, cast
 
@@ -12,15 +15,19 @@ from etils import epath
 
 from sg_jax.config import record
 from sg_jax.config.experiment import Experiment
+from sg_jax.data.asked import Asked
 from sg_jax.data.sources import Source
-from sg_jax.evaluation import drawings, measure, table
-from sg_jax.modes import dry_draw
-from sg_jax.modes.base import Job, Mode, register, weak_paths
+from sg_jax.errors import UserError
+from sg_jax.evaluation import captioned, drawings, measure, pictures, table
+from sg_jax.modes import dry_draw, prompted
+from sg_jax.modes.base import Job, Mode, Option, register, weak_paths
 from sg_jax.parallel import processes
 from sg_jax.programs.sampling import sample_batches
 from sg_jax.runs import files
 from sg_jax.runs.progress import Progress, Spent, log
 from sg_jax.weights import checkpoints, decoders
+
+CAPTIONED = 64  # most images of a picture with captions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Recorded:
     latents: bool
 
 
-def draw(experiment: Experiment, workdir: str) -> epath.Path:
+def draw(experiment: Experiment, workdir: str, prompts: Asked | None = None) -> epath.Path:
     """Draw `config.sample.count` images with `config.sample.guidance`.
 
     Labels repeat `config.sample.labels`, or go through the classes in turn. Writes samples/NAME.npz
@@ -47,13 +54,18 @@ def draw(experiment: Experiment, workdir: str) -> epath.Path:
     "latents" in float32. NAME is that of `name_of`, so that other images are not replaced. No more
     than a batch of images is in memory.
 
+    Args:
+      experiment: the run's objects.
+      workdir: folder of the run.
+      prompts: what a network of texts draws instead of labels; they are written beside the images.
+
     Returns:
       The path of the picture, or of the latents.
     """
     config = experiment.config.sample
-    conditioning = experiment.model.conditioning
-    cycle = config.labels or conditioning.in_turn(conditioning.num_classes)
-    labels = np.resize(cycle, config.count)
+    wanted: np.ndarray | Asked = prompts if prompts is not None else _labels(experiment)
+    count = len(wanted)
+    told = prompts.words if prompts is not None else wanted
     how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
     spent = Spent()
     with spent.on("loading weights"):
@@ -61,12 +73,12 @@ def draw(experiment: Experiment, workdir: str) -> epath.Path:
         setting = experiment.settings[config.guidance]
         guidance = measure.resolved(experiment, setting, workdir, step)
         weak_model = checkpoints.load_weak(guidance, workdir, **how, step=step)
-    progress = Progress(0, config.count, 1, unit="image")
+    progress = Progress(0, count, 1, unit="image")
     key = table.Key(
         guidance=guidance,
         sampler=table.words(experiment.sampler),
         steps=config.steps,
-        samples=config.count,
+        samples=count,
         seed=experiment.config.seed,
         checkpoint=step,
     )
@@ -74,7 +86,7 @@ def draw(experiment: Experiment, workdir: str) -> epath.Path:
     about += f", seed {key.seed}, checkpoint {step}"
     batches = sample_batches(
         model,
-        labels,
+        wanted,
         guidance,
         **experiment.sampling,
         weak_model=weak_model,
@@ -85,17 +97,16 @@ def draw(experiment: Experiment, workdir: str) -> epath.Path:
     if autoencoder := experiment.autoencoder:
         decoder = autoencoder.fingerprint()
         about += f", decoded by {autoencoder.name} ({decoder})"
-    name = name_of(config.guidance, key, labels, decoder) + ("_latents" if latents else "")
+    name = name_of(config.guidance, key, wanted, decoder) + ("_latents" if latents else "")
     folder = files.path(workdir) / "samples"
     written = folder / f"{name}{'.npz' if latents else '.png'}"
-    columns = min(len(cycle), 10, config.count)
     if processes.is_writer() and not latents:
         files.check_writable(folder / name)
-    log(f"Draw {config.count} images: {config.guidance} ({guidance.describe()}).")
+    log(f"Draw {count} images: {config.guidance} ({guidance.describe()}).")
     if processes.is_writer():
         shape = experiment.image_shape
         first: list[np.ndarray] = []
-        with drawings.writing(folder, name, labels, about, shape, latents) as add:
+        with drawings.writing(folder, name, told, about, shape, latents) as add:
             for images in batches:
                 with spent.on("writing"):
                     add(images)
@@ -103,7 +114,7 @@ def draw(experiment: Experiment, workdir: str) -> epath.Path:
                     first.append(images)
         if not latents:
             with spent.on("writing"):
-                drawings.save_grid(np.concatenate(first), columns, written)
+                _save_grid(experiment, np.concatenate(first), told, written)
         log(spent.report("drawing, with its compile"))
     else:
         for _ in batches:
@@ -112,7 +123,28 @@ def draw(experiment: Experiment, workdir: str) -> epath.Path:
     return written
 
 
-def name_of(setting: str, key: table.Key, labels: np.ndarray, decoder: str = "") -> str:
+def _labels(experiment: Experiment) -> np.ndarray:
+    """Return the classes to draw, of `config.sample.labels` or of all in turn."""
+    config, conditioning = experiment.config.sample, experiment.model.conditioning
+    cycle = config.labels or conditioning.in_turn(conditioning.num_classes)
+    return np.resize(cycle, config.count)
+
+
+def _save_grid(experiment: Experiment, images: np.ndarray, told: Any, path: epath.Path) -> None:
+    """Write the first images side by side: a column for each class, or with captions below."""
+    name = experiment.config.data.name
+    if isinstance(told, np.ndarray):
+        config, classes = experiment.config.sample, experiment.model.conditioning.num_classes
+        columns = min(len(config.labels) or classes, 10, len(told))
+        drawings.save_grid(images, columns, path, name)
+        return
+    shown = images[:CAPTIONED]
+    columns = min(len(shown), math.ceil(math.sqrt(CAPTIONED)))
+    picture = captioned.grid(shown, told[: len(shown)], columns)
+    pictures.save_png(pictures.credited(picture, name), path)
+
+
+def name_of(setting: str, key: table.Key, labels: np.ndarray | Asked, decoder: str = "") -> str:
     """Return the name of a drawing's files, such as "sg_w3_20steps_seed0_1f2e3d4c".
 
     It says the setting, ω, steps and seed; the last part stands for all else that images depend
@@ -120,27 +152,41 @@ def name_of(setting: str, key: table.Key, labels: np.ndarray, decoder: str = "")
     """
     scale = key.guidance.scale
     omega = scale[0] if isinstance(scale, tuple) else f"{scale:g}"
-    told = (setting, key, labels.tolist(), *([decoder] if decoder else []))
+    listed = labels.digest() if isinstance(labels, Asked) else labels.tolist()
+    told = (setting, key, listed, *([decoder] if decoder else []))
     digest = zlib.crc32(repr(told).encode())
     short = setting.encode()[:100].decode(errors="ignore")  # file systems allow some 255 bytes
     return f"{short}_w{omega}_{key.steps}steps_seed{key.seed}_{digest:08x}"
 
 
+def recorded(job: Job) -> Job:
+    """Return a job whose source is what the run's record says, if it has none."""
+    if job.source is not None:
+        return job
+    model, config = job.experiment.model, job.experiment.config
+    shape = (model.image_size, model.image_size, model.channels)
+    latents = bool(record.data_of(job.workdir).get("latents"))
+    return dataclasses.replace(job, source=cast(Source, Recorded(config.data.name, shape, latents)))
+
+
 def run(job: Job) -> list[epath.Path]:
     """Draw the images of a job."""
-    if job.source is None:
-        model, config = job.experiment.model, job.experiment.config
-        shape = (model.image_size, model.image_size, model.channels)
-        latents = bool(record.data_of(job.workdir).get("latents"))
-        job = dataclasses.replace(
-            job, source=cast(Source, Recorded(config.data.name, shape, latents))
+    if job.options.get("prompts") and job.experiment.wording is None:
+        kind = job.experiment.config.model.kind
+        raise UserError(
+            f"--prompts={job.options['prompts']} has no effect: config.model.kind={kind!r} reads "
+            "class labels, such as --config.sample.labels=0,1,2."
         )
+    job = recorded(job)
     try:
         experiment = job.drawing
     except decoders.Missing as missing:
         log(f"Latents are written, not images. {missing}")
         experiment = dataclasses.replace(job.experiment, pixels=False)
-    return [draw(experiment, job.workdir)]
+    prompts = None
+    if experiment.wording is not None:
+        prompts = prompted.asked(job, experiment)
+    return [draw(experiment, job.workdir, prompts)]
 
 
 MODE = register(
@@ -152,6 +198,12 @@ MODE = register(
         recorded=True,
         dry=dry_draw.sample,
         writes=("samples",),
-        paths=lambda config, _: ["autoencoder.path", *weak_paths([config.sample.guidance])],
+        paths=lambda config, _: [
+            "autoencoder.path",
+            *weak_paths([config.sample.guidance]),
+        ],
+        options=(
+            Option("prompts", "of a network of texts: a file with one a line, or .npz of features"),
+        ),
     )
 )

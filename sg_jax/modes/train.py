@@ -13,7 +13,7 @@ from sg_jax.config import record, trust
 from sg_jax.config.experiment import Experiment
 from sg_jax.config.sections import Config
 from sg_jax.costs import flops
-from sg_jax.data import identity
+from sg_jax.data import identity, wording
 from sg_jax.data.pipeline import seek
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
@@ -243,6 +243,8 @@ def run(job: Job) -> list:
     tracking.check(job.experiment.config.track)
     drawn = config.sample_every or config.evaluate_every or "evaluate" in config.then
     experiment = job.drawing if drawn else job.experiment
+    if experiment.wording is not None:
+        wording.check(experiment.wording, source)
     begun = bool(checkpoints.steps_of(workdir))
     if begun and record.is_exported(workdir):
         raise UserError(
@@ -260,7 +262,8 @@ def run(job: Job) -> list:
     experiment.check_training()
     with contextlib.ExitStack() as stack:
         with lock.hold(workdir) as held:
-            record.prepare(workdir, job.config, source.class_names, begun, identity.of(source))
+            about = identity.of(source, experiment.wording and experiment.config.text)
+            record.prepare(workdir, job.config, source.class_names, begun, about)
             settings = json.loads(job.config.to_json_best_effort())
             track = Tracker(job.experiment.config.track, workdir, settings)
             tracker = stack.enter_context(track)

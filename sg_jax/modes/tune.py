@@ -25,6 +25,7 @@ from sg_jax.costs.machines import Machine
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import (
+    captioned,
     measure,
     pictures,
     scoring,
@@ -97,7 +98,8 @@ def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pat
     for note in notes:
         log(note)
     judge = scoring.open_judge(config, source, workdir, experiment.image_shape[0])
-    shown = min(config.evaluate.columns, source.num_classes, config.tune.report_samples)
+    samples = config.tune.report_samples
+    shown = captioned.shown_of(experiment, source, config.evaluate.columns, samples)
     folder = files.path(workdir)
     rows, images = tuning.run(
         experiment,
@@ -118,8 +120,9 @@ def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pat
         picture = pictures.grid(
             np.stack(list(images.values())),
             row_labels=[f"{m}\n{winners[m].settings}\n{winners[m].steps} steps" for m in images],
-            column_labels=source.class_names[:shown],
+            column_labels=captioned.headings(experiment, source, shown, samples),
         )
+        picture = pictures.credited(picture, experiment.config.data.name)
         paths.append(pictures.save_png(picture, folder / "tune_grid.png"))
     processes.barrier("tuning written")
     return paths

@@ -16,9 +16,11 @@ from PIL import Image
 from sg_jax.config.experiment import Experiment
 from sg_jax.config.sections import Config
 from sg_jax.config.training import EVAL, HELDOUT
+from sg_jax.data import wording
+from sg_jax.data.asked import Asked, labels_of
 from sg_jax.data.sources import Source, open_source, options_of
 from sg_jax.errors import UserError, nearest
-from sg_jax.evaluation import pictures, scoring
+from sg_jax.evaluation import captioned, pictures, scoring
 from sg_jax.evaluation.judge import Judge
 from sg_jax.evaluation.metrics import METRICS
 from sg_jax.method.guidance import Guidance
@@ -35,6 +37,8 @@ from sg_jax.runs.tracking import Tracker
 from sg_jax.weights import best
 from sg_jax.weights.best import Best
 
+CAPTIONED = 6  # pictures with captions side by side, and below one another
+
 
 def check(experiment: Experiment, source: Source) -> None:
     """Raise if what is asked for cannot be looked at, before any long work.
@@ -45,7 +49,9 @@ def check(experiment: Experiment, source: Source) -> None:
     config = experiment.config
     check_metric(config)
     if config.train.heldout_every:
-        _open_heldout(config, source)
+        split = _open_heldout(config, source)
+        if experiment.wording is not None:
+            wording.check(experiment.wording, split)
     if config.train.evaluate_every:
         scoring.check_ready(config, source, experiment.image_shape[0])
 
@@ -90,7 +96,8 @@ class Watch:
                 # As many at once as training holds, or fewer if there are no more.
                 parts, at_once = sharding.batch_devices(experiment.mesh), config.train.batch_size
                 batch = min(at_once // config.train.accumulate, -(-count // parts) * parts)
-                self._images = heldout.read(split, count, batch, config.seed, experiment.mesh)
+                how = (count, batch, config.seed, experiment.mesh, experiment.wording)
+                self._images = heldout.read(split, *how)
         if config.train.evaluate_every:
             with spent.on("evaluation"):
                 side = experiment.image_shape[0]
@@ -187,11 +194,12 @@ class Watch:
         """Draw in all processes and score in the writer; a score that fails ends no training."""
         experiment, train = self._experiment, self._experiment.config.train
         guidance = experiment.settings[train.evaluate_guidance]
-        labels = experiment.model.conditioning.in_turn(train.evaluate_samples)
+        wanted = experiment.asked(train.evaluate_samples)
+        labels = labels_of(wanted)
         assert self._judge is not None
         tallies, done = self._judge.tallies(len(labels)), 0
         how = dict(weak_model=_weak_of(state, guidance), **experiment.sampling)
-        for images in sample_batches(state.ema, labels, guidance, **how):
+        for images in sample_batches(state.ema, wanted, guidance, **how):
             seen = self._judge.observe(images)
             if processes.is_writer():
                 tallies.add(seen, labels[done : done + len(images)])
@@ -274,22 +282,32 @@ def _weak_of(state: TrainState, guidance: Guidance) -> Backbone | None:
 def _sample_grid(
     experiment: Experiment, state: TrainState, writer: Writer, workdir: str, step: int
 ) -> None:
-    """Draw a small grid from the moving average, one column per class."""
+    """Draw a small grid from the moving average: a column per class, or some captions."""
     config = experiment.config
     guidance = experiment.settings[config.sample.guidance]
     if guidance.other_checkpoint:  # the weak network may not be trained yet
         guidance = Guidance(gamma_strong=guidance.gamma_strong)
-    conditioning = experiment.model.conditioning
-    columns = min(conditioning.num_classes, 10)
-    rows = max(1, min(10, config.sample.batch_size // columns))  # same program as --mode sample
+    batch = config.sample.batch_size  # same program as --mode sample
+    if experiment.captions is None:
+        columns = min(experiment.model.conditioning.num_classes, 10)
+        rows = max(1, min(10, batch // columns))
+        wanted = np.tile(experiment.asked(columns), rows)
+    else:
+        columns = min(batch, CAPTIONED)
+        rows = max(1, min(CAPTIONED, batch // columns))
+        wanted = experiment.asked(columns * rows)
     images = sample(
         state.ema,
-        np.tile(conditioning.in_turn(columns), rows),
+        wanted,
         guidance=guidance,
         weak_model=_weak_of(state, guidance),
         **experiment.sampling,
     )
-    picture = pictures.grid(images.reshape(rows, columns, *images.shape[1:]))
+    if isinstance(wanted, Asked):
+        picture = captioned.grid(images, wanted.words, columns)
+    else:
+        picture = pictures.grid(images.reshape(rows, columns, *images.shape[1:]))
+    picture = pictures.credited(picture, config.data.name)
     writer.image(step, "samples", np.asarray(picture.convert("RGB")))
     if processes.is_writer():
         pictures.save_png(picture, files.path(workdir) / "samples" / f"step_{step:07d}.png")

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from sg_jax.data.checks import Checked
 from sg_jax.data.images import to_float
 from sg_jax.data.sources import Source
+from sg_jax.data.wording import Wording
 from sg_jax.parallel import processes, sharding
 
 THREADS = 16
@@ -34,12 +35,19 @@ class Images:
       key: which the keys of all images are made of.
     """
 
-    batches: list[dict[str, np.ndarray]]
+    batches: list[dict[str, Any]]
     count: int
     key: jax.Array
 
 
-def read(source: Source, count: int, batch_size: int, seed: int, mesh: Mesh) -> Images:
+def read(
+    source: Source,
+    count: int,
+    batch_size: int,
+    seed: int,
+    mesh: Mesh,
+    wording: Wording | None = None,
+) -> Images:
     """Read images that are evenly spread over a split; each process reads its own rows.
 
     Latents are drawn from their distributions once, with noise that is always the same.
@@ -50,6 +58,7 @@ def read(source: Source, count: int, batch_size: int, seed: int, mesh: Mesh) -> 
       batch_size: images at once, over all devices.
       seed: of the run.
       mesh: the devices.
+      wording: how a text network reads the captions, of which an image's first is taken.
 
     Raises:
       UserError: an image cannot be read, or is not finite.
@@ -57,16 +66,18 @@ def read(source: Source, count: int, batch_size: int, seed: int, mesh: Mesh) -> 
     count = min(count, len(source))
     share, shares = processes.share(sharding.batch_sharding(mesh))
     checked, size = Checked(source), batch_size // shares
+    examples: Any = wording.of(source, checked) if wording else checked
 
     def example(number: int) -> dict[str, Any]:
-        found = checked[min(number, count - 1) * len(source) // count]
+        found = examples[min(number, count - 1) * len(source) // count]
+        condition = wording.chosen(found, 0)["condition"] if wording else np.int32(found["label"])
         if source.posterior:
             rng = np.random.default_rng((seed, STREAM, number))
             noise = rng.standard_normal(found["image"].shape, np.float32)
-            found = {"image": found["image"] + found["std"] * noise, "label": found["label"]}
+            found = {"image": found["image"] + found["std"] * noise}
         return {
             "image": np.asarray(found["image"]),
-            "condition": np.int32(found["label"]),
+            "condition": condition,
             "number": np.uint32(number),
             "counted": np.float32(number < count),
         }
@@ -75,7 +86,7 @@ def read(source: Source, count: int, batch_size: int, seed: int, mesh: Mesh) -> 
         batches = []
         for first in range(0, count, batch_size):
             rows = list(pool.map(example, range(first + share * size, first + (share + 1) * size)))
-            batches.append({name: np.stack([row[name] for row in rows]) for name in rows[0]})
+            batches.append(jax.tree.map(lambda *each: np.stack(each), *rows))
     return Images(batches, count, jax.random.fold_in(jax.random.key(seed), STREAM))
 
 

@@ -1,9 +1,8 @@
-"""From labels to images: check what is asked for, and draw it batch by batch."""
+"""From labels or prompts to images: check what is asked for, and draw it batch by batch."""
 
 import dataclasses
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from jax.sharding import Mesh
 
 from sg_jax.data.images import to_uint8
 from sg_jax.encoders.autoencoder import Autoencoder
+from sg_jax.encoders.text import TextEncoder
 from sg_jax.errors import Settings, UserError, is_whole, plain, setting, shown
 from sg_jax.method import checks, presets
 from sg_jax.method import guidance as guidance_lib
@@ -21,6 +21,7 @@ from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs import decoding, memory
+from sg_jax.programs.conditions import Conditions, Wanted, count_of
 from sg_jax.programs.integration import image_keys, integrate, spread
 
 SMALLER = "decode fewer at once (decode_chunk, config.autoencoder.chunk), or draw fewer in a batch"
@@ -54,7 +55,7 @@ class Numbers(Settings):
 
 def sample(
     model: Backbone,
-    labels: Sequence[int] | np.ndarray,
+    labels: Wanted,
     guidance: str | Guidance = "unguided",
     steps: int = 40,
     seed: int = 0,
@@ -68,15 +69,17 @@ def sample(
     autoencoder: Autoencoder | None = None,
     decode_chunk: int = decoding.AT_ONCE,
     first: int = 0,
+    text_encoder: TextEncoder | None = None,
 ) -> np.ndarray:
-    """Draw one image per label.
+    """Draw one image per label, or per prompt of a text network.
 
     Image i depends only on (seed, i, its label), whatever the batch size and the number of devices.
     It starts from the same noise under every guidance.
 
     Args:
       model: from `sg_jax.load`, or any network of `sg_jax.models`.
-      labels: B ints in [0, num_classes).
+      labels: B ints in [0, num_classes). For a text network B texts, such as ["a red circle"], or
+        their features {"text": [B, L, F], "length": int32 [B]}.
       guidance: a `Guidance`, or the name of a setting: of the run that the network was loaded from,
         or of a preset.
       steps: number of steps of the sampler, an int from 1 to 100,000.
@@ -96,6 +99,8 @@ def sample(
       decode_chunk: most latents that a device decodes at once.
       first: number of the first image. With first=100, label 0 is drawn as image 100 of a longer
         call is, so that a large drawing can be continued or shared out.
+      text_encoder: from `sg_jax.load_text_encoder`; it encodes texts for a network of features,
+        those of one batch at a time.
 
     Returns:
       Images, uint8 [B, H, W, C], or float32 with pixels=False. Every process gets all of them.
@@ -108,7 +113,7 @@ def sample(
     options = dict(
         steps=steps, seed=seed, batch_size=batch_size, chunk=chunk, mesh=mesh, progress=progress,
         sampler=sampler, weak_model=weak_model, pixels=pixels, autoencoder=autoencoder,
-        decode_chunk=decode_chunk, first=first,
+        decode_chunk=decode_chunk, first=first, text_encoder=text_encoder,
     )  # fmt: skip
     count, batches = _prepare(model, labels, guidance, **options, collected=True)
     shape = decoding.shape(model, autoencoder if pixels else None)
@@ -122,7 +127,7 @@ def sample(
 
 def sample_batches(
     model: Backbone,
-    labels: Sequence[int] | np.ndarray,
+    labels: Wanted,
     guidance: str | Guidance = "unguided",
     **options: Any,
 ) -> Iterator[np.ndarray]:
@@ -154,6 +159,7 @@ def _prepare(
     autoencoder: Any = None,
     decode_chunk: Any = decoding.AT_ONCE,
     first: Any = 0,
+    text_encoder: Any = None,
     *,
     collected: bool,
 ) -> tuple[int, Iterator[np.ndarray]]:
@@ -176,7 +182,7 @@ def _prepare(
             "sample(..., pixels=False) returns them as they are."
         )
     place = sharding.one_device() if mesh is None else mesh
-    count = _count(labels)
+    count = count_of(labels)
     networks = [m for m in (model, weak_model) if m is not None]
     at_once = min(batch_size or count, count)
     what = f"Drawing {count} images, {at_once} at once,"
@@ -188,7 +194,7 @@ def _prepare(
     if decoder is not None:
         needs = memory.decoding(networks, decoder, at_once, decode_chunk, kept, place)
         memory.check(_decoding_in_words(at_once, decode_chunk), needs, place, SMALLER)
-    conditions = model.conditioning.check(labels)
+    conditions = Conditions(model.conditioning, labels, text_encoder)
     plan, scales = guidance_lib.plan(guidance, sampler, steps)
     if plan.two_networks and weak_model is None:
         share = isinstance(guidance.weak_step, float)
@@ -213,13 +219,13 @@ def _prepare(
             on_devices = decoder and decoding.place(decoder, mesh)
         static = dict(plan=plan, sampler=sampler, steps=steps, mesh=mesh, chunk=chunk)
         for begin in range(0, len(conditions), size):
-            part = conditions[begin : begin + size]
-            padded = np.zeros((size, *part.shape[1:]), part.dtype)
-            padded[: len(part)] = part
+            many = min(size, len(conditions) - begin)
+            padded = conditions.rows(begin, many, size)
             keys = image_keys(seed, first + begin, size)
             if mesh is not None:
                 padded, keys = spread(padded, keys, mesh)
-            arguments = (on_mesh, weak_on_mesh, jnp.asarray(padded), keys, scales)
+            asked = jax.tree.map(jnp.asarray, padded)
+            arguments = (on_mesh, weak_on_mesh, asked, keys, scales)
             if begin == 0:  # what is compiled here is what runs below
                 program = integrate.lower(*arguments, **static).compile()
                 memory.check_program(what, program, place, remedy)
@@ -231,16 +237,16 @@ def _prepare(
                     words = _decoding_in_words(at_once, decode_chunk)
                     memory.check_program(words, program, place, SMALLER)
                 samples = decoding.decode(on_devices, samples, mesh=mesh, chunk=decode_chunk)
-            drawn = processes.to_host(samples)[: len(part)]
+            drawn = processes.to_host(samples)[:many]
             if broken := int(np.sum(~np.isfinite(drawn).all(axis=(1, 2, 3)))):
                 raise NotFinite(
-                    f"{broken} of {len(part)} samples contain NaN or infinity "
+                    f"{broken} of {many} samples contain NaN or infinity "
                     f"({guidance.describe()}, {sampler.name}, {steps} steps): lower the scale, or "
                     "use more steps. If it also happens without guidance, the weights are broken."
                 )
             yield to_uint8(drawn) if pixels else drawn
             if progress:
-                progress(begin + len(part))
+                progress(begin + many)
 
     return len(conditions), draw()
 
@@ -258,16 +264,6 @@ def _sampler(sampler: Any) -> Sampler:
             f"sampler={shown(sampler)} must be a Sampler or the name of one, such as 'heun'."
         )
     return Sampler(sampler)
-
-
-def _count(labels: Any) -> int:
-    """Return how many labels there are, before they are read."""
-    try:
-        return max(len(labels), 1)
-    except TypeError:  # a single one
-        return 1
-    except OverflowError:  # of a range
-        return sys.maxsize
 
 
 def _check_objects(model: Any, weak_model: Any, mesh: Any, progress: Any, pixels: Any) -> None:

@@ -271,14 +271,15 @@ def test_classes_may_be_drawn_uniformly(evaluate_of, tmp_path):
     assert len(scored) == 4
     assert {key.labels for key in table.read(tmp_path)} == {"balanced", "uniform"}
     key = next(key for key in table.read(tmp_path) if key.labels == "uniform")
-    model = types.SimpleNamespace(conditioning=types.SimpleNamespace(num_classes=5))
+    conditioning = types.SimpleNamespace(num_classes=5)
+    experiment = types.SimpleNamespace(model=types.SimpleNamespace(conditioning=conditioning))
     keys = [dataclasses.replace(key, samples=5000, seed=seed) for seed in (5, 6)]
-    drawn = [scored_lib.labels_of(model, each) for each in keys]
+    drawn = [scored_lib.wanted_by(experiment, each) for each in keys]
     counts = np.bincount(drawn[0])
     assert counts.sum() == 5000 and 900 < counts.min() < counts.max() < 1100
     assert (drawn[0] != drawn[1]).any()
     again = dataclasses.replace(key, samples=5000, seed=5, guidance=SETTINGS["sg"])
-    np.testing.assert_array_equal(drawn[0], scored_lib.labels_of(model, again))
+    np.testing.assert_array_equal(drawn[0], scored_lib.wanted_by(experiment, again))
 
 
 @pytest.mark.parametrize("keep", ["png", "npz"])

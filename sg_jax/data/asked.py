@@ -1,0 +1,164 @@
+"""What a text network is asked to draw: prompts, or captions of the data in a fixed order."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from sg_jax.data import wording
+from sg_jax.data.section import Data
+from sg_jax.data.sources import Source, open_source, options_of
+from sg_jax.data.wording import Wording
+from sg_jax.encoders.text import Text
+from sg_jax.errors import SettingError, UserError
+from sg_jax.runs.progress import log
+
+THREADS = 16
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asked:
+    """Prompts in order, of which slices are taken; features are read only when they are drawn.
+
+    Attributes:
+      texts: what is asked for, for people; of all numbers.
+      read: from numbers to what the network's conditioning checks: texts, or arrays of features.
+      labels: classes int32 [B] that go with them; None if there are none.
+      numbers: those of this slice.
+    """
+
+    texts: Sequence[str]
+    read: Callable[[Sequence[int]], Any]
+    labels: np.ndarray | None
+    numbers: range
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, part: slice) -> "Asked":
+        return dataclasses.replace(self, numbers=self.numbers[part])
+
+    @property
+    def prompts(self) -> Any:
+        """What the network's conditioning checks, of this slice."""
+        return self.read(self.numbers)
+
+    def digest(self) -> str:
+        """Return 16 hex digits of what this slice asks for."""
+        found = hashlib.sha256(repr(self.words).encode(errors="replace"))
+        if not any(self.words):  # features alone
+            found.update(b"".join(np.asarray(x).tobytes() for x in self.prompts.values()))
+        return found.hexdigest()[:16]
+
+    @property
+    def words(self) -> list[str]:
+        """The texts of this slice."""
+        return [self.texts[i] for i in self.numbers]
+
+
+def of_texts(texts: Sequence[str], encode: Callable[[list[str]], Any] | None = None) -> Asked:
+    """Return what to draw for texts.
+
+    Args:
+      texts: the prompts.
+      encode: a frozen encoder, from texts to features; None for a network of bytes.
+    """
+
+    def read(numbers: Sequence[int]) -> Any:
+        some = [texts[i] for i in numbers]
+        return encode(some) if encode else some
+
+    return Asked(texts, read, None, range(len(texts)))
+
+
+def of_features(features: Mapping[str, np.ndarray], texts: Sequence[str] = ()) -> Asked:
+    """Return what to draw for features {"text" [B, L, F], "length" [B]}; the texts may be known."""
+    count = len(features["length"])
+
+    def read(numbers: Sequence[int]) -> Any:
+        rows = list(numbers)
+        return {name: value[rows] for name, value in features.items()}
+
+    return Asked(texts or [""] * count, read, None, range(count))
+
+
+def labels_of(asked: np.ndarray | Asked) -> np.ndarray:
+    """Return the classes of what is drawn, int32 [B]."""
+    if isinstance(asked, np.ndarray):
+        return asked
+    assert asked.labels is not None
+    return asked.labels[asked.numbers.start : asked.numbers.stop]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Captioned:
+    """The captions of a split, as prompts.
+
+    Attributes:
+      source: the split.
+      wording: how the network reads them.
+    """
+
+    source: Source
+    wording: Wording
+
+    def ask(self, count: int) -> Asked:
+        """Return `count` captions in a fixed order, evenly spread over the split, with classes.
+
+        If there are fewer images, each comes several times, with its further captions.
+        """
+        size, captions = len(self.source), self.wording.of(self.source)
+        named = wording.Worded(self.source, features=False)
+        ids = [i * size // count if count <= size else i % size for i in range(count)]
+        turn = [0 if count <= size else i // size for i in range(count)]
+
+        def look(i: int) -> tuple[str, int]:
+            texts = named.texts(ids[i])
+            return texts[turn[i] % len(texts)], label_of(self.source, ids[i])
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = list(pool.map(look, range(count)))
+
+        def read(numbers: Sequence[int]) -> Any:
+            if not self.wording.features:
+                return [found[i][0] for i in numbers]
+            parts = []
+            for i in numbers:
+                texts = captions.texts(ids[i])
+                parts.append(self.wording.condition(texts[turn[i] % len(texts)]))
+            return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+
+        texts = [text for text, _ in found]
+        return Asked(texts, read, np.array([y for _, y in found], np.int32), range(count))
+
+
+def label_of(source: Any, i: int) -> int:
+    """Return the class of an example, without its image if the source can."""
+    return source.label(i) if hasattr(source, "label") else int(source[i]["label"])
+
+
+def of_data(data: Data, text: Text, source: Source) -> Captioned:
+    """Return the captions that are drawn if no prompts are given.
+
+    Args:
+      data: the section; its test split is taken, if it is there and fits.
+      text: the section.
+      source: the training split, which is taken otherwise.
+
+    Raises:
+      UserError: there are no captions.
+    """
+    try:
+        split = open_source(data.name, data.test_split, key="test_split", **options_of(data))
+        return Captioned(split, wording.of(text, split))
+    except SettingError as error:
+        if error.name != "test_split":
+            raise
+        why = f"config.data.test_split={data.test_split!r} is not there"
+    except UserError as error:
+        why = f"those of config.data.test_split={data.test_split!r} cannot be used. {error}"
+    log(f"Captions are drawn of split {source.split!r}: {why}.".replace("..", "."))
+    return Captioned(source, wording.of(text, source))

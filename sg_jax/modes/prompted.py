@@ -1,0 +1,78 @@
+"""What `--mode sample` asks a network of texts for: the prompts of a file, or captions."""
+
+from sg_jax.config import record, trust
+from sg_jax.config.experiment import Experiment
+from sg_jax.data import asked as asked_lib
+from sg_jax.data import prompt_file
+from sg_jax.data.asked import Asked
+from sg_jax.errors import UserError
+from sg_jax.models.encoding import encode_bytes
+from sg_jax.modes.base import Job
+from sg_jax.runs.progress import log
+from sg_jax.weights import text_encoders
+
+PART = 1000  # texts that are looked at a time
+
+
+def asked(job: Job, experiment: Experiment) -> Asked:
+    """Return what to draw: the prompts of --prompts, or `config.sample.count` captions of the data.
+
+    Args:
+      job: its flags are read.
+      experiment: of a network of texts, with its captions unless there is a file.
+
+    Raises:
+      UserError: the file cannot be read, or has features of another encoder; or the encoder of the
+        run cannot be loaded.
+    """
+    workdir, path = job.workdir, job.options.get("prompts", "")
+    config, wording = experiment.config, experiment.wording
+    assert wording is not None
+    if not path:
+        if experiment.captions is None:
+            raise UserError(
+                f"--prompts is missing, and config.data.name={config.data.name!r} is not there, "
+                "whose captions would be drawn: give a file with a prompt in each line."
+            )
+        found = experiment.captions.ask(config.sample.count)
+        log(f"Captions of split {experiment.captions.source.split!r}; --prompts FILE gives others.")
+        return found
+    prompts = prompt_file.read(path)
+    if prompts.features is not None:
+        wanted = str(record.data_of(workdir).get(text_encoders.HASH, ""))
+        text_encoders.check(prompts.fingerprint, wanted, f"--prompts={path!r}", workdir)
+        found = asked_lib.of_features(prompts.features, prompts.texts)
+        experiment.model.conditioning.check(found.prompts, "prompts")
+        return found
+    if not wording.features:
+        cut = [
+            n
+            for n, text in zip(prompts.lines, prompts.texts, strict=True)
+            if _cut(text, wording.length)
+        ]
+        tell(cut, f"{wording.length} bytes")
+        return asked_lib.of_texts(prompts.texts)
+    assert job.config is not None
+    trust.check(job.config, workdir, ["text.encoder"], job.said)
+    encoder = text_encoders.of_run(config, workdir)
+    cut = [
+        prompts.lines[i]
+        for first in range(0, len(prompts.texts), PART)
+        for i, is_cut in enumerate(encoder.cut(prompts.texts[first : first + PART]), first)
+        if is_cut
+    ]
+    tell(cut, f"{wording.length} tokens")
+    return asked_lib.of_texts(prompts.texts, encoder)
+
+
+def _cut(text: str, length: int) -> bool:
+    return bool(encode_bytes([text], length)[1])
+
+
+def tell(cut: list[int], most: str) -> None:
+    """Log which lines are cut."""
+    if cut:
+        lines = "1 prompt is" if len(cut) == 1 else f"{len(cut):,} prompts are"
+        log(
+            f"{lines} longer than {most} (config.text.length) and cut, first that of line {cut[0]}."
+        )

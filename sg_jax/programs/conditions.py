@@ -1,0 +1,84 @@
+"""What `sample` is asked for, as the conditions of its batches."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from sg_jax.data import asked
+from sg_jax.data.asked import Asked
+from sg_jax.encoders.text import TextEncoder
+from sg_jax.errors import UserError, shown
+from sg_jax.method.network import Condition
+
+Wanted = Sequence[int] | Sequence[str] | np.ndarray | Mapping[str, np.ndarray] | Asked
+
+
+def count_of(wanted: Any) -> int:
+    """Return how many images are asked for, before anything is read."""
+    if isinstance(wanted, Mapping):
+        wanted = next(iter(wanted.values()), ())
+    try:
+        return max(len(wanted), 1)
+    except TypeError:  # a single one
+        return 1
+    except OverflowError:  # of a range
+        return sys.maxsize
+
+
+class Conditions:
+    """The conditions of what is asked for: checked at once, or those of each batch when it is due.
+
+    Args:
+      conditioning: of the network.
+      wanted: see `sampling.sample`.
+      encoder: encodes texts, a batch at a time.
+
+    Raises:
+      UserError: they are none of this network's.
+    """
+
+    def __init__(self, conditioning: Any, wanted: Any, encoder: Any = None):
+        self._conditioning, self._later, self._whole = conditioning, None, None
+        if encoder is not None:
+            wanted = _encoded(conditioning, wanted, encoder)
+        if isinstance(wanted, Asked):
+            self._later, self._count = wanted, len(wanted)
+        else:
+            self._whole = conditioning.check(wanted)
+            self._count = len(jax.tree.leaves(self._whole)[0])
+
+    def __len__(self) -> int:
+        return self._count
+
+    def rows(self, first: int, many: int, size: int) -> Condition:
+        """Return `size` conditions: `many` that begin at `first`, and zeros."""
+        part = slice(first, first + many)
+        if self._later is not None:
+            found = self._conditioning.check(self._later[part].prompts)
+        else:
+            found = jax.tree.map(lambda x: x[part], self._whole)
+
+        def filled(x: np.ndarray) -> np.ndarray:
+            padded = np.zeros((size, *x.shape[1:]), x.dtype)
+            padded[: len(x)] = x
+            return padded
+
+        return jax.tree.map(filled, found)
+
+
+def _encoded(conditioning: Any, wanted: Any, encoder: Any) -> Asked:
+    """Return texts whose features an encoder makes when they are due."""
+    if not isinstance(encoder, TextEncoder):
+        raise UserError(
+            f"text_encoder={shown(encoder)} must be one that sg_jax.load_text_encoder returns, or "
+            "None."
+        )
+    texts = list(wanted) if isinstance(wanted, Sequence | np.ndarray) else []
+    if isinstance(wanted, str) or not texts or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"labels={shown(wanted)} must be a list of texts for the text_encoder.")
+    found = asked.of_texts(texts, encoder)
+    conditioning.check(found[:1].prompts)  # so that another encoder's features are told at once
+    return found

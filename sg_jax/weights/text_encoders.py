@@ -1,0 +1,96 @@
+"""Load the frozen text encoder of a network of features: a folder, a hub id, or that of a run."""
+
+import os
+import re
+from typing import Any
+
+from sg_jax.config import record
+from sg_jax.config.sections import Config
+from sg_jax.encoders import text as texts
+from sg_jax.encoders.text import BYTES, Text, TextEncoder
+from sg_jax.errors import UserError, shown
+from sg_jax.runs import files
+from sg_jax.runs.progress import log
+from sg_jax.weights import places
+
+EXAMPLE = "OpenGVLab/InternVL3-2B-hf"
+HASH = "text_fingerprint"  # in what a run's config.json says of its data
+
+
+def load_text_encoder(name: str | os.PathLike, **options: Any) -> TextEncoder:
+    """Load a frozen text encoder of Hugging Face, for `sg_jax.sample(..., text_encoder=...)`.
+
+    Causal language models, the encoder of T5 and the text model of CLIP are read; of a model that
+    also sees images, its language model. It needs the extra `text`, and runs no code of a
+    repository.
+
+    Args:
+      name: a folder that save_pretrained wrote, with its tokenizer, a hub id, or the folder of a
+        run, whose config says which encoder it was trained with, and how.
+      options: `length`, `prefix`, `cut_prefix`, `dtype` and `batch`, as in `config.text`; of a run,
+        only the last two.
+
+    Returns:
+      A function from texts to {"text": float32 [B, L, F], "length": int32 [B]}.
+
+    Raises:
+      UserError: packages are missing, there is no such encoder, or a run was trained with another.
+    """
+    if not isinstance(name, str | os.PathLike):
+        raise UserError(f"name={shown(name)} must be a folder or a hub id, such as {EXAMPLE}.")
+    known = {"length", "prefix", "cut_prefix", "dtype", "batch"}
+    for option in options:
+        if option not in known:
+            raise UserError(f"{option}= is none of {', '.join(sorted(known))}.")
+    path = os.fspath(name)
+    if record.is_run(path):
+        config, _ = record.read(path)
+        for option in sorted({"length", "prefix", "cut_prefix"} & set(options)):
+            raise UserError(
+                f"{option}= has no effect: the run in {path} says how texts are encoded."
+            )
+        section = Text(**{**config.text, **options})
+        return _of_run(section, str(record.data_of(path).get(HASH, "")), path)
+    return load(Text(**{"encoder": path, **options}))
+
+
+def load(text: Text) -> TextEncoder:
+    """Load the encoder that the section `config.text` names."""
+    name = text.encoder
+    if files.path(name).exists():
+        name = str(files.absolute(name))
+    elif not re.fullmatch(places.HUB_ID, name) and not re.fullmatch(r"[\w.\-]+", name):
+        raise UserError(
+            f"config.text.encoder={shown(name)} must be {BYTES!r}, a folder that is there, or a "
+            f"hub id such as {EXAMPLE}."
+        )
+    log(f"Loading the text encoder {name} ...")
+    return texts.load(name, text)
+
+
+def of_run(config: Config, workdir: str) -> TextEncoder:
+    """Return the encoder of the run in `workdir`, as its config names it or this command does.
+
+    Raises:
+      UserError: it cannot be loaded, or is not the one that the run was trained with.
+    """
+    return _of_run(config.text, str(record.data_of(workdir).get(HASH, "")), workdir)
+
+
+def _of_run(text: Text, wanted: str, workdir: str) -> TextEncoder:
+    if text.encoder == BYTES:
+        raise UserError(
+            f"The run in {workdir} reads bytes, so it needs no text encoder: give texts alone."
+        )
+    found = load(text)
+    check(found.fingerprint(), wanted, f"config.text.encoder={text.encoder!r}", workdir)
+    return found
+
+
+def check(found: str, wanted: str, what: str, workdir: str) -> None:
+    """Raise if features are not by the encoder that a run was trained with, as far as is known."""
+    if found and wanted and found != wanted:
+        raise UserError(
+            f"{what} is not the text encoder that the run in {workdir} was trained with "
+            f"({found}, not {wanted}): give that one by config.text.encoder."
+        )
