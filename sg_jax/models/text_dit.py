@@ -1,7 +1,7 @@
 """TextDiT: a DiT whose blocks attend to text, such as the routed 2.5B network of text to image.
 
-Its conditions are texts (`conditioning.Text`). The time alone scales, shifts and gates the blocks, and the
-tokens read the text by attention between self-attention and MLP (Krause et al., arXiv 2601.01608).
+Its conditions are texts (`conditioning.Text`). The time alone scales, shifts and gates the blocks.
+Tokens read the text by attention, between self-attention and MLP (Krause et al., arXiv 2601.01608).
 """
 
 from typing import Any
@@ -52,6 +52,7 @@ class TextDiT(DiT):
                 rule = f"must be an int in [0, {sizes.LARGEST[name]}]."
                 raise SettingError("config.model", name, count, rule)
         features, count = counts.values()
+        self.text_length, self.text_features, self.text_layers = text_length, features, count
 
         def embed(width: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> Text:
             return Text(text_length, features, width, heads, count, dtype, rngs, bias, qk_norm)
