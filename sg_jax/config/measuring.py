@@ -8,6 +8,8 @@ from sg_jax.encoders.classifier import Recipe
 from sg_jax.errors import SettingError, Settings, setting
 from sg_jax.method.guidance import WEAK_LABELS
 
+LAYOUTS = ("", "geneval", "hpsv3")  # of images for other scorers; see `evaluation.prompted`
+
 
 @dataclasses.dataclass(frozen=True)
 class Features(Recipe):
@@ -136,3 +138,42 @@ class Diversity(Settings):
 
     guidance: tuple = setting(("cfg", "sg"), "guidance settings", rule=tuples.names)
     samples: int = setting(1000, "images per setting", low=10, high=MOST_IMAGES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compose(Settings):
+    """The prompts that --mode compose draws, and how it scores their images."""
+
+    SECTION = "config.compose"
+
+    guidance: tuple = setting(
+        ("unguided", "cfg", "sg", "cfg_sg"), "guidance settings", rule=tuples.names
+    )
+    scales: tuple = setting(
+        (), "omegas that each guided setting tries; empty: only its own", rule=tuples.scales
+    )
+    prompts: str = setting(
+        "",
+        "file of prompts, one a line, or GenEval's evaluation_metadata.jsonl; empty: the shapes'",
+    )
+    most: int = setting(
+        16, "prompts of each task on the shapes, and as many held-out ones; 0: all", low=0
+    )
+    samples: int = setting(4, "images per prompt and seed", low=1, high=1000)
+    seeds: tuple = setting((0,), "that scales are chosen on", rule=tuples.some_seeds)
+    report_seeds: tuple = setting(
+        (1, 2, 3), "that the chosen scales are scored on", rule=tuples.some_seeds
+    )
+    keep: str = setting(
+        "", "keep all images of the report as another scorer reads them", options=LAYOUTS
+    )
+    clip: str = setting("", "hub id or folder of a CLIP network, for its score; empty: none")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if both := sorted(set(self.seeds) & set(self.report_seeds)):
+            rule = (
+                f"must share no seed with config.compose.seeds={self.seeds}: with {both[0]}, a "
+                "scale would be scored on what it was chosen by."
+            )
+            raise SettingError(self.SECTION, "report_seeds", self.report_seeds, rule)

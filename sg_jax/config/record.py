@@ -165,7 +165,7 @@ def portable(config: ConfigDict) -> ConfigDict:
             config.sample.guidance = "unguided"
         if config.train.evaluate_guidance in left:
             config.train.evaluate_guidance = "unguided"
-        for section in (config.evaluate, config.diversity):
+        for section in (config.evaluate, config.diversity, config.compose):
             section.guidance = tuple(n for n in section.guidance if n not in left)
     return config
 

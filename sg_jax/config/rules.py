@@ -52,6 +52,7 @@ def check(config: Config, model: Backbone, mesh: Mesh) -> None:
         ("train.evaluate_guidance", (train.evaluate_guidance,)),
         ("evaluate.guidance", config.evaluate.guidance),
         ("diversity.guidance", config.diversity.guidance),
+        ("compose.guidance", config.compose.guidance),
     ):
         for name in names:
             if name not in config.guidance:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from sg_jax.config import tuples
-from sg_jax.config.measuring import Diversity, Evaluate, Features, Sweep, Tune
+from sg_jax.config.measuring import Compose, Diversity, Evaluate, Features, Sweep, Tune
 from sg_jax.config.training import MOST_IMAGES, Checkpoint, Train
 from sg_jax.data.section import Data
 from sg_jax.encoders.text import Text
@@ -225,6 +225,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "sweep": Sweep,
     "tune": Tune,
     "diversity": Diversity,
+    "compose": Compose,
     "track": Track,
     "profile": Profile,
     "bench": Bench,
@@ -253,6 +254,7 @@ class Config:
     sweep: Sweep
     tune: Tune
     diversity: Diversity
+    compose: Compose
     track: Track
     profile: Profile
     bench: Bench

@@ -30,6 +30,13 @@ def numbers_in(low: float, high: float = FLOAT32) -> Callable[[Any], str]:
     return rule
 
 
+def scales(values: Any) -> str:
+    """Allow different omegas of guidance that acts, or none."""
+    if isinstance(values, tuple) and 1 in values:
+        return "must not contain 1, which is no guidance."
+    return numbers_in(0)(values) if values != () else ""
+
+
 def seeds(values: Any) -> str:
     """Allow seeds of a random generator, each only once."""
     if not isinstance(values, tuple) or not all(is_whole(v) and 0 <= v < 2**32 for v in values):

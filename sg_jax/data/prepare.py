@@ -3,14 +3,13 @@
 import contextlib
 import json
 import os
-import pathlib
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
-from sg_jax.data import partial
+from sg_jax.data import embedded
 from sg_jax.errors import UserError, nearest, one_line, shown
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
@@ -29,7 +28,7 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
     """Return the read-only TFDS builder of a data set, after preparing it in ArrayRecord if needed.
 
     Args:
-      name: "digits" or a TFDS name, which may carry a config and a version: "name/config:1.0.0".
+      name: an embedded or a TFDS name, which may carry a config and a version: "name/config:1.0.0".
       data_dir: folder of prepared data sets; None or "" for $TFDS_DATA_DIR, or else
         ~/tensorflow_datasets.
 
@@ -53,7 +52,12 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
         return found
     try:
         with files.temporary():  # TFDS leaves some
-            builder = _digits(root) if name == "digits" else tfds.builder(name, data_dir=root)
+            if name in embedded.BUILDERS:
+                builder = embedded.builder(name, root)
+            else:
+                builder = tfds.builder(name, data_dir=root)
+    except UserError:  # of an embedded one: what is missing
+        raise
     except ValueError:
         raise _unknown(name, root) from None
     except Exception as cause:
@@ -172,12 +176,6 @@ def _classes(value: Any) -> Iterator[str]:
             yield from _classes(part)
 
 
-def _digits(root: Any) -> Any:
-    from sg_jax.data.digits import Digits
-
-    return Digits(data_dir=root)
-
-
 def _prepare(builder: Any, root: Any) -> None:
     """Prepare a data set in ArrayRecord, unless it exists."""
     place = files.path(builder.data_dir)
@@ -188,15 +186,10 @@ def _prepare(builder: Any, root: Any) -> None:
     if urls := [url for url in builder.url_infos or () if url.startswith("http")]:
         _check_network(builder, root, urls)
         log(f"{builder.name} is not prepared in {root}: downloading it ...")
-    if builder.name != "digits":
+    if builder.name in embedded.BUILDERS:
+        embedded.prepare(builder.name, root)
+    else:
         builder.download_and_prepare(file_format="array_record")
-        return
-    # Not in TFDS's own temporary folder, which a killed process would leave for ever.
-    with partial.folder(pathlib.Path(root), builder.name) as made:
-        inside = _digits(made)
-        inside.download_and_prepare(file_format="array_record")
-        place.parent.mkdir(exist_ok=True)
-        files.path(inside.data_dir).rename(place)
 
 
 def _check_network(builder: Any, root: Any, urls: list[str]) -> None:
@@ -215,7 +208,11 @@ def _unknown(name: str, root: Any) -> UnknownName:
     text = f"config.data.name={shown(name)} is neither a data set of TFDS nor prepared in"
     if hint := _path_hint(name):
         return UnknownName(f"{text} {_describe(root)}. {hint}")
-    known = {*_prepared(root), "digits", *tfds.list_builders(with_community_datasets=False)}
+    known = {
+        *_prepared(root),
+        *embedded.BUILDERS,
+        *tfds.list_builders(with_community_datasets=False),
+    }
     form = "" if NAME.fullmatch(name) else " A name is NAME, NAME/CONFIG or NAME:VERSION."
     return UnknownName(
         f"{text} {_describe(root)}.{form}{nearest(name, sorted(known))} To write latents there, "
@@ -279,7 +276,7 @@ def _unprepared(name: str, root: Any, cause: Exception) -> UserError:
         f"import tensorflow_datasets as tfds; tfds.builder({name!r}, data_dir={str(root)!r})"
         f".download_and_prepare(file_format='array_record')"
     )
-    if name == "digits":
+    if name in embedded.BUILDERS:
         what = "Set config.data.data_dir to a folder that can be written."
     else:
         what = (

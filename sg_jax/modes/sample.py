@@ -132,14 +132,16 @@ def _labels(experiment: Experiment) -> np.ndarray:
 
 def _save_grid(experiment: Experiment, images: np.ndarray, told: Any, path: epath.Path) -> None:
     """Write the first images side by side: a column for each class, or with captions below."""
+    name = experiment.config.data.name
     if isinstance(told, np.ndarray):
         config, classes = experiment.config.sample, experiment.model.conditioning.num_classes
         columns = min(len(config.labels) or classes, 10, len(told))
-        drawings.save_grid(images, columns, path)
+        drawings.save_grid(images, columns, path, name)
         return
     shown = images[:CAPTIONED]
     columns = min(len(shown), math.ceil(math.sqrt(CAPTIONED)))
-    pictures.save_png(captioned.grid(shown, told[: len(shown)], columns), path)
+    picture = captioned.grid(shown, told[: len(shown)], columns)
+    pictures.save_png(pictures.credited(picture, name), path)
 
 
 def name_of(setting: str, key: table.Key, labels: np.ndarray | Asked, decoder: str = "") -> str:
@@ -157,6 +159,16 @@ def name_of(setting: str, key: table.Key, labels: np.ndarray | Asked, decoder: s
     return f"{short}_w{omega}_{key.steps}steps_seed{key.seed}_{digest:08x}"
 
 
+def recorded(job: Job) -> Job:
+    """Return a job whose source is what the run's record says, if it has none."""
+    if job.source is not None:
+        return job
+    model, config = job.experiment.model, job.experiment.config
+    shape = (model.image_size, model.image_size, model.channels)
+    latents = bool(record.data_of(job.workdir).get("latents"))
+    return dataclasses.replace(job, source=cast(Source, Recorded(config.data.name, shape, latents)))
+
+
 def run(job: Job) -> list[epath.Path]:
     """Draw the images of a job."""
     if job.options.get("prompts") and job.experiment.wording is None:
@@ -165,13 +177,7 @@ def run(job: Job) -> list[epath.Path]:
             f"--prompts={job.options['prompts']} has no effect: config.model.kind={kind!r} reads "
             "class labels, such as --config.sample.labels=0,1,2."
         )
-    if job.source is None:
-        model, config = job.experiment.model, job.experiment.config
-        shape = (model.image_size, model.image_size, model.channels)
-        latents = bool(record.data_of(job.workdir).get("latents"))
-        job = dataclasses.replace(
-            job, source=cast(Source, Recorded(config.data.name, shape, latents))
-        )
+    job = recorded(job)
     try:
         experiment = job.drawing
     except decoders.Missing as missing:

@@ -138,9 +138,10 @@ def _without_sparsity(config: ConfigDict, said: Collection[str]) -> None:
         config.objective.gamma = 0.0
     if "sample.guidance" not in said and config.sample.guidance == "sg":
         config.sample.guidance = "cfg"
-    for section in ("evaluate", "diversity"):
+    for section in ("evaluate", "diversity", "compose"):
         if f"{section}.guidance" not in said:
-            names = [n for n in config[section].guidance if n not in ("sg", "sg_flops", "sg_fid")]
+            routed = ("sg", "sg_flops", "sg_fid", "cfg_sg")
+            names = [n for n in config[section].guidance if n not in routed]
             config[section].guidance = tuple(names)
 
 

@@ -1,0 +1,226 @@
+"""Scenes of one to three things: what they may hold, how they are drawn, and which are held out.
+
+A scene is one thing, two or three alike, or two of different shapes beside or above each other.
+Some combinations of shape and colour, shape and count, shape and shape, and of shapes and their
+places are held out: no training image has them. A network that draws them has put together what it
+knows.
+"""
+
+import dataclasses
+import random
+
+import numpy as np
+
+from sg_jax.data.shapes_outlines import REACH, SHAPES, SIDE, coverage
+
+COLOURS = {
+    "red": (230, 25, 25),
+    "yellow": (245, 215, 15),
+    "green": (25, 180, 40),
+    "cyan": (20, 205, 215),
+    "blue": (25, 65, 240),
+    "purple": (165, 25, 205),
+}
+SIZES = {"small": (3.2, 4.2), "": (4.2, 5.0), "large": (5.0, 6.0)}  # radii in pixels, by their word
+SHADES = {"dark": (0.45, 0.6), "": (0.6, 0.85), "bright": (0.85, 1.0)}  # times the colour
+GREYS = (200, 245)  # of the background
+# From the second thing to the first: to the right, and down.
+RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+GAP = 2.5  # least pixels between the boxes of two things
+MARGIN = 1.0  # least pixels between a thing and the edge
+SLANT = 0.5  # most that things may be shifted the other way, over their distance along a relation
+KINDS = (("one", 0.4), ("alike", 0.2), ("two", 0.4))
+
+UNSEEN_COLOURS = frozenset(
+    {
+        ("circle", "purple"),
+        ("square", "yellow"),
+        ("triangle", "blue"),
+        ("star", "red"),
+        ("cross", "green"),
+    }
+)
+UNSEEN_COUNTS = frozenset(
+    {("circle", 3), ("square", 2), ("triangle", 3), ("star", 2), ("cross", 3)}
+)
+UNSEEN_PAIRS = frozenset({frozenset({"circle", "cross"}), frozenset({"triangle", "star"})})
+UNSEEN_PLACES = frozenset(  # the first one is left of, or above, the second
+    {
+        ("circle", "left of", "square"),
+        ("star", "left of", "circle"),
+        ("square", "left of", "triangle"),
+        ("cross", "left of", "star"),
+        ("square", "above", "circle"),
+        ("triangle", "above", "cross"),
+        ("star", "above", "square"),
+        ("circle", "above", "triangle"),
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    """One thing in a scene.
+
+    Attributes:
+      shape: one of `SHAPES`.
+      colour: one of `COLOURS`.
+      radius: its size in pixels; see `SIZES`.
+      shade: its brightness, times the colour; see `SHADES`.
+      x, y: its centre, in pixels from the upper left corner.
+    """
+
+    shape: str
+    colour: str
+    radius: float
+    shade: float
+    x: float = 0.0
+    y: float = 0.0
+
+    @property
+    def size(self) -> str:
+        """The word for its size, "" for none."""
+        return _word(SIZES, self.radius)
+
+    @property
+    def brightness(self) -> str:
+        """The word for its shade, "" for none."""
+        return _word(SHADES, self.shade)
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom."""
+        side, up, down = (reach * self.radius for reach in REACH[self.shape])
+        return self.x - side, self.y - up, self.x + side, self.y + down
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """Things on a grey background: those of a training caption are named in this order."""
+
+    things: tuple[Thing, ...]
+    grey: int
+
+
+def _word(ranges: dict[str, tuple[float, float]], value: float) -> str:
+    """Return the word of the range that a value lies in, or of the nearest one."""
+    return min(ranges, key=lambda word: max(ranges[word][0] - value, value - ranges[word][1]))
+
+
+def relation(first: Thing, second: Thing) -> str:
+    """Return where the first thing is, seen from the second; "" if that is not clear."""
+    across, down = first.x - second.x, first.y - second.y
+    if abs(down) <= SLANT * abs(across):
+        return "left of" if across < 0 else "right of"
+    if abs(across) <= SLANT * abs(down):
+        return "above" if down < 0 else "below"
+    return ""
+
+
+def unseen_place(first: str, where: str, second: str) -> bool:
+    """Return whether two shapes are never so placed in training, whichever is named first."""
+    if where in ("right of", "below"):
+        first, second = second, first
+        where = {"right of": "left of", "below": "above"}[where]
+    return (first, where, second) in UNSEEN_PLACES
+
+
+def held_out(scene: Scene) -> bool:
+    """Return whether a scene has any combination that is not in the training images."""
+    things = scene.things
+    shapes = [thing.shape for thing in things]
+    if any((thing.shape, thing.colour) in UNSEEN_COLOURS for thing in things):
+        return True
+    if len(set(shapes)) == 1:
+        return (shapes[0], len(shapes)) in UNSEEN_COUNTS
+    return frozenset(shapes) in UNSEEN_PAIRS or unseen_place(
+        shapes[0], relation(*things), shapes[1]
+    )
+
+
+class Draws:
+    """Random choices that are the same in every version of Python: only `random()` is used."""
+
+    def __init__(self, seed: int):
+        self._next = random.Random(seed).random
+
+    def between(self, low: float, high: float) -> float:
+        """Return a number in [low, high), a whole number of 64ths if these are."""
+        return low + int((high - low) * self._next() * 64) / 64
+
+    def one_of(self, options: list | tuple) -> object:
+        """Return one of some options."""
+        return options[int(self._next() * len(options))]
+
+    def kind(self) -> str:
+        """Return one of `KINDS`, as often as it says."""
+        left = self._next()
+        for name, share in KINDS:
+            left -= share
+            if left < 0:
+                return name
+        return KINDS[-1][0]
+
+
+def random_scene(draws: Draws, unseen: bool = False) -> Scene:
+    """Return a scene of a random kind that is held out, or is not."""
+    kind = draws.kind()
+    while True:
+        things = _things(kind, draws)
+        placed = _placed(things, draws)
+        if placed is None:
+            continue
+        scene = Scene(placed, int(draws.between(GREYS[0], GREYS[1] + 1)))
+        if held_out(scene) == unseen:
+            return scene
+
+
+def _things(kind: str, draws: Draws) -> list[Thing]:
+    first = _thing(draws)
+    if kind == "one":
+        return [first]
+    if kind == "two":
+        second = _thing(draws)
+        while second.shape == first.shape:
+            second = _thing(draws)
+        return [first, second]
+    count = int(draws.between(2, 4))
+    if count == 3:  # three large ones have no room
+        first = dataclasses.replace(first, radius=draws.between(SIZES["small"][0], 4.4))
+    return [first] * count
+
+
+def _thing(draws: Draws) -> Thing:
+    shape, colour = str(draws.one_of(SHAPES)), str(draws.one_of(tuple(COLOURS)))
+    radius = draws.between(SIZES["small"][0], SIZES["large"][1])
+    return Thing(shape, colour, radius, draws.between(SHADES["dark"][0], SHADES["bright"][1]))
+
+
+def _placed(things: list[Thing], draws: Draws, tries: int = 40) -> tuple[Thing, ...] | None:
+    """Return things at random places, apart and clearly related; None if they find none."""
+    for _ in range(tries):
+        placed = []
+        for thing in things:
+            left, top, right, bottom = thing.box
+            x = draws.between(MARGIN - left, SIDE - MARGIN - right)
+            y = draws.between(MARGIN - top, SIDE - MARGIN - bottom)
+            placed.append(dataclasses.replace(thing, x=x, y=y))
+        pairs = [(a, b) for i, a in enumerate(placed) for b in placed[:i]]
+        related = len({thing.shape for thing in things}) == 1 or relation(placed[0], placed[1])
+        if related and all(_apart(*pair) for pair in pairs):
+            return tuple(placed)
+    return None
+
+
+def _apart(a: Thing, b: Thing) -> bool:
+    (left, top, right, bottom), (l2, t2, r2, b2) = a.box, b.box
+    return max(left - r2, l2 - right, top - b2, t2 - bottom) >= GAP
+
+
+def draw(scene: Scene) -> np.ndarray:
+    """Return the image of a scene, uint8 [32, 32, 3], with smooth edges."""
+    image = np.full((SIDE, SIDE, 3), float(scene.grey))
+    for thing in scene.things:
+        covered = coverage(thing.shape, thing.x, thing.y, thing.radius)[..., None]
+        image += covered * (np.array(COLOURS[thing.colour]) * thing.shade - image)
+    return np.floor(image + 0.5).astype(np.uint8)

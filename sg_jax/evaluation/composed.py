@@ -1,0 +1,98 @@
+"""Whether images show what their prompts ask for, by GenEval's rules (arXiv 2310.11513)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sg_jax.data import shapes_detector
+from sg_jax.data.shapes_detector import Found
+from sg_jax.data.shapes_outlines import SHAPES
+from sg_jax.data.shapes_scenes import COLOURS, Thing
+from sg_jax.errors import UserError, shown
+from sg_jax.evaluation.prompts import Prompt, Wanted
+
+NEAR = 0.1  # of the sum of two widths, or heights: less is no offset
+CLEAR = 0.5  # of a distance: an offset along one axis above it is a relation
+
+
+def check(prompts: Sequence[Prompt]) -> None:
+    """Raise unless the detector of the shapes can tell whether images show these prompts."""
+    for prompt in prompts:
+        wanted = (*prompt.include, *prompt.exclude)
+        unknown = [w.kind for w in wanted if w.kind not in SHAPES]
+        unknown += [w.colour for w in wanted if w.colour and w.colour not in COLOURS]
+        if unknown or not prompt.include:
+            what = shown(unknown[0]) if unknown else "what an image must show"
+            raise UserError(
+                f"The prompt {shown(prompt.text)} cannot be scored on the shapes, because "
+                f"{what} is not {'known' if unknown else 'given'}: shapes are {', '.join(SHAPES)} "
+                f"and colours {', '.join(COLOURS)}. To draw it for another scorer, set "
+                "config.compose.keep."
+            )
+
+
+def correct(images: np.ndarray, prompts: Sequence[Prompt]) -> np.ndarray:
+    """Return for each image [B, 32, 32, 3] whether it shows its prompt, bool [B]."""
+    scenes = shapes_detector.detect(images)
+    return np.array([shows(found, p) for found, p in zip(scenes, prompts, strict=True)], bool)
+
+
+def shows(found: Sequence[Found], prompt: Prompt) -> bool:
+    """Return whether a scene, the surest things first, has what a prompt asks for."""
+    groups: list[list[Thing]] = []
+    for wanted in prompt.include:
+        things = _of_kind(found, wanted)[: wanted.count]
+        if len(things) < wanted.count:
+            return False
+        if wanted.colour and any(thing.colour != wanted.colour for thing in things):
+            return False
+        if wanted.place:
+            where, number = wanted.place
+            others = groups[number]
+            if not all(where in relations(a, b) for a in things for b in others):
+                return False
+        groups.append(things)
+    return all(len(_of_kind(found, w)) < w.count for w in prompt.exclude)
+
+
+def _of_kind(found: Sequence[Found], wanted: Wanted) -> list[Thing]:
+    return [one.thing for one in found if one.thing.shape == wanted.kind]
+
+
+def relations(first: Thing, second: Thing) -> set[str]:
+    """Return where the first thing is, seen from the second: up to two relations.
+
+    Along each axis, the offset of the centres of the boxes less a tenth of the boxes' sides, over
+    the distance of the centres, must be above a half.
+    """
+    one, other = (np.reshape(thing.box, (2, 2)) for thing in (first, second))  # [corner, axis]
+    offset = (one - other).mean(axis=0)
+    sides = (one[1] - one[0]) + (other[1] - other[0])
+    clear = np.sign(offset) * np.maximum(np.abs(offset) - NEAR * sides, 0.0)
+    across, down = clear / max(float(np.linalg.norm(offset)), 1e-6)
+    found = {
+        "left of": across < -CLEAR,
+        "right of": across > CLEAR,
+        "above": down < -CLEAR,
+        "below": down > CLEAR,
+    }
+    return {where for where, there in found.items() if there}
+
+
+def shares(right: np.ndarray, prompts: Sequence[Prompt]) -> dict[tuple[str, bool], float]:
+    """Return the share of right images by task and whether it is held out.
+
+    Args:
+      right: whether each image shows its prompt, bool [prompts, images of each].
+      prompts: in the order of its rows.
+    """
+    rows: dict[tuple[str, bool], list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        rows.setdefault((prompt.task, prompt.unseen), []).append(i)
+    return {key: float(right[ids].mean()) for key, ids in rows.items()}
+
+
+def overall(found: dict[tuple[str, bool], float], unseen: bool | None = None) -> float:
+    """Return the mean over the tasks, of seen or held-out prompts, or of both alike."""
+    values = [v for (_, held), v in found.items() if unseen is None or held == unseen]
+    return float(np.mean(values)) if values else float("nan")

@@ -1,0 +1,273 @@
+"""Draw prompts under each guidance setting, and score what the images show.
+
+Each setting tries the same scales with the seeds `config.compose.seeds`. The scale that is best
+there is drawn again with other seeds, and only these are reported. compose.csv keeps each drawing,
+and samples/composed/ the first images of some prompts.
+"""
+
+import dataclasses
+import functools
+import io
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sg_jax.config.experiment import Experiment
+from sg_jax.costs import budgets
+from sg_jax.data import asked
+from sg_jax.encoders.text import TextEncoder
+from sg_jax.errors import UserError
+from sg_jax.evaluation import compose_rows, composed, measure, scored, table
+from sg_jax.evaluation.clip_score import Clip
+from sg_jax.evaluation.compose_rows import CLIP, REPORT, SEARCH, Row, Scores
+from sg_jax.evaluation.prompted import PICTURES, Kept
+from sg_jax.evaluation.prompts import Prompt
+from sg_jax.evaluation.table import Key
+from sg_jax.method.guidance import Guidance
+from sg_jax.parallel import processes
+from sg_jax.programs.sampling import sample_batches
+from sg_jax.runs import arrays, files
+from sg_jax.runs.progress import Ahead, Progress, log
+from sg_jax.weights import checkpoints
+
+DETECTOR = "shapes 1"  # what scores; a new version scores again
+
+
+def candidates(
+    experiment: Experiment, workdir: str | os.PathLike, step: int
+) -> dict[str, list[Guidance]]:
+    """Return the settings that each named setting tries: its own, or with each of the scales.
+
+    Raises:
+      UserError: the network cannot draw one.
+    """
+    config = experiment.config.compose
+    found = {}
+    for name in config.guidance:
+        own = experiment.settings[name]
+        tried = [own]
+        if own.weak_acts and config.scales:
+            tried = [dataclasses.replace(own, scale=float(scale)) for scale in config.scales]
+        resolved = functools.partial(measure.resolved, experiment, workdir=workdir, step=step)
+        found[name] = [resolved(guidance, tell=False) for guidance in tried]
+    return found
+
+
+def shown_prompts(prompts: Sequence[Prompt]) -> list[int]:
+    """Return the prompts whose images are shown: the last of each task, seen and held out."""
+    return list({(prompt.task, prompt.unseen): i for i, prompt in enumerate(prompts)}.values())
+
+
+class Composer:
+    """Draws and scores the prompts of a run.
+
+    Args:
+      experiment: the run's objects.
+      workdir: folder of the run.
+      prompts: what is asked for.
+      step: of the checkpoint.
+      scores: whether the detector of the shapes scores the images.
+      clip: what measures the CLIP score; None: nothing does.
+      encoder: of a network that reads the features of a frozen one.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        workdir: str | os.PathLike,
+        prompts: Sequence[Prompt],
+        step: int,
+        scores: bool,
+        clip: Clip | None = None,
+        encoder: TextEncoder | None = None,
+    ):
+        self._experiment, self._workdir, self._step = experiment, workdir, step
+        self._prompts, self._scores, self._clip = prompts, scores, clip
+        self._settings = experiment.config.compose
+        self._texts = [p.text for p in prompts for _ in range(self._settings.samples)]
+        self._asked = asked.of_texts(self._texts, encoder)
+        self._counts = {
+            (task, unseen): self._settings.samples * len(ids)
+            for (task, unseen), ids in _groups(prompts).items()
+        } | {(CLIP, False): len(self._texts)}
+        self._how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
+        self._model = functools.cache(lambda: checkpoints.load(workdir, step, **self._how))
+
+    def run(self, found: Mapping[str, Sequence[Guidance]]) -> list[Row]:
+        """Draw all settings, then the best of each again with other seeds; [] but in the writer."""
+        settings = self._settings
+        search = [(name, g) for name, each in found.items() for g in each if len(each) > 1]
+        rows = self._draw(SEARCH, search, settings.seeds, len(found)) if search else []
+        chosen: list[tuple[str, Guidance]] = []
+        for name, each in found.items():
+            means = [0.0]
+            if len(each) > 1 and processes.is_writer():
+                means = [_mean(rows, name, guidance) for guidance in each]
+            best = int(processes.from_writer([int(np.argmax(means))])[0])
+            chosen.append((name, each[best]))
+        report = self._draw(REPORT, chosen, settings.report_seeds, 0)
+        if not processes.is_writer():
+            return []
+        rows = [
+            dataclasses.replace(row, chosen=(row.method, row.key.guidance) in chosen)
+            for row in [*rows, *report]
+        ]
+        if measured := [row for row in rows if row.scores]:
+            compose_rows.write(self._workdir, measured)
+        return rows
+
+    def images(self, row: Row) -> np.ndarray | None:
+        """Return the images of `shown_prompts` in a drawing, uint8 [prompts, H, W, C]."""
+        try:
+            return arrays.from_npy(arrays.read_bytes(self._images_path(row.key)))
+        except (OSError, ValueError):
+            return None
+
+    def _draw(
+        self,
+        stage: str,
+        settings: Sequence[tuple[str, Guidance]],
+        seeds: Sequence[int],
+        later: int,
+    ) -> list[Row]:
+        """Draw settings with seeds, unless compose.csv has them; `later` settings will follow."""
+        jobs = [(name, self._key(guidance, seed)) for name, guidance in settings for seed in seeds]
+        known = compose_rows.read(self._workdir) if processes.is_writer() else {}
+        wanted = {*_groups(self._prompts)} if self._scores else set()
+        wanted |= {(CLIP, False)} if self._clip else set()
+        missing = [
+            int(
+                not wanted <= known.get(key.digest, {}).keys()
+                or (stage == REPORT and self._lacks_files(name, key))
+            )
+            for name, key in jobs
+        ]
+        left = [j for j, m in zip(jobs, processes.from_writer(missing), strict=True) if m]
+        log(f"{stage.capitalize()}: {len(jobs)} drawings, {len(left)} left.")
+        costs = {key.digest: self._cost(key) for _, key in left}
+        more = later * len(self._settings.report_seeds)
+        mean = sum(costs.values()) / max(len(costs), 1)
+        ahead = Ahead(len(left) + more, sum(costs.values()) + more * mean, "drawing")
+        rows = []
+        for name, key in jobs:
+            if (name, key) in left:
+                scores = self._score(name, key, keep=stage == REPORT)
+                ahead.update(costs[key.digest], **_of_all(scores))
+            else:
+                scores = known.get(key.digest, {})
+            row = Row(stage, name, key, scores, self._counts)
+            rows.append(row)
+            if processes.is_writer() and scores and (name, key) in left:
+                compose_rows.write(self._workdir, [row])
+        return rows
+
+    def _key(self, guidance: Guidance, seed: int) -> Key:
+        experiment = self._experiment
+        decoder = experiment.autoencoder
+        asked = "\n".join([DETECTOR, *(p.metadata for p in self._prompts)])
+        return Key(
+            guidance=guidance,
+            sampler=table.words(experiment.sampler),
+            steps=experiment.config.sample.steps,
+            samples=self._settings.samples,
+            features=f"{zlib.crc32(asked.encode()):08x}",
+            seed=seed,
+            checkpoint=self._step,
+            decoder=decoder.fingerprint() if decoder else "",
+            ema=experiment.config.train.ema_decay,
+            versions=scored.versions(),
+        )
+
+    def _cost(self, key: Key) -> float:
+        experiment = self._experiment
+        return budgets.image(experiment.model, key.guidance, experiment.sampler, key.steps)
+
+    def _score(self, name: str, key: Key, keep: bool) -> Scores:
+        """Draw all prompts under a setting with a seed, and return what is found."""
+        samples, shown = self._settings.samples, shown_prompts(self._prompts)
+        log(f"Draw {len(self._texts)} images: {name} ({key.guidance.describe()}), seed {key.seed}.")
+        batches = sample_batches(
+            self._model(),
+            self._asked,
+            key.guidance,
+            weak_model=checkpoints.load_weak(
+                key.guidance, self._workdir, **self._how, step=self._step
+            ),
+            **{**self._experiment.sampling, "seed": key.seed, "steps": key.steps},
+        )
+        kept = self._files(name, key) if keep and processes.is_writer() else None
+        progress = Progress(0, len(self._texts), 1, unit="image")
+        right: list[np.ndarray] = []
+        likeness: list[np.ndarray] = []
+        first: dict[int, np.ndarray] = {}
+        done = 0
+        for images in batches:
+            ids = range(done, done + len(images))
+            if processes.is_writer():
+                prompts = [self._prompts[i // samples] for i in ids]
+                if self._scores:
+                    right.append(composed.correct(images, prompts))
+                if self._clip:
+                    likeness.append(self._clip.scores(images, [p.text for p in prompts]))
+                if kept is not None:
+                    kept.add(images, done)
+                first |= {i // samples: images[i - done] for i in ids if i % samples == 0}
+            done += len(images)
+            progress.sometimes(done)
+        if not processes.is_writer():
+            return {}
+        buffer = io.BytesIO()
+        np.save(buffer, np.stack([first[i] for i in shown]))
+        files.write_atomically(self._images_path(key), buffer.getvalue())
+        if kept is not None:
+            log(f"All images are kept: {kept.finish()}.")
+        scores: Scores = {}
+        if right:
+            scores |= composed.shares(np.concatenate(right).reshape(-1, samples), self._prompts)
+        if likeness:
+            scores[CLIP, False] = float(np.concatenate(likeness).mean())
+        return scores
+
+    def _images_path(self, key: Key) -> Any:
+        return files.path(self._workdir) / "samples" / "composed" / f"{key.digest}.npy"
+
+    def _folder(self, name: str, key: Key) -> Any:
+        layout = self._settings.keep
+        return files.path(self._workdir) / "samples" / f"{layout}_{name}_{key.digest}"
+
+    def _files(self, name: str, key: Key) -> Kept | None:
+        keep = self._settings.keep
+        if not keep:
+            return None
+        return Kept(self._folder(name, key), keep, self._prompts, self._settings.samples)
+
+    def _lacks_files(self, name: str, key: Key) -> bool:
+        """Return whether files are to be kept that are not all there."""
+        if not self._settings.keep:
+            return False
+        pictures = self._folder(name, key).glob(PICTURES[self._settings.keep])
+        return sum(1 for _ in pictures) < len(self._texts)
+
+
+def _groups(prompts: Sequence[Prompt]) -> dict[tuple[str, bool], list[int]]:
+    groups: dict[tuple[str, bool], list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        groups.setdefault((prompt.task, prompt.unseen), []).append(i)
+    return groups
+
+
+def _of_all(scores: Scores) -> dict[str, float]:
+    """Return the mean over the tasks, for the line of progress."""
+    tasks = {key: value for key, value in scores.items() if key[0] != CLIP}
+    return {"overall": sum(tasks.values()) / len(tasks)} if tasks else {}
+
+
+def _mean(rows: Sequence[Row], name: str, guidance: Guidance) -> float:
+    each = [r for r in rows if (r.method, r.key.guidance) == (name, guidance)]
+    value = float(np.mean([compose_rows.overall(row) for row in each]))
+    if not np.isfinite(value):
+        raise UserError(f"{name} ({guidance.describe()}) has no score: nothing can be chosen.")
+    return value
