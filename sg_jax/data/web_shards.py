@@ -21,7 +21,7 @@ import operator
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -233,7 +233,7 @@ def _repeated(ids: np.ndarray, times: float) -> np.ndarray:
     return np.concatenate([*[ids] * whole, ids[np.array(some, np.int64)]])
 
 
-def _beautiful(shards: Shards, ids: Sequence[int], least: float, name: str) -> np.ndarray:
+def _beautiful(shards: Shards, ids: np.ndarray, least: float, name: str) -> np.ndarray:
     """Return which images have at least this score, bool; those without one have none."""
 
     def score(i: int) -> float:
