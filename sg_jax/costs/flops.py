@@ -24,6 +24,7 @@ from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.layers import Linear
 from sg_jax.models.maskdit import MaskDiT
+from sg_jax.models.text_dit import TextDiT
 
 PEAKS = {  # bfloat16 FLOP/s of one device without sparsity, by a part of its name; vendors' figures
     "TPU v4": 275e12,
@@ -96,7 +97,9 @@ def _evaluation(
     pair = len(stretch.gammas) == 2
     if shared_head and not plan.two_networks:
         shared = plan.weak_label == "same" and not plan.noisy
-        found = macs(model, stretch.gammas, shared, full, inner=inner, borrows=pair and borrows)
+        texts = 2 if pair and plan.weak_label != "same" else 1
+        borrows = pair and borrows
+        found = macs(model, stretch.gammas, shared, full, inner=inner, borrows=borrows, texts=texts)
     else:
         found = macs(model, stretch.gammas[:1], True, full, inner=inner)
         if pair:
@@ -150,6 +153,7 @@ def macs(
     inner: bool = False,
     borrows: bool = False,
     share: Sequence[float] | None = None,
+    texts: int = 1,
 ) -> float:
     """Return multiply-adds per image of one call of a network with a branch for each of `gammas`.
 
@@ -162,6 +166,7 @@ def macs(
       inner: whether the inner head counts.
       borrows: whether the last branch borrows its tokens instead of running the blocks of routes.
       share: how often each block runs; always by default.
+      texts: how many different texts the branches of a network with text have.
     """
     raise TypeError(f"nothing counts the multiply-adds of a {type(model).__name__}: see `macs`")
 
@@ -176,6 +181,7 @@ def _routed(
     inner: bool = False,
     borrows: bool = False,
     share: Sequence[float] | None = None,
+    texts: int = 1,
 ) -> float:
     total, common, n = 0.0, shared, model.tokens
     runs = [1.0] * model.depth if share is None else share
@@ -188,6 +194,8 @@ def _routed(
         total += sum(runs[segment.start : segment.stop]) * per_block
     if inner:
         total += _head(model, model.inner_modulation, model.inner_final)
+    if isinstance(model, TextDiT):
+        total += texts * model.conditioning.macs(mixing)
     return total + _ends(model, len(gammas))
 
 
@@ -201,6 +209,7 @@ def _masked(
     inner: bool = False,
     borrows: bool = False,
     share: Sequence[float] | None = None,
+    texts: int = 1,
 ) -> float:
     """Branches share no blocks, and there is no inner head."""
     d, e, n = model.width, model.decoder_width, model.tokens
@@ -223,5 +232,4 @@ def _ends(model: Backbone, branches: int) -> float:
 
 def _head(model: Backbone, modulation: Linear, final: Linear) -> float:
     """Return multiply-adds of a head on all tokens of an image."""
-    per_token = final.in_features * final.out_features
-    return modulation.in_features * modulation.out_features + model.tokens * per_token
+    return modulation.macs + model.tokens * final.macs

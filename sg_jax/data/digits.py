@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
-from sg_jax.data.embedded import png
+from sg_jax.data.images import png
 
 _CITATION = """\
 @misc{alpaydin1998optdigits,
@@ -66,4 +66,4 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         for i, (image, label) in enumerate(zip(images, digits.target.tolist(), strict=True)):
             seen[label] += 1
             if (seen[label] % 6 == 0) == test:
-                yield i, {"id": f"digit_{i:04d}", "image": png(image), "label": label}
+                yield i, {"id": f"digit_{i:04d}", "image": png(image[..., None]), "label": label}

@@ -5,11 +5,8 @@ To add one: write a TFDS builder in a file of its own, such as `data.digits`, an
 """
 
 import importlib
-import io
 import pathlib
 from typing import Any
-
-import numpy as np
 
 from sg_jax.data import partial
 from sg_jax.runs import files
@@ -36,13 +33,3 @@ def prepare(name: str, root: Any) -> None:
         inside.download_and_prepare(file_format="array_record")
         place.parent.mkdir(exist_ok=True)
         files.path(inside.data_dir).rename(place)
-
-
-def png(image: np.ndarray) -> io.BytesIO:
-    """Return an image, uint8, as a file: TFDS encodes arrays with tensorflow, but keeps files."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG")
-    file.seek(0)
-    return file

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw, ImageFont, features
 
-from sg_jax.data.embedded import png
 from sg_jax.data.emoji_names import CLASSES, captions, class_of, codes_of
+from sg_jax.data.images import png
 from sg_jax.errors import UserError, one_line
 
 SIDE = 64  # pixels of an image

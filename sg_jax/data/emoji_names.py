@@ -1,9 +1,9 @@
 """What an emoji is called: the Unicode names of its characters, put together.
 
-    1F44B 1F3FE            waving hand sign, medium-dark skin tone
-    1F468 200D 1F680       man, rocket
-    1F1EB 1F1F7            flag fr
-    0031 FE0F 20E3         keycap 1
+1F44B 1F3FE            waving hand sign, medium-dark skin tone
+1F468 200D 1F680       man, rocket
+1F1EB 1F1F7            flag fr
+0031 FE0F 20E3         keycap 1
 """
 
 import unicodedata

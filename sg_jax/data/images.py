@@ -216,3 +216,14 @@ def to_float(images: np.ndarray) -> np.ndarray:
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """Map floats in [-1, 1] to rounded uint8 [..., H, W, C]; values outside are clipped."""
     return np.clip(np.rint((np.asarray(images, np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def png(image: np.ndarray) -> io.BytesIO:
+    """Return an image uint8 [H, W, 1 or 3] as a PNG file.
+
+    TFDS encodes arrays with tensorflow, but does not encode a file of encoded bytes again.
+    """
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, format="PNG")
+    file.seek(0)
+    return file

@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from sg_jax.data import latent_shards, skipping
+from sg_jax.data import latent_shards, skipping, wording
 from sg_jax.data.origin import NAME as ORIGIN
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
@@ -25,7 +25,7 @@ def check(data_dir: str, name: str) -> None:
             "again."
         )
     source: Any = open_source(name, latent_shards.SPLIT, data_dir, damaged="stop", tried=False)
-    if not source.latents:
+    if not source.latents and source.described is None:
         raise UserError(f"--name={name}: {data_dir} has a data set of images of that name.")
     folder = pathlib.Path(source.files[0]).parent
     origin = source.origin
@@ -42,11 +42,11 @@ def check(data_dir: str, name: str) -> None:
         for file, known in origin.shards.items():
             if latent_shards.sha256(folder / file) != known.get("sha256"):
                 raise UserError(f"{folder / file} is not as it was written: {REMEDY}")
-    if damaged := skipping.find(source, log):
+    read = source if source.described is None else wording.Worded(source, features=True)
+    if damaged := skipping.find(read, log):
         i, why = damaged[0]
         raise UserError(f"{len(damaged)} examples are damaged, the first is {i}: {why}")
     log(
-        f"All {len(source):,} latents of {folder} can be read, and the files are as written."
-        if origin
-        else f"All {len(source):,} latents of {folder} can be read."
+        f"All {len(source):,} {'latents' if source.latents else 'images'} of {folder} can be read"
+        + (", and the files are as written." if origin else ".")
     )

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from sg_jax.data import latents, origin
+from sg_jax.data import latents, origin, text_features
+from sg_jax.encoders.text import Described
 from sg_jax.errors import UserError, one_line
 from sg_jax.parallel import processes
 from sg_jax.runs import files
@@ -38,11 +39,12 @@ class Unfinished:
     Args:
       place: where it will be; see `latents.place`.
       about: JSON values that all its files depend on.
-      shape: of latents, [S, S, C].
-      dtype: "float16" or "bfloat16".
+      shape: of latents, [S, S, C]; or of images.
+      dtype: "float16" or "bfloat16"; "uint8" for images.
       posterior: whether standard deviations are stored too.
       classes: their names.
       captions: whether examples have captions.
+      text: what made the features of captions, and their type; None if there are none.
       examples: number of all examples.
       per_file: examples of a file; the last one may have fewer.
 
@@ -60,6 +62,7 @@ class Unfinished:
         posterior: bool,
         classes: Sequence[str],
         captions: bool,
+        text: tuple[Described, str] | None,
         examples: int,
         per_file: int,
     ):
@@ -75,7 +78,9 @@ class Unfinished:
             posterior=posterior,
             classes=classes,
             captions=captions,
+            text=text_features.declared(*text) if text else None,
         )
+        self.text = text[0] if text else None
         self.examples, self.per_file = examples, per_file
         self.count = -(-examples // per_file)
 
@@ -142,7 +147,7 @@ class Unfinished:
         return [k for k in range(index, self.count, count) if self.written(k) is None]
 
     def write(self, k: int, records: Iterable[Mapping[str, Any]]) -> None:
-        """Write file `k` from its examples: latents, label, perhaps latents_std and captions.
+        """Write file `k` from its examples: latents or image, label, perhaps captions, ...
 
         Raises:
           UserError: the file cannot be written, for lack of space say.
@@ -164,11 +169,11 @@ class Unfinished:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
 
-    def finish(self, made: Mapping[str, Any]) -> origin.Origin:
+    def finish(self, made: Mapping[str, Any] | None) -> origin.Origin | None:
         """Turn the finished files into the data set; the writer calls this after a barrier.
 
         Args:
-          made: the fields of `Origin` that do not follow from the files.
+          made: the fields of `Origin` that do not follow from the files; None for images.
 
         Raises:
           UserError: a file is missing, or there is no space for the descriptions.
@@ -180,22 +185,13 @@ class Unfinished:
                 "must write to one folder. The same command goes on."
             )
         found: list[dict[str, Any]] = [of_file for of_file in known.values() if of_file]
-        height, width, channels = self.info.features["latents"].shape
-        sums = {key: sum(np.array(f[key]) for f in found) for key in SUMS}
-        mean, square, variance = (sums[key] / (self.examples * height * width) for key in SUMS)
-        assert mean.shape == (channels,)
-        whole = origin.Origin(
-            **made,
-            mean=tuple(mean.tolist()),
-            std=tuple(np.sqrt(np.maximum(square - mean**2, 0) + variance).tolist()),
-            shards={
-                self.file(k).name: {key: f[key] for key in ("examples", "bytes", "sha256")}
-                for k, f in enumerate(found)
-            },
-        )
+        whole = None if made is None else self._origin(made, found)
         try:
             latents.save_info(self.info, [f["examples"] for f in found], found)
-            origin.write(epath.Path(self.folder), whole)
+            if whole is not None:
+                origin.write(epath.Path(self.folder), whole)
+            if self.text is not None:
+                text_features.write(epath.Path(self.folder), self.text)
             files.tidy(self.folder)
             self.place.parent.mkdir(exist_ok=True)
             self.folder.rename(self.place)
@@ -206,6 +202,22 @@ class Unfinished:
             ) from cause
         shutil.rmtree(self.place / "progress", ignore_errors=True)
         return whole
+
+    def _origin(self, made: Mapping[str, Any], found: Sequence[Mapping]) -> origin.Origin:
+        """Return what a data set of latents says about itself, from what is known of its files."""
+        height, width, channels = self.info.features["latents"].shape
+        sums = {key: sum(np.array(f[key]) for f in found) for key in SUMS}
+        mean, square, variance = (sums[key] / (self.examples * height * width) for key in SUMS)
+        assert mean.shape == (channels,)
+        return origin.Origin(
+            **made,
+            mean=tuple(mean.tolist()),
+            std=tuple(np.sqrt(np.maximum(square - mean**2, 0) + variance).tolist()),
+            shards={
+                self.file(k).name: {key: f[key] for key in ("examples", "bytes", "sha256")}
+                for k, f in enumerate(found)
+            },
+        )
 
 
 def _write(path: pathlib.Path, records: Iterable[Mapping[str, Any]], features: Any) -> dict:
@@ -233,7 +245,9 @@ def _write(path: pathlib.Path, records: Iterable[Mapping[str, Any]], features: A
 
 
 def add(sums: dict[str, np.ndarray], record: Mapping[str, Any]) -> None:
-    """Add the latents of a record to the sums of each channel."""
+    """Add the latents of a record to the sums of each channel; images have none."""
+    if "latents" not in record:
+        return
     mean = np.asarray(record["latents"], np.float64)
     terms = [mean, mean**2]
     std = record.get("latents_std")

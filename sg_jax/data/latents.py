@@ -6,7 +6,7 @@ are computed once and stored, as a TFDS data set in ArrayRecord that needs no te
     latents      float16 [S, S, C]: scaled latents; or the mean of their distribution, scaled
     latents_std  float16 [S, S, C]: its standard deviation, scaled; without it latents are fixed
     label        ClassLabel
-    captions     texts, if the images have captions
+    captions     texts, if the images have captions; and perhaps their features, `text_features`
 
 "Scaled" means multiplied, once and here, by the autoencoder's factor (0.18215 for Stable
 Diffusion's) that makes their standard deviation about 1. Training does not scale them again.
@@ -105,21 +105,27 @@ def describe(
     posterior: bool,
     classes: int | Sequence[str],
     captions: bool = False,
+    text: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Return TFDS's description of a data set of latents.
+    """Return TFDS's description of a data set of latents, or of images.
 
     Args:
       folder: of the data set.
       name: of the data set.
-      shape: of latents, [S, S, C].
-      dtype: "float16" or "bfloat16".
+      shape: of latents, [S, S, C]; or of images.
+      dtype: "float16" or "bfloat16"; "uint8" for images.
       posterior: whether standard deviations are stored too.
       classes: their number, or their names.
       captions: whether examples have captions.
+      text: further features, see `text_features.declared`.
     """
     import tensorflow_datasets as tfds
 
-    tensor = tfds.features.Tensor(shape=shape, dtype=jnp.dtype(dtype), encoding="bytes")
+    if dtype == "uint8":
+        stored = {"image": tfds.features.Image(shape=shape, encoding_format="png")}
+    else:
+        tensor = tfds.features.Tensor(shape=shape, dtype=jnp.dtype(dtype), encoding="bytes")
+        stored = dict.fromkeys(KEYS[: 1 + posterior], tensor)
     given = dict(num_classes=classes) if isinstance(classes, int) else dict(names=list(classes))
     label = tfds.features.ClassLabel(**given)
     texts = dict(captions=tfds.features.Sequence(tfds.features.Text())) if captions else {}
@@ -127,7 +133,7 @@ def describe(
         builder=tfds.core.DatasetIdentity(name, VERSION, str(folder), module_name=""),
         description="Latents of images, scaled; see sg_jax.data.latents.",
         features=tfds.features.FeaturesDict(
-            {**dict.fromkeys(KEYS[: 1 + posterior], tensor), "label": label, **texts}
+            {**stored, "label": label, **texts, **(text or {})},
         ),
         disable_shuffling=True,
     )

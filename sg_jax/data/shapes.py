@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from sg_jax.data.embedded import png
+from sg_jax.data.images import png
 from sg_jax.data.shapes_captions import captions
 from sg_jax.data.shapes_outlines import SHAPES, SIDE
 from sg_jax.data.shapes_scenes import COLOURS, Draws, draw, random_scene

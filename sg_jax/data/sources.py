@@ -109,7 +109,8 @@ KINDS = [
         options=("channels", "background", "classes"),
     ),
     Kind(
-        "NAME, NAME/CONFIG or NAME:VERSION: a data set of TFDS, 'digits', or written latents",
+        "NAME, NAME/CONFIG or NAME:VERSION: a data set of TFDS, 'digits', 'shapes', 'emoji', or "
+        "written latents",
         lambda name: True,
         tfds_source.open_tfds,
         options=("channels", "background"),
@@ -146,8 +147,8 @@ def open_source(
     """Open one split of a data set, after preparing it if that is needed and possible.
 
     Args:
-      name: "digits" (prepared on first use, without network), any TFDS name, or what another of
-        `KINDS` claims.
+      name: one of `embedded.BUILDERS` (prepared on first use, without network), any TFDS name, or
+        what another of `KINDS` claims.
       split: a split or a slice of one in TFDS's notation: "train", "train[:100]", "train+test".
       data_dir: folder of prepared data sets; None or "" for TFDS's own ($TFDS_DATA_DIR or
         ~/tensorflow_datasets).

@@ -17,7 +17,7 @@ import numpy as np
 from sg_jax.data import captions
 from sg_jax.data.sources import Source
 from sg_jax.encoders.text import BYTES, Described, Text
-from sg_jax.errors import UserError, shown
+from sg_jax.errors import UserError
 from sg_jax.models.encoding import encode_bytes
 from sg_jax.runs.progress import log
 
@@ -97,6 +97,16 @@ class Worded:
     def __len__(self) -> int:
         return len(self._source)
 
+    @property
+    def split(self) -> str:
+        """That of the source."""
+        return self._source.split
+
+    @property
+    def quick(self) -> bool:
+        """Whether all texts are in memory."""
+        return not self._features and captions.in_memory(captions.of(self._source))
+
     def __getitem__(self, i: int) -> dict[str, Any]:
         if hasattr(self._source, "worded"):  # one reading of a record is enough
             example, texts = self._source.worded(i, self._features)
@@ -159,30 +169,34 @@ def _made_with(text: Text) -> dict[str, Any]:
     return dict(length=text.length, prefix=text.prefix, cut_prefix=text.cut_prefix)
 
 
-def check(wording: Wording, source: Source) -> None:
-    """Look at the texts of many examples before long work; log how many are cut.
+def look(worded: "Worded", most: int = 0) -> list[Sequence[Any]]:
+    """Return the texts of many examples, all of those that are in memory, before long work.
 
-    Captions that are in memory are all looked at, of others `LOOKED_AT` evenly spread ones.
+    Args:
+      worded: the examples.
+      most: how many are read, evenly spread; 0: `LOOKED_AT`, or all captions that are in memory.
 
     Raises:
       UserError: an example has no caption, or features are not finite.
     """
-    worded, found = wording.of(source), captions.of(source)
-    most = FEATURED if wording.features else LOOKED_AT
-    if not wording.features and captions.in_memory(found):
-        most = len(source)
-    count = min(len(source), most)
-    ids = [i * (len(source) - 1) // max(1, count - 1) for i in range(count)]
+    size = len(worded)
+    count = min(size, most or (size if worded.quick else LOOKED_AT))
+    ids = [i * (size - 1) // max(1, count - 1) for i in range(count)]
     with ThreadPoolExecutor(THREADS) as pool:
-        each = list(pool.map(worded.texts, ids))
+        return list(pool.map(worded.texts, ids))
+
+
+def check(wording: Wording, source: Source) -> None:
+    """Look at the texts of many examples before long work; log how many are cut; see `look`."""
+    found = look(wording.of(source), FEATURED if wording.features else 0)
     if wording.features:
         return
-    sizes = [len(text.encode(errors="replace")) for texts in each for text in texts]
+    sizes = [len(text.encode(errors="replace")) for texts in found for text in texts]
     if cut := sum(size > wording.length for size in sizes):
-        of = "" if count == len(source) else f" that were looked at, of {count:,} images"
+        some = f" of {len(found):,} images" if len(found) < len(source) else ""
         log(
-            f"config.text.length={wording.length} cuts {cut:,} of {len(sizes):,} captions{of}; the "
-            f"longest has {max(sizes):,} bytes."
+            f"config.text.length={wording.length} cuts {cut:,} of {len(sizes):,} captions{some}; "
+            f"the longest has {max(sizes):,} bytes."
         )
 
 
@@ -191,12 +205,9 @@ def identity(text: Text, source: Source) -> dict[str, Any]:
     made = described(source)
     if text.encoder != BYTES and made is not None:
         return {f"text_{key}": value for key, value in _stored(made).items()}
-    count = min(len(source), LOOKED_AT // 4)
-    ids = [i * (len(source) - 1) // max(1, count - 1) for i in range(count)]
     digest = hashlib.sha256()
-    with ThreadPoolExecutor(THREADS) as pool:
-        for texts in pool.map(Worded(source, False).texts, ids):
-            digest.update(repr(texts).encode(errors="replace"))
+    for texts in look(Worded(source, False), LOOKED_AT // 4):
+        digest.update(repr(texts).encode(errors="replace"))
     return {"captions": digest.hexdigest()[:16]}
 
 
@@ -205,8 +216,3 @@ def _stored(made: Described) -> dict[str, Any]:
     kept = dataclasses.asdict(made)
     del kept["encoder"]
     return kept
-
-
-def prompts_in_words(texts: Sequence[str]) -> str:
-    """Return texts for a message: the first, and how many more."""
-    return shown(texts[0][:80]) + (f" and {len(texts) - 1:,} more" if len(texts) > 1 else "")

@@ -17,11 +17,13 @@ import numpy as np
 
 from sg_jax.config.experiment import Experiment
 from sg_jax.costs import budgets
+from sg_jax.data import asked
+from sg_jax.encoders.text import TextEncoder
 from sg_jax.errors import UserError
 from sg_jax.evaluation import compose_rows, composed, measure, scored, table
 from sg_jax.evaluation.clip_score import Clip
 from sg_jax.evaluation.compose_rows import CLIP, REPORT, SEARCH, Row, Scores
-from sg_jax.evaluation.prompted import Kept
+from sg_jax.evaluation.prompted import PICTURES, Kept
 from sg_jax.evaluation.prompts import Prompt
 from sg_jax.evaluation.table import Key
 from sg_jax.method.guidance import Guidance
@@ -69,6 +71,7 @@ class Composer:
       step: of the checkpoint.
       scores: whether the detector of the shapes scores the images.
       clip: what measures the CLIP score; None: nothing does.
+      encoder: of a network that reads the features of a frozen one.
     """
 
     def __init__(
@@ -78,12 +81,14 @@ class Composer:
         prompts: Sequence[Prompt],
         step: int,
         scores: bool,
-        clip: Clip | None,
+        clip: Clip | None = None,
+        encoder: TextEncoder | None = None,
     ):
         self._experiment, self._workdir, self._step = experiment, workdir, step
         self._prompts, self._scores, self._clip = prompts, scores, clip
         self._settings = experiment.config.compose
         self._texts = [p.text for p in prompts for _ in range(self._settings.samples)]
+        self._asked = asked.of_texts(self._texts, encoder)
         self._counts = {
             (task, unseen): self._settings.samples * len(ids)
             for (task, unseen), ids in _groups(prompts).items()
@@ -110,8 +115,8 @@ class Composer:
             dataclasses.replace(row, chosen=(row.method, row.key.guidance) in chosen)
             for row in [*rows, *report]
         ]
-        if self._scores:
-            compose_rows.write(self._workdir, rows)
+        if measured := [row for row in rows if row.scores]:
+            compose_rows.write(self._workdir, measured)
         return rows
 
     def images(self, row: Row) -> np.ndarray | None:
@@ -131,11 +136,11 @@ class Composer:
         """Draw settings with seeds, unless compose.csv has them; `later` settings will follow."""
         jobs = [(name, self._key(guidance, seed)) for name, guidance in settings for seed in seeds]
         known = compose_rows.read(self._workdir) if processes.is_writer() else {}
-        wanted = {*_groups(self._prompts)} | ({(CLIP, False)} if self._clip else set())
+        wanted = {*_groups(self._prompts)} if self._scores else set()
+        wanted |= {(CLIP, False)} if self._clip else set()
         missing = [
             int(
-                not self._scores
-                or not wanted <= known.get(key.digest, {}).keys()
+                not wanted <= known.get(key.digest, {}).keys()
                 or (stage == REPORT and self._lacks_files(name, key))
             )
             for name, key in jobs
@@ -155,7 +160,7 @@ class Composer:
                 scores = known.get(key.digest, {})
             row = Row(stage, name, key, scores, self._counts)
             rows.append(row)
-            if processes.is_writer() and self._scores and (name, key) in left:
+            if processes.is_writer() and scores and (name, key) in left:
                 compose_rows.write(self._workdir, [row])
         return rows
 
@@ -186,7 +191,7 @@ class Composer:
         log(f"Draw {len(self._texts)} images: {name} ({key.guidance.describe()}), seed {key.seed}.")
         batches = sample_batches(
             self._model(),
-            self._texts,
+            self._asked,
             key.guidance,
             weak_model=checkpoints.load_weak(
                 key.guidance, self._workdir, **self._how, step=self._step
@@ -243,7 +248,7 @@ class Composer:
         """Return whether files are to be kept that are not all there."""
         if not self._settings.keep:
             return False
-        pictures = self._folder(name, key).glob("**/*.png")
+        pictures = self._folder(name, key).glob(PICTURES[self._settings.keep])
         return sum(1 for _ in pictures) < len(self._texts)
 
 

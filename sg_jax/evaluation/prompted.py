@@ -18,6 +18,7 @@ from sg_jax.evaluation.prompts import Prompt
 from sg_jax.runs import files
 
 THREADS = 8
+PICTURES = {"geneval": "*/samples/*.png", "hpsv3": "*.png"}  # where a layout has its images
 
 
 class Kept:

@@ -8,6 +8,7 @@ depends on what a block computes.
 Several predictions of the same images are branches, side by side in one batch.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -227,7 +228,7 @@ def interleave(parts: Sequence[Any]) -> Any:
 def split(x: Any, count: int) -> list[Any]:
     """Undo `interleave`: [B G, ...] into G arrays [B, ...]."""
     whole = jax.tree.map(lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:]), x)
-    return [jax.tree.map(lambda x: x[:, g], whole) for g in range(count)]
+    return [jax.tree.map(operator.itemgetter((slice(None), g)), whole) for g in range(count)]
 
 
 def repeat(x: Any, count: int) -> Any:

@@ -145,6 +145,11 @@ class Text(nnx.Module):
             x = x + condition["shift"].astype(dtype)
         return x, mask
 
+    def macs(self, mixing: bool) -> float:
+        """Return the multiply-adds for one text; see `TextLayer.macs`."""
+        first = self.project.macs * self.length if self.features else 0
+        return first + sum(layer.macs(self.length, mixing) for layer in self.refine)
+
     @property
     def kind(self) -> str:
         """What the conditions are, in words."""
@@ -183,10 +188,7 @@ class Text(nnx.Module):
             return self._checked(prompts, name)
         if isinstance(prompts, str):
             raise UserError(f"{name}={shown(prompts)} must be a list of texts: put it into [].")
-        try:
-            texts = list(prompts)
-        except TypeError:
-            texts = [prompts]
+        texts: list[Any] = list(prompts)
         for place, text in enumerate(texts):
             if not isinstance(text, str):
                 raise UserError(

@@ -14,7 +14,7 @@ from sg_jax.method.routing import Conditioned, Context, vector_of
 from sg_jax.models import layers, norms, rotary, sizes
 from sg_jax.models.attention import Attention, TextAttention
 from sg_jax.models.backbone import Backbone
-from sg_jax.models.parts import Parts
+from sg_jax.models.parts import PUBLISHED, Parts
 from sg_jax.models.remat import save
 
 
@@ -44,7 +44,7 @@ class Block(nnx.Module):
         attention: str,
         rngs: nnx.Rngs,
         conditioning: int = 0,
-        parts: Parts = Parts(),
+        parts: Parts = PUBLISHED,
         text: int = 0,
     ):
         self.width, self.mlp_ratio, self.norm, self.text = width, mlp_ratio, parts.norm, text
@@ -166,10 +166,8 @@ class DiT(Backbone):
         return patches if self.parts.positions == "rotary" else super()._placed(patches)
 
     def _context(self, time: jax.Array, condition: Any) -> Conditioned:
-        vector = super()._context(time, condition)
-        if not self.parts.rotates:
-            return vector
-        return Context(vector, self._rotation(len(time)))
+        vector = time + condition
+        return Context(vector, self._rotation(len(time))) if self.parts.rotates else vector
 
     def _rotation(self, images: int) -> jax.Array:
         """Return the rotations [B, N, D/H] of the tokens of `images` images."""

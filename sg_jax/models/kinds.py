@@ -6,12 +6,18 @@ a row, 3. declare in `config.sections.Model` those arguments of its constructor 
 
 import inspect
 
+from sg_jax.models.backbone import Backbone
 from sg_jax.models.dit import DiT
 from sg_jax.models.maskdit import MaskDiT
 from sg_jax.models.ssm import SSM
 from sg_jax.models.text_dit import TextDiT
 
-BACKBONES: dict[str, type] = {"dit": DiT, "maskdit": MaskDiT, "ssm": SSM, "text_dit": TextDiT}
+BACKBONES: dict[str, type[Backbone]] = {
+    "dit": DiT,
+    "maskdit": MaskDiT,
+    "ssm": SSM,
+    "text_dit": TextDiT,
+}
 NO_SETTINGS = ("block", "rngs", "embed", "text")  # arguments that classes give to their bases
 
 

@@ -61,3 +61,6 @@ class Parts:
                 f"config.model.modulation_rank={self.modulation_rank} must be at most "
                 f"config.model.width={width}; 0 is the full matrix."
             )
+
+
+PUBLISHED = Parts()  # those of DiT

@@ -1,7 +1,7 @@
 """TextDiT: a DiT whose blocks attend to text, such as the routed 2.5B network of text to image.
 
-Its conditions are texts (`conditioning.Text`). The time alone scales, shifts and gates the blocks, and the
-tokens read the text by attention between self-attention and MLP (Krause et al., arXiv 2601.01608).
+Its conditions are texts (`conditioning.Text`). The time alone scales, shifts and gates the blocks.
+Tokens read the text by attention, between self-attention and MLP (Krause et al., arXiv 2601.01608).
 """
 
 from typing import Any

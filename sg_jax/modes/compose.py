@@ -13,6 +13,7 @@ from etils import epath
 from sg_jax.config.experiment import Experiment
 from sg_jax.config.sections import Config
 from sg_jax.costs.machines import Machine
+from sg_jax.encoders.text import BYTES
 from sg_jax.errors import UserError
 from sg_jax.evaluation import (
     compose_rows,
@@ -28,17 +29,18 @@ from sg_jax.evaluation.prompts import Prompt
 from sg_jax.modes.base import Job, Mode, register, weak_paths
 from sg_jax.modes.dry_draw import costs_of
 from sg_jax.modes.dry_parts import Lines, gflops, lasting
+from sg_jax.modes.sample import recorded
 from sg_jax.parallel import processes
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
-from sg_jax.weights import checkpoints
+from sg_jax.weights import checkpoints, text_encoders
 
 DATA = "shapes"  # the data set whose images can be scored
 
 
 def run(job: Job) -> list[epath.Path]:
     """Draw and score the prompts of a job; return the paths that were written."""
-    return compose(job.drawing, job.workdir)
+    return compose(recorded(job).drawing, job.workdir)
 
 
 def asked(config: Config) -> tuple[list[Prompt], bool]:
@@ -84,11 +86,18 @@ def compose(experiment: Experiment, workdir: str) -> list[epath.Path]:
       The paths of the files above.
     """
     config = experiment.config
+    wording = experiment.wording
+    if wording is None:
+        raise UserError(
+            f"--mode=compose draws prompts, but config.model.kind={config.model.kind!r} reads "
+            "class labels: train a network of texts, such as configs/shapes_t2i.py."
+        )
     found, scores = asked(config)
+    encoder = text_encoders.of_run(config, workdir) if wording.features else None
     step = checkpoints.saved_steps(workdir)[-1]
     settings = composing.candidates(experiment, workdir, step)
     clip = Clip(config.compose.clip) if config.compose.clip and processes.is_writer() else None
-    composer = composing.Composer(experiment, workdir, found, step, scores, clip)
+    composer = composing.Composer(experiment, workdir, found, step, scores, clip, encoder)
     rows, paths = composer.run(settings), []
     if processes.is_writer():
         folder = files.path(workdir)
@@ -158,7 +167,8 @@ MODE = register(
         paths=lambda config, _: [
             "autoencoder.path",
             "compose.prompts",
-            "compose.clip",
+            *(["compose.clip"] if config.compose.clip else []),
+            *(["text.encoder"] if config.text.encoder != BYTES else []),
             *weak_paths(config.compose.guidance),
         ],
     )

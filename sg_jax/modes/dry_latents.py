@@ -7,6 +7,8 @@ from sg_jax.config import tree
 from sg_jax.costs import autoencoders
 from sg_jax.costs.machines import Machine
 from sg_jax.encoders import tae
+from sg_jax.encoders.text import BYTES
+from sg_jax.modes import latent_texts
 from sg_jax.modes.base import Job
 from sg_jax.modes.dry_parts import Lines, data_of, examples_of, gflops, in_type, lasting, number
 from sg_jax.programs.memory import text
@@ -22,6 +24,8 @@ def latents(job: Job, on: Machine) -> Lines:
     config, given = tree.check(job.config), job.options
     found = data_of(job)
     yield "read", examples_of(found)
+    if config.text.encoder != BYTES:
+        yield "note", f"text features by {config.text.encoder} are left out"
     try:
         autoencoder = autoencoder_shapes.find(config)
     except decoders.Missing as missing:
@@ -35,7 +39,7 @@ def latents(job: Job, on: Machine) -> Lines:
             f"{autoencoder.factor}, the autoencoder's factor.",
         )
         return
-    times = 1 + (given["mirror"] == "yes")
+    times = 1 + latent_texts.mirrors(given, config.text.encoder != BYTES)
     work, dtype = times * autoencoders.encoding(autoencoder, side, side), config.autoencoder.dtype
     mirrored = " with its mirror image" if times == 2 else ""
     yield (

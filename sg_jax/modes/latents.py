@@ -4,12 +4,15 @@
       --config.autoencoder.path=stabilityai/sd-vae-ft-ema
 
 encodes the images of `config.data` on all devices, and, if killed, goes on where it was. With
---from DIR it converts .npy files instead, and with --check it verifies a finished data set;
-data/latents.py and data/latent_shards.py describe the files.
+--config.text.encoder=NAME it also stores features of their captions, by a frozen text encoder; then
+config.autoencoder.path may be empty, and images are stored as they are. With --from DIR it converts
+.npy files instead, and with --check it verifies a finished data set; data/latents.py and
+data/latent_shards.py describe the files.
 """
 
 import dataclasses
 import itertools
+import shlex
 import time
 from typing import Any
 
@@ -19,19 +22,19 @@ from etils import epath
 
 from sg_jax.config import tree
 from sg_jax.config.sections import Config
-from sg_jax.data import captions, identity, latent_check, latents, pictures
+from sg_jax.data import captions, identity, latent_check, latents, wording
 from sg_jax.data.latent_shards import Unfinished
 from sg_jax.data.npy import read_npy
-from sg_jax.data.sources import Source, open_source, options_of
+from sg_jax.data.origin import Origin
+from sg_jax.data.sources import Source, open_source
 from sg_jax.encoders import tae
-from sg_jax.encoders.autoencoder import Autoencoder
-from sg_jax.errors import UserError
-from sg_jax.modes import dry_latents
+from sg_jax.encoders.text import BYTES, Text
+from sg_jax.errors import UserError, default_of
+from sg_jax.modes import dry_latents, latent_images, latent_texts
 from sg_jax.modes.base import Job, Mode, Option, register
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs import decoding
 from sg_jax.programs.encoding import Encoding, Records
-from sg_jax.runs import files
 from sg_jax.runs.progress import Progress, log
 from sg_jax.weights import decoders
 
@@ -80,45 +83,49 @@ def encode(config: Config, source: Source, given: Any) -> epath.Path:
       UserError: there is no autoencoder, the images do not fit it, or the data set exists or was
         begun with something else; raised before anything is encoded.
     """
-    if not config.autoencoder.path:
+    if not config.autoencoder.path and config.text.encoder == BYTES:
         raise UserError(
             f"config.autoencoder.path is empty, and images are to be encoded: set it. "
-            f"To encode, {decoders.REMEDY}."
+            f"To encode, {decoders.REMEDY}. (With config.text.encoder, features of captions are "
+            "stored beside images as they are.)"
         )
     if not 2 <= given["per_file"] <= MOST_PER_FILE or given["per_file"] % 2:
         raise UserError(
             f"--per_file={given['per_file']} must be an even number from 2 to {MOST_PER_FILE:,}."
         )
     place = latents.place(given["to"], given["name"])
-    # Its fingerprint is that of float32, so that it is known in whatever type it computes.
-    plain = decoders.load(
-        dataclasses.replace(
-            config, autoencoder=dataclasses.replace(config.autoencoder, dtype="float32")
+    autoencoder, about, made = None, dict[str, Any](images=identity.of(source)), None
+    if config.autoencoder.path:
+        # Its fingerprint is that of float32, so that it is known in whatever type it computes.
+        plain = decoders.load(
+            dataclasses.replace(
+                config, autoencoder=dataclasses.replace(config.autoencoder, dtype="float32")
+            )
         )
-    )
-    _check_images(source, plain)
-    fingerprint, scale, shift = plain.fingerprint(), plain.scale, plain.shift
-    autoencoder = plain if config.autoencoder.dtype == "float32" else decoders.load(config)
+        latent_images.check_images(source, plain)
+        autoencoder = plain if config.autoencoder.dtype == "float32" else decoders.load(config)
+        about |= dict(autoencoder=plain.fingerprint(), scale=plain.scale, shift=plain.shift)
+        made = latent_images.made_by(config, plain)
+    else:
+        latent_images.check_stored(source)
+    text = latent_texts.encoder(config, source)
     mesh = sharding.local_mesh()
     drawn = given["store"] == "sample"
     encoding = Encoding(
-        autoencoder=decoding.place(autoencoder, mesh),
+        autoencoder=None if autoencoder is None else decoding.place(autoencoder, mesh),
         mesh=mesh,
         dtype=given["dtype"],
         chunk=config.autoencoder.chunk,
-        mirror=given["mirror"] == "yes",
-        posterior=not drawn and not isinstance(autoencoder.encoder, tae.Encoder),
+        mirror=latent_texts.mirrors(given, text is not None),
+        posterior=not (
+            drawn or autoencoder is None or isinstance(autoencoder.encoder, tae.Encoder)
+        ),
         seed=config.seed if drawn else None,
         threads=max(1, config.data.threads),
+        text=text,
     )
-    height, width, _ = source.image_shape
-    factor = autoencoder.factor
-    about = dict(
-        images=identity.of(source),
-        autoencoder=fingerprint,
+    about |= dict(
         computed_in=config.autoencoder.dtype,
-        scale=scale,
-        shift=shift,
         dtype=encoding.dtype,
         mirror=encoding.mirror,
         posterior=encoding.posterior,
@@ -127,59 +134,45 @@ def encode(config: Config, source: Source, given: Any) -> epath.Path:
         per_file=given["per_file"],
         captions=captions.of(source) is not None,
     )
+    if text is not None:
+        about["text"] = dataclasses.asdict(text.about)
+    height, width, channels = source.image_shape
+    shape = (height, width, channels)
+    if autoencoder is not None:
+        factor = autoencoder.factor
+        shape = (height // factor, width // factor, autoencoder.channels)
     unfinished = Unfinished(
         place,
         about,
-        shape=(height // factor, width // factor, autoencoder.channels),
-        dtype=encoding.dtype,
+        shape=shape,
+        dtype="uint8" if autoencoder is None else encoding.dtype,
         posterior=encoding.posterior,
-        classes=_names(source),
+        classes=latent_images.names(source),
         captions=about["captions"],
+        text=None if text is None else (text.about, encoding.dtype),
         examples=len(source) * encoding.times,
         per_file=given["per_file"],
     )
     _write(unfinished, encoding, source)
     if processes.is_writer():
-        path = config.autoencoder.path
-        found = unfinished.finish(
-            dict(
-                autoencoder=str(files.absolute(path)) if files.path(path).exists() else path,
-                fingerprint=fingerprint,
-                scale=scale,
-                shift=shift,
-                factor=factor,
-                images=_images_of(config),
-            )
-        )
-        listed = ", ".join(
-            f"{mean:.3g} ± {std:.3g}" for mean, std in zip(found.mean, found.std, strict=True)
-        )
-        log(f"The channels' means and standard deviations: {listed}.")
-        if not PLAIN[0] < float(np.mean(found.std)) < PLAIN[1]:
-            log(
-                f"Scaled latents have a standard deviation of about 1, but these have "
-                f"{np.mean(found.std):.3g}: check config.autoencoder.scale before training."
-            )
+        found = unfinished.finish(made)
+        if found is not None:
+            _tell_of_channels(found)
         _tell(given)
     processes.barrier("latents written")
     return epath.Path(place)
 
 
-def _check_images(source: Source, autoencoder: Autoencoder) -> None:
-    """Raise unless an autoencoder encodes the images of a source."""
-    height, width, channels = source.image_shape
-    name = f"config.data.name={source.name!r}"
-    if source.latents:
-        raise UserError(f"{name} contains latents already, and images are to be encoded.")
-    if autoencoder.encoder is None:
-        raise UserError(f"{autoencoder.name} has only the decoder: load the encoder too.")
-    if channels not in (1, 3):
-        raise UserError(f"{name} has images of {channels} channels, which must be 1 or 3.")
-    if height != width or height % autoencoder.factor:
-        raise UserError(
-            f"config.data.image_size: the images of {name} are {height}x{width}, but they must be "
-            f"square, with a side that is a multiple of {autoencoder.factor}, the autoencoder's "
-            "factor. Set config.data.image_size, such as 256."
+def _tell_of_channels(found: Origin) -> None:
+    """Say what the latents' channels are like, and if that is odd."""
+    listed = ", ".join(
+        f"{mean:.3g} ± {std:.3g}" for mean, std in zip(found.mean, found.std, strict=True)
+    )
+    log(f"The channels' means and standard deviations: {listed}.")
+    if not PLAIN[0] < float(np.mean(found.std)) < PLAIN[1]:
+        log(
+            f"Scaled latents have a standard deviation of about 1, but these have "
+            f"{np.mean(found.std):.3g}: check config.autoencoder.scale before training."
         )
 
 
@@ -212,32 +205,23 @@ def _write(unfinished: Unfinished, encoding: Encoding, source: Source) -> None:
         processes.barrier("latents encoded")
 
 
-def _names(source: Source) -> Any:
-    """Return the names of the classes, or their number if they cannot be stored."""
-    names = source.class_names
-    if len(set(names)) < len(names) or any(not n.strip() or len(n.splitlines()) > 1 for n in names):
-        log("The names of the classes are not stored: some are equal, or empty, or have two lines.")
-        return len(names)
-    return names
-
-
-def _images_of(config: Config) -> dict[str, Any]:
-    """Return how the images are opened again, from any folder."""
-    data = config.data
-    found = dict(name=data.name, split=data.split, **options_of(data))
-    for key in ("name", "data_dir", "classes"):
-        if found[key] and (key != "name" or pictures.claims(data.name)):
-            found[key] = str(files.absolute(found[key]))
-    return found
-
-
 def _tell(given: Any) -> None:
     """Say how to train on the data set."""
     source = open_source(given["name"], "train", given["to"])
     shape = "x".join(map(str, source.image_shape))
-    also = ", with captions" if captions.of(source) else ""
-    log(f"{len(source)} latents of {shape}, {source.num_classes} classes{also}. Train on them with")
-    log(f"  --config.data.name={source.name} --config.data.data_dir={given['to']}")
+    also, flags = ", with captions" if captions.of(source) else "", ""
+    if made := wording.described(source):
+        also += f" and their features ({made.length} tokens of {made.features})"
+        said = dict(encoder=made.encoder, length=made.length, prefix=made.prefix)
+        said |= dict(cut_prefix=made.cut_prefix)
+        flags = "".join(
+            f" --config.text.{key}={shlex.quote(str(value))}"
+            for key, value in said.items()
+            if value != default_of(Text, key)
+        )
+    what = "latents" if source.latents else "images"
+    log(f"{len(source)} {what} of {shape}, {source.num_classes} classes{also}. Train on them with")
+    log(f"  --config.data.name={source.name} --config.data.data_dir={given['to']}{flags}")
 
 
 MODE = register(
@@ -249,7 +233,10 @@ MODE = register(
         network=False,
         workdir=False,
         dry=dry_latents.latents,
-        paths=lambda *_: ["autoencoder.path"],
+        paths=lambda config, _: [
+            "autoencoder.path",
+            *(["text.encoder"] if config.text.encoder != BYTES else []),
+        ],
         options=(
             Option(
                 "to",
@@ -259,7 +246,11 @@ MODE = register(
             ),
             Option("name", "name of the data set: config.data.name", required=True),
             Option("check", "only verify the finished data set", flag=True, default=False),
-            Option("mirror", "whether each image's mirror image follows", "yes", ("yes", "no")),
+            Option(
+                "mirror",
+                "whether each image's mirror image follows: yes, but no with text features",
+                choices=("yes", "no"),
+            ),
             Option(
                 "store", "mean and std, or one latent drawn", "posterior", ("posterior", "sample")
             ),

@@ -158,6 +158,16 @@ def name_of(setting: str, key: table.Key, labels: np.ndarray | Asked, decoder: s
     return f"{short}_w{omega}_{key.steps}steps_seed{key.seed}_{digest:08x}"
 
 
+def recorded(job: Job) -> Job:
+    """Return a job whose source is what the run's record says, if it has none."""
+    if job.source is not None:
+        return job
+    model, config = job.experiment.model, job.experiment.config
+    shape = (model.image_size, model.image_size, model.channels)
+    latents = bool(record.data_of(job.workdir).get("latents"))
+    return dataclasses.replace(job, source=cast(Source, Recorded(config.data.name, shape, latents)))
+
+
 def run(job: Job) -> list[epath.Path]:
     """Draw the images of a job."""
     if job.options.get("prompts") and job.experiment.wording is None:
@@ -166,13 +176,7 @@ def run(job: Job) -> list[epath.Path]:
             f"--prompts={job.options['prompts']} has no effect: config.model.kind={kind!r} reads "
             "class labels, such as --config.sample.labels=0,1,2."
         )
-    if job.source is None:
-        model, config = job.experiment.model, job.experiment.config
-        shape = (model.image_size, model.image_size, model.channels)
-        latents = bool(record.data_of(job.workdir).get("latents"))
-        job = dataclasses.replace(
-            job, source=cast(Source, Recorded(config.data.name, shape, latents))
-        )
+    job = recorded(job)
     try:
         experiment = job.drawing
     except decoders.Missing as missing:

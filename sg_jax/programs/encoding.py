@@ -1,6 +1,10 @@
-"""The images of a source to the latents that are stored, on all local devices of a process."""
+"""The images of a source to the latents that are stored, on all local devices of a process.
+
+And their captions to features, by a frozen encoder. Without an autoencoder, images stay images.
+"""
 
 import collections
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,8 +16,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sg_jax.data import captions
+from sg_jax.data.images import png
 from sg_jax.data.sources import Source
+from sg_jax.data.text_features import packed
 from sg_jax.encoders.autoencoder import Autoencoder
+from sg_jax.encoders.text import TextEncoder
 from sg_jax.errors import UserError
 from sg_jax.parallel import sharding
 from sg_jax.programs import decoding
@@ -27,7 +34,7 @@ class Encoding:
     """How images become latents.
 
     Attributes:
-      autoencoder: on the devices of the mesh; see `decoding.place`.
+      autoencoder: on the devices of the mesh; see `decoding.place`. None: images are stored.
       mesh: the local devices.
       dtype: of what is stored, "float16" or "bfloat16".
       chunk: images that a device encodes at once.
@@ -35,9 +42,10 @@ class Encoding:
       posterior: whether the mean and the standard deviation are stored; otherwise a latent.
       seed: of the latents that are drawn; None for their mean.
       threads: that read images.
+      text: encodes captions; None: only the captions are stored.
     """
 
-    autoencoder: Autoencoder
+    autoencoder: Autoencoder | None
     mesh: Mesh
     dtype: str
     chunk: int
@@ -45,6 +53,7 @@ class Encoding:
     posterior: bool
     seed: int | None
     threads: int
+    text: TextEncoder | None = None
 
     @property
     def times(self) -> int:
@@ -79,9 +88,12 @@ class Encoding:
                 for i, part in enumerate(parts):
                     found = [future.result() for future in reads.popleft()]
                     kept = [{key: e[key] for key in KEPT if key in e} for e in found]
+                    started = self._start(found)
+                    if self.text is not None:
+                        self._add_features(source, part, kept)
                     if i + 2 < len(parts):
                         reads.append([pool.submit(_example, source, j) for j in parts[i + 2]])
-                    running.append((part, kept, self._start(found)))
+                    running.append((part, kept, started))
                     if len(running) > 1:
                         yield from self._finish(*running.popleft())
                 while running:
@@ -89,8 +101,27 @@ class Encoding:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _start(self, found: Sequence[Mapping[str, Any]]) -> tuple[jax.Array, jax.Array]:
+    def _add_features(self, source: Source, part: range, kept: Sequence[dict[str, Any]]) -> None:
+        """Add the features of their captions to the images of a batch."""
+        assert self.text is not None
+        texts = [text for each in kept for text in each["captions"]]
+        try:
+            made = self.text(texts)
+        except UserError:  # again one by one, to find the image
+            for i, each in zip(part, kept, strict=True):
+                with _named(source, i):
+                    self.text(each["captions"])
+            raise
+        first = 0
+        for i, each in zip(part, kept, strict=True):
+            rows = slice(first, first := first + len(each["captions"]))
+            with _named(source, i):
+                each |= packed(made["text"][rows], made["length"][rows], self.dtype)
+
+    def _start(self, found: Sequence[Mapping[str, Any]]) -> Any:
         """Start to encode a batch; the last one is filled up, so that all are one program."""
+        if self.autoencoder is None:
+            return [example["image"] for example in found]
         first = found[0]["image"]
         images = np.zeros((self.size, *first.shape[:2], 3), np.uint8)
         for image, example in zip(images, found, strict=False):
@@ -100,7 +131,12 @@ class Encoding:
             self.autoencoder, batch, mesh=self.mesh, chunk=self.chunk, mirror=self.mirror
         )
 
-    def _finish(self, part: range, kept: Sequence[Mapping], encoded: tuple) -> Records:
+    def _finish(self, part: range, kept: Sequence[Mapping], encoded: Any) -> Records:
+        if self.autoencoder is None:
+            for image, of_image in zip(encoded, kept, strict=True):
+                for flipped in (image, image[:, ::-1])[: self.times]:
+                    yield {"image": png(flipped), **of_image}
+            return
         mean, std = (np.asarray(array) for array in encoded)  # [B, 1 or 2, h, w, C]
         dtype = jnp.dtype(self.dtype)
         for i, of_image, means, stds in zip(part, kept, mean, std, strict=False):
@@ -123,6 +159,16 @@ class Encoding:
             return {"latents": mean}
         noise = np.random.default_rng((self.seed, example)).standard_normal(mean.shape, np.float32)
         return {"latents": mean + std * noise}
+
+
+@contextlib.contextmanager
+def _named(source: Source, i: int) -> Iterator[None]:
+    """Say of which example an error is."""
+    try:
+        yield
+    except UserError as error:
+        where = f", {source.file_of(i)}" if hasattr(source, "file_of") else ""
+        raise UserError(f"config.data.name={source.name!r}: example {i}{where}: {error}") from None
 
 
 def _example(source: Source, i: int) -> dict[str, Any]:

@@ -28,8 +28,8 @@ ROW = 20  # skipped updates in a row that end a run
 # Parts of a network as the forward pass meets them; those of other names follow.
 ORDER = (
     "patch_embedding", "time_embedding", "label_embedding", "text_embedding", "blocks",
-    "decoder_modulation", "decoder_embedding", "mask_token", "decoder", "inner_modulation", "inner_final",
-    "final_modulation", "final",
+    "decoder_modulation", "decoder_embedding", "mask_token", "decoder", "inner_modulation",
+    "inner_final", "final_modulation", "final",
 )  # fmt: skip
 
 

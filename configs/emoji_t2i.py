@@ -1,0 +1,51 @@
+"""Text to image on real pictures: OpenMoji's emoji under the names of their characters.
+
+    pip install 'sg_jax[emoji]'
+    python -m sg_jax.main --config configs/emoji_t2i.py --workdir runs/emoji
+    python -m sg_jax.main --mode sample --workdir runs/emoji --prompts prompts.txt
+
+The pictures are OpenMoji's, under CC BY-SA 4.0. Whoever shows them, or what a network has learned
+from them, names both.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    return ConfigDict(
+        dict(
+            data=dict(name="emoji", image_size=32),
+            text=dict(encoder="bytes", length=96),
+            model=dict(
+                kind="text_dit",
+                depth=8,
+                width=128,
+                heads=4,
+                patch=4,
+                routes=((1, 6),),
+                norm="rms",
+                mlp="swiglu",
+                positions="rotary",
+                qk_norm=True,
+                bias=False,
+            ),
+            objective=dict(gamma=0.5),
+            optimizer=dict(name="muon", learning_rate=3e-3, warmup=100, b2=0.99),
+            train=dict(
+                steps=3000,
+                batch_size=64,
+                ema_decay=0.997,
+                log_every=50,
+                sample_every=500,
+                then=("sample",),
+            ),
+            checkpoint=dict(every=250, keep_period=1000),
+            guidance=dict(
+                cfg=dict(scale=2.0, weak_label="null"),
+                sg=dict(scale=2.0, gamma_strong=0.0, gamma_weak=0.75),
+                cfg_sg=dict(scale=2.0, gamma_strong=0.0, gamma_weak=0.7, weak_label="null"),
+            ),
+            sample=dict(guidance="cfg_sg", steps=20, batch_size=64, count=64),
+            compose=dict(keep="hpsv3"),
+        )
+    )

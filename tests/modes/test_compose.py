@@ -1,0 +1,183 @@
+"""Composing: scales are chosen on some seeds and reported on others, and nothing is drawn twice."""
+
+import csv
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sg_jax.config.measuring import Compose
+from sg_jax.config.sections import Data, Model, Sample, Train
+from sg_jax.data.shapes_scenes import Scene, Thing, draw
+from sg_jax.errors import UserError
+from sg_jax.evaluation import composing, prompts
+from sg_jax.method.guidance import Guidance
+from sg_jax.method.presets import PRESETS
+from sg_jax.method.sampler import Sampler
+from sg_jax.modes import compose
+from sg_jax.weights import checkpoints
+
+PLACES = {"left of": (-8, 0), "right of": (8, 0), "above": (0, -8), "below": (0, 8)}
+EVERY = {p.text: p for p in prompts.of_shapes()}
+
+
+def drawn_as_asked(prompt):
+    """Return an image that shows what a prompt asks for."""
+    things = []
+    for wanted in prompt.include:
+        for n in range(wanted.count):
+            across, down = PLACES[wanted.place[0]] if wanted.place else (0, 0)
+            x = 16 + across if wanted.place else (9, 23, 9)[len(things)]
+            y = 16 + down if wanted.place else (9, 9, 23)[n if wanted.count > 1 else 0]
+            things.append(Thing(wanted.kind, wanted.colour or "red", 4.0, 0.8, x, y))
+    if any(wanted.place for wanted in prompt.include):
+        things[0] = dataclasses.replace(things[0], x=16.0, y=16.0)
+        things[1] = dataclasses.replace(
+            things[1], x=16 + 1.5 * (things[1].x - 16), y=16 + 1.5 * (things[1].y - 16)
+        )
+    return draw(Scene(tuple(things), 220))
+
+
+@pytest.fixture
+def compose_of(tmp_path, small, mesh_of, monkeypatch):
+    """Changes to the section -> (paths, what was drawn: setting, seed).
+
+    With CFG at scale 3 every image is right, otherwise every second prompt's, and half of them
+    with seed 2.
+    """
+    (tmp_path / "checkpoints" / "7").mkdir(parents=True)
+    jobs = []
+
+    def sample(model, wanted, guidance, seed, batch_size, **kwargs):
+        jobs.append((guidance.scale, seed))
+        images = []
+        for i, text in enumerate(wanted.words):
+            right = guidance.scale == 3.0 or i % 2 == 0
+            images.append(drawn_as_asked(EVERY[text]))
+            if not right or (seed == 2 and i % 4 == 0):
+                images[-1] = np.full_like(images[-1], 220)
+        for first in range(0, len(images), batch_size):
+            yield np.stack(images[first : first + batch_size])
+
+    monkeypatch.setattr(composing, "sample_batches", sample)
+    monkeypatch.setattr(checkpoints, "load", lambda *args, **kwargs: small)
+
+    def run(data="shapes", wording=True, **changes):
+        jobs.clear()
+        given = dict(guidance=("unguided", "cfg"), scales=(2.0, 3.0, 4.0), most=2, samples=2)
+        config = types.SimpleNamespace(
+            seed=0, train=Train(), guidance=PRESETS, sample=Sample(steps=4, batch_size=7),
+            compose=Compose(**{**given, **changes}), data=Data(name=data), model=Model(),
+        )  # fmt: skip
+        mesh, sampler = mesh_of(1, 1), Sampler()
+        experiment = types.SimpleNamespace(
+            image_shape=(32, 32, 3), autoencoder=None, config=config, mesh=mesh, sampler=sampler,
+            settings=PRESETS, model=small,
+            wording=types.SimpleNamespace(features=0) if wording else None,
+            sampling=dict(steps=4, seed=0, batch_size=7, mesh=mesh, sampler=sampler),
+        )  # fmt: skip
+        return compose.compose(experiment, str(tmp_path)), list(jobs)
+
+    return run
+
+
+def test_the_best_scale_is_reported_on_other_seeds(compose_of, tmp_path, capsys):
+    paths, jobs = compose_of()
+    search = [(2.0, 0), (3.0, 0), (4.0, 0)]
+    assert jobs == [*search, (1.0, 1), (1.0, 2), (1.0, 3), (3.0, 1), (3.0, 2), (3.0, 3)]
+    assert [p.name for p in paths] == [
+        "compose.md", "compose.csv", "compose.png", "compose_grid.png",
+    ]  # fmt: skip
+    said = capsys.readouterr().out
+    assert "drawing 1/9" in said and said.count("ETA") >= 9
+    page = paths[0].read_text()
+    # Seed 2 loses every fourth image, and two of each prompt are drawn one after the other.
+    assert "| cfg | ω 3" in page and "**1.00 ± 0.00**" not in page
+    assert "3 scales were tried with the seeds 0" in page and "seeds 1, 2, 3" in page
+    with paths[1].open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 9 * 11  # six tasks, five of them with held-out prompts
+    search = {(r["method"], r["setting"], r["task"]): float(r["score"]) for r in rows
+              if r["stage"] == "search"}  # fmt: skip
+    three, two = (Guidance(s, weak_label="null").describe() for s in (3.0, 2.0))
+    assert search["cfg", three, "counting"] == 1 and search["cfg", two, "counting"] == 0.5
+    assert {r["setting"] for r in rows if r["chosen"] == "True" and r["method"] == "cfg"} == {three}
+    with Image.open(paths[3]) as grid:
+        assert grid.width > 11 * 56
+
+
+def test_what_is_there_is_not_drawn_again(compose_of, tmp_path):
+    compose_of()
+    first = (tmp_path / "compose.csv").read_bytes()
+    _, jobs = compose_of()
+    assert jobs == [] and (tmp_path / "compose.csv").read_bytes() == first
+    lines = first.decode().splitlines()
+    lost = [line for line in lines if ",4.0," in line or "counting,held out" not in line]
+    (tmp_path / "compose.csv").write_text("\n".join(lost) + "\n")
+    _, jobs = compose_of()
+    assert len(jobs) == 9  # each lacks a task
+    _, jobs = compose_of(report_seeds=(1, 2, 3, 4))
+    assert jobs == [(1.0, 4), (3.0, 4)]
+
+
+def test_an_interrupted_run_goes_on(compose_of, monkeypatch):
+    whole = composing.Composer._score
+
+    def interrupted(self, name, key, keep):
+        if key.seed == 2:
+            raise KeyboardInterrupt
+        return whole(self, name, key, keep)
+
+    monkeypatch.setattr(composing.Composer, "_score", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compose_of()
+    monkeypatch.setattr(composing.Composer, "_score", whole)
+    _, jobs = compose_of()
+    assert jobs == [(1.0, 2), (1.0, 3), (3.0, 1), (3.0, 2), (3.0, 3)]
+
+
+def test_images_are_kept_for_other_scorers(compose_of, tmp_path):
+    file = tmp_path / "evaluation_metadata.jsonl"
+    two = [EVERY["two circles"], EVERY["a red circle"]]
+    file.write_text("".join(f"{p.metadata}\n" for p in two))
+    given = dict(prompts=str(file), scales=(), report_seeds=(1,), keep="geneval")
+    _, jobs = compose_of(**given)
+    assert jobs == [(1.0, 1), (1.5, 1)]
+    for folder in (tmp_path / "samples").glob("geneval_*"):
+        assert (folder / "00001/metadata.jsonl").read_text().strip() == two[1].metadata
+        assert len(list(folder.rglob("*.png"))) == 4
+    _, jobs = compose_of(**given)
+    assert jobs == []
+    next((tmp_path / "samples").glob("geneval_cfg*/00000/samples/*.png")).unlink()
+    _, jobs = compose_of(**given)
+    assert jobs == [(1.5, 1)]
+
+
+def test_other_data_is_drawn_and_not_scored(compose_of, tmp_path):
+    file = tmp_path / "some.txt"
+    file.write_text("a circle\na red star\n")
+    given = dict(data="digits", prompts=str(file), scales=(), report_seeds=(1,))
+    paths, jobs = compose_of(**given, keep="hpsv3")
+    assert [p.name for p in paths] == ["compose_grid.png"] and len(jobs) == 2
+    assert len(list((tmp_path / "samples").glob("hpsv3_*/*.txt"))) == 8
+    assert compose_of(**given, keep="hpsv3")[1] == []
+    with pytest.raises(UserError, match=r"cannot be scored here: set config\.compose\.keep"):
+        compose_of(**given)
+    with pytest.raises(UserError, match=r"config\.compose\.scales=\(2\.0,\) cannot be compared"):
+        compose_of(**{**given, "scales": (2.0,)}, keep="hpsv3")
+
+
+def test_bad_input_is_refused_before_anything_is_drawn(compose_of, tmp_path):
+    with pytest.raises(UserError, match="reads class labels: train a network of texts"):
+        compose_of(wording=False)
+    with pytest.raises(UserError, match=r"config\.compose\.prompts is empty"):
+        compose_of(data="digits")
+    with pytest.raises(UserError, match=r"report_seeds=\(0, 1\) must share no seed"):
+        compose_of(report_seeds=(0, 1))
+    with pytest.raises(UserError, match="must not contain 1, which is no guidance"):
+        compose_of(scales=(1.0, 2.0))
+    (tmp_path / "compose.csv").write_text("task,score,combinations,drawing,images\nx,7,seen,a,1\n")
+    with pytest.raises(UserError, match=r"compose\.csv, line 2 is not a row"):
+        compose_of()
