@@ -1,7 +1,7 @@
 """Where a prompt speaks of its subject: the characters of a word in it, found or marked.
 
-"circle" is found in "A circle above a square" as a whole word, whatever its case; "circle#2" is the
-second one of "a circle and a circle". In a text of our own, braces mark it: "a {circle} and a star".
+"circle" is found in "A circle above a square" as a whole word, whatever its case; "circle#2" is
+the second one of "a circle and a circle". In texts of our own, braces mark it: "a large {circle}".
 """
 
 import dataclasses
@@ -47,14 +47,12 @@ def find(text: str, subject: str, name: str = "prompt") -> Marked:
     if numbered := NUMBERED.fullmatch(subject):
         words, number = numbered[1], int(numbered[2])
     spaced = r"\s+".join(map(re.escape, words.split()))
-    places = [
-        match.span() for match in re.finditer(rf"(?<!\w){spaced}(?!\w)", text, re.IGNORECASE)
-    ]
+    places = [match.span() for match in re.finditer(rf"(?<!\w){spaced}(?!\w)", text, re.IGNORECASE)]
     short = shown(text[:80])
     if not words.split() or not places:
         raise UserError(
-            f"{name}={short} does not have the subject {shown(subject)}: give a word of the prompt, "
-            "as it stands there."
+            f"{name}={short} does not have the subject {shown(subject)}: give a word of the "
+            "prompt, as it stands there."
         )
     if len(places) > 1 and not numbered:
         raise UserError(

@@ -5,9 +5,9 @@ condition and another, random one (`method.network.Conditioning`), so that they 
 condition is.
 
 A text condition is a dict of arrays with one row per image: "text", int32 [B, L] or float
-[B, L, F], and "length", int32 [B], how many of the L places are text. Length 0 means "no text". A third entry may
-be there, "shift", float [B, L, D]: what is added to each refined token, just before blocks read it
-(`method.control`).
+[B, L, F], and "length", int32 [B], how many of the L places are text. Length 0 means "no text".
+"shift", float [B, L, D], may be there too: what is added to each refined token before blocks read
+it (`method.control`).
 """
 
 from collections.abc import Mapping, Sequence
