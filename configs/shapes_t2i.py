@@ -1,8 +1,8 @@
 """Text to image in ten minutes on two CPU cores: coloured shapes with true captions.
 
-    python -m sg_jax.main --config configs/shapes_t2i.py --workdir runs/shapes
-    python -m sg_jax.main --mode sample --workdir runs/shapes --prompts prompts.txt
-    python -m sg_jax.main --mode compose --workdir runs/shapes
+python -m sg_jax.main --config configs/shapes_t2i.py --workdir runs/shapes
+python -m sg_jax.main --mode sample --workdir runs/shapes --prompts prompts.txt
+python -m sg_jax.main --mode compose --workdir runs/shapes
 """
 
 from ml_collections import ConfigDict

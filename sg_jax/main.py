@@ -167,7 +167,8 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
                 f"--mode={mode.name} needs images, but config.data.name={source.name!r} contains "
                 f"latents, and nothing says what decodes them: {decoders.REMEDY}."
             )
-    job = Job(workdir, job.command, job.options, config, source)
+    said = parsing.keys_of(rest) if given.config is None else record.flat(config).keys()
+    job = Job(workdir, job.command, job.options, config, source, said)
     if (given.dry or mode.alone) and not processes.is_writer():
         return []
     if given.dry:

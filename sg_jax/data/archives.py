@@ -87,8 +87,12 @@ class Archive:
         return {key: value for key, value in self.__dict__.items() if key != "_open"}
 
 
-def index(path: pathlib.Path) -> Archive:
+def index(path: pathlib.Path, told: tuple[str, ...] = TOLD) -> Archive:
     """List the images in an archive, without reading them.
+
+    Args:
+      path: a .zip, or an uncompressed .tar.
+      told: ends of the names of files that tell of images.
 
     Raises:
       UserError: it cannot be read at random, is encrypted, damaged or cut short.
@@ -108,7 +112,7 @@ def index(path: pathlib.Path) -> Archive:
             "cannot be read in any order: unpack it into a folder, or make a .zip or an "
             "uncompressed .tar of the images."
         )
-    return _indexed(os.path.realpath(path), found)
+    return _indexed(os.path.realpath(path), found, told)
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:
@@ -116,7 +120,7 @@ def _stamp(status: os.stat_result) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=4)
-def _indexed(path: str, found: tuple[int, int]) -> Archive:
+def _indexed(path: str, found: tuple[int, int], told: tuple[str, ...]) -> Archive:
     zipped = zipfile.is_zipfile(path) and not path.lower().endswith(".tar")
     left_out = LeftOut()
     members: dict[str, _Member] = {}
@@ -129,7 +133,7 @@ def _indexed(path: str, found: tuple[int, int]) -> Archive:
                 left_out.add(OUTSIDE, given)
             elif not (reason := kind_of(name)):
                 members[name] = member  # of several with one name, the last, as unpacked
-            elif reason == NO_IMAGES and name.endswith(TOLD):
+            elif reason == NO_IMAGES and name.endswith(told):
                 beside[name] = member
             else:
                 left_out.add(reason, name)

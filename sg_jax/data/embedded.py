@@ -16,6 +16,8 @@ BUILDERS = {
     "shapes": "sg_jax.data.shapes:Shapes",
     "emoji": "sg_jax.data.emoji:Emoji",
 }
+# Whom pictures name that show a data set, or what a network has learned from it.
+CREDITS = {"emoji": "Emoji: OpenMoji, CC BY-SA 4.0"}
 
 
 def builder(name: str, root: Any) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw, ImageFont, features
 
+from sg_jax.data.embedded import CREDITS
 from sg_jax.data.emoji_names import CLASSES, captions, class_of, codes_of
 from sg_jax.data.images import png
 from sg_jax.errors import UserError, one_line
@@ -20,7 +21,6 @@ FINER = 4  # an emoji is drawn this many times as large, and averaged
 WIDTH = 1.25  # of an emoji, in em
 MISSING = "\U0010fffd"  # no font has it
 TEST = 10  # one of so many is for testing
-ATTRIBUTION = "Emoji by OpenMoji, CC BY-SA 4.0"
 
 
 class Emoji(tfds.core.GeneratorBasedBuilder):
@@ -39,7 +39,7 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f"{ATTRIBUTION}. The captions are the names of Unicode.",
+            description=f"{CREDITS['emoji']}. The captions are the names of Unicode.",
             homepage="https://openmoji.org",
             license="CC BY-SA 4.0",
             features=tfds.features.FeaturesDict(

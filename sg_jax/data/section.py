@@ -27,7 +27,8 @@ class Data(Settings):
 
     name: str = setting(
         "digits",
-        '"digits", a TFDS name, latents, "hf:NAME", or a folder, .zip or .tar of images',
+        '"digits", "shapes", a TFDS name, latents, "hf:NAME", "wds:FOLDER", or a folder, .zip or '
+        ".tar of images",
         fixed=ALWAYS,
     )
     data_dir: str = setting("", "folder of prepared data sets; empty: TFDS's own ($TFDS_DATA_DIR)")
@@ -50,6 +51,9 @@ class Data(Settings):
         fixed=("continued", "scored"),
     )
     classes: str = setting("", "file with the names of the classes of a folder or archive")
+    aesthetics: float = setting(
+        0.0, "least score of an image in tars of WebDataset; 0: all", fixed=CONTINUED
+    )
     damaged: str = setting(
         "stop", "what follows from an example that cannot be read", options=DAMAGED
     )

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from sg_jax.data import hf_source, pictures, tfds_source
+from sg_jax.data import hf_source, pictures, tfds_source, web_shards
 from sg_jax.data.checks import fault
 from sg_jax.data.images import MOST_SIDE, colour
 from sg_jax.data.prepare import UnknownName
@@ -85,7 +85,7 @@ class Kind:
         name, images that differ in size without an image_size, a file that is missing or damaged:
         whatever can be checked before training. For a missing split it is a SettingError.
       options: the arguments of `open_source` that `open` takes too, of "channels", "background"
-        (red, green and blue) and "classes".
+        (red, green and blue), "classes" and "aesthetics".
     """
 
     text: str
@@ -100,6 +100,12 @@ KINDS = [
         hf_source.claims,
         hf_source.open_hf,
         options=("channels", "background"),
+    ),
+    Kind(
+        "wds:FOLDER or wds:FOLDER@TIMES,...: tars of WebDataset, each image with .txt or .json",
+        web_shards.claims,
+        web_shards.open_shards,
+        options=("channels", "background", "aesthetics"),
     ),
     Kind(
         "a path such as ./photos or photos.zip: a folder, .zip or .tar of CLASS/*.jpg or "
@@ -126,7 +132,7 @@ def options_of(data: Any, all_damaged: bool = False) -> dict[str, Any]:
       data: the section.
       all_damaged: open the data set as it is, since all that is damaged will be named.
     """
-    names = ("data_dir", "image_size", "channels", "background", "classes", "damaged")
+    names = ("data_dir", "image_size", "channels", "background", "classes", "aesthetics", "damaged")
     options = {name: getattr(data, name) for name in names}
     return options | (dict(damaged="stop", tried=False) if all_damaged else {})
 
@@ -141,6 +147,7 @@ def open_source(
     channels: int = 0,
     background: str = "white",
     classes: str = "",
+    aesthetics: float = 0.0,
     damaged: str = "stop",
     tried: bool = True,
 ) -> Source:
@@ -158,6 +165,7 @@ def open_source(
       channels: 1 for grey or 3 for colour; 0 as the data set says, or colour where it does not.
       background: the colour under what is transparent, see `images.colour`.
       classes: file with the names of the classes, see `data.class_file`; "" for none.
+      aesthetics: least score of an image, of tars of WebDataset; 0: all are taken.
       damaged: "stop", so that reading a damaged example is an error, or "skip": all are read now,
         and those that cannot be are left out.
       tried: whether an example is read, which finds most of what is wrong.
@@ -176,8 +184,8 @@ def open_source(
             "for as stored."
         )
     kind = next(kind for kind in KINDS if kind.claims(name))
-    given = dict(channels=channels, background=background, classes=classes)
-    defaults = dict(channels=0, background="white", classes="")
+    given = dict(channels=channels, background=background, classes=classes, aesthetics=aesthetics)
+    defaults = dict(channels=0, background="white", classes="", aesthetics=0.0)
     for option in given.keys() - set(kind.options):
         if given[option] != defaults[option]:
             rule = f"has no effect on config.data.name={name!r}: leave it at {defaults[option]!r}."

@@ -143,19 +143,17 @@ class TextEncoder:
         """Encode texts, `config.text.batch` at a time.
 
         Args:
-          texts: B of them, without the prefix.
+          texts: B of them, without the prefix. An empty one is "no text".
 
         Returns:
-          {"text": float32 [B, L, F], right-padded with zeros, "length": int32 [B]}.
+          {"text": float32 [B, L, F], right-padded with zeros, "length": int32 [B]}; the length of
+          an empty text is 0.
 
         Raises:
-          UserError: a text is none or empty, or its features are not finite.
+          UserError: a text is none, or its features are not finite.
         """
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise UserError(f"texts={shown(texts)} must be a list of texts.")
-        for i, text in enumerate(texts):
-            if not text.strip():
-                raise UserError(f"texts[{i}]={shown(text)} is empty: give it words.")
         whole = [self.about.prefix + text for text in texts]
         found = np.zeros((len(texts), self.length, self.features), np.float32)
         lengths = np.zeros(len(texts), np.int32)
@@ -163,6 +161,8 @@ class TextEncoder:
             part = slice(first, first + self._batch)
             ids = self._ids(whole[part], self._most)
             for row, hidden in enumerate(self._hidden(ids), first):
+                if not texts[row].strip():
+                    continue
                 start = _shared(self._leading, ids[row - first])
                 hidden = hidden[start : start + self.length]
                 if not len(hidden) or not np.isfinite(hidden).all():

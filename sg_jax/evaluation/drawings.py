@@ -125,11 +125,16 @@ class Kept:
         log(f"All images are kept: {' and '.join(map(str, where))}.")
 
 
-def save_grid(images: np.ndarray, columns: int, path: str | os.PathLike) -> epath.Path:
-    """Write whole rows of the first images [B, H, W, C] side by side; return the path."""
+def save_grid(
+    images: np.ndarray, columns: int, path: str | os.PathLike, name: str = ""
+) -> epath.Path:
+    """Write whole rows of the first images [B, H, W, C] side by side; return the path.
+
+    `name` is that of the data; see `pictures.credited`.
+    """
     rows = max(1, min(len(images), SHOWN) // columns)
     shown = images[: rows * columns].reshape(rows, columns, *images.shape[1:])
-    return pictures.save_png(pictures.grid(shown), path)
+    return pictures.save_png(pictures.credited(pictures.grid(shown), name), path)
 
 
 def _member(name: str) -> zipfile.ZipInfo:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from etils import epath
 
+from sg_jax.data import embedded
 from sg_jax.errors import UserError
 from sg_jax.runs.files import write_atomically
 
@@ -97,6 +98,26 @@ def grid(
         text.draw(draw, middle - text.width // 2, bottom - text.height, align=0.5)
     picture.info = {"origin": origin, "pitch": (pitch_x, pitch_y)}
     return picture
+
+
+def credited(picture: "Image.Image", name: str) -> "Image.Image":
+    """Return a picture with whom it must name below it, if it shows such data.
+
+    Args:
+      picture: RGB.
+      name: config.data.name of what it shows, or of what drew it was trained on.
+    """
+    from PIL import Image, ImageDraw
+
+    if not (credit := embedded.CREDITS.get(name, "")):
+        return picture
+    text = _Text(["", credit])  # in small and grey, as the second line
+    width = max(picture.width, text.width + 2 * MARGIN)
+    whole = Image.new("RGB", (width, picture.height + text.height), PAPER)
+    whole.paste(picture.convert("RGB"), (0, 0))
+    text.draw(ImageDraw.Draw(whole), MARGIN, picture.height - MARGIN, align=0.0)
+    whole.info = dict(picture.info)
+    return whole
 
 
 class _Text:

@@ -5,6 +5,7 @@ a row, 3. declare in `config.sections.Model` those arguments of its constructor 
 """
 
 import inspect
+from typing import Any
 
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.dit import DiT
@@ -37,3 +38,9 @@ def reads(kind: str) -> tuple[str, ...]:
 def reads_texts(kind: str) -> bool:
     """Return whether a backbone's conditions are texts, not classes."""
     return kind in BACKBONES and "text_length" in reads(kind)
+
+
+def argument(network: Backbone, name: str) -> Any:
+    """Return the argument of its constructor that a network was made with; None if it has none."""
+    holders = (network, getattr(network, "parts", None), network.conditioning)
+    return next((getattr(holder, name) for holder in holders if hasattr(holder, name)), None)

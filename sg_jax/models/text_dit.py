@@ -52,6 +52,7 @@ class TextDiT(DiT):
                 rule = f"must be an int in [0, {sizes.LARGEST[name]}]."
                 raise SettingError("config.model", name, count, rule)
         features, count = counts.values()
+        self.text_length, self.text_features, self.text_layers = text_length, features, count
 
         def embed(width: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> Text:
             return Text(text_length, features, width, heads, count, dtype, rngs, bias, qk_norm)

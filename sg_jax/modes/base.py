@@ -34,7 +34,7 @@ class Job:
       options: values of the mode's own flags, by name.
       config: the completed config; None for a mode without one.
       source: the training images; None for a mode that does not read them, or need not.
-      said: the keys that the command line sets, for a mode that completes the config itself.
+      said: the keys that the command line sets; all if it gives the file of the config.
     """
 
     workdir: str = ""
@@ -54,7 +54,7 @@ class Job:
     def captioned(self) -> Experiment:
         """The experiment, with the captions that a network of texts draws."""
         experiment, source = self.experiment, self.source
-        if experiment.wording is None or source is None:
+        if experiment.wording is None or source is None or self.options.get("prompts"):
             return experiment
         found = asked.of_data(experiment.config.data, experiment.config.text, source)
         return dataclasses.replace(experiment, captions=found)

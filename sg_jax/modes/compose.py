@@ -109,6 +109,7 @@ def compose(experiment: Experiment, workdir: str) -> list[epath.Path]:
             figure = compose_tables.figure(rows)
             paths += [folder / compose_rows.NAME, style.save(figure, folder / "compose.png")]
         if (grid := _grid(composer, rows, found)) is not None:
+            grid = pictures.credited(grid, config.data.name)
             paths.append(pictures.save_png(grid, folder / "compose_grid.png"))
     processes.barrier("compositions written")
     return paths

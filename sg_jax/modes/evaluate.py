@@ -104,6 +104,7 @@ def evaluate(
             row_labels=[label for label, _ in images],
             column_labels=captioned.headings(experiment, source, len(images[0][1]), samples),
         )
+        picture = pictures.credited(picture, source.name)
         pictures.save_png(picture, folder / "guidance.png")
         _report(experiment, source, workdir, command, step, judge, rows)
         if found.unlike:

@@ -1,30 +1,31 @@
 """What `--mode sample` asks a network of texts for: the prompts of a file, or captions."""
 
-from sg_jax.config import record
+from sg_jax.config import record, trust
 from sg_jax.config.experiment import Experiment
 from sg_jax.data import asked as asked_lib
 from sg_jax.data import prompt_file
 from sg_jax.data.asked import Asked
 from sg_jax.errors import UserError
 from sg_jax.models.encoding import encode_bytes
+from sg_jax.modes.base import Job
 from sg_jax.runs.progress import log
 from sg_jax.weights import text_encoders
 
 PART = 1000  # texts that are looked at a time
 
 
-def asked(experiment: Experiment, workdir: str, path: str) -> Asked:
-    """Return what to draw.
+def asked(job: Job, experiment: Experiment) -> Asked:
+    """Return what to draw: the prompts of --prompts, or `config.sample.count` captions of the data.
 
     Args:
+      job: its flags are read.
       experiment: of a network of texts, with its captions unless there is a file.
-      workdir: folder of the run.
-      path: the value of --prompts; "" for `config.sample.count` captions of the data.
 
     Raises:
       UserError: the file cannot be read, or has features of another encoder; or the encoder of the
         run cannot be loaded.
     """
+    workdir, path = job.workdir, job.options.get("prompts", "")
     config, wording = experiment.config, experiment.wording
     assert wording is not None
     if not path:
@@ -51,6 +52,8 @@ def asked(experiment: Experiment, workdir: str, path: str) -> Asked:
         ]
         tell(cut, f"{wording.length} bytes")
         return asked_lib.of_texts(prompts.texts)
+    assert job.config is not None
+    trust.check(job.config, workdir, ["text.encoder"], job.said)
     encoder = text_encoders.of_run(config, workdir)
     cut = [
         prompts.lines[i]

@@ -17,7 +17,6 @@ from sg_jax.config import record
 from sg_jax.config.experiment import Experiment
 from sg_jax.data.asked import Asked
 from sg_jax.data.sources import Source
-from sg_jax.encoders.text import BYTES
 from sg_jax.errors import UserError
 from sg_jax.evaluation import captioned, drawings, measure, pictures, table
 from sg_jax.modes import dry_draw, prompted
@@ -133,14 +132,16 @@ def _labels(experiment: Experiment) -> np.ndarray:
 
 def _save_grid(experiment: Experiment, images: np.ndarray, told: Any, path: epath.Path) -> None:
     """Write the first images side by side: a column for each class, or with captions below."""
+    name = experiment.config.data.name
     if isinstance(told, np.ndarray):
         config, classes = experiment.config.sample, experiment.model.conditioning.num_classes
         columns = min(len(config.labels) or classes, 10, len(told))
-        drawings.save_grid(images, columns, path)
+        drawings.save_grid(images, columns, path, name)
         return
     shown = images[:CAPTIONED]
     columns = min(len(shown), math.ceil(math.sqrt(CAPTIONED)))
-    pictures.save_png(captioned.grid(shown, told[: len(shown)], columns), path)
+    picture = captioned.grid(shown, told[: len(shown)], columns)
+    pictures.save_png(pictures.credited(picture, name), path)
 
 
 def name_of(setting: str, key: table.Key, labels: np.ndarray | Asked, decoder: str = "") -> str:
@@ -184,7 +185,7 @@ def run(job: Job) -> list[epath.Path]:
         experiment = dataclasses.replace(job.experiment, pixels=False)
     prompts = None
     if experiment.wording is not None:
-        prompts = prompted.asked(experiment, job.workdir, job.options.get("prompts", ""))
+        prompts = prompted.asked(job, experiment)
     return [draw(experiment, job.workdir, prompts)]
 
 
@@ -199,7 +200,6 @@ MODE = register(
         writes=("samples",),
         paths=lambda config, _: [
             "autoencoder.path",
-            *(["text.encoder"] if config.text.encoder != BYTES else []),
             *weak_paths([config.sample.guidance]),
         ],
         options=(

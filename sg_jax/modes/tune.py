@@ -122,6 +122,7 @@ def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pat
             row_labels=[f"{m}\n{winners[m].settings}\n{winners[m].steps} steps" for m in images],
             column_labels=captioned.headings(experiment, source, shown, samples),
         )
+        picture = pictures.credited(picture, experiment.config.data.name)
         paths.append(pictures.save_png(picture, folder / "tune_grid.png"))
     processes.barrier("tuning written")
     return paths

@@ -307,6 +307,7 @@ def _sample_grid(
         picture = captioned.grid(images, wanted.words, columns)
     else:
         picture = pictures.grid(images.reshape(rows, columns, *images.shape[1:]))
+    picture = pictures.credited(picture, config.data.name)
     writer.image(step, "samples", np.asarray(picture.convert("RGB")))
     if processes.is_writer():
         pictures.save_png(picture, files.path(workdir) / "samples" / f"step_{step:07d}.png")

@@ -7,12 +7,14 @@
 One table per family has their names, ours and both layouts; reading and writing use the same table.
 "dit" is facebookresearch/DiT (arXiv 2212.09748), "diffusers_dit" the same in diffusers, "sit"
 willisma/SiT (arXiv 2401.08740), "tread" CompVis/tread (arXiv 2501.04765), "maskdit"
-Anima-Lab/MaskDiT (arXiv 2306.09305), "repa" sihyun-yu/REPA (arXiv 2410.06940). A converted network
-is the published function of (x, t, y): it predicts what it was trained to predict, at the t it was
-trained with, and `method.prediction` turns this into our velocity. diffusers spaces the frequencies
-of time a little wider than DiT does, so the same weights are another function there.
+Anima-Lab/MaskDiT (arXiv 2306.09305), "repa" sihyun-yu/REPA (arXiv 2410.06940), "lightningdit"
+hustvl/LightningDiT (arXiv 2501.01423). A converted network is the published function of (x, t, y):
+it predicts what it was trained to predict, at the t it was trained with, and `method.prediction`
+turns this into our velocity. diffusers spaces the frequencies of time a little wider than DiT does,
+so the same weights are another function there.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +26,8 @@ from flax import nnx
 from sg_jax.errors import UserError, nearest, one_of, plain, shown
 from sg_jax.models.dit import DiT
 from sg_jax.models.maskdit import MaskDiT
-from sg_jax.models.sizes import SIZES
+from sg_jax.models.parts import PUBLISHED
+from sg_jax.models.sizes import SIZES, hidden
 from sg_jax.runs.progress import log
 from sg_jax.weights import shapes, state_dict
 from sg_jax.weights.checkpoints import named, unnamed
@@ -40,11 +43,11 @@ def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
         trainers wrap them in is taken off: mappings such as {"ema": {"module": ...}}, of which the
         moving average is preferred, and what names begin with, such as "module." (DDP),
         "_orig_mod." (torch.compile), "_fsdp_wrapped_module." or "net.".
-      family: "dit", "diffusers_dit", "sit", "tread", "maskdit" or "repa".
+      family: "dit", "diffusers_dit", "sit", "tread", "maskdit", "repa" or "lightningdit".
       overrides: what the shapes do not determine.
         heads: by default as published for the widths 384, 768, 1024, 1152 and 1280, otherwise one
           per 64 channels, but at least 4, or the next lower number that divides the width. No shape
-          depends on it, so nothing detects a wrong number.
+          depends on it, so nothing detects a wrong number; only "lightningdit" tells it itself.
         num_classes: tells a label table without a row for no class, as after training without
           dropped labels. Such a row of zeros is then added. See `shapes.classes`.
         decoder_heads: "maskdit" only; 16 by default.
@@ -70,6 +73,9 @@ def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
             f"{', '.join(known.options)}." + nearest(name, known.options)
         )
     arrays = _without_dropped(state_dict.arrays(weights), known)
+    known = known.having(
+        part for part, rules in known.optional.items() if rules[0][0].replace("*", "0") in arrays
+    )
     depths = shapes.depths(arrays)
     layouts = {name: layout.split(" -> ")[0] for name, _, _, layout in rules_of(known, depths)}
     layouts |= known.tables
@@ -81,7 +87,11 @@ def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
     number, lacking = shapes.classes(known, sizes["labels"], overrides.pop("num_classes", None))
     kwargs = shapes.arguments(known, arrays, sizes, depths)
     both = kwargs["learn_sigma"]
-    kwargs |= {"heads": default_heads(sizes["width"]), "num_classes": number, **overrides}
+    width = sizes["width"]
+    heads = width // sizes["head"] if sizes.get("head") else default_heads(width)
+    if known.parts != PUBLISHED:
+        kwargs |= dataclasses.asdict(known.parts)
+    kwargs |= {"heads": heads, "num_classes": number, **overrides}
     network = jax.eval_shape(lambda: known.network(**kwargs, rngs=nnx.Rngs(0)))
     if both and not network.learn_sigma:
         for part in ("weight", "bias"):
@@ -132,6 +142,13 @@ def to_state_dict(network: DiT, family: str) -> dict[str, np.ndarray]:
             f"family={family!r} has the weights of a {known.network.__name__}, but the network is "
             f"a {type(network).__name__}."
         )
+    known = known.having(part for part in known.optional if getattr(network.parts, part))
+    for part, value in dataclasses.asdict(known.parts).items():
+        if value != getattr(network.parts, part):
+            raise UserError(
+                f"family={family!r} has {part}={value!r}, but the network has "
+                f"{getattr(network.parts, part)!r}: export it without a family."
+            )
     leaves = {path: np.asarray(leaf) for path, leaf in named(network).items()}
     sizes = _sizes(network, known)
     out = shapes.tables(known, sizes) if known.table_stored else {}
@@ -170,23 +187,25 @@ def _place(network: DiT, ours: str, block: int | None) -> tuple[list[str], tuple
         segments = getattr(network, ours.split("/")[0]).segments
         number = next(n for n, s in enumerate(segments) if s.start <= block < s.stop)
         ours, index = ours.replace("*", str(number)), (block - segments[number].start,)
-    parts = ("query", "key", "value") if "qkv" in ours else ("",)
-    return [ours.replace("qkv", part) for part in parts], index
+    both = next((word for word in ours.split("/") if "+" in word), "")
+    return [ours.replace(both, part) for part in both.split("+")], index
 
 
 def _sizes(network: Any, known: Family) -> dict[str, int]:
     """Return the size of every axis in the layouts of a network."""
-    width, patch = network.width, network.patch
+    width, patch, mlp = network.width, network.patch, network.parts.mlp
+    head = width // network.heads
     sizes = dict(
-        width=width, time=width, hidden=int(width * network.mlp_ratio), heads=network.heads,
-        head=width // network.heads, channels=network.channels, row=patch, column=patch,
+        width=width, time=width, hidden=hidden(width, network.mlp_ratio, mlp), heads=network.heads,
+        head=head, axis=2, pair=2, frequency=head // 4, channels=network.channels,
+        row=patch, column=patch,
         out=network.channels * (1 + network.learn_sigma), tokens=network.tokens,
         labels=network.conditioning.num_classes + known.null_rows,
     )  # fmt: skip
     if known.network is MaskDiT:
         e, heads = network.decoder_width, network.decoder_heads
-        hidden = int(e * network.mlp_ratio)
-        sizes |= dict(decoder=e, decoder_hidden=hidden, decoder_heads=heads, part=e // heads)
+        inside = hidden(e, network.mlp_ratio, mlp)
+        sizes |= dict(decoder=e, decoder_hidden=inside, decoder_heads=heads, part=e // heads)
     return sizes
 
 

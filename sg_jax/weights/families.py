@@ -5,14 +5,16 @@ A table is used in both directions of `convert`, which lists the repositories. T
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from sg_jax.models.dit import DiT
 from sg_jax.models.maskdit import MaskDiT
+from sg_jax.models.parts import PUBLISHED, Parts
 
 # A rule: their name, our path, and "their axes -> our axes", where (a b) is one axis made of both,
 # b the faster, and a number is its own size. A * is the number of a block in their names and that
-# of its stack in ours; "qkv" is three arrays of ours, side by side along the axis 3.
+# of its stack in ours; "query+key" are arrays of ours, side by side along the axis of that number.
 Rule = tuple[str, str, str]
 
 
@@ -55,9 +57,10 @@ def _diffusers() -> tuple[Rule, ...]:
 def _blocks(theirs: str, ours: str, d: str, hidden: str, heads: str) -> tuple[Rule, ...]:
     theirs, ours = f"{theirs}.*.", f"{ours}/stacks/*/"
     return (
-        (theirs + "attn.qkv.weight", ours + "attention/qkv/kernel",
+        (theirs + "attn.qkv.weight", ours + "attention/query+key+value/kernel",
          f"(3 {heads}) {d} -> 3 {d} ({heads})"),
-        (theirs + "attn.qkv.bias", ours + "attention/qkv/bias", f"(3 {heads}) -> 3 ({heads})"),
+        (theirs + "attn.qkv.bias", ours + "attention/query+key+value/bias",
+         f"(3 {heads}) -> 3 ({heads})"),
         *_linear(theirs + "attn.proj", ours + "attention/out", f"({heads})", d),
         *_linear(theirs + "mlp.fc1", ours + "mlp/hidden", d, hidden),
         *_linear(theirs + "mlp.fc2", ours + "mlp/out", hidden, d),
@@ -65,7 +68,43 @@ def _blocks(theirs: str, ours: str, d: str, hidden: str, heads: str) -> tuple[Ru
     )  # fmt: skip
 
 
-def _network(label: str, last: str) -> tuple[Rule, ...]:
+def _lightning_blocks() -> tuple[Rule, ...]:
+    """Return the rules of LightningDiT's blocks.
+
+    Its rotary embedding turns neighbouring channels (frequency pair), and ours the two halves of a
+    head (pair axis frequency), so the channels of a head move.
+    """
+    theirs, ours = "blocks.*.", "blocks/stacks/*/"
+    head, here = "heads axis frequency pair", "heads pair axis frequency"
+    return (
+        (theirs + "norm1.weight", ours + "attention_norm", "width -> width"),
+        (theirs + "norm2.weight", ours + "mlp_norm", "width -> width"),
+        (theirs + "attn.qkv.weight", ours + "attention/query+key+value/kernel",
+         f"(3 {head}) width -> 3 width ({here})"),
+        (theirs + "attn.qkv.bias", ours + "attention/query+key+value/bias",
+         f"(3 {head}) -> 3 ({here})"),
+        (theirs + "attn.proj.weight", ours + "attention/out/kernel",
+         f"width ({head}) -> ({here}) width"),
+        (theirs + "attn.proj.bias", ours + "attention/out/bias", "width -> width"),
+        (theirs + "mlp.w12.weight", ours + "mlp/gate+hidden/kernel",
+         "(2 hidden) width -> 2 width hidden"),
+        (theirs + "mlp.w12.bias", ours + "mlp/gate+hidden/bias", "(2 hidden) -> 2 hidden"),
+        *_linear(theirs + "mlp.w3", ours + "mlp/out", "hidden", "width"),
+        *_linear(theirs + "adaLN_modulation.1", ours + "modulation", "time", "(6 width)"),
+        ("final_layer.norm_final.weight", "final_norm", "width -> width"),
+    )  # fmt: skip
+
+
+def _head_norms() -> tuple[Rule, ...]:
+    return tuple(
+        (f"blocks.*.attn.{part[0]}_norm.weight", f"blocks/stacks/*/attention/{part}_norm",
+         "(axis frequency pair) -> (pair axis frequency)")
+        for part in ("query", "key")
+    )  # fmt: skip
+
+
+def _network(label: str, last: str, blocks: tuple[Rule, ...] = ()) -> tuple[Rule, ...]:
+    blocks = blocks or _blocks("blocks", "blocks", "width", "hidden", "heads head")
     return (
         ("x_embedder.proj.weight", "patch_embedding/kernel",
          "width channels row column -> (row column channels) width"),
@@ -73,7 +112,7 @@ def _network(label: str, last: str) -> tuple[Rule, ...]:
         *_linear("t_embedder.mlp.0", "time_embedding/hidden", "256", "time"),
         *_linear("t_embedder.mlp.2", "time_embedding/out", "time", "width"),
         ("y_embedder.embedding_table.weight", "label_embedding", f"{label} -> labels width"),
-        *_blocks("blocks", "blocks", "width", "hidden", "heads head"),
+        *blocks,
         *_linear("final_layer.adaLN_modulation.1", "final_modulation", "time", f"(2 {last})"),
         *_linear("final_layer.linear", "final", last, "(row column out)"),
     )  # fmt: skip
@@ -94,6 +133,17 @@ class Family:
     dropped: tuple[str, ...] = ()  # what begins so is only there for training
     time_endpoint: bool = False  # see `layers.timestep_features`
     head: str = "final_layer.linear"  # the last layer
+    parts: Parts = PUBLISHED  # of the network's blocks
+    optional: Mapping[str, tuple[Rule, ...]] = dataclasses.field(default_factory=dict)
+    # parts that a network may have too, True of `Parts`, and the rules that it then has
+
+    def having(self, names: Iterable[str]) -> "Family":
+        """Return the family of those networks that have these `optional` parts."""
+        extra = {name: self.optional[name] for name in names}
+        rules = self.rules + tuple(rule for more in extra.values() for rule in more)
+        there: dict[str, Any] = dict.fromkeys(extra, True)
+        parts = dataclasses.replace(self.parts, **there)
+        return dataclasses.replace(self, rules=rules, parts=parts)
 
 
 OPTIONS = (
@@ -133,6 +183,18 @@ DIFFUSERS_DIT = dataclasses.replace(
     time_endpoint=True,
     head="proj_out_2",
 )
+LIGHTNINGDIT = dataclasses.replace(
+    TREAD,
+    rules=_network("labels width", "width", _lightning_blocks()),
+    tables={
+        "pos_embed": "1 tokens width",
+        "feat_rope.freqs_cos": "tokens head",
+        "feat_rope.freqs_sin": "tokens head",
+    },
+    prediction="velocity",
+    parts=Parts("rms", "swiglu", "both"),
+    optional={"qk_norm": _head_norms()},
+)
 FAMILIES = {
     "dit": DIT,
     "diffusers_dit": DIFFUSERS_DIT,
@@ -140,6 +202,7 @@ FAMILIES = {
     "tread": TREAD,
     "maskdit": MASKDIT,
     "repa": REPA,
+    "lightningdit": LIGHTNINGDIT,
 }
 
 

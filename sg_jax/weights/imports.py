@@ -19,7 +19,7 @@ from sg_jax.config import experiment, geometry, record
 from sg_jax.config.sections import Model
 from sg_jax.errors import UserError, default_of, plain
 from sg_jax.models.backbone import Backbone
-from sg_jax.models.kinds import BACKBONES, reads
+from sg_jax.models.kinds import BACKBONES, argument, reads
 from sg_jax.programs.training import start_state
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
@@ -115,7 +115,7 @@ def _completed(config: ConfigDict, network: Backbone, said: Collection[str]) -> 
     values: dict[str, Any] = {"kind": kind}
     for name in reads(kind):
         if name not in COMPUTED:
-            values[name] = plain(getattr(network, name, getattr(network.conditioning, name, None)))
+            values[name] = plain(argument(network, name))
     with config.unlocked():
         for name, value in values.items():
             given, default = config.model[name], default_of(Model, name)

@@ -1,5 +1,6 @@
 """What the names and shapes of published weights say about their network, and whether they fit."""
 
+import itertools
 import math
 import re
 from collections import Counter, defaultdict
@@ -10,8 +11,10 @@ import ml_dtypes
 import numpy as np
 
 from sg_jax.errors import UserError, is_whole, nearest, plain, shown
+from sg_jax.models import rotary
 from sg_jax.models.layers import position_table
 from sg_jax.models.maskdit import MaskDiT
+from sg_jax.models.sizes import hidden
 from sg_jax.weights.families import FAMILIES, Family
 from sg_jax.weights.layouts import groups, shape_of
 
@@ -74,10 +77,22 @@ def arguments(
         kwargs |= dict(
             decoder_width=sizes["decoder"], decoder_depth=blocks["decoder_blocks"], decoder_heads=16
         )
-    ratio = max(hidden / width for hidden, width in pairs)
-    while any(int(width * ratio) < hidden for hidden, width in pairs):  # a last bit was lost
+    return kwargs | dict(mlp_ratio=_ratio(pairs, known.parts.mlp))
+
+
+def _ratio(pairs: list[tuple[int, int]], mlp: str) -> float:
+    """Return the MLP ratio of a network from pairs of hidden channels and width."""
+    if all(hidden(width, 4.0, mlp) == found for found, width in pairs):
+        return 4.0
+    before = [  # channels before those of a gated MLP are reduced
+        next(n for n in itertools.count(found) if mlp == "gelu" or int(2 / 3 * n) >= found)
+        for found, _ in pairs
+    ]
+    whole = [(n, width) for n, (_, width) in zip(before, pairs, strict=True)]
+    ratio = max(n / width for n, width in whole)
+    while any(int(width * ratio) < n for n, width in whole):  # a last bit was lost
         ratio = math.nextafter(ratio, math.inf)
-    return kwargs | dict(mlp_ratio=ratio)
+    return ratio
 
 
 def classes(known: Family, rows: int, given: Any) -> tuple[int, bool]:
@@ -113,12 +128,17 @@ def classes(known: Family, rows: int, given: Any) -> tuple[int, bool]:
 
 
 def tables(known: Family, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Return the position tables [1, N, D] by their names."""
+    """Return the position tables [1, N, D], and those of rotary embeddings, by their names."""
     side = math.isqrt(sizes["tokens"])
-    return {
-        name: position_table(side, side, sizes[layout.split()[-1]])[None].copy()
-        for name, layout in known.tables.items()
-    }
+    found = {}
+    for name, layout in known.tables.items():
+        size = sizes[layout.split()[-1]]
+        if layout.endswith("head"):  # [N, D/H]: neighbouring channels have the same angle
+            cosines, sines = np.split(rotary.grid(side, side, size), 2, axis=1)
+            found[name] = np.repeat(cosines if name.endswith("cos") else sines, 2, axis=1)
+        else:
+            found[name] = position_table(side, side, size)[None].copy()
+    return found
 
 
 def check_table(name: str, found: np.ndarray, table: np.ndarray) -> None:
@@ -129,7 +149,7 @@ def check_table(name: str, found: np.ndarray, table: np.ndarray) -> None:
             return
     raise UserError(
         f"{name!r} differs by up to {error:.2g} from the fixed sine-cosine table of its "
-        f"{table.shape[1]} tokens, which our networks compute; learned position embeddings cannot "
+        f"{table.shape[-2]} tokens, which our networks compute; learned position embeddings cannot "
         "be read."
     )
 
@@ -162,7 +182,8 @@ def fitting(names: Iterable[str]) -> list[str]:
         wanted = {name for name, *_ in known.rules}
         wanted |= set(known.tables) if known.table_stored else set()
         own = {name for name in stars if not known.dropped or not name.startswith(known.dropped)}
-        if wanted <= own <= wanted | set(known.tables):
+        allowed = {name for rules in known.optional.values() for name, *_ in rules}
+        if wanted <= own <= wanted | set(known.tables) | allowed:
             out.append(family)
     return out
 

@@ -4,6 +4,7 @@ Everything but the number of classes must be that of the new network; routes may
 they have no weights. With another number of classes the label table gets new rows.
 """
 
+import dataclasses
 import os
 from typing import Any
 
@@ -16,7 +17,8 @@ from sg_jax.errors import UserError
 from sg_jax.method.checks import check_setting
 from sg_jax.method.guidance import Guidance
 from sg_jax.models.backbone import Backbone
-from sg_jax.models.kinds import BACKBONES
+from sg_jax.models.kinds import BACKBONES, argument
+from sg_jax.models.parts import Parts
 from sg_jax.models.stack import RoutedStack
 from sg_jax.runs.progress import log
 from sg_jax.weights import checkpoints, networks, state_dict
@@ -27,6 +29,7 @@ TABLE = "label_embedding"
 SAME = (  # attributes that decide what weights mean, by the keys of config.model
     "depth", "width", "heads", "patch", "channels", "mlp_ratio", "learn_sigma", "prediction",
     "time_endpoint", "decoder_width", "decoder_depth", "decoder_heads", "state", "expand",
+    *(field.name for field in dataclasses.fields(Parts)), "text_features", "text_layers",
 )  # fmt: skip
 
 
@@ -182,7 +185,7 @@ def _from_file(source: str | os.PathLike, model: Backbone, tell: bool = False) -
         if known.null_rows:
             table = next(n for n, ours, _ in known.rules if ours == TABLE).replace("*", "0")
             rows = state_dict.shape(found.weights, table)
-            options["num_classes"] = _rows(rows[0] if rows else 0, _classes(model))
+            options["num_classes"] = _rows(rows[0] if rows else 0, _classes(model) or 0)
     except UserError as error:
         raise UserError(f"config.train.init_from={str(source)!r}: {error}") from None
     if tell:
@@ -202,9 +205,9 @@ def _check_same(source: Any, found: Backbone, model: Backbone) -> None:
     kinds = {kind: name for name, kind in BACKBONES.items()}
     differing: list[tuple[str, Any, Any]] = [("kind", kinds[type(found)], kinds[type(model)])]
     differing += [
-        (name, getattr(found, name), getattr(model, name))
+        (name, argument(found, name), argument(model, name))
         for name in SAME
-        if hasattr(found, name) and hasattr(model, name)
+        if None not in (argument(found, name), argument(model, name))
     ]
     for name, theirs, ours in differing:
         same = theirs == ours
@@ -218,8 +221,8 @@ def _check_same(source: Any, found: Backbone, model: Backbone) -> None:
             )
 
 
-def _classes(network: Backbone) -> int:
-    return network.conditioning.num_classes
+def _classes(network: Backbone) -> int | None:
+    return network.conditioning.count
 
 
 def _stacks_of(network: Backbone) -> list[tuple[str, RoutedStack]]:

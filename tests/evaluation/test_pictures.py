@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from sg_jax.errors import UserError
-from sg_jax.evaluation.pictures import MARGIN, grid, save_png
+from sg_jax.evaluation.pictures import MARGIN, credited, grid, save_png
 
 
 def _random(*shape):
@@ -72,3 +72,16 @@ def test_save_png_keeps_pixels(tmp_path):
     path = save_png(picture, tmp_path / "new" / "grid.png")
     np.testing.assert_array_equal(np.asarray(Image.open(path)), np.asarray(picture))
     assert [file.name for file in path.parent.iterdir()] == ["grid.png"]
+
+
+def test_pictures_of_others_name_them():
+    picture = grid(np.full((1, 1, 8, 8, 3), 100, np.uint8))
+    assert credited(picture, "digits") is picture
+    named = credited(picture, "emoji")
+    assert named.info == picture.info and named.height > picture.height
+    below = np.asarray(named)[picture.height :]
+    assert below.min() < 150 and below.max() == 255  # ink on paper
+    np.testing.assert_array_equal(
+        np.asarray(named)[: picture.height - MARGIN, : picture.width],
+        np.asarray(picture)[:-MARGIN],
+    )

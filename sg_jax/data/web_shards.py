@@ -1,0 +1,258 @@
+"""Tars of WebDataset: the files of an image have one name and different ends.
+
+    00000.tar: 000000000.jpg   the image, or .png, .webp and so on
+               000000000.txt   its caption
+               000000000.json  what is known of it: its caption, its aesthetics score
+
+as img2dataset writes COYO, and as JourneyDB comes when it is packed so (.json with "prompt" and
+"Task2"). config.data.name is "wds:FOLDER", "wds:FILE.tar", or several of these with how often the
+images of each come in an epoch: "wds:./coyo@0.5,./journeydb@2". The half is then the same one in
+every epoch. `config.data.aesthetics` is the least score of an image.
+
+Tars are read at random, which suits a disk. `--mode latents` stores them as a data set once.
+"""
+
+import bisect
+import dataclasses
+import hashlib
+import itertools
+import json
+import operator
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from sg_jax.data import archives, splits
+from sg_jax.data.archives import Archive
+from sg_jax.data.captions import KEYS, texts
+from sg_jax.data.containers import OUTSIDE, readable
+from sg_jax.data.encoded import Encoded, with_shape
+from sg_jax.data.images import WHITE
+from sg_jax.errors import UserError, is_number, one_line, shown
+from sg_jax.runs import files as paths
+from sg_jax.runs.progress import log
+
+PREFIX = "wds:"
+TOLD = (".txt", ".json")
+SCORES = (
+    "aesthetic_score_laion_v2", "aesthetic_score", "aesthetics", "aesthetic", "AESTHETIC_SCORE",
+)  # fmt: skip  # of a .json, the first that is there
+MOST_TIMES = 100
+THREADS = 16
+_PART = re.compile(r"(?P<path>.+?)(@(?P<times>\d+(\.\d+)?))?")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shards:
+    """The images of several tars, by number."""
+
+    archives: tuple[Archive, ...]
+    ends: tuple[int, ...]  # number after the last image of a tar
+
+    def find(self, i: int) -> tuple[Archive, int]:
+        """Return the tar of image `i`, and the image's number in it."""
+        shard = bisect.bisect_right(self.ends, i)
+        return self.archives[shard], i - (self.ends[shard - 1] if shard else 0)
+
+    def beside(self, i: int, end: str) -> bytes | None:
+        """Return the file beside image `i` with this end; None without one."""
+        archive, number = self.find(i)
+        path = os.path.splitext(archive.names[number])[0] + end
+        return archive.read_beside(path) if path in archive.beside else None
+
+    def about(self, i: int) -> dict[str, Any]:
+        """Return what the .json beside image `i` says; {} without one."""
+        content = self.beside(i, ".json")
+        try:
+            found = json.loads(content) if content else {}
+        except (ValueError, RecursionError) as cause:
+            raise UserError(f"its .json cannot be read ({one_line(cause)})") from None
+        return found if isinstance(found, dict) else {}
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ShardSource(Encoded):
+    """A split of tars of WebDataset. They have one class, because their captions tell of images."""
+
+    shards: Shards = dataclasses.field(repr=False)
+    ids: np.ndarray = dataclasses.field(repr=False)  # numbers in `shards`
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, i: int) -> tuple[bytes, int]:
+        archive, number = self.shards.find(int(self.ids[i]))
+        return archive.read(number), 0
+
+    def label(self, i: int) -> int:
+        return 0
+
+    def place(self, i: int) -> str:
+        archive, number = self.shards.find(int(self.ids[i]))
+        return archive.place(number)
+
+    def file_of(self, i: int) -> str:
+        """Return the tar that holds example `i`."""
+        return readable(self.shards.find(int(self.ids[i]))[0].path)
+
+    @property
+    def captions(self) -> "_Captions":
+        """The captions of the examples."""
+        return _Captions(self)
+
+    def version(self) -> bytes:
+        """Return bytes that change with the tars, and with how they are read."""
+        found = hashlib.sha256(repr((self.split, self.image_shape, self.image_size)).encode())
+        for archive in self.shards.archives:
+            found.update(os.fsencode(f"{archive.path}\n{archive.stamp}\n"))
+        found.update(self.ids.tobytes())
+        return found.digest()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Captions:
+    """The captions of a source: those of an image's .txt and .json, each once."""
+
+    source: ShardSource
+
+    def __getitem__(self, i: int) -> tuple[str, ...]:
+        number = int(self.source.ids[operator.index(i)])
+        try:
+            plain, about = (
+                self.source.shards.beside(number, ".txt"),
+                self.source.shards.about(number),
+            )
+            task = about.get("Task2")
+            given = [plain, *(about.get(key) for key in KEYS)]
+            given.append(task.get("Caption") if isinstance(task, dict) else None)
+            return tuple(dict.fromkeys(text for value in given for text in texts(value)))
+        except (OSError, UserError) as cause:
+            raise UserError(
+                f"The captions of {self.source.place(i)} cannot be read ({one_line(cause)}): mend "
+                "or remove them."
+            ) from cause
+
+
+def claims(name: str) -> bool:
+    """Return whether a name is one of tars of WebDataset."""
+    return name.startswith(PREFIX)
+
+
+def open_shards(
+    name: str,
+    split: str,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    *,
+    channels: int = 0,
+    background: tuple[int, int, int] = WHITE,
+    aesthetics: float = 0.0,
+) -> ShardSource:
+    """Open one split; see `data.sources.open_source`."""
+    parts = list(_parts(name))
+    tars = [[archives.index(path, TOLD) for path in _tars(path, name)] for path, _ in parts]
+    every = [archive for each in tars for archive in each]
+    for archive in every:
+        if outside := archive.left_out.get(OUTSIDE):
+            raise UserError(
+                f"config.data.name={shown(name)}: {readable(archive.path)} has the name "
+                f"{shown(readable(outside[0]))}, which leads out of the folder that it would be "
+                "unpacked to: it may be meant to harm, so nothing of it is read. Leave it out."
+            )
+    shards = Shards(tuple(every), tuple(itertools.accumulate(len(a.names) for a in every)))
+    ids, first, said = [], 0, []
+    for (path, times), each in zip(parts, tars, strict=True):
+        count = sum(len(archive.names) for archive in each)
+        own = np.arange(first, first + count)
+        kept = own[_beautiful(shards, own, aesthetics, name)] if aesthetics else own
+        ids.append(_repeated(kept, times))
+        said.append(f"{path}: {count:,} images in {len(each)} tars, {len(ids[-1]):,} taken")
+        first += count
+    found = np.concatenate(ids)
+    if not len(found):
+        raise UserError(
+            f"config.data.name={shown(name)} has no images"
+            + (f" with a score of config.data.aesthetics={aesthetics:g}: lower it." if aesthetics
+               else f" in its tars ({'; '.join(said)}): give others.")
+        )  # fmt: skip
+    log(f"Images in {shown(name)}: {'; '.join(said)}.")
+    chosen = np.concatenate([part for _, part in splits.select(name, split, {"train": len(found)})])
+    source = ShardSource(
+        name=name,
+        split=split,
+        class_names=("image",),
+        image_size=image_size,
+        background=background,
+        image_shape=(0, 0, 0),
+        shards=shards,
+        ids=found[chosen],
+    )
+    return with_shape(source, channels)
+
+
+def _parts(name: str) -> Iterator[tuple[str, float]]:
+    """Yield each path of a name, and how often its images come."""
+    for part in name.removeprefix(PREFIX).split(","):
+        match = _PART.fullmatch(part.strip())
+        times = float(match["times"]) if match and match["times"] else 1.0
+        if not match or not 0 < times <= MOST_TIMES:
+            raise UserError(
+                f"config.data.name={shown(name)}: {shown(part)} must be a path, and may end in "
+                f"@TIMES, how often its images come in an epoch, above 0 and at most {MOST_TIMES}: "
+                f"{PREFIX}./coyo@0.5,./journeydb@2."
+            )
+        yield match["path"], times
+
+
+def _tars(given: str, name: str) -> list[pathlib.Path]:
+    path = pathlib.Path(paths.absolute(given))
+    try:
+        found = sorted(path.glob("**/*.tar")) if path.is_dir() else [path] * path.is_file()
+    except OSError as cause:
+        raise UserError(
+            f"config.data.name={shown(name)}: {given} cannot be read ({one_line(cause)})."
+        ) from None
+    if not found:
+        raise UserError(
+            f"config.data.name={shown(name)}: {given} is neither a .tar nor a folder with some: "
+            "give the folder of the tars."
+        )
+    return found
+
+
+def _repeated(ids: np.ndarray, times: float) -> np.ndarray:
+    """Return ids so often; of a fraction, those whose hashes come first, in their order."""
+    whole, rest = int(times), times - int(times)
+    keys = [hashlib.sha256(b"%d" % i).digest() for i in range(len(ids))] if rest else []
+    some = sorted(sorted(range(len(keys)), key=keys.__getitem__)[: round(rest * len(keys))])
+    return np.concatenate([*[ids] * whole, ids[np.array(some, np.int64)]])
+
+
+def _beautiful(shards: Shards, ids: np.ndarray, least: float, name: str) -> np.ndarray:
+    """Return which images have at least this score, bool; those without one have none."""
+
+    def score(i: int) -> float:
+        try:
+            about = shards.about(int(i))
+        except (OSError, UserError) as cause:
+            archive, number = shards.find(int(i))
+            raise UserError(
+                f"config.data.name={shown(name)}: {archive.place(number)}: {one_line(cause)}. Mend "
+                "or remove it."
+            ) from cause
+        value = next((about[key] for key in SCORES if key in about), None)
+        return float(value) if is_number(value) else -np.inf
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = np.fromiter(pool.map(score, ids), np.float64, len(ids))
+    if len(found) and not np.isfinite(found).any():
+        raise UserError(
+            f"config.data.aesthetics={least:g} needs a score of each image, and no .json of "
+            f"{shown(name)} has one of {', '.join(SCORES)}: set it to 0, or add them."
+        )
+    return found >= least
