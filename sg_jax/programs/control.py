@@ -101,7 +101,7 @@ class Control:
             direction = directions.load(direction, f"{name}'s direction")
         check(direction, self._conditioning, own, self._encoder, name)
         names = _each(subject, len(texts))
-        if names is None or not all(isinstance(each, str) for each in names):
+        if names is None or not all(isinstance(each, str | Marked) for each in names):
             raise UserError(
                 f"{name}'s subject {shown(subject)} must be a text, such as 'circle', or one for "
                 f"each of {len(texts)} prompts."
@@ -113,7 +113,7 @@ class Control:
                 "prompts."
             )
         found = [
-            subjects.find(text, each, f"{name}: prompts[{i}]")
+            each if isinstance(each, Marked) else subjects.find(text, each, f"{name}: prompts[{i}]")
             for i, (text, each) in enumerate(zip(texts, names, strict=True))
         ]
         places_of(self._conditioning, found, self._encoder)  # so that one that is cut is told now
