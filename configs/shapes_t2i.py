@@ -25,18 +25,21 @@ def get_config():
                 positions="rotary",
                 qk_norm=True,
                 bias=False,
+                mlp_ratio=8 / 3,
             ),
-            objective=dict(gamma=0.5),
-            optimizer=dict(name="muon", learning_rate=3e-3, warmup=100, b2=0.99),
+            objective=dict(gamma=0.25),
+            optimizer=dict(
+                name="muon", learning_rate=6e-3, warmup=50, b2=0.99, schedule="cosine"
+            ),
             train=dict(
-                steps=1000,
-                batch_size=64,
+                steps=2000,
+                batch_size=16,
                 ema_decay=0.995,
                 log_every=50,
                 sample_every=500,
                 then=("sample",),
             ),
-            checkpoint=dict(every=250, keep_period=500),
+            checkpoint=dict(every=500, keep_period=500),
             guidance=dict(
                 cfg=dict(scale=2.0, weak_label="null"),
                 sg=dict(scale=2.0, gamma_strong=0.0, gamma_weak=0.75),

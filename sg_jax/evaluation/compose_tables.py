@@ -37,8 +37,9 @@ def spreads(rows: Sequence[Row], unseen: bool) -> dict[str, dict[str, Spread]]:
       unseen: of held-out prompts, or of seen ones.
     """
     found: dict[str, dict[str, Spread]] = {}
-    for method in dict.fromkeys(row.method for row in rows):
-        each = [row for row in rows if (row.stage, row.method) == (REPORT, method)]
+    report = [row for row in rows if row.stage == REPORT]
+    for method in _of(report):
+        each = [row for row in report if row.method == method]
         values: dict[str, list[float]] = {}
         for row in each:
             tasks = [t for t, held in row.scores if held == unseen]
@@ -147,7 +148,7 @@ def figure(rows: Sequence[Row]) -> "Figure":
         if (found := spreads(rows, unseen))
     ]
     picture = new_figure((9.6, 2.9 * len(panels) + 0.4))
-    colours = hues(_of(rows))
+    colours = hues(list(panels[0][1]))
     every = picture.subplots(len(panels), 1, squeeze=False)[:, 0]
     for axes, (words, found) in zip(every, panels, strict=True):
         tasks = [task for task in _cells(found)[0] if task != CLIP]

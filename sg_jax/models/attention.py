@@ -8,7 +8,7 @@ from flax import nnx
 
 from sg_jax.errors import one_of
 from sg_jax.models import attention_tpu, gradients, layers, norms, rotary
-from sg_jax.models.remat import save, saved
+from sg_jax.models.remat import saved
 
 QKV = nnx.initializers.variance_scaling(0.5, "fan_avg", "uniform")  # Xavier of the fused [D, 3D]
 IMPLEMENTATIONS = ("auto", "xla", "pallas")
@@ -96,55 +96,6 @@ class Attention(nnx.Module):
         return attention_tpu.attend_and_project(
             q, k, v, bias, kernel, places, self.heads, attend, layers.product
         )
-
-
-class TextAttention(nnx.Module):
-    """Multi-head attention to text tokens, of which padding is masked.
-
-    Args:
-      dim: D.
-      heads: H.
-      dtype: compute type.
-      rngs: initial weights.
-      bias: whether the linear layers have biases.
-      qk_norm: whether queries and keys are normalised in each head, by RMSNorm.
-      init: of the last layer.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        dtype: jnp.dtype,
-        rngs: nnx.Rngs,
-        bias: bool = True,
-        qk_norm: bool = False,
-        init=layers.XAVIER,
-    ):
-        self.query, self.key, self.value = (
-            layers.Linear(dim, dim, dtype, rngs, QKV, bias) for _ in range(3)
-        )
-        self.out = layers.Linear(dim, dim, dtype, rngs, init, bias, closes=True)
-        self.heads = heads
-        norm = "rms" if qk_norm else "layer"
-        self.query_norm = norms.weight_of(norm, dim // heads)
-        self.key_norm = norms.weight_of(norm, dim // heads)
-
-    def __call__(
-        self, x: jax.Array, text: jax.Array, mask: jax.Array, rotation: jax.Array | None = None
-    ) -> jax.Array:
-        """Return what tokens x read from the text, [B, N, D].
-
-        Args:
-          x: [B, N, D].
-          text: [B, L, D].
-          mask: what is added to the logits of each text token [B, L].
-          rotation: of queries and keys, if x is the text itself.
-        """
-        q, k = turned((self.query(x), self.query_norm), (self.key(text), self.key_norm),
-                      rotation, self.heads)  # fmt: skip
-        q, k, v = (save(y) for y in (q, k, self.value(text)))
-        return self.out(attend(q, k, v, self.heads, jax.lax.stop_gradient(mask)))
 
 
 def turned(query: tuple, key: tuple, rotation: jax.Array | None, heads: int) -> list[jax.Array]:

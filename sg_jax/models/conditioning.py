@@ -1,17 +1,11 @@
-"""The condition of an image to make, embedded: its class as a vector, or a text as many.
+"""The condition of an image to make, such as its class, embedded into a vector.
 
 A backbone has one conditioning. It embeds conditions, and gives training and guidance the null
 condition and another, random one (`method.network.Conditioning`), so that they need not know what a
-condition is.
-
-A text condition is a dict of arrays with one row per image: "text", int32 [B, L] or float
-[B, L, F], and "length", int32 [B], how many of the L places are text. Length 0 means "no text".
-"shift", float [B, L, D], may be there too: what is added to each refined token before blocks read
-it (`method.control`).
+condition is. Texts are in `text`.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +13,7 @@ import numpy as np
 from flax import nnx
 
 from sg_jax.errors import UserError, shown
-from sg_jax.models import layers, norms, rotary
-from sg_jax.models.encoding import BYTES, encode_bytes
-from sg_jax.models.text_layers import TextLayer
-
-MASKED = -1e9  # added to a logit, it makes the weight exactly 0
+from sg_jax.models import layers
 
 
 class Classes(nnx.Module):
@@ -84,175 +74,3 @@ class Classes(nnx.Module):
                 f"the model has {self.num_classes} classes."
             )
         return found.astype(np.int32)
-
-
-class Text(nnx.Module):
-    """Texts of up to L tokens, embedded into vectors [B, L, D] that blocks attend to.
-
-    Args:
-      length: L.
-      features: F, channels of a frozen encoder; 0: the text is bytes.
-      width: D.
-      heads: H.
-      depth: how many `TextLayer`s refine it.
-      dtype: compute type.
-      rngs: initial weights.
-      bias: whether linear layers have biases.
-      qk_norm: whether queries and keys are normalised.
-    """
-
-    def __init__(
-        self,
-        length: int,
-        features: int,
-        width: int,
-        heads: int,
-        depth: int,
-        dtype: jnp.dtype,
-        rngs: nnx.Rngs,
-        bias: bool = True,
-        qk_norm: bool = False,
-    ):
-        self.length, self.features, self.width, self.heads = length, features, width, heads
-        if features:
-            self.feature_norm = norms.weight_of("rms", features)
-            self.project = layers.Linear(features, width, dtype, rngs, bias=bias)
-        else:
-            self.table = nnx.Param(layers.NORMAL(rngs.params(), (BYTES, width)))
-        self.blank = nnx.Param(layers.NORMAL(rngs.params(), (width,)))  # stands for "no text"
-        made = [TextLayer(width, heads, dtype, rngs, bias, qk_norm) for _ in range(depth)]
-        self.refine = nnx.List(made)
-        self.norm = norms.weight_of("rms", width)
-
-    def __call__(
-        self, condition: Mapping[str, jax.Array], dtype: jnp.dtype
-    ) -> tuple[jax.Array, jax.Array]:
-        """Return text tokens [B, L, D] and what is added to the logits of each [B, L], float32."""
-        text, length = condition["text"], condition["length"]
-        if self.features:
-            x = self.project(norms.rms(text.astype(dtype), self.feature_norm[...]))
-        else:
-            x = self.table[...].astype(dtype)[text]
-        places = jnp.arange(x.shape[1])[None]  # [1, L]
-        none = (length[:, None] == 0) & (places == 0)  # [B, L]
-        x = jnp.where(none[:, :, None], self.blank[...].astype(dtype)[None, None], x)
-        mask = jnp.where(places < jnp.maximum(length, 1)[:, None], 0.0, MASKED)
-        rotation = jnp.asarray(rotary.line(x.shape[1], self.width // self.heads))[None]
-        for layer in self.refine:
-            x = layer(x, mask, rotation)
-        x = norms.rms(x, self.norm[...])
-        if "shift" in condition:
-            x = x + condition["shift"].astype(dtype)
-        return x, mask
-
-    def macs(self, mixing: bool) -> float:
-        """Return the multiply-adds for one text; see `TextLayer.macs`."""
-        first = self.project.macs * self.length if self.features else 0
-        return first + sum(layer.macs(self.length, mixing) for layer in self.refine)
-
-    @property
-    def kind(self) -> str:
-        """What the conditions are, in words."""
-        if self.features:
-            return f"text, {self.length} tokens of {self.features} features"
-        return f"text, {self.length} bytes"
-
-    @property
-    def count(self) -> None:
-        """Texts cannot be counted."""
-
-    def null(self, condition: Any) -> Any:
-        """Return "no text" for each image: zeros."""
-        return jax.tree.map(jnp.zeros_like, condition)
-
-    def another(self, condition: Any, keys: jax.Array) -> Any:
-        """Raise: there is no list of texts to draw another one from."""
-        raise UserError(
-            "weak_label='random' (ICG) draws another condition from those that there are, but "
-            "texts cannot be counted: use weak_label='null' or 'same'."
-        )
-
-    def check(
-        self, prompts: Sequence[str] | Mapping[str, Any], name: str = "prompts"
-    ) -> dict[str, np.ndarray]:
-        """Return the condition of prompts, one per image.
-
-        Args:
-          prompts: texts, for a network of bytes; or a condition, the dict of arrays.
-          name: of the argument, for messages.
-
-        Raises:
-          UserError: something is no text, or an array has a wrong shape or values.
-        """
-        if isinstance(prompts, Mapping):
-            return self._checked(prompts, name)
-        if isinstance(prompts, str):
-            raise UserError(f"{name}={shown(prompts)} must be a list of texts: put it into [].")
-        texts: list[Any] = list(prompts)
-        for place, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise UserError(
-                    f"{name}[{place}]={shown(text)} must be a text, because the network's "
-                    f"conditions are {self.kind}."
-                )
-        if self.features:
-            raise UserError(
-                f"{name} are texts, but the network reads features of a frozen encoder "
-                f"({self.kind}): give text_encoder, the encoder that it was trained with."
-            )
-        return encode_bytes(texts, self.length)[0]
-
-    def _checked(self, given: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
-        """Return a condition that is given as arrays."""
-        if set(given) - {"shift"} != {"text", "length"}:
-            raise UserError(
-                f"{name} has the entries {shown(sorted(map(str, given)))}, but it must have 'text' "
-                "and 'length', and may have 'shift'."
-            )
-        text, length = np.asarray(given["text"]), np.asarray(given["length"])
-        shape = (self.length, self.features) if self.features else (self.length,)
-        if text.ndim != len(shape) + 1 or text.shape[1:] != shape:
-            asked = ", ".join(["B", *map(str, shape)])
-            raise UserError(
-                f"{name}['text'] has the shape {list(text.shape)}, but the network's conditions "
-                f"are {self.kind}: it must be [{asked}]."
-            )
-        floats = jnp.issubdtype(text.dtype, jnp.floating)
-        if floats if not self.features else not floats:
-            wanted = "floats" if self.features else f"ints in [0, {BYTES - 1}]"
-            raise UserError(f"{name}['text'] has the type {text.dtype}; it must be {wanted}.")
-        if self.features:
-            rows = text.astype(np.float32, copy=False).reshape(len(text), -1)
-            broken = np.flatnonzero(~np.isfinite(rows).all(1))
-            if broken.size:
-                raise UserError(
-                    f"{name}['text'][{broken[0]}] has NaN or infinite features ({broken.size} of "
-                    f"{len(text)} texts have)."
-                )
-        elif not np.issubdtype(text.dtype, np.integer) or (
-            text.size and not 0 <= text.min() <= text.max() < BYTES
-        ):
-            raise UserError(f"{name}['text'] must be ints in [0, {BYTES - 1}]: bytes plus 1.")
-        if length.shape != (len(text),) or not np.issubdtype(length.dtype, np.integer):
-            raise UserError(
-                f"{name}['length'] is {length.dtype} {list(length.shape)}, but it must be one int "
-                f"for each of the {len(text)} texts."
-            )
-        wrong = np.flatnonzero((length < 0) | (length > self.length))
-        if wrong.size:
-            raise UserError(
-                f"{name}['length'][{wrong[0]}]={length[wrong[0]]} must lie in [0, {self.length}]."
-            )
-        kept = text if self.features else text.astype(np.int32)
-        found = {"text": kept, "length": length.astype(np.int32)}
-        return found | ({"shift": self._shift(given, name)} if "shift" in given else {})
-
-    def _shift(self, given: Mapping[str, Any], name: str) -> np.ndarray:
-        shift, shape = np.asarray(given["shift"]), (len(given["text"]), self.length, self.width)
-        fits = shift.shape == shape and jnp.issubdtype(shift.dtype, jnp.floating)
-        if not fits or not np.isfinite(shift.astype(np.float32)).all():
-            raise UserError(
-                f"{name}['shift'] is {shift.dtype} {list(shift.shape)}; it must be finite floats "
-                f"{list(shape)}."
-            )
-        return shift.astype(np.float32)

@@ -12,10 +12,11 @@ from flax import nnx
 from sg_jax.errors import UserError
 from sg_jax.method.routing import Conditioned, Context, vector_of
 from sg_jax.models import layers, norms, rotary, sizes
-from sg_jax.models.attention import Attention, TextAttention
+from sg_jax.models.attention import Attention
 from sg_jax.models.backbone import Backbone
-from sg_jax.models.parts import PUBLISHED, Parts
+from sg_jax.models.parts import PUBLISHED, LowRank, Parts, SwiGlu
 from sg_jax.models.remat import save
+from sg_jax.models.text_layers import TextAttention
 
 
 class Block(nnx.Module):
@@ -51,11 +52,11 @@ class Block(nnx.Module):
         bias, qk_norm, rank = parts.bias, parts.qk_norm, parts.modulation_rank
         self.attention = Attention(width, heads, dtype, attention, rngs, bias, qk_norm)
         hidden = sizes.hidden(width, mlp_ratio, parts.mlp)
-        mlp = layers.SwiGlu if parts.mlp == "swiglu" else layers.Mlp
+        mlp = SwiGlu if parts.mlp == "swiglu" else layers.Mlp
         self.mlp = mlp(width, hidden, dtype, rngs, bias)
         inputs = conditioning or width
         self.modulation: Any = (
-            layers.LowRank(inputs, rank, 6 * width, dtype, rngs, bias)
+            LowRank(inputs, rank, 6 * width, dtype, rngs, bias)
             if rank
             else layers.Linear(inputs, 6 * width, dtype, rngs, layers.ZEROS, bias)
         )

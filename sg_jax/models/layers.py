@@ -68,26 +68,7 @@ class Linear(nnx.Module):
         return (y.astype(jnp.float32) + bias[(None,) * (y.ndim - 1)]).astype(self.dtype)
 
 
-class LowRank(nnx.Module):
-    """Two linear layers with `rank` channels between them; the second one starts at zero."""
-
-    def __init__(
-        self, din: int, rank: int, dout: int, dtype: jnp.dtype, rngs: nnx.Rngs, bias: bool
-    ):
-        self.in_features, self.out_features, self.rank = din, dout, rank
-        self.down = Linear(din, rank, dtype, rngs, bias=False)
-        self.up = Linear(rank, dout, dtype, rngs, ZEROS, bias)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.up(self.down(x))
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds for one vector."""
-        return self.down.macs + self.up.macs
-
-
-def modulation(linear: Linear | LowRank, c: jax.Array, count: int) -> list[jax.Array]:
+def modulation(linear: Any, c: jax.Array, count: int) -> list[jax.Array]:
     """Return `count` parts [B, D], float32, of linear(silu(c)): the scales and shifts of adaLN."""
     return jnp.split(save(linear(jax.nn.silu(c))).astype(jnp.float32), count, axis=-1)
 
@@ -212,18 +193,3 @@ class Mlp(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return the last layer's product [B, N, D] of tokens x [B, N, D]."""
         return product(gradients.gelu(save(self.hidden(x))), self.out.kernel[...])
-
-
-class SwiGlu(Mlp):
-    """An MLP whose hidden channels are gated: silu(x G) * (x W) (arXiv 2002.05202)."""
-
-    products = 3
-
-    def __init__(self, dim: int, hidden: int, dtype: jnp.dtype, rngs: nnx.Rngs, bias: bool = True):
-        super().__init__(dim, hidden, dtype, rngs, bias)
-        self.gate = Linear(dim, hidden, dtype, rngs, bias=bias)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Return the last layer's product [B, N, D] of tokens x [B, N, D]."""
-        inside = gradients.swiglu(save(self.gate(x)), save(self.hidden(x)))
-        return product(inside, self.out.kernel[...])

@@ -1,10 +1,16 @@
-"""What a transformer block is made of: the choices that `config.model` gives, and their checks."""
+"""What a transformer block is made of: the choices of `config.model`, and layers for them."""
 
 import dataclasses
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
 from sg_jax.errors import SettingError, UserError, is_whole, one_of, plain, shown
+from sg_jax.models import gradients, layers
 from sg_jax.models.norms import NORMS
+from sg_jax.models.remat import save
 
 MLPS = ("gelu", "swiglu")
 POSITIONS = ("table", "rotary", "both")
@@ -16,7 +22,7 @@ class Parts:
 
     Attributes:
       norm: "layer", or "rms" with a weight per channel; see `norms`.
-      mlp: "gelu", or "swiglu"; see `layers.SwiGlu`.
+      mlp: "gelu", or "swiglu"; see `SwiGlu`.
       positions: a "table" added to the patches, "rotary" (see `rotary`), or "both".
       qk_norm: whether queries and keys are normalised in each head, by RMSNorm.
       bias: whether the linear layers of the blocks have biases.
@@ -64,3 +70,37 @@ class Parts:
 
 
 PUBLISHED = Parts()  # those of DiT
+
+
+class LowRank(nnx.Module):
+    """Two linear layers with `rank` channels between them; the second one starts at zero."""
+
+    def __init__(
+        self, din: int, rank: int, dout: int, dtype: jnp.dtype, rngs: nnx.Rngs, bias: bool
+    ):
+        self.in_features, self.out_features, self.rank = din, dout, rank
+        self.down = layers.Linear(din, rank, dtype, rngs, bias=False)
+        self.up = layers.Linear(rank, dout, dtype, rngs, layers.ZEROS, bias)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.up(self.down(x))
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one vector."""
+        return self.down.macs + self.up.macs
+
+
+class SwiGlu(layers.Mlp):
+    """An MLP whose hidden channels are gated: silu(x G) * (x W) (arXiv 2002.05202)."""
+
+    products = 3
+
+    def __init__(self, dim: int, hidden: int, dtype: jnp.dtype, rngs: nnx.Rngs, bias: bool = True):
+        super().__init__(dim, hidden, dtype, rngs, bias)
+        self.gate = layers.Linear(dim, hidden, dtype, rngs, bias=bias)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return the last layer's product [B, N, D] of tokens x [B, N, D]."""
+        inside = gradients.swiglu(save(self.gate(x)), save(self.hidden(x)))
+        return layers.product(inside, self.out.kernel[...])

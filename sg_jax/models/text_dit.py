@@ -1,6 +1,6 @@
 """TextDiT: a DiT whose blocks attend to text, such as the routed 2.5B network of text to image.
 
-Its conditions are texts (`conditioning.Text`). The time alone scales, shifts and gates the blocks.
+Its conditions are texts (`text.Text`). The time alone scales, shifts and gates the blocks.
 Tokens read the text by attention, between self-attention and MLP (Krause et al., arXiv 2601.01608).
 """
 
@@ -13,8 +13,8 @@ from flax import nnx
 from sg_jax.errors import SettingError, is_whole, plain
 from sg_jax.method.routing import Conditioned, Context
 from sg_jax.models import sizes
-from sg_jax.models.conditioning import Text
 from sg_jax.models.dit import DiT
+from sg_jax.models.text import Text
 
 
 class TextDiT(DiT):

@@ -25,6 +25,7 @@ from sg_jax.method.guidance import Guidance
 from sg_jax.modes.base import Job, Mode, Option, register, weak_paths
 from sg_jax.modes.dry_draw import costs_of
 from sg_jax.modes.dry_parts import Lines, gflops, lasting
+from sg_jax.modes.sample import recorded
 from sg_jax.parallel import processes
 from sg_jax.programs import directions
 from sg_jax.programs.sampling import sample
@@ -39,7 +40,9 @@ EVERY = 20  # steps of learning from one line of the log to the next
 def run(job: Job) -> list[epath.Path]:
     """Find the directions of a job; return the paths that were written."""
     found, to_draw = asked(job)
-    return Controller(job.drawing, job.workdir, found, to_draw).run(job.options["measure"])
+    return Controller(recorded(job).drawing, job.workdir, found, to_draw).run(
+        job.options["measure"]
+    )
 
 
 def asked(job: Job) -> tuple[list[Contrast], list[Marked]]:

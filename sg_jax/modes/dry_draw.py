@@ -129,7 +129,8 @@ def judged(job: Job, on: Machine, work: float, images: int, judged_by: Sequence[
         yield "read", f"real images: {examples_of(real)}"
     yield from decoder.lines(on)
     kinds = judged_by or scoring.kinds_of(config)[0]
-    works = {kind: _judging(kind, config, decoder.shape) for kind in kinds}
+    classes = real.source.num_classes if real.source else config.model.num_classes
+    works = {kind: _judging(kind, config, decoder.shape, classes) for kind in kinds}
     judging, epochs = sum(works.values()), config.features.epochs
     trained = works.get(CLASSIFIER, 0.0)
     more = f"{epochs} x {gflops(3 * trained)} per real image"
@@ -150,11 +151,11 @@ def judged(job: Job, on: Machine, work: float, images: int, judged_by: Sequence[
     yield lasting(seconds, on, f"{images:,} images drawn and judged{share}")
 
 
-def _judging(kind: str, config: Config, shape: tuple[int, int, int]) -> float:
+def _judging(kind: str, config: Config, shape: tuple[int, int, int], classes: int) -> float:
     """Return the FLOPs by which a network looks at an image."""
     if kind != CLASSIFIER:
         return encoders.features(networks.shapes_of(kind), *shape[:2])
-    classes = config.model.num_classes
+    classes = max(1, classes)  # a network of texts does not know them
     judge = jax.eval_shape(lambda: Classifier(shape, classes, config.features, rngs=nnx.Rngs(0)))
     return 2.0 * autoencoders.traced(judge, (1, *shape))
 

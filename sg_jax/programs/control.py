@@ -16,7 +16,7 @@ from sg_jax.data import directions, subjects
 from sg_jax.data.directions import Direction
 from sg_jax.data.subjects import Marked
 from sg_jax.errors import FLOAT32, UserError, is_number, plain, shown
-from sg_jax.models.conditioning import Text
+from sg_jax.models.text import Text
 from sg_jax.parallel import processes
 
 Entry = tuple[Any, str | os.PathLike | Direction, Any]  # subject, direction, scale

@@ -21,7 +21,7 @@ from sg_jax.method import control as steering
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.network import Condition
 from sg_jax.models.backbone import Backbone
-from sg_jax.models.conditioning import Text
+from sg_jax.models.text import Text
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs import control, sampling
 

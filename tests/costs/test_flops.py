@@ -14,6 +14,7 @@ from sg_jax.models.dit import DiT
 from sg_jax.models.maskdit import MaskDiT
 from sg_jax.models.sizes import geometry
 from sg_jax.models.ssm import SSM
+from sg_jax.models.text_dit import TextDiT
 
 
 def shapes(**kwargs):
@@ -298,3 +299,51 @@ def test_the_linear_layers_of_an_ssm_are_xlas():
     lowered = jax.jit(lambda model, *args: model(*args)).lower(model, *arguments)
     xla = lowered.compile().cost_analysis()["flops"] / 8
     assert 1.0 <= xla / flops.sampling_step(model, Guidance(), full=True) < 1.1
+
+
+def text_dit(**changes):
+    """Width 8, 16 tokens, texts of 3 tokens with 5 features; the second of 2 blocks is routed."""
+    shape = dict(image_size=8, channels=1, patch=2, width=8, depth=2, heads=2, routes=((1, 1),))
+    parts = dict(norm="rms", mlp="swiglu", positions="rotary", bias=False, modulation_rank=2)
+    made = {**shape, **parts, "text_length": 3, "text_features": 5, **changes}
+    return jax.eval_shape(lambda: TextDiT(**made, rngs=nnx.Rngs(0)))
+
+
+def text_by_hand(*tokens, texts=1, heads=1, mixing=False):
+    """Multiply-adds of `text_dit` for blocks with these numbers of tokens.
+
+    Of 8/3 D hidden channels int(2/3 32) = 21 are left.
+    """
+    total = 0
+    for k in tokens:
+        total += 4 * 64 * k + 3 * 8 * 21 * k  # q, k, v, output; gate, hidden, output
+        total += 2 * 64 * k + 2 * 64 * 3  # query and output of tokens; key and value of text
+        total += 8 * 2 + 2 * 48  # scales, shifts and gates, by rank 2
+        total += mixing * (2 * k * k * 8 + 2 * k * 3 * 8)
+    layer = 4 * 64 * 3 + 3 * 8 * 21 * 3 + mixing * 2 * 3 * 3 * 8
+    total += texts * (5 * 8 * 3 + 2 * layer)  # features into channels, then two layers
+    return total + by_hand(heads=heads)
+
+
+def test_a_network_under_text_by_hand():
+    model = text_dit()
+    assert flops.sampling_step(model, Guidance()) == text_by_hand(16, 16)
+    both = flops.sampling_step(model, Guidance(), full=True)
+    assert both == 2 * text_by_hand(16, 16, mixing=True)
+    assert flops.training_step(model, 0.5, 4) == 3 * 4 * text_by_hand(16, 8)
+
+
+def test_each_text_is_refined_once():
+    """SG's two predictions have one text and share the first block; CFG's have two."""
+    model = text_dit()
+    sg = flops.sampling_step(model, Guidance(2.0, 0.25, 0.75))
+    assert sg == text_by_hand(16, 12, 4, heads=2)
+    both = flops.sampling_step(model, Guidance(2.0, 0.25, 0.75, "null"))
+    assert both == text_by_hand(16, 12, 16, 4, texts=2, heads=2)
+
+
+def test_bytes_take_no_product():
+    """A table of bytes instead of features saves 5 * 8 * 3."""
+    assert text_dit(text_features=0).conditioning.macs(False) == (
+        text_dit().conditioning.macs(False) - 5 * 8 * 3
+    )
