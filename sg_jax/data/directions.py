@@ -61,9 +61,11 @@ def load(path: Any, name: str = "direction") -> Direction:
       UserError: there is no such file, or it is none of a direction.
     """
     given = f"{name}={shown(os.fspath(path) if isinstance(path, os.PathLike) else path)}"
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"{given} must be a direction, or the file of one.")
     try:
         found = arrays.from_npz(arrays.read_bytes(files.path(path)))
-    except (OSError, TypeError) as cause:
+    except OSError as cause:
         raise UserError(
             f"{given} cannot be read ({one_line(cause)}): give a file that `--mode control` wrote."
         ) from None

@@ -61,7 +61,7 @@ class Steadiness:
     Attributes:
       rho: Spearman's rho over the scales, the mean of all prompts.
       error: its standard error.
-      pooled: rho over all prompts and scales together.
+      pooled: rho over all images at once, of attributes less their mean in a prompt.
       ends: the mean attribute at the lowest scale and at the highest: [2, 2], ends first.
       found: the share of images in which both things are there.
       prompts: how many of the prompts could be measured.
@@ -138,7 +138,9 @@ def steadiness(values: np.ndarray) -> Steadiness:
         return Steadiness(nothing, nothing, nothing, ends, float(both.mean()), 0)
     rho, spread = np.mean(each, axis=0), np.std(each, axis=0) / np.sqrt(len(each))
     scales = np.broadcast_to(steps[:, None], both.shape)[both]
-    pooled = [spearman(scales, values[both, which]) for which in range(2)]
+    masked = np.where(both[:, :, None], values, 0.0)
+    centred = values - masked.sum(axis=0) / np.maximum(both.sum(axis=0), 1)[:, None]
+    pooled = [spearman(scales, centred[both, which]) for which in range(2)]
     at_both = both[0] & both[-1]
     ends = values[[0, -1]][:, at_both].mean(axis=1) if at_both.any() else np.full((2, 2), np.nan)
     first, second = (tuple(map(float, numbers)) for numbers in (rho, spread))

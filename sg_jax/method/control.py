@@ -83,7 +83,7 @@ def loss(
     x_t = flow.interpolate(x, z, t)
     fixed = [Branch(c) for c in (neutral, positive, negative)]
     v0, v_plus, v_minus = prediction.velocities(model, x_t, t, fixed)
-    moved = [Branch(shifted(neutral, places, s[:, None] * direction)) for s in scales]
+    moved = [Branch(shifted(neutral, places, s[:, None] * direction[None])) for s in scales]
     found = prediction.velocities(model, x_t, t, moved)
     errors = [
         v - (v0 + flow.per_image(s, x_t) * (v_plus - v_minus))

@@ -168,8 +168,13 @@ class Controller:
         texts, subjects = [p.text for p in pairs], [p.subject[0] for p in pairs]
         rows = []
         for name in self.config.guidance:
+            kept: dict[float, np.ndarray] = {}  # without a shift, all directions are the same
             for method, direction in made.items():
-                images = [self.draw(name, texts, subjects, direction, s) for s in self.scales]
+                images = [
+                    kept[s] if s in kept else self.draw(name, texts, subjects, direction, s)
+                    for s in self.scales
+                ]
+                kept |= {s: image for s, image in zip(self.scales, images, strict=True) if s == 0}
                 found = controlled.measure(np.stack(images), pairs, self.config.attribute)
                 rows.append((method, name, self.guided[name][0].describe(), found))
                 log(f"{method}, {name}: rho {found.rho[0]:.3f}, of the other {found.rho[1]:.3f}")
