@@ -28,9 +28,7 @@ def get_config():
                 mlp_ratio=8 / 3,
             ),
             objective=dict(gamma=0.25),
-            optimizer=dict(
-                name="muon", learning_rate=6e-3, warmup=50, b2=0.99, schedule="cosine"
-            ),
+            optimizer=dict(name="muon", learning_rate=6e-3, warmup=50, b2=0.99, schedule="cosine"),
             train=dict(
                 steps=2000,
                 batch_size=16,

@@ -65,7 +65,7 @@ def draw(experiment: Experiment, workdir: str, prompts: Asked | None = None) -> 
     config = experiment.config.sample
     wanted: np.ndarray | Asked = prompts if prompts is not None else _labels(experiment)
     count = len(wanted)
-    told = prompts.words if prompts is not None else wanted
+    told = wanted.words if isinstance(wanted, Asked) else wanted
     how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
     spent = Spent()
     with spent.on("loading weights"):
