@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sg_jax.config.sections import Sample
+from sg_jax.config.sections import Data, Sample
 from sg_jax.evaluation.table import Key
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
@@ -55,7 +55,7 @@ def draw(tmp_path, zero, mesh_of, monkeypatch):
         mesh, sampler = mesh_of(1, 1), Sampler()
         experiment = types.SimpleNamespace(
             config=types.SimpleNamespace(
-                seed=seed, sample=Sample(guidance="sg", steps=2, batch_size=4, count=4)
+                seed=seed, data=Data(), sample=Sample(guidance="sg", steps=2, batch_size=4, count=4)
             ),
             settings={"sg": Guidance(scale, 0.0, 0.5)}, model=zero, mesh=mesh, sampler=sampler,
             pixels=True, image_shape=(8, 8, 3), autoencoder=None,

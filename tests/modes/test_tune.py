@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_networks import Pixels
 
 from sg_jax.config import parsing, tree
-from sg_jax.config.sections import Evaluate, Sample, Train, Tune
+from sg_jax.config.sections import Data, Evaluate, Sample, Train, Tune
 from sg_jax.errors import UserError
 from sg_jax.evaluation import scored, scoring, table, tuned_rows
 from sg_jax.evaluation.found import FeatureSet
@@ -52,7 +52,7 @@ def tune_of(tmp_path, small, mesh_of, monkeypatch):
     def run(at=tmp_path, **changes):
         drawn.clear()
         config = types.SimpleNamespace(
-            seed=0, train=Train(), evaluate=Evaluate(columns=3), guidance=SETTINGS,
+            seed=0, data=Data(), train=Train(), evaluate=Evaluate(columns=3), guidance=SETTINGS,
             sample=Sample(steps=4, batch_size=8), tune=Tune(**{**TUNE, **changes}),
         )  # fmt: skip
         mesh, sampler = mesh_of(1, 1), Sampler()
