@@ -32,8 +32,8 @@ def encode(tmp_path, monkeypatch):
         if not pictures.exists():
             captioned_pictures.write(pictures, splits=("train",), captions=captions)
         main([
-            "main", "--mode=latents", "--config=configs/digits.py", f"--config.data.name={pictures}",
-            f"--to={tmp_path}", f"--name={name}", "--per_file=4",
+            "main", "--mode=latents", "--config=configs/digits.py",
+            f"--config.data.name={pictures}", f"--to={tmp_path}", f"--name={name}", "--per_file=4",
             "--config.text.encoder=encoders/letters", "--config.text.length=12",
             "--config.text.prefix=> ", *flags,
         ])  # fmt: skip
@@ -72,10 +72,8 @@ def test_pictures_keep_their_pixels_beside_features(encode, tmp_path, capsys):
     assert (
         "12 images of 8x8x3, 2 classes, with captions and their features (12 tokens of 2)" in said
     )
-    assert (
-        "--config.text.encoder=encoders/letters --config.text.length=12 --config.text.prefix='> '"
-        in said
-    )  # noqa: E501
+    assert "--config.text.encoder=encoders/letters --config.text.length=12" in said
+    assert "--config.text.prefix='> '" in said
     pictures = open_source(str(tmp_path / "pictures"), "train")
     assert len(source) == 12 and not source.latents
     for i in range(12):  # in their order, and without mirror images

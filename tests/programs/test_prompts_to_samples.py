@@ -1,4 +1,4 @@
-"""Prompts to samples: the same image whatever the batch, and features made only when they are due."""
+"""Prompts to samples: the same image whatever the batch, and features made when they are due."""
 
 import captioned_pictures
 import jax

@@ -1,4 +1,4 @@
-"""Which text encoder is loaded: by name, or that of a run, which must be the one it was trained with."""
+"""Which text encoder is loaded: by name, or that of a run, which must be that of its training."""
 
 import captioned_pictures
 import pytest
