@@ -142,7 +142,7 @@ class Captioned:
 
 def label_of(source: Any, i: int) -> int:
     """Return the class of an example, without its image if the source can."""
-    return source.label(i) if hasattr(source, "label") else int(source[i]["label"])
+    return source.label_of(i) if hasattr(source, "label_of") else int(source[i]["label"])
 
 
 def of_data(data: Data, text: Text, source: Source) -> Captioned:

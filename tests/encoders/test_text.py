@@ -17,7 +17,9 @@ SIZES = dict(
 
 def test_bytes_need_no_more_settings():
     for name, value in (("prefix", "x"), ("cut_prefix", True), ("dtype", "bfloat16"), ("batch", 2)):
-        with pytest.raises(UserError, match=f"config.text.{name}=.* has no effect: encoder='bytes'"):
+        with pytest.raises(
+            UserError, match=f"config.text.{name}=.* has no effect: encoder='bytes'"
+        ):
             Text(**{name: value})
     with pytest.raises(UserError, match="cut_prefix=True has no effect: prefix is empty"):
         Text(encoder="a/b", cut_prefix=True)

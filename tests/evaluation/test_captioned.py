@@ -6,7 +6,8 @@ import pytest
 from sg_jax.evaluation import captioned
 
 ODD = [
-    "", " ", "\n", "a\x00b\x1b[31m\x7f", "字" * 500, "مرحبا بالعالم", "🙂👨\u200d👩\u200d👧", "\ud800 half",
+    "", " ", "\n", "a\x00b\x1b[31m\x7f", "字" * 500, "مرحبا بالعالم", "🙂👨\u200d👩\u200d👧",
+    "\ud800 half",
     "x" * 10_000, "word " * 3000, "\u202eabc", "e\u0301" * 40, "\uffff\U0010ffff",
 ]  # fmt: skip
 
