@@ -158,6 +158,7 @@ def portable(config: ConfigDict) -> ConfigDict:
         config.objective.distill = ""  # by the network of init_from
         config.track.name = config.track.entity = ""
         config.evaluate.reference = config.evaluate.inception = config.evaluate.dinov2 = ""
+        config.control.pairs = ""
         left = [name for name, setting in config.guidance.items() if setting.weak_workdir]
         for name in left:
             del config.guidance[name]
@@ -165,7 +166,7 @@ def portable(config: ConfigDict) -> ConfigDict:
             config.sample.guidance = "unguided"
         if config.train.evaluate_guidance in left:
             config.train.evaluate_guidance = "unguided"
-        for section in (config.evaluate, config.diversity, config.compose):
+        for section in (config.evaluate, config.diversity, config.compose, config.control):
             section.guidance = tuple(n for n in section.guidance if n not in left)
     return config
 

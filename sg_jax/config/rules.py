@@ -53,6 +53,7 @@ def check(config: Config, model: Backbone, mesh: Mesh) -> None:
         ("evaluate.guidance", config.evaluate.guidance),
         ("diversity.guidance", config.diversity.guidance),
         ("compose.guidance", config.compose.guidance),
+        ("control.guidance", config.control.guidance),
     ):
         for name in names:
             if name not in config.guidance:

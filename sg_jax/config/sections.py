@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from sg_jax.config import tuples
+from sg_jax.config.controlling import Control
 from sg_jax.config.measuring import Compose, Diversity, Evaluate, Features, Sweep, Tune
 from sg_jax.config.training import MOST_IMAGES, Checkpoint, Train
 from sg_jax.data.section import Data
@@ -226,6 +227,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "tune": Tune,
     "diversity": Diversity,
     "compose": Compose,
+    "control": Control,
     "track": Track,
     "profile": Profile,
     "bench": Bench,
@@ -255,6 +257,7 @@ class Config:
     tune: Tune
     diversity: Diversity
     compose: Compose
+    control: Control
     track: Track
     profile: Profile
     bench: Bench

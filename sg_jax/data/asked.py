@@ -29,12 +29,14 @@ class Asked:
       read: from numbers to what the network's conditioning checks: texts, or arrays of features.
       labels: classes int32 [B] that go with them; None if there are none.
       numbers: those of this slice.
+      encoder: the frozen encoder that reads the texts; None for bytes, or stored features.
     """
 
     texts: Sequence[str]
     read: Callable[[Sequence[int]], Any]
     labels: np.ndarray | None
     numbers: range
+    encoder: Any = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -72,7 +74,7 @@ def of_texts(texts: Sequence[str], encode: Callable[[list[str]], Any] | None = N
         some = [texts[i] for i in numbers]
         return encode(some) if encode else some
 
-    return Asked(texts, read, None, range(len(texts)))
+    return Asked(texts, read, None, range(len(texts)), encode)
 
 
 def of_features(features: Mapping[str, np.ndarray], texts: Sequence[str] = ()) -> Asked:

@@ -175,6 +175,35 @@ class TextEncoder:
                 found[row, : len(hidden)], lengths[row] = hidden, len(hidden)
         return {"text": found, "length": lengths}
 
+    def spans(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """Return the characters first..last-1 of a text that each of its tokens stands for.
+
+        Args:
+          texts: B of them, without the prefix.
+
+        Returns:
+          For each a pair (first, last) per token, as its features come; an empty range for tokens
+          that stand for nothing, and a negative one for those of the prefix.
+
+        Raises:
+          UserError: the tokenizer does not tell it.
+        """
+        if not getattr(self._tokenizer, "is_fast", False):
+            raise UserError(
+                f"The tokenizer of {self.name} does not tell which characters a token stands for "
+                "(it is a slow one), so no subject can be found in a prompt."
+            )
+        skipped = len(self.about.prefix)
+        whole = [self.about.prefix + text for text in texts]
+        how: dict[str, Any] = dict(truncation=True, max_length=self._most)
+        found = self._tokenizer(whole, return_offsets_mapping=True, **how)
+        spans = []
+        for ids, pairs in zip(found["input_ids"], found["offset_mapping"], strict=True):
+            start = _shared(self._leading, ids)
+            kept = pairs[start : start + self.length]
+            spans.append([(first - skipped, last - skipped) for first, last in kept])
+        return spans
+
     def _ids(self, texts: Sequence[str], most: int = 0) -> list[list[int]]:
         """Return the tokens of texts; at most `most` of each, which end as whole texts do."""
         how: dict[str, Any] = dict(truncation=True, max_length=most) if most else {}

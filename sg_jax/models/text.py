@@ -2,6 +2,8 @@
 
 A text condition is a dict of arrays with one row per image: "text", int32 [B, L] or float
 [B, L, F], and "length", int32 [B], how many of the L places are text. Length 0 means "no text".
+"shift", float [B, L, D], may be there too: what is added to each refined token before blocks read
+it (`method.control`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -74,7 +76,10 @@ class Text(nnx.Module):
         rotation = jnp.asarray(rotary.line(x.shape[1], self.width // self.heads))[None]
         for layer in self.refine:
             x = layer(x, mask, rotation)
-        return norms.rms(x, self.norm[...]), mask
+        x = norms.rms(x, self.norm[...])
+        if "shift" in condition:
+            x = x + condition["shift"].astype(dtype)
+        return x, mask
 
     def macs(self, mixing: bool) -> float:
         """Return the multiply-adds for one text; see `TextLayer.macs`."""
@@ -135,10 +140,10 @@ class Text(nnx.Module):
 
     def _checked(self, given: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
         """Return a condition that is given as arrays."""
-        if set(given) != {"text", "length"}:
+        if set(given) - {"shift"} != {"text", "length"}:
             raise UserError(
                 f"{name} has the entries {shown(sorted(map(str, given)))}, but it must have 'text' "
-                "and 'length'."
+                "and 'length', and may have 'shift'."
             )
         text, length = np.asarray(given["text"]), np.asarray(given["length"])
         shape = (self.length, self.features) if self.features else (self.length,)
@@ -175,4 +180,15 @@ class Text(nnx.Module):
                 f"{name}['length'][{wrong[0]}]={length[wrong[0]]} must lie in [0, {self.length}]."
             )
         kept = text if self.features else text.astype(np.int32)
-        return {"text": kept, "length": length.astype(np.int32)}
+        found = {"text": kept, "length": length.astype(np.int32)}
+        return found | ({"shift": self._shift(given, name)} if "shift" in given else {})
+
+    def _shift(self, given: Mapping[str, Any], name: str) -> np.ndarray:
+        shift, shape = np.asarray(given["shift"]), (len(given["text"]), self.length, self.width)
+        fits = shift.shape == shape and jnp.issubdtype(shift.dtype, jnp.floating)
+        if not fits or not np.isfinite(shift.astype(np.float32)).all():
+            raise UserError(
+                f"{name}['shift'] is {shift.dtype} {list(shift.shape)}; it must be finite floats "
+                f"{list(shape)}."
+            )
+        return shift.astype(np.float32)

@@ -1,16 +1,21 @@
-"""What `--mode sample` asks a network of texts for: the prompts of a file, or captions."""
+"""What `--mode sample` asks a network of texts for: prompts or captions, and their control."""
+
+import math
+from collections.abc import Sequence
 
 from sg_jax.config import record, trust
 from sg_jax.config.experiment import Experiment
 from sg_jax.data import asked as asked_lib
-from sg_jax.data import prompt_file
+from sg_jax.data import directions, prompt_file
 from sg_jax.data.asked import Asked
-from sg_jax.errors import UserError
+from sg_jax.data.directions import Direction
+from sg_jax.errors import UserError, shown
 from sg_jax.models.encoding import encode_bytes
 from sg_jax.modes.base import Job
 from sg_jax.runs.progress import log
 from sg_jax.weights import text_encoders
 
+FORM = "SUBJECT=FILE:SCALE, such as circle=size.npz:1.5"  # of --control
 PART = 1000  # texts that are looked at a time
 
 
@@ -63,6 +68,26 @@ def asked(job: Job, experiment: Experiment) -> Asked:
     ]
     tell(cut, f"{wording.length} tokens")
     return asked_lib.of_texts(prompts.texts, encoder)
+
+
+def control(given: Sequence[str]) -> list[tuple[str, Direction, float]]:
+    """Return the directions of --control, read from their files.
+
+    Raises:
+      UserError: a value has another form, or a file is none of a direction.
+    """
+    found = []
+    for value in given:
+        subject, _, rest = value.partition("=")
+        path, _, scale = rest.rpartition(":")
+        try:
+            number = float(scale)
+        except ValueError:
+            number = math.nan
+        if not subject.strip() or not path or not math.isfinite(number):
+            raise UserError(f"--control={shown(value)} must have the form {FORM}.")
+        found.append((subject.strip(), directions.load(path, "--control's file"), number))
+    return found
 
 
 def _cut(text: str, length: int) -> bool:

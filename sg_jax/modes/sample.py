@@ -8,6 +8,7 @@ captions of its own data.
 import dataclasses
 import math
 import zlib
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from etils import epath
 from sg_jax.config import record
 from sg_jax.config.experiment import Experiment
 from sg_jax.data.asked import Asked
+from sg_jax.data.directions import Direction
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import captioned, drawings, measure, pictures, table
@@ -45,7 +47,12 @@ class Recorded:
     latents: bool
 
 
-def draw(experiment: Experiment, workdir: str, prompts: Asked | None = None) -> epath.Path:
+def draw(
+    experiment: Experiment,
+    workdir: str,
+    prompts: Asked | None = None,
+    control: Sequence[tuple[str, Direction, float]] = (),
+) -> epath.Path:
     """Draw `config.sample.count` images with `config.sample.guidance`.
 
     Labels repeat `config.sample.labels`, or go through the classes in turn. Writes samples/NAME.npz
@@ -58,6 +65,7 @@ def draw(experiment: Experiment, workdir: str, prompts: Asked | None = None) -> 
       experiment: the run's objects.
       workdir: folder of the run.
       prompts: what a network of texts draws instead of labels; they are written beside the images.
+      control: directions on subjects of the prompts; see `programs.sampling.sample`.
 
     Returns:
       The path of the picture, or of the latents.
@@ -91,13 +99,16 @@ def draw(experiment: Experiment, workdir: str, prompts: Asked | None = None) -> 
         **experiment.sampling,
         weak_model=weak_model,
         progress=progress.update,
+        control=control,
     )
+    for subject, direction, scale in control:
+        about += f", {direction.attribute} of {subject} {scale:+g}"
     latents = not experiment.pixels
     decoder = ""
     if autoencoder := experiment.autoencoder:
         decoder = autoencoder.fingerprint()
         about += f", decoded by {autoencoder.name} ({decoder})"
-    name = name_of(config.guidance, key, wanted, decoder) + ("_latents" if latents else "")
+    name = name_of(config.guidance, key, wanted, decoder, control) + ("_latents" if latents else "")
     folder = files.path(workdir) / "samples"
     written = folder / f"{name}{'.npz' if latents else '.png'}"
     if processes.is_writer() and not latents:
@@ -144,16 +155,23 @@ def _save_grid(experiment: Experiment, images: np.ndarray, told: Any, path: epat
     pictures.save_png(pictures.credited(picture, name), path)
 
 
-def name_of(setting: str, key: table.Key, labels: np.ndarray | Asked, decoder: str = "") -> str:
+def name_of(
+    setting: str,
+    key: table.Key,
+    labels: np.ndarray | Asked,
+    decoder: str = "",
+    control: Sequence[tuple[str, Direction, float]] = (),
+) -> str:
     """Return the name of a drawing's files, such as "sg_w3_20steps_seed0_1f2e3d4c".
 
     It says the setting, ω, steps and seed; the last part stands for all else that images depend
-    on: rates, sampler, checkpoint, labels, and the fingerprint of what decodes latents.
+    on: rates, sampler, checkpoint, labels, the fingerprint of what decodes latents, and control.
     """
     scale = key.guidance.scale
     omega = scale[0] if isinstance(scale, tuple) else f"{scale:g}"
     listed = labels.digest() if isinstance(labels, Asked) else labels.tolist()
     told = (setting, key, listed, *([decoder] if decoder else []))
+    told += tuple((subject, way.values.tolist(), scale) for subject, way, scale in control)
     digest = zlib.crc32(repr(told).encode())
     short = setting.encode()[:100].decode(errors="ignore")  # file systems allow some 255 bytes
     return f"{short}_w{omega}_{key.steps}steps_seed{key.seed}_{digest:08x}"
@@ -177,6 +195,7 @@ def run(job: Job) -> list[epath.Path]:
             f"--prompts={job.options['prompts']} has no effect: config.model.kind={kind!r} reads "
             "class labels, such as --config.sample.labels=0,1,2."
         )
+    control = prompted.control(job.options.get("control", ()))
     job = recorded(job)
     try:
         experiment = job.drawing
@@ -186,7 +205,7 @@ def run(job: Job) -> list[epath.Path]:
     prompts = None
     if experiment.wording is not None:
         prompts = prompted.asked(job, experiment)
-    return [draw(experiment, job.workdir, prompts)]
+    return [draw(experiment, job.workdir, prompts, control)]
 
 
 MODE = register(
@@ -204,6 +223,12 @@ MODE = register(
         ],
         options=(
             Option("prompts", "of a network of texts: a file with one a line, or .npz of features"),
+            Option(
+                "control",
+                f"attributes of words of the prompts: {prompted.FORM}",
+                default=(),
+                many=True,
+            ),
         ),
     )
 )

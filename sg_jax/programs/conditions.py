@@ -12,6 +12,7 @@ from sg_jax.data.asked import Asked
 from sg_jax.encoders.text import TextEncoder
 from sg_jax.errors import UserError, shown
 from sg_jax.method.network import Condition
+from sg_jax.programs.control import Control
 
 Wanted = Sequence[int] | Sequence[str] | np.ndarray | Mapping[str, np.ndarray] | Asked
 
@@ -35,13 +36,15 @@ class Conditions:
       conditioning: of the network.
       wanted: see `sampling.sample`.
       encoder: encodes texts, a batch at a time.
+      control: directions on subjects; see `sampling.sample`.
 
     Raises:
       UserError: they are none of this network's.
     """
 
-    def __init__(self, conditioning: Any, wanted: Any, encoder: Any = None):
+    def __init__(self, conditioning: Any, wanted: Any, encoder: Any = None, control: Any = ()):
         self._conditioning, self._later, self._whole = conditioning, None, None
+        given: Any = wanted
         if encoder is not None:
             wanted = _encoded(conditioning, wanted, encoder)
         if isinstance(wanted, Asked):
@@ -49,6 +52,10 @@ class Conditions:
         else:
             self._whole = conditioning.check(wanted)
             self._count = len(jax.tree.leaves(self._whole)[0])
+        if isinstance(given, Asked):
+            given, encoder = given.words, given.encoder
+        given = list(given) if isinstance(given, np.ndarray) else given
+        self._control = Control(conditioning, control, given, encoder)
 
     def __len__(self) -> int:
         return self._count
@@ -60,6 +67,9 @@ class Conditions:
             found = self._conditioning.check(self._later[part].prompts)
         else:
             found = jax.tree.map(lambda x: x[part], self._whole)
+        if self._control.acts:
+            shift = self._control.shift(part)
+            found = {**found, "shift": found.get("shift", 0) + shift}
 
         def filled(x: np.ndarray) -> np.ndarray:
             padded = np.zeros((size, *x.shape[1:]), x.dtype)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,10 +22,15 @@ from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs import decoding, memory
 from sg_jax.programs.conditions import Conditions, Wanted, count_of
+from sg_jax.programs.control import Entry
 from sg_jax.programs.integration import image_keys, integrate, spread
 
 SMALLER = "decode fewer at once (decode_chunk, config.autoencoder.chunk), or draw fewer in a batch"
 MOST_STEPS = 100_000  # float32 spaces the times of so many steps to within a percent
+
+
+class NotFinite(UserError):
+    """Report samples that contain NaN or infinity."""
 
 
 def _batch(value: Any) -> str:
@@ -66,6 +71,7 @@ def sample(
     decode_chunk: int = decoding.AT_ONCE,
     first: int = 0,
     text_encoder: TextEncoder | None = None,
+    control: Sequence[Entry] = (),
 ) -> np.ndarray:
     """Draw one image per label, or per prompt of a text network.
 
@@ -97,6 +103,11 @@ def sample(
         call is, so that a large drawing can be continued or shared out.
       text_encoder: from `sg_jax.load_text_encoder`; it encodes texts for a network of features,
         those of one batch at a time.
+      control: attributes of things in the prompts, such as [("circle", "size.npz", 1.5)]: the
+        subject, which is a word of each prompt ("circle#2": the second one of that name), a
+        direction or its file (`--mode control`, `sg_jax.find_direction`), and how far to go along
+        it. Subject and scale may also be lists with one for each prompt. It acts in all predictions
+        that read the prompt.
 
     Returns:
       Images, uint8 [B, H, W, C], or float32 with pixels=False. Every process gets all of them.
@@ -110,6 +121,7 @@ def sample(
         steps=steps, seed=seed, batch_size=batch_size, chunk=chunk, mesh=mesh, progress=progress,
         sampler=sampler, weak_model=weak_model, pixels=pixels, autoencoder=autoencoder,
         decode_chunk=decode_chunk, first=first, text_encoder=text_encoder,
+        control=control,
     )  # fmt: skip
     count, batches = _prepare(model, labels, guidance, **options, collected=True)
     shape = decoding.shape(model, autoencoder if pixels else None)
@@ -156,6 +168,7 @@ def _prepare(
     decode_chunk: Any = decoding.AT_ONCE,
     first: Any = 0,
     text_encoder: Any = None,
+    control: Any = (),
     *,
     collected: bool,
 ) -> tuple[int, Iterator[np.ndarray]]:
@@ -190,7 +203,7 @@ def _prepare(
     if decoder is not None:
         needs = memory.decoding(networks, decoder, at_once, decode_chunk, kept, place)
         memory.check(_decoding_in_words(at_once, decode_chunk), needs, place, SMALLER)
-    conditions = Conditions(model.conditioning, labels, text_encoder)
+    conditions = Conditions(model.conditioning, labels, text_encoder, control)
     plan, scales = guidance_lib.plan(guidance, sampler, steps)
     if plan.two_networks and weak_model is None:
         share = isinstance(guidance.weak_step, float)
@@ -235,7 +248,7 @@ def _prepare(
                 samples = decoding.decode(on_devices, samples, mesh=mesh, chunk=decode_chunk)
             drawn = processes.to_host(samples)[:many]
             if broken := int(np.sum(~np.isfinite(drawn).all(axis=(1, 2, 3)))):
-                raise UserError(
+                raise NotFinite(
                     f"{broken} of {many} samples contain NaN or infinity "
                     f"({guidance.describe()}, {sampler.name}, {steps} steps): lower the scale, or "
                     "use more steps. If it also happens without guidance, the weights are broken."

@@ -138,7 +138,7 @@ def _without_sparsity(config: ConfigDict, said: Collection[str]) -> None:
         config.objective.gamma = 0.0
     if "sample.guidance" not in said and config.sample.guidance == "sg":
         config.sample.guidance = "cfg"
-    for section in ("evaluate", "diversity", "compose"):
+    for section in ("evaluate", "diversity", "compose", "control"):
         if f"{section}.guidance" not in said:
             routed = ("sg", "sg_flops", "sg_fid", "cfg_sg")
             names = [n for n in config[section].guidance if n not in routed]

@@ -1,0 +1,83 @@
+"""Where a prompt speaks of its subject: the characters of a word in it, found or marked.
+
+"circle" is found in "A circle above a square" as a whole word, whatever its case; "circle#2" is
+the second one of "a circle and a circle". In texts of our own, braces mark it: "a large {circle}".
+"""
+
+import dataclasses
+import re
+
+from sg_jax.errors import UserError, shown
+
+NUMBERED = re.compile(r"(.*\S)#([0-9]+)", re.DOTALL)
+MARKED = re.compile(r"([^{}]*)\{([^{}]*\S[^{}]*)\}([^{}]*)", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Marked:
+    """A text, and the characters in it that name its subject.
+
+    Attributes:
+      text: without marks.
+      first, last: the subject is text[first:last].
+    """
+
+    text: str
+    first: int
+    last: int
+
+    @property
+    def subject(self) -> str:
+        """The subject as the text writes it."""
+        return self.text[self.first : self.last]
+
+
+def find(text: str, subject: str, name: str = "prompt") -> Marked:
+    """Return where a text names a subject.
+
+    Args:
+      text: the prompt.
+      subject: a word or several, or with a number, such as "circle#2", the second one.
+      name: of the text, for messages.
+
+    Raises:
+      UserError: it is not there, or several times and the number does not say which.
+    """
+    number, words = 0, subject
+    if numbered := NUMBERED.fullmatch(subject):
+        words, number = numbered[1], int(numbered[2])
+    spaced = r"\s+".join(map(re.escape, words.split()))
+    places = [match.span() for match in re.finditer(rf"(?<!\w){spaced}(?!\w)", text, re.IGNORECASE)]
+    short = shown(text[:80])
+    if not words.split() or not places:
+        raise UserError(
+            f"{name}={short} does not have the subject {shown(subject)}: give a word of the "
+            "prompt, as it stands there."
+        )
+    if len(places) > 1 and not numbered:
+        raise UserError(
+            f"{name}={short} has the subject {shown(subject)} {len(places)} times: say which, such "
+            f"as {words + '#1'!r}."
+        )
+    if numbered and not 1 <= number <= len(places):
+        times = "once" if len(places) == 1 else f"{len(places)} times"
+        raise UserError(
+            f"{name}={short} has {words!r} only {times}, so there is no {shown(subject)}."
+        )
+    return Marked(text, *places[max(number, 1) - 1])
+
+
+def marked(text: str, name: str = "prompt") -> Marked:
+    """Return a text whose subject stands in braces, without them.
+
+    Raises:
+      UserError: no subject is marked, or several.
+    """
+    found = MARKED.fullmatch(text)
+    if found is None:
+        raise UserError(
+            f"{name}={shown(text[:80])} must have one subject in braces, such as 'a large "
+            "{circle}'."
+        )
+    before, subject, after = found.groups()
+    return Marked(before + subject + after, len(before), len(before) + len(subject))
