@@ -1,4 +1,4 @@
-"""From captions to pictures by the command: a network of texts is trained, drawn from and scored."""
+"""From captions to pictures by the command: a network of texts is trained, drawn and scored."""
 
 import json
 import types
