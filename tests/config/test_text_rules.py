@@ -6,9 +6,7 @@ from sg_jax.config import experiment, geometry, tree
 from sg_jax.data.wording import Wording
 from sg_jax.errors import UserError
 
-SHAPE = dict(
-    depth=2, width=16, heads=2, patch=4, image_size=8, channels=3, routes=((1, 1),)
-)
+SHAPE = dict(depth=2, width=16, heads=2, patch=4, image_size=8, channels=3, routes=((1, 1),))
 
 
 @pytest.fixture
@@ -49,7 +47,10 @@ def test_the_features_are_those_of_the_data(config):
     ("sections", "said"),
     [
         (dict(sample=dict(labels=(1,))), r"config\.sample\.labels=\(1,\) has no effect.*--prompts"),
-        (dict(evaluate=dict(labels="uniform")), r"config\.evaluate\.labels='uniform' has no effect"),
+        (
+            dict(evaluate=dict(labels="uniform")),
+            r"config\.evaluate\.labels='uniform' has no effect",
+        ),
         (dict(text=dict(prefix="x")), r"prefix='x' has no effect: encoder='bytes'"),
         (
             dict(sample=dict(guidance="icg"), train=dict(then=("sample",))),
@@ -66,5 +67,7 @@ def test_a_network_of_classes_reads_no_texts(config):
     classes = dict(num_classes=2)
     built = experiment.build(geometry.fill_geometry(config("dit", classes)))
     assert built.wording is None and built.texts is None and built.blank(3).shape == (3,)
-    with pytest.raises(UserError, match=r"config\.text\.length=9 has no effect: .*'dit' reads class"):
+    with pytest.raises(
+        UserError, match=r"config\.text\.length=9 has no effect: .*'dit' reads class"
+    ):
         experiment.build(geometry.fill_geometry(config("dit", classes, text=dict(length=9))))

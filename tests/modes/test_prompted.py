@@ -1,4 +1,4 @@
-"""From captions to pictures by the command: a network of texts is trained, drawn from and scored."""
+"""From captions to pictures by the command: a network of texts is trained, drawn and scored."""
 
 import json
 import types
@@ -14,7 +14,7 @@ from sg_jax.data.sources import open_source
 from sg_jax.data.wording import Wording
 from sg_jax.errors import UserError
 from sg_jax.main import main
-from sg_jax.modes import prompted
+from sg_jax.modes import prompted, sample
 from sg_jax.weights import text_encoders
 
 LINES = ["a red square 3", "", "字" * 40, "a blue one", "x" * 10_000]
@@ -79,8 +79,16 @@ def test_without_a_file_captions_of_the_data_are_drawn(ask, tmp_path):
     folder = captioned_pictures.write(tmp_path / "pictures", splits=("test",))
     captions = Captioned(open_source(str(folder), "test"), Wording(12))
     assert ask(captions=captions, count=5).words == captions.ask(5).words
-    with pytest.raises(UserError, match="--prompts is missing, and config.data.name='made'"):
-        ask()
+
+
+def test_a_network_of_classes_draws_no_prompts():
+    model = types.SimpleNamespace(kind="dit")
+    experiment = types.SimpleNamespace(
+        wording=None, config=types.SimpleNamespace(model=model)
+    )  # fmt: skip
+    job = types.SimpleNamespace(options={"prompts": "p.txt"}, experiment=experiment)
+    with pytest.raises(UserError, match=r"--prompts=p\.txt has no effect: .*'dit' reads class"):
+        sample.run(job)
 
 
 CONFIG = """
