@@ -28,17 +28,17 @@ def get_config():
                 bias=False,
                 mlp_ratio=8 / 3,
             ),
-            objective=dict(gamma=0.25),
+            objective=dict(gamma=0.25, time_mean=-0.7),  # more noise: there the layout is decided
             optimizer=dict(name="muon", learning_rate=6e-3, warmup=50, b2=0.99, schedule="cosine"),
             train=dict(
-                steps=2000,
+                steps=3600,
                 batch_size=16,
                 ema_decay=0.995,
                 log_every=50,
-                sample_every=500,
+                sample_every=900,
                 then=("sample",),
             ),
-            checkpoint=dict(every=500, keep_period=500),
+            checkpoint=dict(every=300, keep_period=1200),
             guidance=dict(
                 cfg=dict(scale=2.0, weak_label="null"),
                 sg=dict(scale=2.0, gamma_strong=0.0, gamma_weak=0.75),

@@ -178,7 +178,7 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
         record.check_same(config, workdir, mode.same)
         job.experiment.check_kernels()
     if mode.same == "scored" and source is not None:  # scores against other data would mislead
-        about = identity.of(source, job.experiment.wording and checked.text)
+        about = identity.of(source, job.experiment.texts)
         record.check_data(workdir, config, source.class_names, about)
     check_folders(mode, job)
     if workdir and processes.is_writer():

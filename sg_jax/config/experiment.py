@@ -22,6 +22,7 @@ from sg_jax.data.pipeline import train_iterator
 from sg_jax.data.sources import Source
 from sg_jax.data.wording import Wording
 from sg_jax.encoders.autoencoder import Autoencoder
+from sg_jax.encoders.text import Text
 from sg_jax.errors import UserError
 from sg_jax.method.distillation import Distillation
 from sg_jax.method.guidance import Guidance
@@ -84,6 +85,11 @@ class Experiment:
         if not reads_texts(model.kind):
             return None
         return Wording(model.text_length, model.text_features)
+
+    @property
+    def texts(self) -> Text | None:
+        """The section `config.text`; None if the network reads class labels."""
+        return self.config.text if reads_texts(self.config.model.kind) else None
 
     def asked(self, count: int) -> np.ndarray | Asked:
         """Return what an evaluation draws: classes in turn, or captions in a fixed order."""

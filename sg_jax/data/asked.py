@@ -17,6 +17,7 @@ from sg_jax.errors import SettingError, UserError
 from sg_jax.runs.progress import log
 
 THREADS = 16
+ORDER = 0  # seed of the order of captions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,14 +109,16 @@ class Captioned:
     wording: Wording
 
     def ask(self, count: int) -> Asked:
-        """Return `count` captions in a fixed order, evenly spread over the split, with classes.
+        """Return captions of `count` images of the split with their classes, always the same ones.
 
-        If there are fewer images, each comes several times, with its further captions.
+        They are drawn at random, because data may be in the order of classes. If there are fewer
+        images, each comes several times, with its further captions.
         """
         size, captions = len(self.source), self.wording.of(self.source)
         named = wording.Worded(self.source, features=False)
-        ids = [i * size // count if count <= size else i % size for i in range(count)]
-        turn = [0 if count <= size else i // size for i in range(count)]
+        order = np.random.default_rng(ORDER).choice(size, min(count, size), replace=False)
+        ids = np.resize(order, count).tolist()
+        turn = [i // size for i in range(count)]
 
         def look(i: int) -> tuple[str, int]:
             texts = named.texts(ids[i])
@@ -139,7 +142,7 @@ class Captioned:
 
 def label_of(source: Any, i: int) -> int:
     """Return the class of an example, without its image if the source can."""
-    return source.label(i) if hasattr(source, "label") else int(source[i]["label"])
+    return source.label_of(i) if hasattr(source, "label_of") else int(source[i]["label"])
 
 
 def of_data(data: Data, text: Text, source: Source) -> Captioned:

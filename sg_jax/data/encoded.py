@@ -42,7 +42,7 @@ class Encoded:
         """Return where example `i` is, for messages."""
         raise NotImplementedError
 
-    def label(self, i: int) -> int:
+    def label_of(self, i: int) -> int:
         """Return the label of example `i`."""
         return self.read(i)[1]
 

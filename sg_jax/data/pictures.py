@@ -44,7 +44,7 @@ class PictureSource(Encoded):
     def read(self, i: int) -> tuple[bytes, int]:
         return self.files.read(int(self.ids[i])), int(self.labels[i])
 
-    def label(self, i: int) -> int:
+    def label_of(self, i: int) -> int:
         return int(self.labels[i])
 
     def place(self, i: int) -> str:

@@ -61,7 +61,7 @@ class Without:
             "identify",
             "worded",
             "texts",
-            "label",
+            "label_of",
         ):  # which not every source has
             raise AttributeError(name)
         of_source = getattr(self.source, name)

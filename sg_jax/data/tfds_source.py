@@ -97,7 +97,7 @@ class TfdsSource:
         """The captions of the examples, if they have some."""
         return _Column(self) if self.caption else None
 
-    def label(self, i: int) -> int:
+    def label_of(self, i: int) -> int:
         """Return the label of example `i`."""
         return int(self._read_at(i)[self.keys["label"]])
 

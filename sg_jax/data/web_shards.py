@@ -7,7 +7,8 @@
 as img2dataset writes COYO, and as JourneyDB comes when it is packed so (.json with "prompt" and
 "Task2"). config.data.name is "wds:FOLDER", "wds:FILE.tar", or several of these with how often the
 images of each come in an epoch: "wds:./coyo@0.5,./journeydb@2". The half is then the same one in
-every epoch. `config.data.aesthetics` is the least score of an image.
+every epoch. `config.data.aesthetics` is the least score of an image. Where no image of a part has a
+score, as those of synthetic data, all of them are taken.
 
 Tars are read at random, which suits a disk. `--mode latents` stores them as a data set once.
 """
@@ -165,14 +166,23 @@ def open_shards(
                 "unpacked to: it may be meant to harm, so nothing of it is read. Leave it out."
             )
     shards = Shards(tuple(every), tuple(itertools.accumulate(len(a.names) for a in every)))
-    ids, first, said = [], 0, []
+    ids, first, said, scored = [], 0, [], False
     for (path, times), each in zip(parts, tars, strict=True):
         count = sum(len(archive.names) for archive in each)
         own = np.arange(first, first + count)
-        kept = own[_beautiful(shards, own, aesthetics, name)] if aesthetics else own
-        ids.append(_repeated(kept, times))
-        said.append(f"{path}: {count:,} images in {len(each)} tars, {len(ids[-1]):,} taken")
+        scores = _scores(shards, own, name) if aesthetics else None
+        ids.append(_repeated(own if scores is None else own[scores >= aesthetics], times))
+        without = " (they have no scores)" if aesthetics and scores is None else ""
+        said.append(
+            f"{path}: {count:,} images in {len(each)} tars, {len(ids[-1]):,} taken{without}"
+        )
+        scored |= scores is not None
         first += count
+    if aesthetics and not scored:
+        raise UserError(
+            f"config.data.aesthetics={aesthetics:g} needs a score of each image, and no .json of "
+            f"{shown(name)} has one of {', '.join(SCORES)}: set it to 0, or add them."
+        )
     found = np.concatenate(ids)
     if not len(found):
         raise UserError(
@@ -233,8 +243,8 @@ def _repeated(ids: np.ndarray, times: float) -> np.ndarray:
     return np.concatenate([*[ids] * whole, ids[np.array(some, np.int64)]])
 
 
-def _beautiful(shards: Shards, ids: np.ndarray, least: float, name: str) -> np.ndarray:
-    """Return which images have at least this score, bool; those without one have none."""
+def _scores(shards: Shards, ids: np.ndarray, name: str) -> np.ndarray | None:
+    """Return the score of each image, -inf for one without; None if none has one."""
 
     def score(i: int) -> float:
         try:
@@ -250,9 +260,4 @@ def _beautiful(shards: Shards, ids: np.ndarray, least: float, name: str) -> np.n
 
     with ThreadPoolExecutor(THREADS) as pool:
         found = np.fromiter(pool.map(score, ids), np.float64, len(ids))
-    if len(found) and not np.isfinite(found).any():
-        raise UserError(
-            f"config.data.aesthetics={least:g} needs a score of each image, and no .json of "
-            f"{shown(name)} has one of {', '.join(SCORES)}: set it to 0, or add them."
-        )
-    return found >= least
+    return found if np.isfinite(found).any() else None

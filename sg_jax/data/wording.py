@@ -47,7 +47,7 @@ class Wording:
     length: int
     features: int = 0
 
-    def condition(self, text: Any) -> dict[str, np.ndarray]:
+    def condition(self, text: Any) -> dict[str, Any]:
         """Return the condition of one image, from a text or from features [n, F], n <= L."""
         if not self.features:
             whole, _ = encode_bytes([text], self.length)

@@ -67,11 +67,12 @@ def writing(
         files.writing(place / f"{name}.npz") as file,
         zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
-        members = dict(labels=labels, about=np.array(about))
-        if not isinstance(labels, np.ndarray):
+        members = dict(about=np.array(about))
+        if isinstance(labels, np.ndarray):
+            members = dict(labels=labels) | members
+        else:
             beside = place / f"{name}_prompts.jsonl" if latents else place / name / PROMPTS
             _write_prompts(beside, labels, latents)
-            del members["labels"]
         for member, value in members.items():
             with archive.open(_member(member), "w") as array:
                 np.lib.format.write_array(array, value, allow_pickle=False)

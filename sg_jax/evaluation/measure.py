@@ -149,6 +149,7 @@ def score(
     pictured: Collection[Key] = (),
     shown: int = 0,
     told: scored.Told | None = None,
+    tolerant: bool = False,
 ) -> table.Table:
     """Draw and score what the run's table lacks, and return the table; {} except in the writer.
 
@@ -160,7 +161,7 @@ def score(
         own setting (see `resolved`), seed and number of steps.
       pictured: the keys whose first images are kept.
       shown: how many images of each that is.
-      told: see `scored.draw_all`.
+      told, tolerant: see `scored.draw_all`.
     """
     rows = table.read(workdir, tell=True)
     jobs = list(dict.fromkeys(keys))
@@ -183,7 +184,7 @@ def score(
     log(f"{len(jobs)} drawings, {len(left)} left.")
     if left:
         again = [key for key, is_left in zip(jobs, no_images, strict=True) if is_left]
-        scored.draw_all(experiment, judge, workdir, left, again, rows, shown, told)
+        scored.draw_all(experiment, judge, workdir, left, again, rows, shown, told, tolerant)
     return rows if processes.is_writer() else {}
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,12 +18,12 @@ from sg_jax.data.asked import Asked
 from sg_jax.errors import one_line
 from sg_jax.evaluation import drawings, table
 from sg_jax.evaluation.judge import Judge
-from sg_jax.evaluation.metrics import METRICS, Drawing
+from sg_jax.evaluation.metrics import METRICS, Drawing, Scores
 from sg_jax.evaluation.stream import Stream
 from sg_jax.evaluation.table import Key
 from sg_jax.method import guidance as guidance_lib
 from sg_jax.parallel import processes
-from sg_jax.programs.sampling import sample_batches
+from sg_jax.programs.sampling import NotFinite, sample_batches
 from sg_jax.runs import arrays, files
 from sg_jax.runs.progress import Progress, log
 from sg_jax.weights import checkpoints
@@ -39,11 +40,13 @@ def draw_all(
     rows: table.Table,
     shown: int,
     told: Told | None = None,
+    tolerant: bool = False,
 ) -> None:
     """Draw what is `left`: keys, each with whether it is to be scored, or only its images kept.
 
     `told` is called in the writer with each key that was scored, and its scores of images; by
-    default this prints the progress.
+    default this prints the progress. If it is `tolerant`, samples that are not finite do not end
+    the call: every score of theirs is NaN.
     """
     config, networks, programs = experiment.config.sample, None, set()
     step, samples = left[0][0].checkpoint, left[0][0].samples
@@ -82,7 +85,13 @@ def draw_all(
         if not score:
             stream.first()
             continue
-        found = stream.run(_part_of(workdir, key), about)
+        try:
+            found = stream.run(_part_of(workdir, key), about)
+        except NotFinite as error:  # in all processes
+            if not tolerant:
+                raise
+            log(f"Not counted: {error}")
+            found = None
         if not processes.is_writer():
             continue
         cost = flops.sampling_step(
@@ -92,9 +101,12 @@ def draw_all(
             sampler=experiment.sampler,
             weak_model=weak_model,
         )
-        scores = judge.scores_of(found.sets, Drawing(cost, found.rate))
+        scores: Scores = dict.fromkeys(judge.measures, math.nan)
+        if found is not None:
+            scores = judge.scores_of(found.sets, Drawing(cost, found.rate))
         rows |= table.add(workdir, {key: scores})
-        found.finish()
+        if found is not None:
+            found.finish()
         shares: dict[str, Any] = {n: scores[n] for n in scores if METRICS[n].of_images}
         if told is None:
             progress.update(done, **shares)

@@ -17,6 +17,7 @@ from sg_jax.config.experiment import Experiment
 from sg_jax.config.sections import Config
 from sg_jax.data import skipping
 from sg_jax.data.sources import Source, open_source, options_of
+from sg_jax.data.wording import Wording
 from sg_jax.errors import SettingError, UserError
 from sg_jax.modes import dry_latents
 from sg_jax.modes.base import Job, Mode, Option, register
@@ -41,7 +42,7 @@ def run(job: Job) -> list[epath.Path]:
     assert job.source is not None
     if job.options.get("check"):
         for split in job.options["check"]:
-            check(job.experiment.config, split)
+            check(job.experiment.config, split, job.experiment.wording)
         return []
     path = files.path(job.workdir) / "data_bench.json" if job.workdir else None
     result = measure(job.experiment, job.source)
@@ -50,8 +51,8 @@ def run(job: Job) -> list[epath.Path]:
     return [files.write_atomically(path, json.dumps(result, indent=1).encode())]
 
 
-def check(config: Config, split: str) -> None:
-    """Read every example of a split.
+def check(config: Config, split: str, wording: Wording | None = None) -> None:
+    """Read every example of a split, and its captions for a network of texts.
 
     Raises:
       UserError: some cannot be read; it names the first one and the files of all.
@@ -70,7 +71,7 @@ def check(config: Config, split: str) -> None:
         if listed <= LISTED:
             log(f"  {line}")
 
-    found = skipping.find(source, say)
+    found = skipping.find(wording.of(source) if wording else source, say)
     if not found:
         log(f"All {len(source):,} examples of split {split!r} can be read.")
         return

@@ -73,7 +73,7 @@ def draw(
     config = experiment.config.sample
     wanted: np.ndarray | Asked = prompts if prompts is not None else _labels(experiment)
     count = len(wanted)
-    told = prompts.words if prompts is not None else wanted
+    told = wanted.words if isinstance(wanted, Asked) else wanted
     how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
     spent = Spent()
     with spent.on("loading weights"):

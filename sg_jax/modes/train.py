@@ -262,7 +262,7 @@ def run(job: Job) -> list:
     experiment.check_training()
     with contextlib.ExitStack() as stack:
         with lock.hold(workdir) as held:
-            about = identity.of(source, experiment.wording and experiment.config.text)
+            about = identity.of(source, experiment.texts)
             record.prepare(workdir, job.config, source.class_names, begun, about)
             settings = json.loads(job.config.to_json_best_effort())
             track = Tracker(job.experiment.config.track, workdir, settings)

@@ -86,7 +86,7 @@ def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pat
     """
     config, step = experiment.config, checkpoints.saved_steps(workdir)[-1]
     trials.metric_of(config)
-    if config.tune.winners and epath.Path(config.tune.winners) == epath.Path(workdir):
+    if config.tune.winners and files.same(config.tune.winners, workdir):
         raise UserError(
             f"config.tune.winners={config.tune.winners!r} is this run itself, whose search would "
             "be written over: name another run, or leave it empty."

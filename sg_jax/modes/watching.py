@@ -288,10 +288,11 @@ def _sample_grid(
     if guidance.other_checkpoint:  # the weak network may not be trained yet
         guidance = Guidance(gamma_strong=guidance.gamma_strong)
     batch = config.sample.batch_size  # same program as --mode sample
+    wanted: np.ndarray | Asked
     if experiment.captions is None:
         columns = min(experiment.model.conditioning.num_classes, 10)
         rows = max(1, min(10, batch // columns))
-        wanted = np.tile(experiment.asked(columns), rows)
+        wanted = np.tile(experiment.model.conditioning.in_turn(columns), rows)
     else:
         columns = min(batch, CAPTIONED)
         rows = max(1, min(CAPTIONED, batch // columns))

@@ -29,6 +29,10 @@ SMALLER = "decode fewer at once (decode_chunk, config.autoencoder.chunk), or dra
 MOST_STEPS = 100_000  # float32 spaces the times of so many steps to within a percent
 
 
+class NotFinite(UserError):
+    """Report samples that contain NaN or infinity."""
+
+
 def _batch(value: Any) -> str:
     fits = value is None or (is_whole(value) and value >= 1)
     return "" if fits else "must be an int of at least 1, or None for all images at once."
@@ -244,7 +248,7 @@ def _prepare(
                 samples = decoding.decode(on_devices, samples, mesh=mesh, chunk=decode_chunk)
             drawn = processes.to_host(samples)[:many]
             if broken := int(np.sum(~np.isfinite(drawn).all(axis=(1, 2, 3)))):
-                raise UserError(
+                raise NotFinite(
                     f"{broken} of {many} samples contain NaN or infinity "
                     f"({guidance.describe()}, {sampler.name}, {steps} steps): lower the scale, or "
                     "use more steps. If it also happens without guidance, the weights are broken."

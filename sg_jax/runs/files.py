@@ -77,6 +77,13 @@ def absolute(name: str | os.PathLike) -> epath.Path:
     return found if is_remote(name) else epath.Path(pathlib.Path(found).absolute())
 
 
+def same(one: str | os.PathLike, other: str | os.PathLike) -> bool:
+    """Return whether two paths lead to the same place, however they are written."""
+    places = [os.fspath(absolute(name)).rstrip("/") for name in (one, other)]
+    real = [place if is_remote(place) else os.path.realpath(place) for place in places]
+    return real[0] == real[1]
+
+
 def children(folder: str | os.PathLike) -> list[epath.Path]:
     """Return what is in a folder, by name; an empty list if there is no folder.
 

@@ -57,7 +57,7 @@ def load_text_encoder(name: str | os.PathLike, **options: Any) -> TextEncoder:
 def load(text: Text) -> TextEncoder:
     """Load the encoder that the section `config.text` names."""
     name = text.encoder
-    if files.path(name).exists():
+    if name and files.path(name).exists():
         name = str(files.absolute(name))
     elif not re.fullmatch(places.HUB_ID, name) and not re.fullmatch(r"[\w.\-]+", name):
         raise UserError(

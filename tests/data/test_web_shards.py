@@ -71,6 +71,8 @@ def test_images_below_the_score_are_left_out(shards):
         open_source(f"wds:{shards}/coyo", "train", aesthetics=50.0)
     with pytest.raises(UserError, match=r"no \.json of .* has one of aesthetic_score_laion_v2"):
         open_source(f"wds:{shards}/journey", "train", aesthetics=5.0)
+    both = open_source(f"wds:{shards}/coyo,{shards}/journey", "train", aesthetics=8.0)
+    assert values(both) == [8, 9, 100, 101, 102, 103]  # JourneyDB has no scores
     with pytest.raises(UserError, match=r"aesthetics=5.0 has no effect"):
         open_source("digits", "train", aesthetics=5.0)
 

@@ -166,6 +166,16 @@ def test_another_metric_decides_if_the_config_says_so(tuned_by, monkeypatch):
     assert {r.key.guidance.scale for r in rows if r.chosen} == {1.0, 1.5}
 
 
+def test_what_is_not_finite_with_one_seed_does_not_win(tuned_by):
+    first = canonical(METHODS["cfg"][0])
+
+    def distance(guidance, seed):
+        return (float("nan") if seed else 0.1) if guidance == first else 1.0
+
+    rows = tuned_by(distance)[0]
+    assert first not in {row.key.guidance for row in rows if row.chosen}
+
+
 def test_without_a_number_nothing_wins(tuned_by):
     with pytest.raises(UserError, match="None of 1 settings has a finite frechet"):
         tuned_by(lambda guidance, seed: float("nan"))

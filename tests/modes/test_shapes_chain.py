@@ -11,7 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 SHORT = (
     "--config.model.depth=4", "--config.model.width=48", "--config.model.heads=2",
-    "--config.model.routes=((1,2),)", "--config.train.steps=400", "--config.optimizer.warmup=20",
+    "--config.model.routes=((1,2),)", "--config.train.steps=150", "--config.optimizer.warmup=20",
     "--config.train.sample_every=0", "--config.train.then=()", "--config.sample.steps=8",
 )  # fmt: skip
 COMPOSE = (
@@ -39,7 +39,7 @@ def test_the_shapes_are_trained_drawn_and_composed(tmp_path):
     said = command("--config", "configs/shapes_t2i.py", "--workdir", run, data, *SHORT)
     losses = [float(line.split("loss ")[1].split()[0]) for line in said.splitlines()
               if line.startswith("step ")]  # fmt: skip
-    assert losses[-1] < 0.25 < 0.8 < losses[0]
+    assert losses[-1] < 0.4 < 0.7 < losses[0]
 
     (tmp_path / "prompts.txt").write_text("a red circle\n\na blue star left of a green square\n")
     command("--mode", "sample", "--workdir", run, data, "--prompts", str(tmp_path / "prompts.txt"),

@@ -81,8 +81,8 @@ def test_a_sweep_is_drawn_compiled_and_kept_once(sweep_of, workdir):
     # Pairs (0, .25), (0, .75), (.25, .25), (.25, .75).
     assert integration.integrate._cache_size() == before + 4
     assert [p.name for p in paths] == [
-        "scores.csv", "sweep_frechet.png", "sweep_precision.png", "sweep_recall.png",
-        "sweep_accuracy.png", "sweep_cost.png",
+        "scores.csv", "sweep_frechet.png", "sweep_kid.png", "sweep_mind.png",
+        "sweep_precision.png", "sweep_recall.png", "sweep_accuracy.png", "sweep_cost.png",
     ]  # fmt: skip
     assert all(path.exists() for path in paths)
     rows = table.read(workdir)

@@ -28,7 +28,10 @@ TUNE = dict(
     settings=2, methods=("ag",), budgets=(1.0, 2.0), samples=10, report_samples=12,
     report_seeds=(1, 2), candidates=(("ag", ("one", "two")),),
 )  # fmt: skip
-SETTINGS = {**PRESETS, "one": Guidance(1.5, weak_step=3), "two": Guidance(2.0, weak_step=3)}
+SETTINGS = {
+    **PRESETS, "one": Guidance(1.5, weak_step=3), "two": Guidance(2.0, weak_step=3),
+    "wild": Guidance(3e38, weak_label="null"), "calm": Guidance(1.5, weak_label="null"),
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -136,6 +139,16 @@ def test_a_tune_is_drawn_once_and_written_whole(tune_of, tmp_path, capsys):
         tune_of(at=other, winners=str(tmp_path), settings=12, candidates=(), budgets=(3.0,))
     with pytest.raises(UserError, match="is this run itself"):
         tune_of(winners=str(tmp_path), settings=12, candidates=())
+
+
+def test_samples_that_are_not_finite_lose(tune_of, tmp_path, capsys):
+    wild = dict(methods=("cfg",), candidates=(("cfg", ("wild", "calm")),), budgets=(1.0,))
+    tune_of(**wild)
+    assert "Not counted: " in capsys.readouterr().out
+    rows = [row for row in tuned_rows.read(tmp_path) if row.method == "cfg"]
+    scales = {row.key.guidance.scale for row in rows if row.chosen}
+    assert scales == {1.5} and np.isnan(rows[0].scores["frechet"])
+    assert tune_of(**wild)[1] == []  # and are not drawn again
 
 
 @pytest.mark.slow

@@ -42,6 +42,15 @@ def test_absolute_paths(bucket, tmp_path, monkeypatch):
     assert str(files.absolute("gs://bucket/runs/a")) == "gs://bucket/runs/a"
 
 
+def test_paths_to_the_same_place(bucket, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for other in ("./a", "b/../a", str(tmp_path / "a"), "link", "a/"):
+        assert files.same("a", other), other
+    assert files.same("gs://bucket/a", "gs://bucket/a/")
+    assert not files.same("a", "b") and not files.same("a", "gs://bucket/a")
+
+
 @pytest.mark.parametrize("workdir", ["gs://bucket/run", "gs://bucket/run/"])
 def test_orbax_is_given_the_address_of_the_bucket(bucket, workdir):
     assert str(checkpoints.checkpoint_dir(workdir)) == "gs://bucket/run/checkpoints"
