@@ -87,7 +87,7 @@ def test_what_cannot_be_measured_is_named(wording, data, attribute, named):
 SMALL = (
     "--config.model.depth=2", "--config.model.width=16", "--config.model.heads=2",
     "--config.model.routes=((1,1),)", "--config.train.steps=2", "--config.train.sample_every=0",
-    "--config.train.then=()", "--config.checkpoint.every=2",
+    "--config.train.then=()", "--config.checkpoint.every=2", "--config.optimizer.warmup=0",
 )  # fmt: skip
 FEW = (
     "--config.control.steps=2", "--config.control.images=4", "--config.control.draw_steps=2",
