@@ -33,5 +33,6 @@ In the order of understanding:
     prompts, composed: what images of prompts must show, and whether they do
     clip_score, prompted: the CLIP score, and images for other scorers
     compose_rows, composing, compose_tables: the same for all guidance settings
+    controlled   how steadily attribute control changes one thing on the shapes
     comparison, compare: several runs as points, and their report
 """
