@@ -3,6 +3,7 @@
     python -m sg_jax.main --config configs/shapes_t2i.py --workdir runs/shapes
     python -m sg_jax.main --mode sample --workdir runs/shapes --prompts prompts.txt
     python -m sg_jax.main --mode compose --workdir runs/shapes
+    python -m sg_jax.main --mode control --workdir runs/shapes --measure
 
 The 20,000 images of 32x32 pixels are drawn on the first start, in 10 to 20 seconds. A step of 16
 images takes 0.3 s of a core, so 3,600 take 9 minutes on two free cores, after a minute of
@@ -57,6 +58,18 @@ def get_config():
                 cfg_sg=dict(scale=2.0, gamma_strong=0.0, gamma_weak=0.7, weak_label="null"),
             ),
             sample=dict(guidance="cfg_sg", steps=20, batch_size=64, count=64),
+            control=dict(
+                attribute="size",
+                methods=("difference", "learned"),
+                subjects=("circle", "square", "triangle", "star", "cross"),
+                neutral=("a {}", "a red {}", "a blue {} left of a yellow cross"),
+                positive=("a large {}", "a large red {}", "a large blue {} left of a yellow cross"),
+                negative=("a small {}", "a small red {}", "a small blue {} left of a yellow cross"),
+                prompts=(
+                    "a red {circle} left of a blue square",
+                    "a red circle left of a blue {square}",
+                ),
+            ),
             compose=dict(scales=(1.5, 2.0, 3.0, 4.0), most=8, samples=2),
         )
     )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sg_jax.method.guidance import Guidance
     from sg_jax.method.presets import PRESETS
     from sg_jax.method.sampler import Sampler
+    from sg_jax.programs.directions import find_direction
     from sg_jax.programs.sampling import sample, sample_batches
     from sg_jax.weights import convert
     from sg_jax.weights.autoencoders import load_autoencoder
@@ -38,6 +39,7 @@ __all__ = [
     "Sampler",
     "UserError",
     "convert",
+    "find_direction",
     "load",
     "load_autoencoder",
     "load_encoder",
@@ -53,6 +55,7 @@ _HOME = {
     "Sampler": "method.sampler",
     "UserError": "errors",
     "convert": "weights.convert",
+    "find_direction": "programs.directions",
     "load": "weights.networks",
     "load_autoencoder": "weights.autoencoders",
     "load_encoder": "weights.encoders",

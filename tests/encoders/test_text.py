@@ -161,3 +161,18 @@ def test_missing_packages_are_one_sentence(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(UserError, match=r"'a/b' needs packages .*pip install 'sg_jax\[text\]'"):
         texts.load("a/b", Text(encoder="a/b"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ("qwen", "clip"))
+@pytest.mark.parametrize("prefix, cut", [("", False), ("draw: ", False), ("draw: ", True)])
+def test_tokens_know_their_characters(transformers, tmp_path, kind, prefix, cut):
+    folder = make(transformers, kind, tmp_path)
+    encoder = texts.load(folder, Text(encoder=folder, length=16, prefix=prefix, cut_prefix=cut))
+    asked = ["a red circle left", "a blue circle " * 5]
+    for text, spans, length in zip(
+        asked, encoder.spans(asked), encoder(asked)["length"], strict=True
+    ):
+        assert len(spans) == length
+        found = "".join(text[max(a, 0) : max(b, 0)] for a, b in spans)
+        assert found and text.startswith(found) and (found == text) == (text == asked[0])

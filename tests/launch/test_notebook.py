@@ -14,7 +14,8 @@ from stand_ins import ROOT
 
 import sg_jax
 
-DIGITS, LATENTS = (ROOT / "launch" / f"{name}.ipynb" for name in ("digits", "latents"))
+NAMES = ("digits", "latents", "prompts")
+DIGITS, LATENTS, PROMPTS = (ROOT / "launch" / f"{name}.ipynb" for name in NAMES)
 SMALL = (
     "--config.train.steps=4", "--config.train.sample_every=0", "--config.evaluate.samples=20",
     "--config.sample.steps=2", "--config.features.epochs=2", "--config.model.width=16",
@@ -48,7 +49,7 @@ def texts(outputs):
     return "".join(output.get("text", "") for output in outputs)
 
 
-@pytest.mark.parametrize("path", [DIGITS, LATENTS], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [DIGITS, LATENTS, PROMPTS], ids=lambda path: path.stem)
 def test_it_is_kept_without_outputs(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
@@ -103,6 +104,53 @@ def test_latents_are_drawn_and_decoded(run, small_weights, sliders, tmp_path, mo
     assert len(pictures(outputs)) == 3 + sliders
     assert ("Draw: 1.75 0.0 0.9 4.0" if sliders else "no sliders without ipywidgets") in shown
 
+
+@pytest.mark.slow
+def test_prompts_are_drawn_and_steered(run, tmp_path, monkeypatch):
+    """A network of two steps, and a stand-in for the sliders."""
+    stand_in = tmp_path / "modules" / "ipywidgets.py"
+    stand_in.parent.mkdir()
+    stand_in.write_text(STEERED)
+    monkeypatch.setenv("PYTHONPATH", f"{stand_in.parent}{os.pathsep}{os.pathsep.join(sys.path)}")
+    flags = [
+        f"--config.data.data_dir={tmp_path / 'data'}", "--config.train.steps=2",
+        "--config.model.width=16", "--config.model.heads=2", "--config.optimizer.warmup=0",
+    ]  # fmt: skip
+    outputs = run(
+        PROMPTS,
+        ('RUNS = \\"runs\\"', f"RUNS = '{tmp_path}'"),
+        ('\\"--config.train.steps=1200\\",', f"*{flags},"),
+        ('    \\"--config.model.width=64\\",\\n', ""),
+        ("LEARNING_STEPS = 100", "LEARNING_STEPS = 2"),
+        ("STEPS = 20", "STEPS = 2"),
+    )
+    shown = texts(outputs)
+    assert "size.npz" in shown and "a large {circle}" in shown
+    assert (tmp_path / "shapes_short" / "size.npz").is_file()
+    assert len(pictures(outputs)) == 4
+    assert "Draw: square -0.5" in shown
+
+
+def test_prompts_need_no_sliders(monkeypatch, capsys):
+    cells = json.loads(PROMPTS.read_text(encoding="utf-8"))["cells"]
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)  # as if it were not installed
+    exec("".join([c for c in cells if c["cell_type"] == "code"][-1]["source"]), {})
+    assert "no sliders without ipywidgets" in capsys.readouterr().out
+
+
+STEERED = """
+def FloatSlider(value, min, max, step, description):
+    assert min <= value <= max
+    return value
+
+class interact_manual:
+    @staticmethod
+    def options(manual_name):
+        def click(function, size, subject, **values):
+            print(f"{manual_name}: square -0.5")
+            function(subject="square", size=-0.5, **values)
+        return click
+"""
 
 SLIDERS = """
 def FloatSlider(value, min, max, step, description):

@@ -1,6 +1,7 @@
 """Directions move the tokens of their subjects alone, and are found where they are planted."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sg_jax.data import contrasts
+from sg_jax.data import contrasts, subjects
 from sg_jax.data.directions import Direction
 from sg_jax.errors import UserError
 from sg_jax.method.guidance import Guidance
@@ -188,3 +189,16 @@ def test_a_subject_beyond_the_text_is_named(net, size):
 def test_what_cannot_be_found_is_named(net, changes, named):
     with pytest.raises(UserError, match=named):
         directions.find_direction(net, **{"prompts": TRIPLES, **changes})
+
+
+def test_tokens_of_an_encoder_are_found_by_their_characters():
+    """A token belongs to the subject if it shares a character with it; prefixes do not."""
+    text = subjects.find("a red circle", "circle")  # characters 6 to 12
+    spans = [(-4, 0), (0, 1), (1, 5), (5, 9), (9, 12), (0, 0)]  # "a", " red", " cir", "cle"
+    encoder = types.SimpleNamespace(spans=lambda texts: [spans] * len(texts))
+    conditioning = types.SimpleNamespace(length=8, features=4)
+    found = control.places_of(conditioning, [text], encoder)
+    assert np.flatnonzero(found[0]).tolist() == [3, 4]
+    del spans[4:]
+    with pytest.raises(UserError, match="beyond the 8 tokens"):
+        control.places_of(conditioning, [text], encoder)
