@@ -150,7 +150,12 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
     else:
         data = config.data
         options = options_of(data, all_damaged=bool(job.options.get("check")))
-        source = open_source(data.name, data.split, **options)
+        try:
+            source = open_source(data.name, data.split, **options)
+        except UserError as error:
+            if mode.recorded and reads_texts(config.model.kind):
+                raise UserError(f"{error} (--prompts FILE draws without the data.)") from error
+            raise
         if mode.network:
             texts = reads_texts(config.model.kind)
             config = geometry.complete(

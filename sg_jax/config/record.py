@@ -155,6 +155,8 @@ def portable(config: ConfigDict) -> ConfigDict:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.data_dir = config.features.path = config.train.init_from = ""
+        if config.text.encoder.startswith(("/", ".", "~")):  # its hash is kept
+            config.text.encoder = files.path(config.text.encoder).name
         config.objective.distill = ""  # by the network of init_from
         config.track.name = config.track.entity = ""
         config.evaluate.reference = config.evaluate.inception = config.evaluate.dinov2 = ""

@@ -1,6 +1,7 @@
 """What a text network is asked to draw: prompts, or captions of the data in a fixed order."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -114,6 +115,9 @@ class Captioned:
         They are drawn at random, because data may be in the order of classes. If there are fewer
         images, each comes several times, with its further captions.
         """
+        return _ask(self, count)
+
+    def _ask(self, count: int) -> Asked:
         size, captions = len(self.source), self.wording.of(self.source)
         named = wording.Worded(self.source, features=False)
         order = np.random.default_rng(ORDER).choice(size, min(count, size), replace=False)
@@ -138,6 +142,12 @@ class Captioned:
 
         texts = [text for text, _ in found]
         return Asked(texts, read, np.array([y for _, y in found], np.int32), range(count))
+
+
+@functools.lru_cache(maxsize=4)
+def _ask(captioned: Captioned, count: int) -> Asked:
+    """Return what `Captioned.ask` does; an evaluation asks for the same several times."""
+    return captioned._ask(count)
 
 
 def label_of(source: Any, i: int) -> int:

@@ -44,9 +44,9 @@ class Unfinished:
       posterior: whether standard deviations are stored too.
       classes: their names.
       captions: whether examples have captions.
-      text: what made the features of captions, and their type; None if there are none.
       examples: number of all examples.
       per_file: examples of a file; the last one may have fewer.
+      text: what made the features of captions, and their type; None if there are none.
 
     Raises:
       UserError: the folder cannot be written, or was begun with something else.
@@ -62,9 +62,9 @@ class Unfinished:
         posterior: bool,
         classes: Sequence[str],
         captions: bool,
-        text: tuple[Described, str] | None,
         examples: int,
         per_file: int,
+        text: tuple[Described, str] | None = None,
     ):
         self.place, self.about = place, json.loads(json.dumps(about))
         self.name = place.parent.name

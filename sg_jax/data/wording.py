@@ -19,6 +19,7 @@ from sg_jax.data.sources import Source
 from sg_jax.encoders.text import BYTES, Described, Text
 from sg_jax.errors import UserError
 from sg_jax.models.encoding import encode_bytes
+from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
 TEXTS = "texts"  # in an example, until one of them is drawn
@@ -155,7 +156,10 @@ def of(text: Text, source: Source) -> Wording:
             "encoder: store its features with the data by `--mode latents`, or set "
             f"config.text.encoder={BYTES!r}, which reads the captions themselves."
         )
-    wanted = dict(encoder=text.encoder, **_made_with(text))
+    there = files.path(text.encoder).exists()
+    encoder = str(files.absolute(text.encoder)) if there else text.encoder
+    wanted = dict(encoder=encoder, length=text.length, prefix=text.prefix)
+    wanted |= dict(cut_prefix=text.cut_prefix)
     if differs := made.differences(wanted):
         raise UserError(
             f"{name} has text features of another encoder, or made otherwise, than config.text "
@@ -163,10 +167,6 @@ def of(text: Text, source: Source) -> Wording:
             "`--mode latents`."
         )
     return Wording(text.length, made.features)
-
-
-def _made_with(text: Text) -> dict[str, Any]:
-    return dict(length=text.length, prefix=text.prefix, cut_prefix=text.cut_prefix)
 
 
 def look(worded: "Worded", most: int = 0) -> list[Sequence[Any]]:

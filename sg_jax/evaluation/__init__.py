@@ -28,7 +28,7 @@ In the order of understanding:
     scored       one setting after another
     measure      draw what is missing in scores.csv, and score it
     published    figures of papers, beside ours
-    pictures, style, figures, heatmaps, method_figures, page: what is shown
+    pictures, captioned, style, figures, heatmaps, method_figures, page: what is shown
     report       tables, report.json and report.html, of one run or many
     prompts, composed: what images of prompts must show, and whether they do
     clip_score, prompted: the CLIP score, and images for other scorers

@@ -47,6 +47,9 @@ def line(length: int, head: int) -> np.ndarray:
 def rotate(x: jax.Array, rotation: jax.Array, heads: int) -> jax.Array:
     """Turn the channels of queries or keys; computed in float32.
 
+    The two halves of a head change places by a product with a matrix of 0, 1 and -1. On TPU this
+    keeps whole tiles of 128 channels, while halves of tiles cost three times as much.
+
     Args:
       x: [B, N, D], the heads side by side.
       rotation: cosines and sines [B, N, D/H], or [1, N, D/H].
@@ -55,8 +58,17 @@ def rotate(x: jax.Array, rotation: jax.Array, heads: int) -> jax.Array:
     Returns:
       [B, N, D], in x's type.
     """
+    each = x.reshape(*x.shape[:2], heads, -1)  # [B, N, H, D/H]
+    swap = jnp.asarray(_swap(each.shape[-1]), x.dtype)
+    swapped = jnp.einsum("bnhk,kl->bnhl", each, swap, precision="highest")
     cosine, sine = jnp.split(jax.lax.stop_gradient(rotation)[:, :, None], 2, axis=-1)
-    pairs = x.reshape(*x.shape[:2], heads, -1).astype(jnp.float32)
-    a, b = jnp.split(pairs, 2, axis=-1)  # [B, N, H, D/2H]
-    turned = jnp.concatenate([a * cosine - b * sine, a * sine + b * cosine], axis=-1)
+    cosine, sine = (jnp.concatenate([part, part], axis=-1) for part in (cosine, sine))
+    turned = each.astype(jnp.float32) * cosine + swapped.astype(jnp.float32) * sine
     return turned.reshape(x.shape).astype(x.dtype)
+
+
+@functools.cache
+def _swap(head: int) -> np.ndarray:
+    """Return the matrix [D/H, D/H] that turns (a, b) into (-b, a), each half of a head."""
+    half = np.eye(head // 2)
+    return np.block([[np.zeros_like(half), half], [-half, np.zeros_like(half)]])

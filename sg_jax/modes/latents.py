@@ -124,6 +124,8 @@ def encode(config: Config, source: Source, given: Any) -> epath.Path:
         threads=max(1, config.data.threads),
         text=text,
     )
+    if encoding.mirror and captions.of(source) is not None:
+        log("Mirror images keep the captions. If these say left and right, give --mirror no.")
     about |= dict(
         computed_in=config.autoencoder.dtype,
         dtype=encoding.dtype,

@@ -34,11 +34,7 @@ def asked(job: Job, experiment: Experiment) -> Asked:
     config, wording = experiment.config, experiment.wording
     assert wording is not None
     if not path:
-        if experiment.captions is None:
-            raise UserError(
-                f"--prompts is missing, and config.data.name={config.data.name!r} is not there, "
-                "whose captions would be drawn: give a file with a prompt in each line."
-            )
+        assert experiment.captions is not None
         found = experiment.captions.ask(config.sample.count)
         log(f"Captions of split {experiment.captions.source.split!r}; --prompts FILE gives others.")
         return found

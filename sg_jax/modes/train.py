@@ -243,8 +243,6 @@ def run(job: Job) -> list:
     tracking.check(job.experiment.config.track)
     drawn = config.sample_every or config.evaluate_every or "evaluate" in config.then
     experiment = job.drawing if drawn else job.experiment
-    if experiment.wording is not None:
-        wording.check(experiment.wording, source)
     begun = bool(checkpoints.steps_of(workdir))
     if begun and record.is_exported(workdir):
         raise UserError(
@@ -258,6 +256,10 @@ def run(job: Job) -> list:
         name = experiment.objective.distill
         starts.check_teacher(config.init_from, experiment.model, experiment.taught, name)
     _check_evaluation(experiment, source)
+    if experiment.wording is not None:
+        wording.check(experiment.wording, source)
+        if experiment.config.data.flip:
+            log("config.data.flip=True mirrors images, whose captions may say left and right.")
     watching.check(experiment, source)
     experiment.check_training()
     with contextlib.ExitStack() as stack:

@@ -33,7 +33,7 @@ A {kind} of {parameters:,} parameters, written by sg_jax {version} from {source}
 | | |
 |---|---|
 | weights | {weights} of step {step}, {dtype} |
-| images | {channels} channels, {side}x{side}, {classes} classes |
+| images | {channels} channels, {side}x{side}, {conditions} |
 | network | depth {depth}, width {width}, heads {heads}, patch {patch}, routes {routes} |
 | returns | {prediction} |
 
@@ -70,7 +70,7 @@ def describe(network: Backbone, **values: Any) -> str:
         version=version(),
         channels=network.channels,
         side=network.image_size,
-        classes=network.conditioning.count,
+        conditions=network.conditioning.kind,
         depth=network.depth,
         width=network.width,
         heads=getattr(network, "heads", "none"),

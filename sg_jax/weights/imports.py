@@ -73,8 +73,9 @@ def make_run(
     kept: dict[str, Any] = {
         "latents": network.channels not in (1, 3),
         "image_shape": [network.image_size, network.image_size, network.channels],
-        "classes": network.conditioning.count,
     }
+    if network.conditioning.count is not None:
+        kept["classes"] = network.conditioning.count
     state = start_state(network, jax.jit(built.tx.init)(network), config.train.ema_decays)
     with files.making(workdir) as folder:
         with Saver(str(folder), every=1, keep=1) as saver:
@@ -85,8 +86,8 @@ def make_run(
     shape = "x".join(map(str, kept["image_shape"]))
     log(
         f"Imported {named}, as weights of {family or 'sg_jax'}: {type(network).__name__}, depth "
-        f"{network.depth}, width {network.width}, images of {shape}, {network.conditioning.count} "
-        f"classes; it returns {network.prediction!r}."
+        f"{network.depth}, width {network.width}, images of {shape}, {network.conditioning.kind}; "
+        f"it returns {network.prediction!r}."
     )
     if config.data.name == record.UNNAMED:
         log(

@@ -90,6 +90,13 @@ def test_an_exported_run_names_no_tracker():
     assert found.track.name == found.track.entity == ""
 
 
+@pytest.mark.parametrize(
+    ("encoder", "kept"), [("/home/me/qwen", "qwen"), ("./qwen", "qwen"), ("a/b", "a/b")]
+)
+def test_an_exported_run_names_no_folder_of_a_text_encoder(encoder, kept):
+    assert record.portable(parsing.merge(dict(text=dict(encoder=encoder)))).text.encoder == kept
+
+
 def test_the_keys_of_a_command_line():
     given = ["--config.train.steps", "5", "--config.features.path=~/x=y.npz", "--mode=sample"]
     assert parsing.keys_of(given) == {"train.steps", "features.path"}
