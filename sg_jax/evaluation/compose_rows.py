@@ -107,11 +107,11 @@ def write(workdir: str | os.PathLike, rows: Sequence[Row]) -> epath.Path:
     return files.write_atomically(path, buffer.getvalue().encode())
 
 
-def overall(row: Row, unseen: bool | None = None) -> float:
+def overall(scores: Scores, unseen: bool | None = None) -> float:
     """Return the mean of a drawing's tasks, of seen or of held-out prompts, or of both alike."""
     values = [
         score
-        for (task, held), score in row.scores.items()
+        for (task, held), score in scores.items()
         if task != CLIP and (unseen is None or held == unseen)
     ]
     return sum(values) / len(values) if values else math.nan

@@ -44,7 +44,7 @@ def spreads(rows: Sequence[Row], unseen: bool) -> dict[str, dict[str, Spread]]:
         for row in each:
             tasks = [t for t, held in row.scores if held == unseen]
             if [t for t in tasks if t != CLIP]:
-                values.setdefault(ALL, []).append(compose_rows.overall(row, unseen))
+                values.setdefault(ALL, []).append(compose_rows.overall(row.scores, unseen))
             for task in tasks:
                 values.setdefault(task, []).append(row.scores[task, unseen])
         found[method] = {
@@ -137,7 +137,7 @@ def _tried(search: Sequence[Row]) -> list[tuple[str, str, float]]:
     found: dict[tuple[str, str], list[float]] = {}
     for row in search:
         name = row.method, row.key.guidance.describe()
-        found.setdefault(name, []).append(compose_rows.overall(row))
+        found.setdefault(name, []).append(compose_rows.overall(row.scores))
     return [(*name, float(np.mean(values))) for name, values in found.items()]
 
 

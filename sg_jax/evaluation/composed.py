@@ -86,13 +86,12 @@ def shares(right: np.ndarray, prompts: Sequence[Prompt]) -> dict[tuple[str, bool
       right: whether each image shows its prompt, bool [prompts, images of each].
       prompts: in the order of its rows.
     """
-    rows: dict[tuple[str, bool], list[int]] = {}
+    return {key: float(right[ids].mean()) for key, ids in groups(prompts).items()}
+
+
+def groups(prompts: Sequence[Prompt]) -> dict[tuple[str, bool], list[int]]:
+    """Return the numbers of the prompts of each task, of seen and of held-out ones."""
+    found: dict[tuple[str, bool], list[int]] = {}
     for i, prompt in enumerate(prompts):
-        rows.setdefault((prompt.task, prompt.unseen), []).append(i)
-    return {key: float(right[ids].mean()) for key, ids in rows.items()}
-
-
-def overall(found: dict[tuple[str, bool], float], unseen: bool | None = None) -> float:
-    """Return the mean over the tasks, of seen or held-out prompts, or of both alike."""
-    values = [v for (_, held), v in found.items() if unseen is None or held == unseen]
-    return float(np.mean(values)) if values else float("nan")
+        found.setdefault((prompt.task, prompt.unseen), []).append(i)
+    return found

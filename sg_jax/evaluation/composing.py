@@ -91,7 +91,7 @@ class Composer:
         self._asked = asked.of_texts(self._texts, encoder)
         self._counts = {
             (task, unseen): self._settings.samples * len(ids)
-            for (task, unseen), ids in _groups(prompts).items()
+            for (task, unseen), ids in composed.groups(prompts).items()
         } | {(CLIP, False): len(self._texts)}
         self._how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
         self._model = functools.cache(lambda: checkpoints.load(workdir, step, **self._how))
@@ -136,7 +136,7 @@ class Composer:
         """Draw settings with seeds, unless compose.csv has them; `later` settings will follow."""
         jobs = [(name, self._key(guidance, seed)) for name, guidance in settings for seed in seeds]
         known = compose_rows.read(self._workdir) if processes.is_writer() else {}
-        wanted = {*_groups(self._prompts)} if self._scores else set()
+        wanted = {*composed.groups(self._prompts)} if self._scores else set()
         wanted |= {(CLIP, False)} if self._clip else set()
         missing = [
             int(
@@ -252,22 +252,15 @@ class Composer:
         return sum(1 for _ in pictures) < len(self._texts)
 
 
-def _groups(prompts: Sequence[Prompt]) -> dict[tuple[str, bool], list[int]]:
-    groups: dict[tuple[str, bool], list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        groups.setdefault((prompt.task, prompt.unseen), []).append(i)
-    return groups
-
-
 def _of_all(scores: Scores) -> dict[str, float]:
     """Return the mean over the tasks, for the line of progress."""
-    tasks = {key: value for key, value in scores.items() if key[0] != CLIP}
-    return {"overall": sum(tasks.values()) / len(tasks)} if tasks else {}
+    value = compose_rows.overall(scores)
+    return {"overall": value} if np.isfinite(value) else {}
 
 
 def _mean(rows: Sequence[Row], name: str, guidance: Guidance) -> float:
     each = [r for r in rows if (r.method, r.key.guidance) == (name, guidance)]
-    value = float(np.mean([compose_rows.overall(row) for row in each]))
+    value = float(np.mean([compose_rows.overall(row.scores) for row in each]))
     if not np.isfinite(value):
         raise UserError(f"{name} ({guidance.describe()}) has no score: nothing can be chosen.")
     return value

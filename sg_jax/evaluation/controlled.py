@@ -152,16 +152,12 @@ def steadiness(values: np.ndarray) -> Steadiness:
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Return the correlation of the ranks of x and y [n]; 0 if one of them is constant."""
-    ranks = [_ranks(np.asarray(values)) for values in (x, y)]
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(values) for values in (x, y)]
     a, b = (r - r.mean() for r in ranks)
     scale = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / scale) if scale else 0.0
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[which]
 
 
 Row = tuple[str, str, str, Steadiness]  # method, setting, its description, what was measured

@@ -10,7 +10,6 @@ last: a folder without them is of a drawing that was interrupted.
 """
 
 import contextlib
-import io
 import json
 import os
 import zipfile
@@ -20,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from etils import epath
 
+from sg_jax.data.images import png
 from sg_jax.evaluation import image_sets, pictures
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
@@ -146,8 +146,4 @@ def _member(name: str) -> zipfile.ZipInfo:
 
 
 def _write_png(image: np.ndarray, path: epath.Path) -> None:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, format="PNG")
-    files.write_atomically(path, buffer.getvalue())
+    files.write_atomically(path, png(image).getvalue())

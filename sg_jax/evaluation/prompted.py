@@ -6,7 +6,6 @@ hpsv3     FOLDER/00000_0000.png and .txt       each image, and its prompt beside
           FOLDER/prompts.json                  [{"image": ..., "prompt": ...}, ...]
 """
 
-import io
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from etils import epath
 
+from sg_jax.data.images import png
 from sg_jax.evaluation.prompts import Prompt
 from sg_jax.runs import files
 
@@ -58,17 +58,14 @@ class Kept:
         return f"{prompt:05d}_{sample:04d}"
 
     def _write(self, image: np.ndarray, number: int) -> None:
-        from PIL import Image
-
         which, sample = divmod(number, self._samples)
-        prompt, buffer = self._prompts[which], io.BytesIO()
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, format="PNG")
+        prompt, encoded = self._prompts[which], png(image).getvalue()
         if self._layout == "hpsv3":
             stem = self._folder / self._name(which, sample)
             files.write_atomically(stem.with_suffix(".txt"), prompt.text.encode())
-            files.write_atomically(stem.with_suffix(".png"), buffer.getvalue())
+            files.write_atomically(stem.with_suffix(".png"), encoded)
             return
         place = self._folder / f"{which:05d}"
         if sample == 0:
             files.write_atomically(place / "metadata.jsonl", f"{prompt.metadata}\n".encode())
-        files.write_atomically(place / "samples" / f"{sample:04d}.png", buffer.getvalue())
+        files.write_atomically(place / "samples" / f"{sample:04d}.png", encoded)

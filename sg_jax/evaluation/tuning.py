@@ -15,7 +15,8 @@ from sg_jax.config.experiment import Experiment
 from sg_jax.errors import UserError
 from sg_jax.evaluation import comparison, measure, scored, table, trials
 from sg_jax.evaluation.judge import Judge
-from sg_jax.evaluation.metrics import Metric, Scores, finite
+from sg_jax.evaluation.metrics import Metric, Scores
+from sg_jax.evaluation.results import mean_and_deviation
 from sg_jax.evaluation.table import Key
 from sg_jax.evaluation.trials import Trial
 from sg_jax.evaluation.tuned_rows import REPORT, SEARCH, Row
@@ -122,12 +123,7 @@ def _keys(found: Sequence[Trial], like: Key, seeds: Sequence[int]) -> dict[Trial
 
 def _winner(metric: Metric, scores: Sequence[Sequence[Scores]]) -> int:
     """Return the index of the best mean over seeds, of those that are finite with all seeds."""
-    values = [[finite(seed.get(metric.name)) for seed in each] for each in scores]
-    known = [[v for v in each if v is not None] for each in values]
-    means = [
-        sum(some) / len(some) if len(some) == len(each) else None
-        for some, each in zip(known, values, strict=True)
-    ]
+    means = [mean_and_deviation(each)[0].get(metric.name) for each in scores]
     best = metric.winner(means)
     if best is None:
         raise UserError(

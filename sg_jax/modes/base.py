@@ -19,6 +19,7 @@ from sg_jax.config.sections import Config
 from sg_jax.costs.machines import Machine
 from sg_jax.data import asked
 from sg_jax.data.sources import Source
+from sg_jax.encoders.text import BYTES
 from sg_jax.errors import UserError, nearest
 from sg_jax.runs import files
 from sg_jax.weights import decoders
@@ -186,6 +187,11 @@ def check_folders(mode: Mode, job: Job) -> None:
 def weak_paths(names: Sequence[str]) -> list[str]:
     """Return the keys of the other runs that guidance settings may take a network from."""
     return [f"guidance.{name}.weak_workdir" for name in names]
+
+
+def encoder_paths(config: Config) -> list[str]:
+    """Return the key of the frozen text encoder, if the config names one."""
+    return ["text.encoder"] if config.text.encoder != BYTES else []
 
 
 class Parser(argparse.ArgumentParser):

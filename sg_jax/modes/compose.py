@@ -13,7 +13,6 @@ from etils import epath
 from sg_jax.config.experiment import Experiment
 from sg_jax.config.sections import Config
 from sg_jax.costs.machines import Machine
-from sg_jax.encoders.text import BYTES
 from sg_jax.errors import UserError
 from sg_jax.evaluation import (
     compose_rows,
@@ -26,7 +25,7 @@ from sg_jax.evaluation import (
 )
 from sg_jax.evaluation.clip_score import Clip
 from sg_jax.evaluation.prompts import Prompt
-from sg_jax.modes.base import Job, Mode, register, weak_paths
+from sg_jax.modes.base import Job, Mode, encoder_paths, register, weak_paths
 from sg_jax.modes.dry_draw import costs_of
 from sg_jax.modes.dry_parts import Lines, gflops, lasting
 from sg_jax.modes.sample import recorded
@@ -169,7 +168,7 @@ MODE = register(
             "autoencoder.path",
             "compose.prompts",
             *(["compose.clip"] if config.compose.clip else []),
-            *(["text.encoder"] if config.text.encoder != BYTES else []),
+            *encoder_paths(config),
             *weak_paths(config.compose.guidance),
         ],
     )

@@ -22,7 +22,7 @@ from sg_jax.encoders.text import BYTES
 from sg_jax.errors import UserError
 from sg_jax.evaluation import captioned, controlled, measure, pictures
 from sg_jax.method.guidance import Guidance
-from sg_jax.modes.base import Job, Mode, Option, register, weak_paths
+from sg_jax.modes.base import Job, Mode, Option, encoder_paths, register, weak_paths
 from sg_jax.modes.dry_draw import costs_of
 from sg_jax.modes.dry_parts import Lines, gflops, lasting
 from sg_jax.modes.sample import recorded
@@ -224,7 +224,7 @@ MODE = register(
         paths=lambda config, _: [
             "autoencoder.path",
             "control.pairs",
-            *(["text.encoder"] if config.text.encoder != BYTES else []),
+            *encoder_paths(config),
             *weak_paths([config.sample.guidance, *config.control.guidance]),
         ],
         options=(
