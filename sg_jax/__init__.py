@@ -10,6 +10,7 @@ In a notebook:
     guidance = sg_jax.Guidance(scale=1.5, gamma_strong=0.0, gamma_weak=0.75)
     images = sg_jax.sample(model, [0, 1, 2], guidance=guidance, steps=40, seed=0)  # [3, H, W, C]
     sg_jax.sample(text_model, ["a red circle"], "cfg")  # of a network of texts
+    sg_jax.sample(text_model, ["a red circle"], control=[("circle", "size.npz", 1.5)])  # larger
     sg_jax.settings("runs/digits")  # the run's guidance settings by name, such as "sg"
 
 Names are imported when they are first used; README.md here has the map of the code.

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sg_jax.config.experiment import Experiment
-from sg_jax.data.asked import Asked
 from sg_jax.data.sources import Source
 from sg_jax.evaluation.pictures import GAP, INK, MARGIN, PAPER, SHOWN_SIDE, font_of
 
@@ -109,7 +108,6 @@ def shown_of(experiment: Experiment, source: Source, columns: int, samples: int)
 
 def headings(experiment: Experiment, source: Source, shown: int, samples: int) -> list[str]:
     """Return what the first `shown` of so many images are of: classes, or captions."""
-    asked = experiment.asked(samples)
-    if isinstance(asked, Asked):
-        return [short(text) for text in asked[:shown].words]
+    if experiment.captions is not None:
+        return [short(text) for text in experiment.captions.ask(samples)[:shown].words]
     return list(source.class_names[:shown])

@@ -112,13 +112,14 @@ def markdown(rows: Sequence[Row], count: int, about: str = "") -> str:
         if not (found := spreads(rows, unseen)):
             continue
         tasks, cells = _cells(found)
-        best = {t: max(each[t][0] for each in found.values() if t in each) for t in tasks}
+        means = {t: [each[t][0] for each in found.values() if t in each] for t in tasks}
+        best = {t: max(values) for t, values in means.items() if max(values) > min(values)}
         lines += ["", f"## {words}", ""]
         lines.append("| | setting | " + " | ".join(map(title, tasks)) + " |")
         lines.append("|---" * (len(tasks) + 2) + "|")
         for (method, each), texts in zip(found.items(), cells, strict=True):
             bold = [
-                f"**{text}**" if t in each and each[t][0] == best[t] else text
+                f"**{text}**" if t in best and t in each and each[t][0] == best[t] else text
                 for t, text in zip(tasks, texts, strict=True)
             ]
             lines.append(f"| {method} | {settings[method]} | " + " | ".join(bold) + " |")

@@ -24,7 +24,7 @@ from sg_jax.data.shapes_scenes import (
     unseen_place,
 )
 
-LEAST = 0.5  # confidence of a thing that is measured; a steered one may be a rare sight
+LEAST = 0.0  # confidence of a thing that is measured: that of a rough one is low
 FEWEST = 3  # scales at which both things must be found
 
 

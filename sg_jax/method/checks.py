@@ -83,7 +83,7 @@ def _check_weak(model: Network, guidance: Guidance, weak_model: Network | None, 
     gamma = schedule.highest(guidance.gamma_weak)
     check_rate(weak, gamma, f"{key}.gamma_weak")
     kinds, least = model.conditioning, WEAK_LABELS[guidance.weak_label].least
-    if kinds.count is None and least > 1:
+    if least > 1 and not kinds.drawable:
         raise UserError(
             f"{key}.weak_label={guidance.weak_label!r} draws another condition of those that there "
             f"are, but the network's cannot be counted ({kinds.kind}): set it to 'null' or 'same'."

@@ -45,6 +45,10 @@ class Conditioning(Protocol):
     def count(self) -> int | None:
         """How many different conditions there are; None if they cannot be counted."""
 
+    @property
+    def drawable(self) -> bool:
+        """Whether `another` can draw one."""
+
     def null(self, condition: Condition) -> Condition:
         """Return the condition that asks for nothing in particular, shaped like `condition`."""
 

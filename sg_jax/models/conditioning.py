@@ -46,6 +46,10 @@ class Classes(nnx.Module):
     def count(self) -> int:
         return self.num_classes
 
+    @property
+    def drawable(self) -> bool:
+        return True
+
     def null(self, condition: jax.Array) -> jax.Array:
         return jnp.full_like(condition, self.num_classes)
 

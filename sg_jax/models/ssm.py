@@ -189,6 +189,8 @@ class SSM(Backbone):
       backbone: image_size, channels, num_classes, patch, depth, and so on; see `Backbone`.
     """
 
+    unread = ("norm",)
+
     def __init__(
         self,
         *,

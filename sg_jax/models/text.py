@@ -99,6 +99,11 @@ class Text(nnx.Module):
     def count(self) -> None:
         """Texts cannot be counted."""
 
+    @property
+    def drawable(self) -> bool:
+        """There is no list of texts to draw one from."""
+        return False
+
     def null(self, condition: Any) -> Any:
         """Return "no text" for each image: zeros."""
         return jax.tree.map(jnp.zeros_like, condition)

@@ -20,15 +20,16 @@ from sg_jax.models.text import Text
 from sg_jax.parallel import processes
 
 Entry = tuple[Any, str | os.PathLike | Direction, Any]  # subject, direction, scale
+PART = 1000  # prompts that are looked at a time
 EXAMPLE = "[('circle', 'size.npz', 1.5)]"
 
 
 def fingerprint(conditioning: Text) -> str:
     """Return 16 hex digits that say which layers make a network's text tokens."""
     digest = hashlib.sha256()
-    for path, value in jax.tree_util.tree_leaves_with_path(conditioning):
+    for value in jax.tree.leaves(conditioning):
         array = processes.to_host(value)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
 
@@ -116,7 +117,8 @@ class Control:
             each if isinstance(each, Marked) else subjects.find(text, each, f"{name}: prompts[{i}]")
             for i, (text, each) in enumerate(zip(texts, names, strict=True))
         ]
-        places_of(self._conditioning, found, self._encoder)  # so that one that is cut is told now
+        for first in range(0, len(found), PART):  # so that a subject that is cut is told now
+            places_of(self._conditioning, found[first : first + PART], self._encoder)
         return Moved(direction.values, found, np.array(numbers, np.float32))
 
     @property

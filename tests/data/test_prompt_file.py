@@ -71,7 +71,7 @@ def test_files_that_are_not_there(tmp_path):
         prompt_file.read(str(tmp_path / "none.txt"))
     with pytest.raises(UserError, match="is a folder"):
         prompt_file.read(str(tmp_path))
-    with pytest.raises(UserError, match="cannot be read|does not exist"):
+    with pytest.raises(UserError, match=r"cannot be read|does not exist"):
         prompt_file.read("a\0b")
 
 

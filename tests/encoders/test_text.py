@@ -146,7 +146,7 @@ def test_the_fingerprint_is_of_weights_and_tokenizer(transformers, tmp_path):
 
 @pytest.mark.slow
 def test_what_is_no_encoder(transformers, tmp_path):
-    with pytest.raises(UserError, match="cannot be loaded .*save_pretrained"):
+    with pytest.raises(UserError, match=r"cannot be loaded .*save_pretrained"):
         texts.load(str(tmp_path), Text(encoder=str(tmp_path)))
     folder = make(transformers, "clip", tmp_path / "clip")
     with pytest.raises(UserError, match=r"length=40 is more than the 32 tokens"):

@@ -194,6 +194,7 @@ def test_what_may_not_be_replaced_is_left_as_it_is(few, scorer, tmp_path):
         cached_scorer(tmp_path, *arrays, **options)
 
 
+@pytest.mark.slow
 def test_cache_of_other_data_is_replaced(few, scorer, tmp_path):
     path = scorer.save(tmp_path / "network.npz")
     images = few[0].copy()

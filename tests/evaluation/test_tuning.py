@@ -94,7 +94,7 @@ def tuned_by(tiny, tmp_path, monkeypatch):
         values = dict(settings=3, methods=("cfg",), budgets=(1.0, 2.0), seeds=(0, 7))
         config = config_of(**{**values, "report_seeds": (1, 2), **changes})
         experiment = types.SimpleNamespace(
-            config=config, model=tiny, sampler=Sampler(), image_shape=(8, 8, 3)
+            config=config, model=tiny, sampler=Sampler(), image_shape=(8, 8, 3), captions=None
         )
         asked = []
 

@@ -18,9 +18,9 @@ from sg_jax.programs.sampling import sample
 
 STEPS = 8
 KINDS = {
+    "sg": PRESETS["sg"],
     "unguided": PRESETS["unguided"],
     "cfg": PRESETS["cfg"],
-    "sg": PRESETS["sg"],
     "sg_flops": PRESETS["sg_flops"],
     "cfg_sg": PRESETS["cfg_sg"],
     "icg": PRESETS["icg"],
@@ -101,7 +101,7 @@ def by_hand(small, other, inputs, keys, forward):
     return run
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(6)
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_compiled_step_is_two_plain_passes(compiled, by_hand, kind):
     expected, strong = by_hand(KINDS[kind], 3)

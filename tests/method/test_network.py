@@ -20,7 +20,7 @@ from sg_jax.method.sampler import Sampler
 class Points:
     """Conditions are points {"x": [B], "y": [B, 2]}; nothing in particular is the origin."""
 
-    kind, count = "points", None
+    kind, count, drawable = "points", None, True
 
     def null(self, condition):
         return jax.tree.map(jnp.zeros_like, condition)

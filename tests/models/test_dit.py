@@ -176,6 +176,7 @@ def tread(make_dit):
     return published("tread_dit_tiny", make_dit, depth=6, routes=((2, 4),))
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("case", ["dense", "dense_null", "routed_0.5", "routed_0.9"])
 def test_outputs_are_those_of_treads_network(tread, forward, case):
     file, model = tread

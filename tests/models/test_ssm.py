@@ -106,6 +106,7 @@ def test_the_scan_is_the_recurrence(sequence):
     np.testing.assert_allclose(y, recurrence(*sequence), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("chunk, way", [(5, "sequential"), (16, "sequential"), (5, "associative")])
 def test_neither_chunks_nor_the_way_change_value_or_gradient(sequence, chunk, way):
     """23 tokens by 16 are 2 x 12, one of them padding; by 5 they are 5 x 5, two of them padding."""
@@ -235,7 +236,7 @@ def test_a_route_scans_the_kept_tokens_alone_and_leaves_the_others(make):
             assert same == (token not in ids[image])
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 @pytest.mark.parametrize("labels, gammas", [(1, (0.25, 0.75)), (1, (0.0, 1.0)), (2, (0.25, 0.75))])
 def test_branches_are_what_separate_calls_give(model, inputs, labels, gammas):
     x, t, y = inputs

@@ -72,6 +72,7 @@ def evaluate_of(tmp_path, tiny, make_dit, mesh_of, monkeypatch):
         mesh, sampler = mesh_of(1, 1), Sampler()
         experiment = types.SimpleNamespace(image_shape=(8, 8, 3), autoencoder=autoencoder,
             config=config, mesh=mesh, sampler=sampler, settings=SETTINGS, model=tiny,
+            captions=None, asked=tiny.conditioning.in_turn,
             training_mixes=(((0.5, 1.0),), ((0.0, 1.0),)),
             sampling=dict(steps=2, seed=5, batch_size=BATCH, mesh=mesh, sampler=sampler),
         )  # fmt: skip

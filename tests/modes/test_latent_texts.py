@@ -126,6 +126,6 @@ def test_what_cannot_be_encoded(encode, tmp_path, digits_dir):
     digits = ["--config.data.name=digits", f"--config.data.data_dir={digits_dir}"]
     with pytest.raises(UserError, match="'digits' has no captions, whose features"):
         encode(*digits)
-    with pytest.raises(UserError, match="autoencoder.path is empty"):
+    with pytest.raises(UserError, match=r"autoencoder\.path is empty"):
         encode("--config.text.encoder=bytes", "--config.text.prefix=")
     assert not encode.made

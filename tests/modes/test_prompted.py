@@ -153,7 +153,7 @@ def test_a_network_of_bytes_from_captions_to_scores(command, tmp_path, lines, ca
     assert all((table.parent / row["file_name"]).exists() for row in found)
     command("diversity", config=False)
     assert (run / "diversity.json").exists()
-    with pytest.raises(UserError, match=r"captions|other captions"):
+    with pytest.raises(UserError, match="other captions"):
         folder = captioned_pictures.write(
             tmp_path / "other", count=8, captions=lambda colour, i: f"other {i}"
         )
@@ -174,7 +174,7 @@ def test_a_network_of_features_needs_its_encoder_for_prompts_alone(
     assert len(list((run / "samples").glob("*/prompts.jsonl"))) == 1
     known = record.data_of(run)
     assert known["text_fingerprint"] == "0123456789abcdef" and known["text_length"] == 12
-    with pytest.raises(UserError, match="leads out of the run .*--config.text.encoder="):
+    with pytest.raises(UserError, match=r"leads out of the run .*--config.text.encoder="):
         command("sample", f"--prompts={lines}", config=False, name="")
     monkeypatch.setattr(text_encoders, "load", lambda text: encoder)
     command("sample", f"--prompts={lines}", text, config=False, name="")
@@ -182,6 +182,6 @@ def test_a_network_of_features_needs_its_encoder_for_prompts_alone(
     monkeypatch.setattr(text_encoders, "load", lambda text: other)
     with pytest.raises(UserError, match="is not the text encoder that the run"):
         command("sample", f"--prompts={lines}", text, config=False, name="")
-    with pytest.raises(UserError, match="differs from|is not the data|other"):
+    with pytest.raises(UserError, match=r"config\.data\.name='again' differs"):
         command("latents", f"--to={tmp_path}", "--name=again", text, workdir="")
         command("train", text, data, "--config.train.steps=6", name="again")

@@ -52,6 +52,6 @@ def test_the_shapes_are_trained_drawn_and_composed(tmp_path):
         rows = list(csv.DictReader(file))
     assert {row["method"] for row in rows} == {"unguided", "cfg", "sg", "cfg_sg"}
     assert len(rows) == 4 * 2 * 11
-    assert len(list(tmp_path.glob("run/samples/geneval_*/*/metadata.jsonl"))) == 4 * 2 * 20
+    assert len(list(tmp_path.glob("run/samples/geneval_*/*/metadata.jsonl"))) == 4 * 2 * 22
     said = command("--mode", "compose", "--workdir", run, data, *COMPOSE)
     assert "8 drawings, 0 left" in said

@@ -102,7 +102,7 @@ DIVERGED = [
 ]
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(6)
 @pytest.mark.parametrize("first, change, saved, text", DIVERGED)
 def test_what_has_diverged_replaces_no_checkpoint(run, tmp_path, first, change, saved, text):
     step = steps_by(lambda number, _, state: change(state) if number >= first else ({}, {}))
@@ -178,6 +178,7 @@ def test_a_run_that_is_killed_after_a_rollback_reads_the_same_batches(run, batch
     assert same(read[11:], plain[8:14])
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("when", ["in the last step", "while it is saved", "before the end"])
 def test_a_signal_at_the_end_is_not_lost(run, tmp_path, monkeypatch, number, when):

@@ -61,7 +61,7 @@ def tune_of(tmp_path, small, mesh_of, monkeypatch):
         mesh, sampler = mesh_of(1, 1), Sampler()
         experiment = types.SimpleNamespace(
             image_shape=(8, 8, 3), autoencoder=None, config=config, mesh=mesh, sampler=sampler,
-            settings=SETTINGS, model=small,
+            settings=SETTINGS, model=small, captions=None, asked=small.conditioning.in_turn,
             sampling=dict(steps=4, seed=0, batch_size=8, mesh=mesh, sampler=sampler),
         )  # fmt: skip
         source = types.SimpleNamespace(num_classes=5, class_names=tuple("abcde"))

@@ -55,6 +55,7 @@ def test_shares_are_those_of_the_steps():
     np.testing.assert_allclose(shares, (0.5, 0.2, 0.3), atol=4 * 0.0091)
 
 
+@pytest.mark.slow
 def test_one_rate_is_that_rate_bit_for_bit(small):
     """The two are one program."""
     found, shares = objectives(FlowMatching(rates=((0.5, 1.0),)))

@@ -152,7 +152,8 @@ def test_muon_moves_every_matrix_of_a_block_by_a_rotation():
     assert found.min() > 0.6 and found.max() < 1.3  # five steps of Newton and Schulz: about 1
 
 
-@pytest.mark.parametrize("kind", [DiT, pytest.param(SSM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [DiT, SSM])
 def test_muon_leaves_to_adam_what_is_no_matrix_of_a_block(kind):
     model = small(kind)
     chosen = [
@@ -171,6 +172,7 @@ def test_muon_leaves_to_adam_what_is_no_matrix_of_a_block(kind):
     assert head.max() == pytest.approx(head.min(), rel=1e-3)  # as Adam begins
 
 
+@pytest.mark.slow
 def test_weight_decay_of_muon_is_decoupled():
     model = small()
     plain, decayed = muon_step(), muon_step(weight_decay=0.5)

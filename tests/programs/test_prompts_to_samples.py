@@ -97,7 +97,9 @@ def test_what_is_no_prompt(reader, seer):
     for wanted in ("a", [1], [], 5):
         with pytest.raises(UserError, match="must be a list of texts for the text_encoder"):
             draw(seer, wanted, text_encoder=encoder)
-    with pytest.raises(UserError, match="text_encoder=5 must be one that sg_jax.load_text_encoder"):
+    with pytest.raises(
+        UserError, match=r"text_encoder=5 must be one that sg_jax.load_text_encoder"
+    ):
         draw(seer, ["a"], text_encoder=5)
-    with pytest.raises(UserError, match="needs other|cannot be counted"):
+    with pytest.raises(UserError, match="cannot be counted"):
         draw(reader, ["a"], guidance="icg")

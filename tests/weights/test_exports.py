@@ -66,6 +66,7 @@ def imported(sit, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_an_imported_run_is_a_run(imported, sit):
     config, names = record.read(imported)
     assert (config.model.depth, config.model.width, config.model.learn_sigma) == (3, 32, True)

@@ -105,6 +105,7 @@ def test_a_checkpoint_without_checksums_is_taken_and_the_log_says_so(run, mesh_o
     assert restored(folder, mesh_of)[1]["step"] == 4  # it cannot be read
 
 
+@pytest.mark.slow
 def test_a_step_is_saved_again_after_its_damage(run, mesh_of):
     folder, states = run
     for _ in range(2):
