@@ -1,10 +1,14 @@
 """Texts as bytes, for a network that learns to read along with drawing."""
 
+import functools
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 BYTES = 257  # values of a token: 0 for padding, then each byte
+BUCKETS = 2**12  # of words; two words in one bucket differ by their bytes alone
 
 
 def encode_bytes(prompts: Sequence[str], length: int) -> tuple[dict[str, np.ndarray], int]:
@@ -31,3 +35,42 @@ def encode_bytes(prompts: Sequence[str], length: int) -> tuple[dict[str, np.ndar
         text[row, : len(kept)] = np.frombuffer(kept, np.uint8).astype(np.int32) + 1
         lengths[row] = len(kept)
     return {"text": text, "length": lengths}, cut
+
+
+def word_buckets(text: jax.Array) -> jax.Array:
+    """Return the bucket of the word that each byte belongs to, int32 [B, L] in [0, BUCKETS).
+
+    A word is a run of letters, digits and bytes of other scripts. Everything else, such as a space,
+    is a word of its own. The bucket is a hash of all bytes of the word, so that a network need not
+    learn first which bytes make one.
+
+    Args:
+      text: bytes plus 1, and 0 for padding, int32 [B, L].
+    """
+    inside = jnp.asarray(_inside())[text]  # [B, L]
+    places = jnp.arange(text.shape[1])[None]  # [1, L]
+    before = jnp.pad(inside, ((0, 0), (1, 0)))[:, :-1]
+    first = ~(inside & before)  # where a word begins
+    begin = jax.lax.cummax(jnp.where(first, places, 0), axis=1)  # of the word of each byte
+    factors = jnp.asarray(_factors(text.shape[1]))
+    terms = (text.astype(jnp.uint32) + 1) * factors[places - begin]
+    sums = jnp.pad(jnp.cumsum(terms, axis=1, dtype=jnp.uint32), ((0, 0), (1, 0)))  # modulo 2**32
+    after = jnp.pad(first, ((0, 0), (0, 1)), constant_values=True)[:, 1:]  # where a word ends
+    end = jnp.where(after, places, text.shape[1])
+    end = jax.lax.cummin(end, axis=1, reverse=True)
+    take = functools.partial(jnp.take_along_axis, axis=1)
+    mixed = (take(sums, end + 1) - take(sums, begin)) * jnp.uint32(0x9E3779B1)
+    return (mixed >> 20).astype(jnp.int32)
+
+
+@functools.cache
+def _inside() -> np.ndarray:
+    """Return for each token whether it is part of a longer word, bool [BYTES]."""
+    values = [bytes([i]) for i in range(BYTES - 1)]
+    return np.array([False, *(value.isalnum() or value[0] >= 128 for value in values)])
+
+
+@functools.cache
+def _factors(length: int) -> np.ndarray:
+    """Return an odd factor for each place in a word, uint32 [length]."""
+    return np.random.default_rng(0).integers(0, 2**31, length).astype(np.uint32) * 2 + 1

@@ -16,7 +16,7 @@ from flax import nnx
 
 from sg_jax.errors import UserError, shown
 from sg_jax.models import layers, norms, rotary
-from sg_jax.models.encoding import BYTES, encode_bytes
+from sg_jax.models.encoding import BUCKETS, BYTES, encode_bytes, word_buckets
 from sg_jax.models.text_layers import TextLayer
 
 MASKED = -1e9  # added to a logit, it makes the weight exactly 0
@@ -55,6 +55,7 @@ class Text(nnx.Module):
             self.project = layers.Linear(features, width, dtype, rngs, bias=bias)
         else:
             self.table = nnx.Param(layers.NORMAL(rngs.params(), (BYTES, width)))
+            self.words = nnx.Param(layers.NORMAL(rngs.params(), (BUCKETS, width)))
         self.blank = nnx.Param(layers.NORMAL(rngs.params(), (width,)))  # stands for "no text"
         made = [TextLayer(width, heads, dtype, rngs, bias, qk_norm) for _ in range(depth)]
         self.refine = nnx.List(made)
@@ -68,7 +69,8 @@ class Text(nnx.Module):
         if self.features:
             x = self.project(norms.rms(text.astype(dtype), self.feature_norm[...]))
         else:
-            x = self.table[...].astype(dtype)[text]
+            x = self.table[...][text] + self.words[...][word_buckets(text)]
+            x = x.astype(dtype)
         places = jnp.arange(x.shape[1])[None]  # [1, L]
         none = (length[:, None] == 0) & (places == 0)  # [B, L]
         x = jnp.where(none[:, :, None], self.blank[...].astype(dtype)[None, None], x)

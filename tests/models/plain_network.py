@@ -1,6 +1,7 @@
 """The network with all choices of its block, written out in NumPy float64, one image at a time."""
 
 import math
+import re
 
 import jax
 import numpy as np
@@ -13,6 +14,13 @@ def name(path):
 def arrays_of(model):
     """The weights by name: "blocks/stacks/0/mlp/hidden/kernel"."""
     return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
+
+
+def bucket(word):
+    """The bucket of a word of bytes: a sum of products modulo 2**32, in Python's integers."""
+    factors = np.random.default_rng(0).integers(0, 2**31, 64).astype(np.uint32) * 2 + 1
+    total = sum((byte + 2) * int(factor) for byte, factor in zip(word, factors, strict=False))
+    return (total * 0x9E3779B1 % 2**32) >> 20
 
 
 def silu(x):
@@ -88,6 +96,9 @@ class Plain:
         path, weights = "text_embedding", self.weights
         if f"{path}/table" in weights:
             x = weights[f"{path}/table"][np.asarray(text)]
+            whole = bytes(int(token) - 1 for token in np.asarray(text)[: int(length)])
+            for word in re.finditer(rb"[A-Za-z0-9\x80-\xff]+|.", whole, re.DOTALL):
+                x[word.start() : word.end()] += weights[f"{path}/words"][bucket(word[0])]
         else:
             x = np.asarray(text, np.float64)
             x = self.linear(f"{path}/project", rms(x, weights[f"{path}/feature_norm"]))
