@@ -2,6 +2,7 @@
 
 import codecs
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,6 +51,23 @@ def read(path: str) -> Prompts:
       UserError: there is no such file, or it cannot be read, or has no prompts.
     """
     given = f"--prompts={shown(path)}"
+    features = path.lower().endswith(".npz")
+    content = _content(path, given, math.inf if features else LARGEST)
+    return _features(content, given) if features else _texts(content, given)
+
+
+def read_texts(path: str, setting: str) -> Prompts:
+    """Read a file of texts, as `read` does.
+
+    Args:
+      path: of the file.
+      setting: what gave it, for messages, such as "config.compose.prompts".
+    """
+    given = f"{setting}={shown(path)}"
+    return _texts(_content(path, given, LARGEST), given)
+
+
+def _content(path: str, given: str, largest: float) -> bytes:
     try:
         place = files.path(path)
         if place.is_dir() or not place.exists():
@@ -58,16 +76,13 @@ def read(path: str) -> Prompts:
                 f"{given} {kind}: give a file with a prompt in each line, or an .npz of features."
             )
         size = os.path.getsize(place) if not files.is_remote(place) else 0
-        if size > LARGEST and not path.lower().endswith(".npz"):
-            raise UserError(f"{given} has {size:,} bytes, more than {LARGEST:,}: divide it.")
-        content = place.read_bytes()
+        if size > largest:
+            raise UserError(f"{given} has {size:,} bytes, more than {largest:,}: divide it.")
+        return place.read_bytes()
     except UserError:
         raise
     except (OSError, ValueError) as cause:
         raise UserError(f"{given} cannot be read ({one_line(cause)}).") from None
-    if path.lower().endswith(".npz"):
-        return _features(content, given)
-    return _texts(content, given)
 
 
 def _texts(content: bytes, given: str) -> Prompts:

@@ -1,18 +1,22 @@
 """Scenes of one to three things: what they may hold, how they are drawn, and which are held out.
 
 A scene is one thing, two or three alike, or two of different shapes beside or above each other.
-Some combinations of shape and colour, shape and count, shape and shape, and of shapes and their
+Things have one of three sizes and shades, and places near some fixed ones, in steps of a patch, so
+that a small network learns to draw them within minutes. Some combinations of shape and colour, shape and count, shape and shape, and of shapes and their
 places are held out: no training image has them. A network that draws them has put together what it
 knows.
 """
 
 import dataclasses
 import random
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from sg_jax.data.shapes_outlines import REACH, SHAPES, SIDE, coverage
 
+T = TypeVar("T")
 COLOURS = {
     "red": (230, 25, 25),
     "yellow": (245, 215, 15),
@@ -21,13 +25,19 @@ COLOURS = {
     "blue": (25, 65, 240),
     "purple": (165, 25, 205),
 }
-SIZES = {"small": (3.2, 4.2), "": (4.2, 5.0), "large": (5.0, 6.0)}  # radii in pixels, by their word
-SHADES = {"dark": (0.45, 0.6), "": (0.6, 0.85), "bright": (0.85, 1.0)}  # times the colour
-GREYS = (200, 245)  # of the background
+SIZES = {"small": 3.6, "": 4.6, "large": 5.6}  # radii in pixels, by their word
+SHADES = {"dark": 0.55, "": 0.75, "bright": 1.0}  # times the colour
+GREY = 225  # of the background
+# Where one, two or three things are, before each is moved by one of STEPS along each axis.
+PLACES = {
+    1: (((16, 16),),),
+    2: (((8, 16), (24, 16)), ((24, 16), (8, 16)), ((16, 8), (16, 24)), ((16, 24), (16, 8))),
+    3: (((16, 8), (8, 24), (24, 24)), ((8, 8), (24, 8), (16, 24))),
+}
+STEPS = (-4, 0, 4)
 # From the second thing to the first: to the right, and down.
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 GAP = 2.5  # least pixels between the boxes of two things
-MARGIN = 1.0  # least pixels between a thing and the edge
 SLANT = 0.5  # most that things may be shifted the other way, over their distance along a relation
 KINDS = (("one", 0.4), ("alike", 0.2), ("two", 0.4))
 
@@ -96,15 +106,14 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """Things on a grey background: those of a training caption are named in this order."""
+    """Things on grey; a training caption names them in this order."""
 
     things: tuple[Thing, ...]
-    grey: int
 
 
-def _word(ranges: dict[str, tuple[float, float]], value: float) -> str:
-    """Return the word of the range that a value lies in, or of the nearest one."""
-    return min(ranges, key=lambda word: max(ranges[word][0] - value, value - ranges[word][1]))
+def _word(values: dict[str, float], value: float) -> str:
+    """Return the word of the nearest value."""
+    return min(values, key=lambda word: abs(values[word] - value))
 
 
 def relation(first: Thing, second: Thing) -> str:
@@ -148,7 +157,7 @@ class Draws:
         """Return a number in [low, high), a whole number of 64ths if these are."""
         return low + int((high - low) * self._next() * 64) / 64
 
-    def one_of(self, options: list | tuple) -> object:
+    def one_of(self, options: Sequence[T]) -> T:
         """Return one of some options."""
         return options[int(self._next() * len(options))]
 
@@ -170,7 +179,7 @@ def random_scene(draws: Draws, unseen: bool = False) -> Scene:
         placed = _placed(things, draws)
         if placed is None:
             continue
-        scene = Scene(placed, int(draws.between(GREYS[0], GREYS[1] + 1)))
+        scene = Scene(placed)
         if held_out(scene) == unseen:
             return scene
 
@@ -185,29 +194,28 @@ def _things(kind: str, draws: Draws) -> list[Thing]:
             second = _thing(draws)
         return [first, second]
     count = int(draws.between(2, 4))
-    if count == 3:  # three large ones have no room
-        first = dataclasses.replace(first, radius=draws.between(SIZES["small"][0], 4.4))
+    if count == 3:  # three larger ones have no room
+        first = dataclasses.replace(first, radius=SIZES["small"])
     return [first] * count
 
 
 def _thing(draws: Draws) -> Thing:
     shape, colour = str(draws.one_of(SHAPES)), str(draws.one_of(tuple(COLOURS)))
-    radius = draws.between(SIZES["small"][0], SIZES["large"][1])
-    return Thing(shape, colour, radius, draws.between(SHADES["dark"][0], SHADES["bright"][1]))
+    sizes, shades = tuple(SIZES.values()), tuple(SHADES.values())
+    return Thing(shape, colour, draws.one_of(sizes), draws.one_of(shades))
 
 
 def _placed(things: list[Thing], draws: Draws, tries: int = 40) -> tuple[Thing, ...] | None:
     """Return things at random places, apart and clearly related; None if they find none."""
     for _ in range(tries):
         placed = []
-        for thing in things:
-            left, top, right, bottom = thing.box
-            x = draws.between(MARGIN - left, SIDE - MARGIN - right)
-            y = draws.between(MARGIN - top, SIDE - MARGIN - bottom)
+        for thing, (x, y) in zip(things, draws.one_of(PLACES[len(things)]), strict=True):
+            x, y = (float(v + draws.one_of(STEPS)) for v in (x, y))
             placed.append(dataclasses.replace(thing, x=x, y=y))
+        within = all(min(t.box[:2]) >= 0 and max(t.box[2:]) <= SIDE for t in placed)
         pairs = [(a, b) for i, a in enumerate(placed) for b in placed[:i]]
         related = len({thing.shape for thing in things}) == 1 or relation(placed[0], placed[1])
-        if related and all(_apart(*pair) for pair in pairs):
+        if within and related and all(_apart(*pair) for pair in pairs):
             return tuple(placed)
     return None
 
@@ -219,7 +227,7 @@ def _apart(a: Thing, b: Thing) -> bool:
 
 def draw(scene: Scene) -> np.ndarray:
     """Return the image of a scene, uint8 [32, 32, 3], with smooth edges."""
-    image = np.full((SIDE, SIDE, 3), float(scene.grey))
+    image = np.full((SIDE, SIDE, 3), float(GREY))
     for thing in scene.things:
         covered = coverage(thing.shape, thing.x, thing.y, thing.radius)[..., None]
         image += covered * (np.array(COLOURS[thing.colour]) * thing.shade - image)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from sg_jax.data import prompt_file
 from sg_jax.data.shapes_captions import NUMBERS, named, plural
 from sg_jax.data.shapes_outlines import SHAPES
 from sg_jax.data.shapes_scenes import (
@@ -23,10 +24,8 @@ from sg_jax.data.shapes_scenes import (
     unseen_place,
 )
 from sg_jax.errors import UserError, is_whole, one_line, shown
-from sg_jax.runs import arrays, files
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-MOST_BYTES = 2**26  # of a file of prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,31 +169,18 @@ def read(name: str | os.PathLike) -> list[Prompt]:
     Raises:
       UserError: it cannot be read, or a line is no prompt.
     """
-    path = files.path(name)
-    try:
-        content = arrays.read_bytes(path)
-        text = content[:MOST_BYTES].decode()
-    except (OSError, ValueError) as cause:
-        raise UserError(
-            f"config.compose.prompts={str(name)!r} cannot be read ({one_line(cause)}): give a text "
-            "file in UTF-8 with a prompt in each line, or GenEval's evaluation_metadata.jsonl."
-        ) from None
+    found = prompt_file.read_texts(str(name), "config.compose.prompts")
+    if not str(name).endswith(".jsonl"):
+        return [Prompt(text) for text in found.texts]
     prompts = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not (line := line.strip()):
-            continue
-        if not str(name).endswith(".jsonl"):
-            prompts.append(Prompt(line))
-            continue
+    for number, line in zip(found.lines, found.texts, strict=True):
         try:
             prompts.append(_parse(line))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
             raise UserError(
-                f"{path}, line {number} is no prompt ({one_line(cause)}): it must be like "
+                f"{name}, line {number} is no prompt ({one_line(cause)}): it must be like "
                 f"{_counting()[0].metadata}."
             ) from None
-    if not prompts:
-        raise UserError(f"config.compose.prompts={str(name)!r} has no prompts: write one a line.")
     return prompts
 
 

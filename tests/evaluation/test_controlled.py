@@ -13,7 +13,7 @@ PAIRS = controlled.pairs(4)
 
 def scene(pair, radius=4.5, shade=0.8, other=4.5):
     first = Thing(*pair.subject, radius, shade, 8.0, 9.0)
-    return Scene((first, Thing(*pair.other, other, 0.8, 23.0, 22.0)), 230)
+    return Scene((first, Thing(*pair.other, other, 0.8, 23.0, 22.0)))
 
 
 def test_prompts_name_two_things_of_which_none_is_held_out():

@@ -106,7 +106,7 @@ def test_relations_need_a_clear_offset():
 
 def test_images_are_scored_by_task():
     both = [prompt("a red circle"), prompt("a red star")]
-    right = draw(Scene((Thing("circle", "red", 5.0, 0.8, 16.0, 16.0),), 220))
+    right = draw(Scene((Thing("circle", "red", 5.0, 0.8, 16.0, 16.0),)))
     images = np.stack([right, np.full_like(right, 220), right, right])
     shown = composed.correct(images, [both[0], both[0], both[1], both[1]])
     assert shown.tolist() == [True, False, False, False]

@@ -37,7 +37,7 @@ def drawn_as_asked(prompt):
         things[1] = dataclasses.replace(
             things[1], x=16 + 1.5 * (things[1].x - 16), y=16 + 1.5 * (things[1].y - 16)
         )
-    return draw(Scene(tuple(things), 220))
+    return draw(Scene(tuple(things)))
 
 
 @pytest.fixture
