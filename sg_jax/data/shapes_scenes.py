@@ -2,7 +2,9 @@
 
 A scene is one thing, two or three alike, or two of different shapes beside or above each other.
 Things have one of three sizes and shades, and places near some fixed ones, in steps of a patch, so
-that a small network learns to draw them within minutes. Some combinations of shape and colour, shape and count, shape and shape, and of shapes and their
+that a small network learns to draw them within minutes.
+
+Some combinations of shape and colour, shape and count, shape and shape, and of shapes and their
 places are held out: no training image has them. A network that draws them has put together what it
 knows.
 """

@@ -57,8 +57,12 @@ def candidates(
 
 
 def shown_prompts(prompts: Sequence[Prompt]) -> list[int]:
-    """Return the prompts whose images are shown: the last of each task, seen and held out."""
-    return list({(prompt.task, prompt.unseen): i for i, prompt in enumerate(prompts)}.values())
+    """Return the prompts whose images are shown: one of each task, seen and held out.
+
+    The first group shows its first prompt, the next ones later ones, so that they differ.
+    """
+    groups = list(composed.groups(prompts).values())
+    return [ids[len(ids) * n // len(groups)] for n, ids in enumerate(groups)]
 
 
 class Composer:
