@@ -8,10 +8,10 @@
 The 20,000 images of 32x32 pixels are drawn on the first start, in 10 to 20 seconds. Two free cores
 train about 10 steps of 16 images a second, so all of it took 11 minutes. The loss ends at 0.044.
 
-Before, sizes, shades, greys and places were drawn at random, tokens had rotary places alone, and the
-width was 96: after 2,000 steps there were only blobs. Steps count more than images here: with 8, 16
-and 32 images, the loss fell about as fast with each step. Muon's rates of 4e-3 and 8e-3 did as well
-as each other, and so did widths of 48 to 96 and depths of 4 to 8.
+Before, sizes, shades, greys and places were drawn at random, tokens had rotary places alone, and
+the width was 96: after 2,000 steps there were only blobs. Steps count more than images here: with
+8, 16 and 32 images, the loss fell about as fast with each step. Muon's rates of 4e-3 and 8e-3 did
+as well as each other, and so did widths of 48 to 96 and depths of 4 to 8.
 """
 
 from ml_collections import ConfigDict
