@@ -66,6 +66,6 @@ def get_config():
                     "a red circle left of a blue {square}",
                 ),
             ),
-            compose=dict(scales=(1.5, 2.0, 3.0, 4.0), most=8, samples=2),
+            compose=dict(scales=(1.1, 1.25, 1.5, 2.0), most=8, samples=2),
         )
     )

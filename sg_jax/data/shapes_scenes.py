@@ -211,8 +211,8 @@ def _placed(things: list[Thing], draws: Draws, tries: int = 40) -> tuple[Thing, 
     """Return things at random places, apart and clearly related; None if they find none."""
     for _ in range(tries):
         placed = []
-        for thing, (x, y) in zip(things, draws.one_of(PLACES[len(things)]), strict=True):
-            x, y = (float(v + draws.one_of(STEPS)) for v in (x, y))
+        for thing, place in zip(things, draws.one_of(PLACES[len(things)]), strict=True):
+            x, y = (float(middle + draws.one_of(STEPS)) for middle in place)
             placed.append(dataclasses.replace(thing, x=x, y=y))
         within = all(min(t.box[:2]) >= 0 and max(t.box[2:]) <= SIDE for t in placed)
         pairs = [(a, b) for i, a in enumerate(placed) for b in placed[:i]]

@@ -33,7 +33,7 @@ from sg_jax.runs import arrays, files
 from sg_jax.runs.progress import Ahead, Progress, log
 from sg_jax.weights import checkpoints
 
-DETECTOR = "shapes 1"  # what scores; a new version scores again
+DETECTOR = "shapes 2"  # what scores and is shown; a new version draws again
 
 
 def candidates(
