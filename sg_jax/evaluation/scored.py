@@ -29,6 +29,7 @@ from sg_jax.runs.progress import Progress, log
 from sg_jax.weights import checkpoints
 
 Told = Callable[[Key, dict[str, Any]], object]
+MOST_PROGRAMS = 64  # kept at once: on a CPU each has about 200 memory maps, and Linux allows 65,530
 
 
 def draw_all(
@@ -63,6 +64,9 @@ def draw_all(
         wanted = wanted_by(experiment, key)
         plan, _ = guidance_lib.plan(guidance, experiment.sampler, key.steps)
         program = (plan, key.steps, guidance.weak_workdir)
+        if program not in programs and len(programs) >= MOST_PROGRAMS:
+            jax.clear_caches()
+            programs.clear()
         draw = functools.partial(
             sample_batches,
             model,

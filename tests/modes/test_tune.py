@@ -151,6 +151,16 @@ def test_samples_that_are_not_finite_lose(tune_of, tmp_path, capsys):
     assert tune_of(**wild)[1] == []  # and are not drawn again
 
 
+def test_programs_are_forgotten_before_there_are_too_many(tune_of, monkeypatch):
+    cleared = []
+    monkeypatch.setattr(scored, "MOST_PROGRAMS", 1)
+    monkeypatch.setattr(scored.jax, "clear_caches", lambda: cleared.append(True))
+    calm = dict(methods=("cfg",), candidates=(("cfg", ("calm",)),), budgets=(1.0,), settings=1)
+    _, drawn = tune_of(**calm)
+    assert len({guidance for _, guidance, _, _ in drawn}) == 2
+    assert len(cleared) == 2  # between the two, in the search and in the report
+
+
 @pytest.mark.slow
 def test_an_interrupted_tune_goes_on(tune_of, tmp_path):
     tune_of()
