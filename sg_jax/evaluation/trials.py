@@ -147,7 +147,7 @@ def winners(experiment: Experiment, able: Callable[[Guidance], Guidance]) -> lis
     chosen = {
         (row.method, row.budget): row.key.guidance
         for row in tuned_rows.read(tune.winners)
-        if row.stage == tuned_rows.REPORT
+        if row.chosen  # also before that run's report is drawn
     }
     named = () if tune.methods == (tuples.ALL,) else tune.methods
     methods = dict.fromkeys([UNGUIDED, *(named or [method for method, _ in chosen])])
