@@ -49,7 +49,8 @@ def draw_all(
     default this prints the progress. If it is `tolerant`, samples that are not finite do not end
     the call: every score of theirs is NaN.
     """
-    config, networks, programs = experiment.config.sample, None, set()
+    config, networks = experiment.config.sample, None
+    programs: set[Any] = set()
     step, samples = left[0][0].checkpoint, left[0][0].samples
     how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
     model = checkpoints.load(workdir, step, **how)

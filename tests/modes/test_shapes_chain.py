@@ -14,7 +14,7 @@ SHORT = (
     "--config.train.steps=1200", "--config.train.sample_every=0", "--config.train.then=()",
 )  # fmt: skip
 COMPOSE = (
-    "--config.sample.steps=8", "--config.compose.most=2", "--config.compose.samples=1",
+    "--config.sample.steps=8", "--config.compose.most=4", "--config.compose.samples=1",
     "--config.compose.scales=(1.25,)", "--config.compose.report_seeds=(1,2)",
     "--config.compose.keep=geneval",
 )  # fmt: skip
@@ -52,7 +52,7 @@ def test_the_shapes_are_trained_drawn_and_composed(tmp_path):
     assert {row["method"] for row in rows} == {"unguided", "cfg", "sg", "cfg_sg"}
     assert len(rows) == 4 * 2 * 11
     shares = [float(row["score"]) for row in rows if row["task"] == "colors"]
-    assert np.mean(shares) > 0.3  # a shape and a colour at random are right in 1 of 30 images
-    assert len(list(tmp_path.glob("run/samples/geneval_*/*/metadata.jsonl"))) == 4 * 2 * 22
+    assert np.mean(shares) > 0.1  # a shape and a colour at random are right in 1 of 30 images
+    assert len(list(tmp_path.glob("run/samples/geneval_*/*/metadata.jsonl"))) == 4 * 2 * 44
     said = command("--mode", "compose", "--workdir", run, data, *COMPOSE)
     assert "8 drawings, 0 left" in said
