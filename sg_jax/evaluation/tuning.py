@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sg_jax.config.experiment import Experiment
+from sg_jax.config.measuring import Tune
 from sg_jax.errors import UserError
 from sg_jax.evaluation import comparison, measure, scored, table, trials
 from sg_jax.evaluation.judge import Judge
@@ -90,8 +91,7 @@ def run(
         searched(known)
     log(f"Report: {len(chosen)} methods and budgets, {len(tune.report_seeds)} other seeds.")
     again = _keys(chosen, then, tune.report_seeds)
-    middle = sorted(tune.budgets)[len(tune.budgets) // 2]
-    pictured = {t.method: again[t][0] for t in chosen if t.budget == middle}
+    pictured = {t.method: again[t][0] for t in chosen if t.budget == middle(tune)}
     rows |= _score(experiment, judge, workdir, chosen, again, (0, 0.0), pictured, shown)
     if not processes.is_writer():
         return [], {}
@@ -101,6 +101,11 @@ def run(
         for method, key in pictured.items()
     }
     return [*known, *result(REPORT, chosen, again)], images
+
+
+def middle(tune: Tune) -> float:
+    """Return the middle one of the budgets, whose images are shown."""
+    return sorted(tune.budgets)[len(tune.budgets) // 2]
 
 
 def _groups(found: Sequence[Trial]) -> list[list[Trial]]:

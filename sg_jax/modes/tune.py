@@ -116,7 +116,8 @@ def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pat
             tuned_rows.write(workdir, rows),
             *write(workdir, rows, experiment.settings, notes),
         ]
-        winners = {w.method: w for w in tuned.winners(rows) if w.method in images}
+        middle = tuning.middle(config.tune)
+        winners = {w.method: w for w in tuned.winners(rows) if w.budget == middle}
         picture = pictures.grid(
             np.stack(list(images.values())),
             row_labels=[f"{m}\n{winners[m].settings}\n{winners[m].steps} steps" for m in images],

@@ -272,6 +272,7 @@ def test_the_last_step_of_the_sde_adds_no_noise(diffusion):
     np.testing.assert_array_equal(quiet, last)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", list(SAMPLERS))
 @pytest.mark.parametrize("cut", [1, 7])
 def test_two_stretches_are_one_run(name, cut):
@@ -295,6 +296,7 @@ def test_two_stretches_are_one_run(name, cut):
     np.testing.assert_allclose(parts, run(begin, times, 0), rtol=2e-5)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", list(SAMPLERS))
 def test_the_loop_is_traced_once_whatever_the_number_of_steps(name):
     def traces(steps):
@@ -336,6 +338,7 @@ def test_edms_noise_levels_by_hand():
     np.testing.assert_allclose(Sampler("edm_heun").times(18)[:-1], 1 / (1 + ramp), rtol=1e-5)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", list(SAMPLERS))
 @pytest.mark.parametrize("steps", [1, 2, 40])
 def test_every_run_ends_at_1(name, steps):
@@ -388,6 +391,7 @@ def test_what_a_sampler_does_not_read_must_stay_as_it_is(name, unread):
         assert part in str(error.value)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_what_a_sampler_is_said_to_read_it_reads(name):
     """Another value of any of them moves the sample."""

@@ -151,6 +151,19 @@ def test_samples_that_are_not_finite_lose(tune_of, tmp_path, capsys):
     assert tune_of(**wild)[1] == []  # and are not drawn again
 
 
+def test_images_are_labelled_with_the_steps_of_their_budget(tune_of, monkeypatch):
+    labels = []
+
+    def grid(images, row_labels, **more):
+        labels.extend(row_labels)
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr(tune.pictures, "grid", grid)
+    calm = dict(methods=("cfg",), candidates=(("cfg", ("calm",)),), settings=1)
+    tune_of(**calm, budgets=(0.5, 1.0, 2.0), report_seeds=(1,))
+    assert [label.split("\n")[-1] for label in labels] == ["4 steps", "2 steps"]
+
+
 def test_programs_are_forgotten_before_there_are_too_many(tune_of, monkeypatch):
     cleared = []
     monkeypatch.setattr(scored, "MOST_PROGRAMS", 1)
