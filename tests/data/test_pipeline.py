@@ -141,6 +141,7 @@ def test_the_state_is_the_position():
     _assert_equal([next(other)], [next(iterator)])
 
 
+@pytest.mark.slow
 def test_workers_read_the_same_from_any_step(digits_dir):
     source = open_source("digits", "train[:50]", str(digits_dir))
     arguments = dict(batch_size=8, seed=3, flip=True)

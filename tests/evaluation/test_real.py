@@ -110,6 +110,7 @@ def judge_of(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_a_later_evaluation_reads_no_image(judge_of, tmp_path):
     first, reads = judge_of()
     assert reads > 0 and first.references == 600 and first.compared == 0

@@ -59,6 +59,7 @@ def test_a_weak_network_must_fit(small, make_small, changes, words):
         sampling.sample(small, [4], SG, steps=1, weak_model=make_small(**changes))
 
 
+@pytest.mark.slow
 def test_a_dense_weak_prediction_needs_no_routes(small, make_small):
     for changes in (dict(routes=()), dict(patch=4), dict(routes=((0, 0), (1, 1)))):
         weak = make_small(**changes)

@@ -146,6 +146,7 @@ def same(read, expected):
 BACK = dict(checkpoint=dict(every=3), train=dict(on_divergence="rollback", log_every=2))
 
 
+@pytest.mark.slow
 def test_a_rollback_passes_over_the_batches_up_to_the_step(run, batches, tmp_path, capsys):
     plain, read, change = batches
     run(steps_by(change), **BACK)

@@ -146,6 +146,7 @@ def muon_step(kind=DiT, weight_decay=0.0):
     return step(small(kind))
 
 
+@pytest.mark.slow
 def test_muon_moves_every_matrix_of_a_block_by_a_rotation():
     kernel = muon_step().blocks.stacks[1].mlp.hidden.kernel[...][0]  # [8, 32]
     found = np.linalg.svd(np.asarray(kernel), compute_uv=False) / (0.1 * 0.2 * 32**0.5)
