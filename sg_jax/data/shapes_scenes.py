@@ -202,7 +202,7 @@ def _things(kind: str, draws: Draws) -> list[Thing]:
 
 
 def _thing(draws: Draws) -> Thing:
-    shape, colour = str(draws.one_of(SHAPES)), str(draws.one_of(tuple(COLOURS)))
+    shape, colour = draws.one_of(SHAPES), draws.one_of(tuple(COLOURS))
     sizes, shades = tuple(SIZES.values()), tuple(SHADES.values())
     return Thing(shape, colour, draws.one_of(sizes), draws.one_of(shades))
 

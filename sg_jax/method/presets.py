@@ -16,7 +16,7 @@ PRESETS = {
     "icg": Guidance(scale=1.5, weak_label="random"),  # FID 2.81, 228.84
     "ag": Guidance(scale=1.5, weak_step=0.33),  # FID 2.95, 228.84
     "pdg": Guidance(scale=1.5, gamma_weak=1.0, weak_label="null"),
-    "sg": Guidance(scale=2.0, gamma_weak=0.9),  # both from RESULTS.md, as tuned
+    "sg": Guidance(scale=2.0, gamma_weak=0.9),  # larger scales gain or harm: RESULTS.md
     "sg_flops": Guidance(scale=3.0, gamma_strong=0.5, gamma_weak=0.9),  # FID 2.14, 97.67
     "sg_fid": Guidance(  # FID 1.58, 173.16
         scale=1.5,
