@@ -1,7 +1,8 @@
 """Attention for TPU as two Pallas kernels, forward and backward, on tokens [B, N, D] in place.
 
 A program of a kernel computes all heads of a few hundred queries of one image. The heads lie side
-by side in the channels, and nothing is transposed, padded or copied in memory. Logits are stored as
+by side in the channels, and nothing is transposed, padded or copied in memory; of the last program,
+only the queries that there are count. Logits are stored as
 [keys, queries], so that maxima and sums of the softmax run over registers, not across their lanes.
 As in FlashAttention (arXiv 2205.14135) they never leave the chip, and the backward pass recomputes
 them. But all keys of an image fit on chip, so each softmax is computed in one go.
@@ -24,44 +25,61 @@ Saved = jax.Array | Kept  # [B, N, D], or a part of [L, B, N, D]
 
 QUERIES = 256  # per program, at most: more queries make a program longer, not faster
 KEYS = 1024  # at most, because they all stay on chip
-FITTING = {"TPU v4": 256, "TPU v5 lite": KEYS, "TPU v5": KEYS, "TPU v6 lite": KEYS}  # that compile
-SUPPORTED = f"multiples of 16 tokens up to {QUERIES}, and of {QUERIES} up to {KEYS}"
+MIB = 2**20
+ON_CHIP = {"TPU v4": 16, "TPU v5 lite": 128, "TPU v5": 64, "TPU v6 lite": 128}  # MiB of a core
 TOGETHER = 4  # heads whose steps are interleaved, so that one's products fill the other's waits
-VMEM = 96 * 2**20  # bytes that a program may use
+VMEM = 96 * MIB  # bytes that a program may use
 LOG2_E = math.log2(math.e)
 SAME = (((1,), (1,)), ((), ()))  # x [I, K], y [J, K] -> [I, J]
 PLAIN = (((1,), (0,)), ((), ()))  # x [I, K], y [K, J] -> [I, J]
 
 
-def supports(tokens: int) -> bool:
-    """Return whether the kernels take images of this many tokens: whole tiles that fit on chip."""
-    return tokens <= KEYS and tokens % (16 if tokens <= QUERIES else QUERIES) == 0
+def fits(tokens: int, channels: int, backward: bool) -> bool | None:
+    """Return whether a kernel fits on chip, on the devices that the program is traced `on`.
+
+    What it needs grows with its blocks in memory, C (Q + N) or C (Q + 2 N) numbers, and with the
+    logits, Q N. The factors are bounds of what the compiler asked for, of 22 sizes on all chips.
+
+    Args:
+      tokens: N.
+      channels: C.
+      backward: which kernel.
+
+    Returns:
+      None if the devices are no TPUs that are known.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    kind = "" if mesh.empty else mesh.abstract_device.device_kind
+    if kind not in ON_CHIP:
+        return None
+    queries = min(tokens, QUERIES)
+    needed = 8 * channels * (queries + tokens) + 32 * queries * tokens
+    if backward:
+        needed = 15 * channels * (queries + 2 * tokens) + 48 * queries * tokens
+    return tokens <= KEYS and needed <= min(ON_CHIP[kind] * MIB, VMEM)
 
 
 def takes(implementation: str, x: jax.Array) -> bool:
     """Return whether the kernels compute the attention of tokens x [B, N, D].
 
-    "auto" uses them on TPU in bfloat16, if they support the number of tokens, the chip has room for
-    it, and the devices of the mesh that the program is traced `on` do not share the heads. Without
-    gradients it leaves up to 256 tokens to XLA, which is as fast there.
+    "auto" uses them on TPU in bfloat16, if the chip has room for the forward one and the devices of
+    the mesh that the program is traced `on` do not share the heads. Without gradients it leaves up
+    to 256 tokens to XLA, which is as fast there.
 
     Raises:
       UserError: the implementation is "pallas", but the kernels cannot be used.
     """
-    supported = supports(x.shape[1])
     mesh = jax.sharding.get_abstract_mesh()
     shared = not mesh.empty and mesh.shape["tensor"] > 1
     if implementation == "pallas":
-        if shared or not supported:
+        if shared or x.shape[1] > KEYS:
             raise UserError(
-                f"config.model.attention='pallas' needs config.mesh.tensor=1 and {SUPPORTED}, not "
-                f"{x.shape[1]} tokens on {dict(mesh.shape)}; 'auto' and 'xla' accept any."
+                f"config.model.attention='pallas' needs config.mesh.tensor=1 and at most {KEYS} "
+                f"tokens, not {x.shape[1]} on {dict(mesh.shape)}; 'auto' and 'xla' accept any."
             )
         return True
-    kind = "" if mesh.empty else mesh.abstract_device.device_kind
-    fitting = x.shape[1] <= FITTING.get(kind, 0)
-    wanted = implementation == "auto" and x.dtype == jnp.bfloat16
-    return wanted and fitting and supported and not shared
+    wanted = implementation == "auto" and x.dtype == jnp.bfloat16 and not shared
+    return wanted and bool(fits(x.shape[1], x.shape[2], backward=False))
 
 
 def programs(tokens: int) -> int:
@@ -111,7 +129,8 @@ def attend_and_project(
     """Return product(attend(q, k, v, heads), kernel) [B, N, D].
 
     Its gradients come from a kernel that also sums the gradient of the query's bias [D]. The kernel
-    reads q, k and v at their `places` if they are `saved`. Without gradients, `attend` computes the
+    reads q, k and v at their `places` if they are `saved`. Where it does not fit on the chip, they
+    come from `attend`. Without gradients, `attend` computes the
     value for up to `QUERIES` tokens.
     """
     return product((forward if q.shape[1] > QUERIES else attend)(q, k, v, heads), kernel)
@@ -125,7 +144,13 @@ def _with_residuals(q, k, v, bias, kernel, places, heads, attend, product):
 def _gradients(heads, attend, product, residuals, dy):
     (q, k, v), kernel = residuals
     do = dy @ kernel.astype(dy.dtype).T
-    dq, dk, dv, o, d_bias = backward(q, k, v, do, heads)
+    if fits(do.shape[1], do.shape[2], backward=True) is False:
+        q, k, v = (x.value if isinstance(x, Kept) else x for x in (q, k, v))
+        o, pull = jax.vjp(functools.partial(attend, heads=heads), q, k, v)
+        dq, dk, dv = pull(do)
+        d_bias = dq.astype(jnp.float32).sum((0, 1))
+    else:
+        dq, dk, dv, o, d_bias = backward(q, k, v, do, heads)
     return dq, dk, dv, d_bias, gradients.kernel_gradient(o, dy, kernel.dtype), None
 
 
@@ -216,7 +241,8 @@ def _backward(steps, heads, places, q_ref, do_ref, k_ref, v_ref, *refs):
     dtype, size = o_ref.dtype, q_ref.shape[1] // heads
     dq, dk, dv, o, total = [], [], [], [], []
     for group in _groups(heads):
-        q, k, v, do = (_take(ref, group, size) for ref in (q_ref, k_ref, v_ref, do_ref))
+        k, v = (_take(ref, group, size) for ref in (k_ref, v_ref))
+        q, do = (_real(_take(ref, group, size), len(k[0])) for ref in (q_ref, do_ref))
         weights = _weights(q, k)  # this and all arrays below: [keys, queries]
         d_weights = [_dot(*pair, SAME) for pair in zip(v, do, strict=True)]
         rounded = [w.astype(dtype) for w in weights]
@@ -254,6 +280,15 @@ def _groups(heads):
 def _take(ref, group, size):
     """Return the channels [N, D/H] of each head of a group."""
     return [ref[:, head * size : (head + 1) * size] for head in group]
+
+
+def _real(parts, tokens):
+    """Return parts of queries [Q, C] with zeros beyond the last of so many tokens."""
+    size = len(parts[0])
+    if tokens % size == 0:
+        return parts
+    row = pl.program_id(1) * size + jax.lax.broadcasted_iota(jnp.int32, (size, 1), 0)
+    return [jnp.where(row < tokens, x, 0) for x in parts]
 
 
 def _weights(q, k):

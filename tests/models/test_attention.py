@@ -102,9 +102,9 @@ def test_the_kernel_without_gradients(attention, monkeypatch):
 
 def test_what_the_kernel_does_not_take_is_named():
     net = Attention(8, 2, F32, "pallas", nnx.Rngs(0))
-    message = "config.model.attention='pallas' needs config.mesh.tensor=1 and multiples of 16"
+    message = "config.model.attention='pallas' needs config.mesh.tensor=1 and at most 1024"
     with pytest.raises(UserError, match=message):
-        net(jnp.ones((1, 5, 8)))
+        net(jnp.ones((1, 1025, 8)))
 
 
 def test_an_unknown_implementation_is_named():

@@ -1,5 +1,7 @@
 """The TPU kernels, run by Pallas' interpreter, against NumPy in float64 and XLA's attention."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,9 @@ CASES = [  # tokens, channels, heads
     (16, 12, 2),
     (48, 72, 1),
     (32, 30, 6),  # more heads than are interleaved
-    (96, 24, 3),  # three programs of 32 queries
+    (96, 24, 3),  # two programs of 48 queries
+    (101, 24, 3),  # the third program has 5 of 48
+    (13, 24, 2),
 ]
 
 
@@ -77,8 +81,46 @@ def test_half_precision_has_the_error_of_half_precision():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "supported"),
-    [(16, True), (26, False), (48, True), (64, False), (96, True), (1008, True), (1056, False)],
+    ("chip", "sizes", "fitting"),
+    [  # tokens, channels: what libtpu compiled, or refused for lack of memory on chip
+        ("TPU v4", (512, 2048), (True, False)),
+        ("TPU v4", (1024, 768), (True, False)),
+        ("TPU v4", (1024, 1152), (False, False)),
+        ("TPU v4", (512, 384), (True, True)),
+        ("TPU v4", (256, 1152), (True, True)),
+        ("TPU v4", (256, 2048), (True, False)),
+        ("TPU v5", (922, 2048), (True, False)),
+        ("TPU v5", (768, 2048), (True, True)),
+        ("TPU v5", (1024, 1536), (True, True)),
+        ("TPU v5 lite", (1024, 2048), (True, True)),
+        ("TPU v5 lite", (1024, 4096), (True, False)),
+        ("TPU v6 lite", (922, 2048), (True, True)),
+        ("TPU v6 lite", (1040, 64), (False, False)),  # keys beyond what is tried
+        ("cpu", (16, 8), (None, None)),
+    ],
 )
-def test_whole_tiles_that_fit_are_supported(tokens, supported):
-    assert attention_tpu.supports(tokens) == supported
+def test_what_fits_on_a_chip(monkeypatch, chip, sizes, fitting):
+    monkeypatch.setattr(attention_tpu, "QUERIES", 256)
+    monkeypatch.setattr(jax.sharding, "get_abstract_mesh", lambda: mesh_of(chip))
+    assert tuple(attention_tpu.fits(*sizes, backward=b) for b in (False, True)) == fitting
+
+
+def test_gradients_where_the_kernel_does_not_fit(monkeypatch):
+    """XLA's attention gives them, and the sum for the query's bias."""
+    q, k, v, do = random(4, 16, 8)
+    bias, kernel = jnp.zeros(8), jax.random.normal(jax.random.key(1), (8, 8))
+
+    def y(*arrays):
+        call = (bias, kernel, (None,) * 3, 2, attend, jnp.matmul)
+        return attention_tpu.attend_and_project(*arrays, *call)
+
+    expected = jax.vjp(y, q, k, v)[1](do)
+    monkeypatch.setattr(attention_tpu, "fits", lambda *_, **__: False)
+    monkeypatch.setattr(attention_tpu, "backward", None)
+    for ours, theirs in zip(jax.vjp(y, q, k, v)[1](do), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def mesh_of(chip):
+    device = types.SimpleNamespace(device_kind=chip)
+    return types.SimpleNamespace(empty=False, abstract_device=device)
