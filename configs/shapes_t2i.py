@@ -21,7 +21,7 @@ def get_config():
     return ConfigDict(
         dict(
             data=dict(name="shapes"),
-            text=dict(encoder="bytes", length=52),  # the longest caption has 49
+            text=dict(encoder="bytes", length=56, words=12),  # the longest caption has 56, and 10
             model=dict(
                 kind="text_dit",
                 depth=6,
@@ -39,14 +39,14 @@ def get_config():
             objective=dict(gamma=0.25, time_mean=-0.7),  # more noise: there the layout is decided
             optimizer=dict(name="muon", learning_rate=4e-3, warmup=50, b2=0.99, schedule="cosine"),
             train=dict(
-                steps=6000,
-                batch_size=16,
+                steps=12_000,
+                batch_size=8,
                 ema_decay=0.995,
                 log_every=50,
-                sample_every=1500,
+                sample_every=3000,
                 then=("sample",),
             ),
-            checkpoint=dict(every=500, keep_period=1500),
+            checkpoint=dict(every=1000, keep_period=3000),
             guidance=dict(
                 cfg=dict(scale=2.0, weak_label="null"),
                 sg=dict(scale=2.0, gamma_strong=0.0, gamma_weak=0.75),

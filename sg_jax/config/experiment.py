@@ -84,7 +84,7 @@ class Experiment:
         model = self.config.model
         if not reads_texts(model.kind):
             return None
-        return Wording(model.text_length, model.text_features)
+        return Wording(model.text_length, model.text_features, model.text_words)
 
     @property
     def texts(self) -> Text | None:

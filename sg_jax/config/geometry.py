@@ -14,7 +14,10 @@ from sg_jax.models import sizes
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.kinds import BACKBONES, reads, reads_texts
 
-FROM_DATA = ("image_size", "channels", "num_classes", "text_length", "text_features")
+FROM_DATA = (
+    "image_size", "channels", "num_classes", "text_length", "text_words", "text_features",
+)  # fmt: skip
+FROM_TEXT = {"text_length": "length", "text_words": "words"}  # config.model to config.text
 
 
 def from_data(kind: str) -> tuple[str, ...]:
@@ -24,7 +27,7 @@ def from_data(kind: str) -> tuple[str, ...]:
 
 def is_known(config: ConfigDict) -> bool:
     """Return whether a config has the network's whole geometry, without any data."""
-    needed = set(from_data(config.model.kind)) - {"text_length"}  # which config.text says
+    needed = set(from_data(config.model.kind)) - set(FROM_TEXT)
     if config.text.encoder == BYTES:
         needed -= {"text_features"}
     return all(config.model[key] for key in needed)
@@ -93,12 +96,13 @@ def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
         Model(**model)
     read = reads(model.kind)
     if reads_texts(model.kind):
-        values["text_length"] = config.text.length
-        if model.text_length not in (0, config.text.length):
-            raise UserError(
-                f"config.model.text_length={model.text_length} differs from config.text.length="
-                f"{config.text.length}: leave the former at 0, which uses the latter."
-            )
+        for key, name in FROM_TEXT.items():
+            values[key] = config.text[name]
+            if model[key] not in (0, config.text[name]):
+                raise UserError(
+                    f"config.model.{key}={model[key]} differs from config.text.{name}="
+                    f"{config.text[name]}: leave the former at 0, which uses the latter."
+                )
     named: dict[str, Any] = dict(sizes.geometry(model.size)) if model.size else {}
     if missing := [key for key in named if key not in read and not default_of(Model, key) == 0]:
         raise UserError(
@@ -118,7 +122,7 @@ def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
             if plain(model[key]) == default_of(Model, key):
                 model[key] = value
     for key in ("depth", "width", "heads", "patch", *FROM_DATA):
-        if key in read and key != "text_features" and model[key] < 1:
+        if key in read and key not in ("text_features", "text_words") and model[key] < 1:
             raise UserError(
                 f"config.model.{key}={model[key]} must be at least 1; or set config.model.size, "
                 f"such as 'XL/2'."

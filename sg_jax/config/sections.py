@@ -116,6 +116,9 @@ class Model(Settings):
     text_length: int = setting(
         0, "tokens of a text; 0: from the data", low=0, high=LARGEST["text_length"], fixed=ALWAYS
     )
+    text_words: int = setting(
+        0, "words of a text; 0: from config.text", low=0, high=LARGEST["text_words"], fixed=ALWAYS
+    )
     text_features: int = setting(
         0,
         "channels of a text's features; 0: from the data, or bytes",

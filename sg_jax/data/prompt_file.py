@@ -14,6 +14,7 @@ from sg_jax.runs import arrays, files
 from sg_jax.runs.progress import log
 
 MOST, LARGEST = 1_000_000, 2**30  # lines, and bytes of a file of texts
+LINES = "a file with a prompt in each line"
 BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -52,7 +53,8 @@ def read(path: str) -> Prompts:
     """
     given = f"--prompts={shown(path)}"
     features = path.lower().endswith(".npz")
-    content = _content(path, given, math.inf if features else LARGEST)
+    wanted = f"{LINES}, or an .npz of features"
+    content = _content(path, given, wanted, math.inf if features else LARGEST)
     return _features(content, given) if features else _texts(content, given)
 
 
@@ -64,17 +66,15 @@ def read_texts(path: str, setting: str) -> Prompts:
       setting: what gave it, for messages, such as "config.compose.prompts".
     """
     given = f"{setting}={shown(path)}"
-    return _texts(_content(path, given, LARGEST), given)
+    return _texts(_content(path, given, LINES, LARGEST), given)
 
 
-def _content(path: str, given: str, largest: float) -> bytes:
+def _content(path: str, given: str, wanted: str, largest: float) -> bytes:
     try:
         place = files.path(path)
         if place.is_dir() or not place.exists():
             kind = "is a folder" if place.is_dir() else "does not exist"
-            raise UserError(
-                f"{given} {kind}: give a file with a prompt in each line, or an .npz of features."
-            )
+            raise UserError(f"{given} {kind}: give {wanted}.")
         size = os.path.getsize(place) if not files.is_remote(place) else 0
         if size > largest:
             raise UserError(f"{given} has {size:,} bytes, more than {largest:,}: divide it.")

@@ -24,7 +24,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
     furthest to the left.
     """
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("3.0.0")
     url_infos = None  # as in `data.digits`
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -1,15 +1,15 @@
-"""What is true of a scene, in words: several captions for each, all of at most 64 characters.
+"""What is true of a scene, in words: several captions for each, all of at most 56 characters.
 
 one thing         a circle / a red circle / a large red circle / a dark red circle
 things alike      two triangles / two green triangles / two small green triangles
 two things        a circle and a square / a red circle left of a blue square
-                  a large red circle above a blue square / ...
+                  a large red circle above a small blue square / ...
 """
 
 from sg_jax.data.shapes_scenes import Scene, Thing, relation
 
 NUMBERS = ("no", "one", "two", "three")
-LONGEST = 64  # characters of a caption
+LONGEST = 56  # characters of a caption
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
@@ -63,7 +63,9 @@ def _of_two(first: Thing, second: Thing) -> list[str]:
             f"{named(a.shape)} {where} {named(b.shape)}",
             f"{plain} {where} {other}",
         ]
-        for word in filter(None, (a.size, a.brightness)):
-            found.append(f"{named(word, a.colour, a.shape)} {where} {other}")
-            found.append(f"{named(word, a.colour, a.shape)} and {other}")
+        for one, two in ((a.size, b.size), (a.brightness, b.brightness)):
+            if one or two:  # both are told, so that a network can learn which is whose
+                whole, rest = named(one, a.colour, a.shape), named(two, b.colour, b.shape)
+                found.append(f"{whole} {where} {rest}")
+                found.append(f"{whole} and {rest}")
     return found

@@ -41,7 +41,7 @@ STEPS = (-4, 0, 4)
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 GAP = 2.5  # least pixels between the boxes of two things
 SLANT = 0.5  # most that things may be shifted the other way, over their distance along a relation
-KINDS = (("one", 0.4), ("alike", 0.2), ("two", 0.4))
+KINDS = (("one", 0.3), ("alike", 0.15), ("two", 0.55))
 
 UNSEEN_COLOURS = frozenset(
     {

@@ -43,19 +43,33 @@ class Wording:
     Attributes:
       length: L.
       features: F; 0 for bytes.
+      words: of bytes, the most words of a text; 0: any number.
     """
 
     length: int
     features: int = 0
+    words: int = 0
 
     def condition(self, text: Any) -> dict[str, Any]:
         """Return the condition of one image, from a text or from features [n, F], n <= L."""
         if not self.features:
-            whole, _ = encode_bytes([text], self.length)
+            whole, _ = encode_bytes([text], self.length, self.words)
             return {name: value[0] for name, value in whole.items()}
         padded = np.zeros((self.length, self.features), text.dtype)
         padded[: len(text)] = text
         return {"text": padded, "length": np.int32(len(text))}
+
+    def cuts(self, text: str) -> bool:
+        """Return whether a network of bytes reads only a part of a text."""
+        return bool(encode_bytes([text], self.length, self.words)[1])
+
+    @property
+    def most(self) -> str:
+        """What a text may have, in words, with the setting."""
+        if self.features:
+            return f"{self.length} tokens (config.text.length)"
+        words = f" or {self.words} words (config.text.words)" if self.words else ""
+        return f"{self.length} bytes (config.text.length){words}"
 
     def blank(self, count: int) -> dict[str, np.ndarray]:
         """Return conditions of full length, for what only takes time."""
@@ -149,7 +163,7 @@ def of(text: Text, source: Source) -> Wording:
                 f"{name} has no captions, and config.model.kind is a network of texts: {REMEDY}. "
                 "Networks of classes are 'dit', 'maskdit' and 'ssm'."
             )
-        return Wording(text.length)
+        return Wording(text.length, words=text.words)
     if made is None:
         raise UserError(
             f"{name} has no text features, and config.text.encoder={text.encoder!r} is a frozen "
@@ -191,12 +205,13 @@ def check(wording: Wording, source: Source) -> None:
     found = look(wording.of(source), FEATURED if wording.features else 0)
     if wording.features:
         return
-    sizes = [len(text.encode(errors="replace")) for texts in found for text in texts]
-    if cut := sum(size > wording.length for size in sizes):
+    texts = [text for of_image in found for text in of_image]
+    if cut := sum(map(wording.cuts, texts)):
         some = f" of {len(found):,} images" if len(found) < len(source) else ""
+        longest = max(len(text.encode(errors="replace")) for text in texts)
         log(
-            f"config.text.length={wording.length} cuts {cut:,} of {len(sizes):,} captions{some}; "
-            f"the longest has {max(sizes):,} bytes."
+            f"{cut:,} of {len(texts):,} captions{some} are longer than {wording.most}, and cut; "
+            f"the longest has {longest:,} bytes."
         )
 
 

@@ -39,6 +39,13 @@ class Text(Settings):
     length: int = setting(
         128, "L, bytes or tokens of a text; the rest is cut", low=1, high=MOST_TOKENS, fixed=ALWAYS
     )
+    words: int = setting(
+        0,
+        "of bytes, the most words of a text, each of which is one token; 0: each byte is one",
+        low=0,
+        high=MOST_TOKENS,
+        fixed=ALWAYS,
+    )
     prefix: str = setting("", "what a frozen encoder reads before every text", fixed=ALWAYS)
     cut_prefix: bool = setting(
         False, "leave out the features of the prefix's own tokens", fixed=ALWAYS
@@ -51,8 +58,10 @@ class Text(Settings):
     def unread(self) -> dict[str, str]:
         names = ["prefix", "cut_prefix", "dtype", "batch"] if self.encoder == BYTES else []
         reason = f"encoder={BYTES!r} does not read it"
-        without = {} if self.prefix or names else {"cut_prefix": "prefix is empty"}
-        return {name: reason for name in names} | without
+        other = {} if self.prefix or names else {"cut_prefix": "prefix is empty"}
+        if not names:
+            other["words"] = f"encoder={self.encoder!r} has tokens of its own"
+        return {name: reason for name in names} | other
 
 
 @dataclasses.dataclass(frozen=True)

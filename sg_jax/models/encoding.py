@@ -1,6 +1,7 @@
 """Texts as bytes, for a network that learns to read along with drawing."""
 
 import functools
+import re
 from collections.abc import Sequence
 
 import jax
@@ -9,9 +10,12 @@ import numpy as np
 
 BYTES = 257  # values of a token: 0 for padding, then each byte
 BUCKETS = 2**12  # of words; two words in one bucket differ by their bytes alone
+WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]+|\S")
 
 
-def encode_bytes(prompts: Sequence[str], length: int) -> tuple[dict[str, np.ndarray], int]:
+def encode_bytes(
+    prompts: Sequence[str], length: int, words: int = 0
+) -> tuple[dict[str, np.ndarray], int]:
     """Return texts as UTF-8, and how many did not fit and were cut.
 
     A text is cut between characters, never within one. What is no character, such as half of a
@@ -20,6 +24,7 @@ def encode_bytes(prompts: Sequence[str], length: int) -> tuple[dict[str, np.ndar
     Args:
       prompts: B texts.
       length: L, the most bytes of a text.
+      words: W, the most words of a text; 0: any number.
 
     Returns:
       {"text": bytes plus 1, then zeros, int32 [B, L]; "length": int32 [B]}, and the number of texts
@@ -31,10 +36,34 @@ def encode_bytes(prompts: Sequence[str], length: int) -> tuple[dict[str, np.ndar
         whole = prompt.encode(errors="replace")
         kept = whole
         if len(whole) > length:
-            kept, cut = whole[:length].decode(errors="ignore").encode(), cut + 1
+            kept = whole[:length].decode(errors="ignore").encode()
+        if words and len(ends := [end for _, end in word_spans(kept)]) > words:
+            kept = kept[: ends[words - 1]]
+        cut += kept != whole
         text[row, : len(kept)] = np.frombuffer(kept, np.uint8).astype(np.int32) + 1
         lengths[row] = len(kept)
     return {"text": text, "length": lengths}, cut
+
+
+def word_spans(text: bytes) -> list[tuple[int, int]]:
+    """Return where the words of a text begin and end, without the spaces; see `word_buckets`."""
+    return [found.span() for found in WORD.finditer(text)]
+
+
+def word_shares(text: jax.Array, words: int) -> jax.Array:
+    """Return the share of each byte in each word, float32 [B, W, L]: 1 over its length, or 0.
+
+    Spaces belong to no word. A word that is not there has only zeros.
+
+    Args:
+      text: bytes plus 1, and 0 for padding, int32 [B, L].
+      words: W, at least as many as a text has.
+    """
+    inside = text > 0
+    inside &= ~jnp.asarray(_spaces())[text]
+    number = jnp.cumsum(_begins(text) & inside, axis=1) - 1  # of the word of each byte [B, L]
+    ours = inside[:, None] & (number[:, None] == jnp.arange(words)[None, :, None])
+    return ours / jnp.maximum(ours.sum(axis=2, keepdims=True), 1)
 
 
 def word_buckets(text: jax.Array) -> jax.Array:
@@ -47,10 +76,8 @@ def word_buckets(text: jax.Array) -> jax.Array:
     Args:
       text: bytes plus 1, and 0 for padding, int32 [B, L].
     """
-    inside = jnp.asarray(_inside())[text]  # [B, L]
     places = jnp.arange(text.shape[1])[None]  # [1, L]
-    before = jnp.pad(inside, ((0, 0), (1, 0)))[:, :-1]
-    first = ~(inside & before)  # where a word begins
+    first = _begins(text)
     begin = jax.lax.cummax(jnp.where(first, places, 0), axis=1)  # of the word of each byte
     factors = jnp.asarray(_factors(text.shape[1]))
     terms = (text.astype(jnp.uint32) + 1) * factors[places - begin]
@@ -61,6 +88,19 @@ def word_buckets(text: jax.Array) -> jax.Array:
     take = functools.partial(jnp.take_along_axis, axis=1)
     mixed = (take(sums, end + 1) - take(sums, begin)) * jnp.uint32(0x9E3779B1)
     return (mixed >> 20).astype(jnp.int32)
+
+
+def _begins(text: jax.Array) -> jax.Array:
+    """Return at which bytes a word begins, bool [B, L]."""
+    inside = jnp.asarray(_inside())[text]
+    before = jnp.pad(inside, ((0, 0), (1, 0)))[:, :-1]
+    return ~(inside & before)
+
+
+@functools.cache
+def _spaces() -> np.ndarray:
+    """Return for each token whether it is a space, bool [BYTES]."""
+    return np.array([False, *(bytes([i]).isspace() for i in range(BYTES - 1))])
 
 
 @functools.cache

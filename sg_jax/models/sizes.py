@@ -28,7 +28,7 @@ LARGEST = dict(  # far above what anyone trains, and small enough to be counted
     image_size=2**14, channels=2**12, num_classes=2**24, patch=2**14, width=2**17, depth=10_000,
     heads=2**17, decoder_width=2**17, decoder_depth=10_000, decoder_heads=2**17, state=2**16,
     expand=2**10, mlp_ratio=2**10, modulation_rank=2**17, text_length=2**16, text_features=2**17,
-    text_layers=1000,
+    text_layers=1000, text_words=2**16,
 )  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
 A text condition is a dict of arrays with one row per image: "text", int32 [B, L] or float
 [B, L, F], and "length", int32 [B], how many of the L places are text. Length 0 means "no text".
-"shift", float [B, L, D], may be there too: what is added to each refined token before blocks read
-it (`method.control`).
+"shift", float [B, T, D], may be there too: what is added to each refined token before blocks read
+it (`method.control`). Of bytes, the T tokens are the bytes themselves, or words.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,17 @@ from flax import nnx
 
 from sg_jax.errors import UserError, shown
 from sg_jax.models import layers, norms, rotary
-from sg_jax.models.encoding import BUCKETS, BYTES, encode_bytes, word_buckets
+from sg_jax.models.encoding import BUCKETS, BYTES, encode_bytes, word_buckets, word_shares
 from sg_jax.models.text_layers import TextLayer
 
 MASKED = -1e9  # added to a logit, it makes the weight exactly 0
 
 
 class Text(nnx.Module):
-    """Texts of up to L tokens, embedded into vectors [B, L, D] that blocks attend to.
+    """Texts of up to T tokens, embedded into vectors [B, T, D] that blocks attend to.
 
     Args:
-      length: L.
+      length: L, features or bytes of a text.
       features: F, channels of a frozen encoder; 0: the text is bytes.
       width: D.
       heads: H.
@@ -35,6 +35,8 @@ class Text(nnx.Module):
       rngs: initial weights.
       bias: whether linear layers have biases.
       qk_norm: whether queries and keys are normalised.
+      words: T, words of a text of bytes, each of which is one token: the vector of its bucket, and
+        the mean of its bytes' vectors; 0: each of the L bytes or features is one.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class Text(nnx.Module):
         rngs: nnx.Rngs,
         bias: bool = True,
         qk_norm: bool = False,
+        words: int = 0,
     ):
+        self.most_words, self.tokens = words, words or length
         self.length, self.features, self.width, self.heads = length, features, width, heads
         if features:
             self.feature_norm = norms.weight_of("rms", features)
@@ -64,15 +68,19 @@ class Text(nnx.Module):
     def __call__(
         self, condition: Mapping[str, jax.Array], dtype: jnp.dtype
     ) -> tuple[jax.Array, jax.Array]:
-        """Return text tokens [B, L, D] and what is added to the logits of each [B, L], float32."""
+        """Return text tokens [B, T, D] and what is added to the logits of each [B, T], float32."""
         text, length = condition["text"], condition["length"]
         if self.features:
             x = self.project(norms.rms(text.astype(dtype), self.feature_norm[...]))
         else:
             x = self.table[...][text] + self.words[...][word_buckets(text)]
+            if self.most_words:
+                shares = word_shares(text, self.most_words)
+                length = shares.any(axis=2).sum(axis=1)
+                x = jnp.einsum("btl,bld->btd", shares, x)
             x = x.astype(dtype)
-        places = jnp.arange(x.shape[1])[None]  # [1, L]
-        none = (length[:, None] == 0) & (places == 0)  # [B, L]
+        places = jnp.arange(x.shape[1])[None]  # [1, T]
+        none = (length[:, None] == 0) & (places == 0)  # [B, T]
         x = jnp.where(none[:, :, None], self.blank[...].astype(dtype)[None, None], x)
         mask = jnp.where(places < jnp.maximum(length, 1)[:, None], 0.0, MASKED)
         rotation = jnp.asarray(rotary.line(x.shape[1], self.width // self.heads))[None]
@@ -86,14 +94,19 @@ class Text(nnx.Module):
     def macs(self, mixing: bool) -> float:
         """Return the multiply-adds for one text; see `TextLayer.macs`."""
         first = self.project.macs * self.length if self.features else 0
-        return first + sum(layer.macs(self.length, mixing) for layer in self.refine)
+        return first + sum(layer.macs(self.tokens, mixing) for layer in self.refine)
 
     @property
     def kind(self) -> str:
         """What the conditions are, in words."""
+        return f"text, {self.most}" + (f" of {self.features} features" if self.features else "")
+
+    @property
+    def most(self) -> str:
+        """What a text may have, in words."""
         if self.features:
-            return f"text, {self.length} tokens of {self.features} features"
-        return f"text, {self.length} bytes"
+            return f"{self.length} tokens"
+        return f"{self.length} bytes" + (f" or {self.most_words} words" if self.most_words else "")
 
     @property
     def count(self) -> None:
@@ -143,7 +156,7 @@ class Text(nnx.Module):
                 f"{name} are texts, but the network reads features of a frozen encoder "
                 f"({self.kind}): give text_encoder, the encoder that it was trained with."
             )
-        return encode_bytes(texts, self.length)[0]
+        return encode_bytes(texts, self.length, self.most_words)[0]
 
     def _checked(self, given: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
         """Return a condition that is given as arrays."""
@@ -191,7 +204,7 @@ class Text(nnx.Module):
         return found | ({"shift": self._shift(given, name)} if "shift" in given else {})
 
     def _shift(self, given: Mapping[str, Any], name: str) -> np.ndarray:
-        shift, shape = np.asarray(given["shift"]), (len(given["text"]), self.length, self.width)
+        shift, shape = np.asarray(given["shift"]), (len(given["text"]), self.tokens, self.width)
         fits = shift.shape == shape and jnp.issubdtype(shift.dtype, jnp.floating)
         if not fits or not np.isfinite(shift.astype(np.float32)).all():
             raise UserError(

@@ -23,6 +23,7 @@ class TextDiT(DiT):
     Args:
       heads: H, of tokens and of text.
       text_length: L, the tokens of a text; shorter texts are padded.
+      text_words: T, the words of a text of bytes, each of which is a token; 0: each byte is one.
       text_features: F, channels of a frozen encoder's features; 0: bytes, embedded by a table.
       text_layers: transformer layers that refine the text before the blocks read it.
       qk_norm, bias: see `DiT`; they hold for the text's layers too.
@@ -38,6 +39,7 @@ class TextDiT(DiT):
         *,
         heads: int,
         text_length: int,
+        text_words: int = 0,
         text_features: int = 0,
         text_layers: int = 2,
         qk_norm: bool = False,
@@ -46,19 +48,31 @@ class TextDiT(DiT):
         **dit: Any,
     ):
         (text_length,) = sizes.checked(text_length=text_length)
-        counts = {"text_features": plain(text_features), "text_layers": plain(text_layers)}
+        counts = dict(
+            text_words=plain(text_words),
+            text_features=plain(text_features),
+            text_layers=plain(text_layers),
+        )
         for name, count in counts.items():
             if not is_whole(count) or not 0 <= count <= sizes.LARGEST[name]:
                 rule = f"must be an int in [0, {sizes.LARGEST[name]}]."
                 raise SettingError("config.model", name, count, rule)
-        features, count = counts.values()
-        self.text_length, self.text_features, self.text_layers = text_length, features, count
+        words, features, count = counts.values()
+        if words and (features or words > text_length):
+            most = f"must be at most text_length={text_length}."
+            rule = "must be 0 with text_features." if features else most
+            raise SettingError("config.model", "text_words", words, rule)
+        self.text_words, self.text_length = words, text_length
+        self.text_features, self.text_layers = features, count
 
         def embed(width: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> Text:
-            return Text(text_length, features, width, heads, count, dtype, rngs, bias, qk_norm)
+            return Text(
+                text_length, features, width, heads, count, dtype, rngs, bias, qk_norm, words
+            )
 
+        tokens = words or text_length
         super().__init__(
-            heads=heads, qk_norm=qk_norm, bias=bias, embed=embed, text=text_length, rngs=rngs, **dit
+            heads=heads, qk_norm=qk_norm, bias=bias, embed=embed, text=tokens, rngs=rngs, **dit
         )
 
     @property

@@ -10,7 +10,6 @@ from sg_jax.data import directions, prompt_file
 from sg_jax.data.asked import Asked
 from sg_jax.data.directions import Direction
 from sg_jax.errors import UserError, shown
-from sg_jax.models.encoding import encode_bytes
 from sg_jax.modes.base import Job
 from sg_jax.runs.progress import log
 from sg_jax.weights import text_encoders
@@ -47,11 +46,9 @@ def asked(job: Job, experiment: Experiment) -> Asked:
         return found
     if not wording.features:
         cut = [
-            n
-            for n, text in zip(prompts.lines, prompts.texts, strict=True)
-            if _cut(text, wording.length)
+            n for n, text in zip(prompts.lines, prompts.texts, strict=True) if wording.cuts(text)
         ]
-        tell(cut, f"{wording.length} bytes")
+        tell(cut, wording.most)
         return asked_lib.of_texts(prompts.texts)
     assert job.config is not None
     trust.check(job.config, workdir, ["text.encoder"], job.said)
@@ -62,7 +59,7 @@ def asked(job: Job, experiment: Experiment) -> Asked:
         for i, is_cut in enumerate(encoder.cut(prompts.texts[first : first + PART]), first)
         if is_cut
     ]
-    tell(cut, f"{wording.length} tokens")
+    tell(cut, wording.most)
     return asked_lib.of_texts(prompts.texts, encoder)
 
 
@@ -86,14 +83,8 @@ def control(given: Sequence[str]) -> list[tuple[str, Direction, float]]:
     return found
 
 
-def _cut(text: str, length: int) -> bool:
-    return bool(encode_bytes([text], length)[1])
-
-
 def tell(cut: list[int], most: str) -> None:
     """Log which lines are cut."""
     if cut:
         lines = "1 prompt is" if len(cut) == 1 else f"{len(cut):,} prompts are"
-        log(
-            f"{lines} longer than {most} (config.text.length) and cut, first that of line {cut[0]}."
-        )
+        log(f"{lines} longer than {most} and cut, first that of line {cut[0]}.")

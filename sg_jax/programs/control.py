@@ -16,6 +16,7 @@ from sg_jax.data import directions, subjects
 from sg_jax.data.directions import Direction
 from sg_jax.data.subjects import Marked
 from sg_jax.errors import FLOAT32, UserError, is_number, plain, shown
+from sg_jax.models.encoding import encode_bytes, word_spans
 from sg_jax.models.text import Text
 from sg_jax.parallel import processes
 
@@ -127,7 +128,7 @@ class Control:
         return bool(self._moved)
 
     def shift(self, part: slice) -> np.ndarray:
-        """Return what is added to the text tokens of a slice of the prompts, float32 [b, L, D]."""
+        """Return what is added to the text tokens of a slice of the prompts, float32 [b, T, D]."""
         total: Any = 0.0
         for moved in self._moved:
             places = places_of(self._conditioning, moved.subjects[part], self._encoder)
@@ -169,7 +170,7 @@ def check(
 
 
 def places_of(conditioning: Text, prompts: Sequence[Marked], encoder: Any = None) -> np.ndarray:
-    """Return which text tokens are those of the prompts' subjects, bool [B, L].
+    """Return which text tokens are those of the prompts' subjects, bool [B, T].
 
     Args:
       conditioning: of the network.
@@ -179,25 +180,32 @@ def places_of(conditioning: Text, prompts: Sequence[Marked], encoder: Any = None
     Raises:
       UserError: a subject lies beyond the tokens that the network reads.
     """
-    length = conditioning.length
-    places = np.zeros((len(prompts), length), bool)
-    spans = encoder.spans([p.text for p in prompts]) if conditioning.features else None
-    for row, prompt in enumerate(prompts):
-        if spans is None:
-            first, last = (
-                len(prompt.text[:end].encode(errors="replace"))
-                for end in (prompt.first, prompt.last)
-            )
-            inside, whole = list(range(first, min(last, length))), last <= length
-        else:
-            ends = [(a, b) for a, b in spans[row] if a < prompt.last and b > prompt.first]
-            inside = [n for n, end in enumerate(spans[row]) if end in ends]
-            whole = bool(ends) and max(b for _, b in ends) >= prompt.last
-        if not whole:
-            unit = "tokens" if spans else "bytes"
+    places = np.zeros((len(prompts), conditioning.tokens), bool)
+    if conditioning.features:
+        spans = encoder.spans([p.text for p in prompts])
+        ends = [(p.first, p.last) for p in prompts]
+    else:
+        spans = [_own_spans(conditioning, p.text) for p in prompts]
+        ends = [(_bytes(p.text[: p.first]), _bytes(p.text[: p.last])) for p in prompts]
+    for row, (prompt, (first, last)) in enumerate(zip(prompts, ends, strict=True)):
+        inside = [n for n, (a, b) in enumerate(spans[row]) if a < last and b > first]
+        if not inside or spans[row][inside[-1]][1] < last:
             raise UserError(
                 f"The subject {prompt.subject!r} of {shown(prompt.text[:80])} lies beyond the "
-                f"{length} {unit} that the network reads: put it nearer to the beginning."
+                f"{conditioning.most} that the network reads: put it nearer to the beginning."
             )
         places[row, inside] = True
     return places
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode(errors="replace"))
+
+
+def _own_spans(conditioning: Text, text: str) -> list[tuple[int, int]]:
+    """Return where the tokens of a text of bytes begin and end, in bytes."""
+    found = encode_bytes([text], conditioning.length, conditioning.most_words)[0]
+    size = int(found["length"][0])
+    if not conditioning.most_words:
+        return [(n, n + 1) for n in range(size)]
+    return word_spans((found["text"][0, :size] - 1).astype(np.uint8).tobytes())

@@ -30,6 +30,7 @@ SAME = (  # attributes that decide what weights mean, by the keys of config.mode
     "depth", "width", "heads", "patch", "channels", "mlp_ratio", "learn_sigma", "prediction",
     "time_endpoint", "decoder_width", "decoder_depth", "decoder_heads", "state", "expand",
     *(field.name for field in dataclasses.fields(Parts)), "text_features", "text_layers",
+    "text_words",
 )  # fmt: skip
 
 

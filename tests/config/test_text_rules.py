@@ -33,6 +33,20 @@ def test_the_length_of_texts_is_that_of_the_config(config):
         geometry.fill_geometry(config(model=dict(text_length=9), text=dict(length=24)))
 
 
+def test_the_words_of_texts_are_those_of_the_config(config):
+    made = geometry.fill_geometry(config(text=dict(length=24, words=5)))
+    assert made.model.text_words == 5
+    assert experiment.build(made).wording == Wording(24, words=5)
+    with pytest.raises(UserError, match=r"text_words=9 differs from config\.text\.words=5"):
+        geometry.fill_geometry(config(model=dict(text_words=9), text=dict(length=24, words=5)))
+    with pytest.raises(UserError, match=r"words=5 has no effect: encoder='a/b'"):
+        experiment.build(
+            geometry.complete(
+                config(text=dict(encoder="a/b", length=24, words=5)), (8, 8, 3), 2, features=5
+            )
+        )
+
+
 def test_the_features_are_those_of_the_data(config):
     given = config(text=dict(encoder="a/b", length=24))
     assert not geometry.is_known(given) and geometry.is_known(config())

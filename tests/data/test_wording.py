@@ -98,7 +98,8 @@ def test_classes_are_as_before(source):
 def test_how_many_captions_are_cut_is_said_once(source, capsys):
     wording.check(Wording(9), source)
     assert capsys.readouterr().out == (
-        "config.text.length=9 cuts 12 of 24 captions; the longest has 15 bytes.\n"
+        "12 of 24 captions are longer than 9 bytes (config.text.length), and cut; the longest "
+        "has 15 bytes.\n"
     )
     wording.check(Wording(15), source)
     assert capsys.readouterr().out == ""

@@ -99,6 +99,9 @@ class Plain:
             whole = bytes(int(token) - 1 for token in np.asarray(text)[: int(length)])
             for word in re.finditer(rb"[A-Za-z0-9\x80-\xff]+|.", whole, re.DOTALL):
                 x[word.start() : word.end()] += weights[f"{path}/words"][bucket(word[0])]
+            if self.model.text_words:
+                spans = [word.span() for word in re.finditer(rb"[A-Za-z0-9\x80-\xff]+|\S", whole)]
+                x, length = np.array([x[a:b].mean(axis=0) for a, b in spans]), len(spans)
         else:
             x = np.asarray(text, np.float64)
             x = self.linear(f"{path}/project", rms(x, weights[f"{path}/feature_norm"]))

@@ -68,6 +68,17 @@ def test_the_network_is_its_plain_forward_pass(net, prompts, inputs, forward, ga
     check(net, x, t, prompts, ids, forward(net, x, t, prompts, ids))
 
 
+def test_words_as_tokens_are_its_plain_forward_pass(inputs, forward):
+    """Of "two blue squares", the network of two words reads only the first two."""
+    x, t, _ = inputs
+    model = text_dit(text_words=2)
+    texts = ["ünï, x", " \n", "two blue squares"]
+    condition = jax.tree.map(jnp.asarray, model.conditioning.check(texts))
+    assert condition["length"].tolist() == [6, 2, 8] and model.conditioning.tokens == 2
+    ids = draw(model, 0.5)
+    check(model, x, t, condition, ids, forward(model, x, t, condition, ids))
+
+
 @pytest.mark.slow
 def test_features_of_an_encoder_are_its_plain_forward_pass(inputs, forward):
     x, t, _ = inputs
@@ -287,6 +298,9 @@ def test_hidden_channels(width, ratio, mlp, hidden):
         (dict(text_length=0), ["config.model.text_length=0"]),
         (dict(text_features=-1), ["config.model.text_features=-1"]),
         (dict(text_layers=1.5), ["config.model.text_layers=1.5"]),
+        (dict(text_words=-1), ["config.model.text_words=-1"]),
+        (dict(text_words=17), ["config.model.text_words=17", "at most text_length=16"]),
+        (dict(text_words=3, text_features=4), ["config.model.text_words=3", "must be 0"]),
     ],
 )
 def test_a_wrong_setting_is_named(changes, named):

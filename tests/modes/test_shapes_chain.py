@@ -11,7 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHORT = (
-    "--config.train.steps=1200", "--config.train.sample_every=0", "--config.train.then=()",
+    "--config.train.steps=2400", "--config.train.sample_every=0", "--config.train.then=()",
 )  # fmt: skip
 COMPOSE = (
     "--config.sample.steps=8", "--config.compose.most=4", "--config.compose.samples=1",

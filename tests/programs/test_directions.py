@@ -191,12 +191,23 @@ def test_what_cannot_be_found_is_named(net, changes, named):
         directions.find_direction(net, **{"prompts": TRIPLES, **changes})
 
 
+def test_words_of_a_subject_are_its_tokens():
+    conditioning = types.SimpleNamespace(
+        length=30, features=0, tokens=5, most_words=5, most="30 bytes or 5 words"
+    )
+    asked = [subjects.find("a rëd star, circle", "circle"), subjects.find("a rëd star", "rëd star")]
+    found = control.places_of(conditioning, asked)
+    assert [np.flatnonzero(row).tolist() for row in found] == [[4], [1, 2]]
+    with pytest.raises(UserError, match="beyond the 30 bytes or 5 words"):
+        control.places_of(conditioning, [subjects.find("a star and a blue circle", "circle")])
+
+
 def test_tokens_of_an_encoder_are_found_by_their_characters():
     """A token belongs to the subject if it shares a character with it; prefixes do not."""
     text = subjects.find("a red circle", "circle")  # characters 6 to 12
     spans = [(-4, 0), (0, 1), (1, 5), (5, 9), (9, 12), (0, 0)]  # "a", " red", " cir", "cle"
     encoder = types.SimpleNamespace(spans=lambda texts: [spans] * len(texts))
-    conditioning = types.SimpleNamespace(length=8, features=4)
+    conditioning = types.SimpleNamespace(features=4, tokens=8, most="8 tokens")
     found = control.places_of(conditioning, [text], encoder)
     assert np.flatnonzero(found[0]).tolist() == [3, 4]
     del spans[4:]
