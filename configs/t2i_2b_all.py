@@ -9,13 +9,15 @@ From tars of WebDataset to latents and features of their captions, and a trained
     python -m sg_jax.main --config configs/t2i_2b_all.py --workdir RUN \\
       --config.data.data_dir=DATA_DIR
     python -m sg_jax.main --mode sample --workdir RUN --prompts prompts.txt \\
-      --config.sample.guidance=t2i_hps
+      --config.sample.guidance=t2i_hps --config.mesh.data=-1 --config.mesh.fsdp=1
     python -m sg_jax.main --mode compose --workdir RUN --config.sample.guidance=t2i_geneval \\
       --config.compose.prompts=evaluation_metadata.jsonl --config.compose.keep=geneval
 
 t2i_2b_filtered.py is the second stage. ./flux_vae stands for an AutoencoderKL of 16 channels; the
 paper does not say which one it used. With --dry-run --chips 256*v5p, each command says what it
-would read, compute and write. None of this has been run at full size.
+would read, compute and write. For sampling each chip holds all weights, and computes four images at
+a time. None of this has been run at full size; tests/benchmarks/blocks.md has what the TPU compiler
+says of it.
 """
 
 from ml_collections import ConfigDict
@@ -52,7 +54,7 @@ def get_config():
                 t2i_hps=dict(scale=1.8, gamma_strong=0.1, gamma_weak=0.8),
                 t2i_geneval=dict(scale=2.5, gamma_strong=0.2, gamma_weak=0.7, weak_label="null"),
             ),
-            sample=dict(guidance="t2i_hps", steps=50, batch_size=256, chunk=4096),
+            sample=dict(guidance="t2i_hps", steps=50, batch_size=1024, chunk=4096),
             compose=dict(guidance=("unguided", "cfg", "t2i_hps", "t2i_geneval")),
         )
     )

@@ -67,7 +67,7 @@ def devices_of(topology: str) -> tuple[Chip, list[Any]]:
         )
     if not importlib.util.find_spec("libtpu"):
         raise UserError(
-            "--mode=aot needs libtpu, the TPU compiler: pip install libtpu (no TPU is needed)."
+            "--mode=aot needs libtpu, the TPU compiler: pip install 'jax[tpu]' (no TPU is needed)."
         )
     jax.config.update("jax_platforms", "cpu")  # the TPUs to compile for are not this host's
     set_flags()

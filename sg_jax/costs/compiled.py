@@ -1,5 +1,6 @@
 """What a program compiled for TPUs costs: memory, collectives, cycles and time per device."""
 
+import importlib.metadata
 import re
 import time
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 
 from sg_jax.costs import flops, hlo, kernels
 from sg_jax.costs.chips import chip_of
+from sg_jax.errors import UserError, one_line
 
 GIB = 2**30
 MEANING = """
@@ -54,7 +56,7 @@ def analyse(
       steps: how many steps the program has; cycles and collectives are reported for one.
     """
     memory: Any = compiled.memory_analysis()
-    text, chip = compiled.as_text() or "", chip_of(topology)
+    text, chip = _text(compiled), chip_of(topology)
     parts = {
         "arguments": memory.argument_size_in_bytes,
         "outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,
@@ -78,6 +80,18 @@ def analyse(
         "step_seconds": seconds,
         "mfu": model_flops / seconds / peak_flops,
     }
+
+
+def _text(compiled: jax.stages.Compiled) -> str:
+    """Return a program's HLO; raise a UserError if jax cannot read what the compiler wrote."""
+    try:
+        return compiled.as_text() or ""
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            f"jax {jax.__version__} cannot read the program that libtpu "
+            f"{importlib.metadata.version('libtpu')} compiled ({one_line(error)}): install the "
+            "libtpu that belongs to it, by pip install 'jax[tpu]'."
+        ) from None
 
 
 def cycles_by_kind(text: str, topology: str, loops_only: bool = False) -> dict[str, float]:
