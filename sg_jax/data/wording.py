@@ -18,7 +18,7 @@ from sg_jax.data import captions
 from sg_jax.data.sources import Source
 from sg_jax.encoders.text import BYTES, Described, Text
 from sg_jax.errors import UserError
-from sg_jax.models.encoding import encode_bytes
+from sg_jax.models.encoding import encode_bytes, word_spans
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
@@ -61,7 +61,8 @@ class Wording:
 
     def cuts(self, text: str) -> bool:
         """Return whether a network of bytes reads only a part of a text."""
-        return bool(encode_bytes([text], self.length, self.words)[1])
+        whole = text.encode(errors="replace")
+        return len(whole) > self.length or 0 < self.words < len(word_spans(whole))
 
     @property
     def most(self) -> str:

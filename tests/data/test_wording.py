@@ -11,6 +11,7 @@ from sg_jax.data.sources import open_source
 from sg_jax.data.wording import Wording
 from sg_jax.encoders.text import Described, Text
 from sg_jax.errors import UserError
+from sg_jax.models.encoding import encode_bytes
 from sg_jax.programs import heldout
 
 LENGTH = 16
@@ -93,6 +94,15 @@ def test_batches_of_other_processes_are_the_same(iterate):
 def test_classes_are_as_before(source):
     batch = next(train_iterator(source, batch_size=4, seed=3, threads=0))
     assert batch["condition"].shape == (4,) and batch["condition"].dtype == np.int32
+
+
+@pytest.mark.parametrize("words", [0, 2])
+@pytest.mark.parametrize(
+    "text", ["", "a b", "a b ", "a b c", "abcdefghi", "üüüüü", "ab, c", "\ud800 x"]
+)
+def test_what_is_cut_is_what_the_condition_lacks(text, words):
+    cut = encode_bytes([text], 9, words)[1]
+    assert Wording(9, words=words).cuts(text) == bool(cut)
 
 
 def test_how_many_captions_are_cut_is_said_once(source, capsys):
