@@ -15,7 +15,7 @@ def get_config():
     return ConfigDict(
         dict(
             data=dict(name="emoji", image_size=32),
-            text=dict(encoder="bytes", length=96),
+            text=dict(encoder="bytes", length=104, words=25),  # the longest name has 102, and 25
             model=dict(
                 kind="text_dit",
                 depth=8,

@@ -6,12 +6,15 @@
     python -m sg_jax.main --mode control --workdir runs/shapes --measure
 
 The 20,000 images of 32x32 pixels are drawn on the first start, in 10 to 20 seconds. Two free cores
-train about 10 steps of 16 images a second, so all of it took 11 minutes. The loss ends at 0.044.
+train about 21 steps of 8 images a second, so all of it takes 10 to 11 minutes, and 16 on one core.
+The loss ends at 0.045. With --config.train.steps=32000 it draws 0.70 instead of 0.47 of the prompts
+right, and tells two things apart (configs/README.md).
 
-Before, sizes, shades, greys and places were drawn at random, tokens had rotary places alone, and
-the width was 96: after 2,000 steps there were only blobs. Steps count more than images here: with
-8, 16 and 32 images, the loss fell about as fast with each step. Muon's rates of 4e-3 and 8e-3 did
-as well as each other, and so did widths of 48 to 96 and depths of 4 to 8.
+Steps count more than images here: with 8, 16 and 32 images, the loss fell about as fast with each
+step. Words as tokens take a quarter less time than bytes. Captions that say the size or the shade of both
+things teach which is whose. Muon's rates of 4e-3 and 8e-3 did as well as each other, and so did
+widths of 48 to 96 and depths of 4 to 8. A convolution over neighbouring words, with still longer
+captions, did harm: held-out colours fell from 0.80 to 0.37.
 """
 
 from ml_collections import ConfigDict
@@ -48,9 +51,9 @@ def get_config():
             ),
             checkpoint=dict(every=1000, keep_period=3000),
             guidance=dict(
-                cfg=dict(scale=2.0, weak_label="null"),
-                sg=dict(scale=2.0, gamma_strong=0.0, gamma_weak=0.75),
-                cfg_sg=dict(scale=2.0, gamma_strong=0.0, gamma_weak=0.7, weak_label="null"),
+                cfg=dict(scale=1.25, weak_label="null"),
+                sg=dict(scale=1.25, gamma_strong=0.0, gamma_weak=0.75),
+                cfg_sg=dict(scale=1.25, gamma_strong=0.0, gamma_weak=0.7, weak_label="null"),
             ),
             sampler=dict(shift=2.0),
             sample=dict(guidance="cfg_sg", steps=20, batch_size=64, count=64),
