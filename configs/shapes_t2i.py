@@ -11,10 +11,10 @@ The loss ends at 0.045. With --config.train.steps=32000 it draws 0.70 instead of
 right, and tells two things apart (configs/README.md).
 
 Steps count more than images here: with 8, 16 and 32 images, the loss fell about as fast with each
-step. Words as tokens take a quarter less time than bytes. Captions that say the size or the shade of both
-things teach which is whose. Muon's rates of 4e-3 and 8e-3 did as well as each other, and so did
-widths of 48 to 96 and depths of 4 to 8. A convolution over neighbouring words, with still longer
-captions, did harm: held-out colours fell from 0.80 to 0.37.
+step. Words as tokens take a quarter less time than bytes. Captions that say the size or the shade
+of both things teach which is whose. Muon's rates of 4e-3 and 8e-3 did as well as each other, and so
+did widths of 48 to 96 and depths of 4 to 8. A convolution over neighbouring words, with still
+longer captions, did harm: held-out colours fell from 0.80 to 0.37.
 """
 
 from ml_collections import ConfigDict
