@@ -120,7 +120,6 @@ def test_prompts_are_drawn_and_steered(run, tmp_path, monkeypatch):
         PROMPTS,
         ('RUNS = \\"runs\\"', f"RUNS = '{tmp_path}'"),
         ('\\"--config.train.steps=2400\\",', f"*{flags},"),
-        ('    \\"--config.model.width=64\\",\\n', ""),
         ("LEARNING_STEPS = 100", "LEARNING_STEPS = 2"),
         ("STEPS = 20", "STEPS = 2"),
     )

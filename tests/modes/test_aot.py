@@ -92,7 +92,7 @@ def test_every_generation_of_chips(tmp_path, topology, purpose):
 def test_each_rate_of_training_has_a_report(tmp_path):
     flag = "--config.train.gammas=((5,0.0),)"
     found, text = compile_ahead(tmp_path / "report.json", "v5e:2x2", flag)
-    assert [report["program"].split(", ")[1] for report in found] == ["γ 0.5", "γ 0"]
+    assert [report["program"].split(", ")[1] for report in found] == ["γ 0.25", "γ 0"]
     assert found[0]["model_flops"] < found[1]["model_flops"]
     assert text.count("Per chip:") == 2 and text.count("What this is:") == 1
 
