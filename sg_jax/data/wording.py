@@ -18,7 +18,7 @@ from sg_jax.data import captions
 from sg_jax.data.sources import Source
 from sg_jax.encoders.text import BYTES, Described, Text
 from sg_jax.errors import UserError
-from sg_jax.models.encoding import encode_bytes, word_spans
+from sg_jax.models.encoding import bytes_read, encode_bytes
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
@@ -61,8 +61,7 @@ class Wording:
 
     def cuts(self, text: str) -> bool:
         """Return whether a network of bytes reads only a part of a text."""
-        whole = text.encode(errors="replace")
-        return len(whole) > self.length or 0 < self.words < len(word_spans(whole))
+        return bytes_read(text, self.length, self.words)[1]
 
     @property
     def most(self) -> str:

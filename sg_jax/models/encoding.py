@@ -13,13 +13,27 @@ BUCKETS = 2**12  # of words; two words in one bucket differ by their bytes alone
 WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]+|\S")
 
 
+def bytes_read(text: str, length: int, words: int = 0) -> tuple[bytes, bool]:
+    """Return what is read of a text, as UTF-8, and whether that is only a part; see `encode_bytes`.
+
+    A text is cut between characters, never within one. What is no character, such as half of a
+    surrogate pair, becomes "?".
+    """
+    whole = text.encode(errors="replace")
+    kept = whole
+    if len(whole) > length:
+        kept = whole[:length].decode(errors="ignore").encode()
+    if words and len(spans := word_spans(kept)) > words:
+        kept = kept[: spans[words - 1][1]]
+    return kept, kept != whole
+
+
 def encode_bytes(
     prompts: Sequence[str], length: int, words: int = 0
 ) -> tuple[dict[str, np.ndarray], int]:
     """Return texts as UTF-8, and how many did not fit and were cut.
 
-    A text is cut between characters, never within one. What is no character, such as half of a
-    surrogate pair, becomes "?". An empty text has length 0, which means "no text".
+    An empty text has length 0, which means "no text".
 
     Args:
       prompts: B texts.
@@ -33,13 +47,8 @@ def encode_bytes(
     text = np.zeros((len(prompts), length), np.int32)
     lengths, cut = np.zeros(len(prompts), np.int32), 0
     for row, prompt in enumerate(prompts):
-        whole = prompt.encode(errors="replace")
-        kept = whole
-        if len(whole) > length:
-            kept = whole[:length].decode(errors="ignore").encode()
-        if words and len(ends := [end for _, end in word_spans(kept)]) > words:
-            kept = kept[: ends[words - 1]]
-        cut += kept != whole
+        kept, is_part = bytes_read(prompt, length, words)
+        cut += is_part
         text[row, : len(kept)] = np.frombuffer(kept, np.uint8).astype(np.int32) + 1
         lengths[row] = len(kept)
     return {"text": text, "length": lengths}, cut

@@ -16,7 +16,7 @@ from sg_jax.data import directions, subjects
 from sg_jax.data.directions import Direction
 from sg_jax.data.subjects import Marked
 from sg_jax.errors import FLOAT32, UserError, is_number, plain, shown
-from sg_jax.models.encoding import encode_bytes, word_spans
+from sg_jax.models.encoding import bytes_read, word_spans
 from sg_jax.models.text import Text
 from sg_jax.parallel import processes
 
@@ -204,8 +204,5 @@ def _bytes(text: str) -> int:
 
 def _own_spans(conditioning: Text, text: str) -> list[tuple[int, int]]:
     """Return where the tokens of a text of bytes begin and end, in bytes."""
-    found = encode_bytes([text], conditioning.length, conditioning.most_words)[0]
-    size = int(found["length"][0])
-    if not conditioning.most_words:
-        return [(n, n + 1) for n in range(size)]
-    return word_spans((found["text"][0, :size] - 1).astype(np.uint8).tobytes())
+    read, _ = bytes_read(text, conditioning.length, conditioning.most_words)
+    return word_spans(read) if conditioning.most_words else [(n, n + 1) for n in range(len(read))]
