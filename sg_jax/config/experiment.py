@@ -107,13 +107,18 @@ class Experiment:
         name = self.objective.distill
         return self.settings[name] if name else None
 
+    @property
+    def teachers(self) -> int:
+        """How many frozen networks make the target of training: 2 with autoguidance."""
+        return 0 if self.taught is None else 1 + self.taught.two_networks
+
     def objective_at(self, gamma: float) -> Callable:
-        """Return the objective at one rate; with `taught`, its last argument is the teacher."""
+        """Return the objective at one rate; with `taught`, its last arguments are the teachers."""
         objective = self.objective.at(gamma)
         return objective if self.taught is None else Distillation(objective, self.taught)
 
     def compile_train_step(
-        self, gamma: float | Rates, state: TrainState, *teacher: Backbone
+        self, gamma: float | Rates, state: TrainState, *teachers: Backbone
     ) -> Callable:
         """Return the training step, compiled at its first call.
 
@@ -122,7 +127,7 @@ class Experiment:
         Args:
           gamma: the sparsity rate, or those that each step draws from.
           state: arrays or shapes, with the shardings that the step keeps.
-          teacher: the network that makes the target, if one does.
+          teachers: the `teachers` networks that make the target.
         """
         rates, train = as_rates(gamma), self.config.train
         step = make_train_step(
@@ -133,7 +138,7 @@ class Experiment:
             skip=train.on_divergence == "skip",
             shares=[share for _, share in rates],
         )
-        program = compile_train_step(step, state, self.mesh, *teacher)
+        program = compile_train_step(step, state, self.mesh, *teachers)
         return memory.Checked(program, self._step_in_words, self.mesh, SMALLER)
 
     @property
@@ -157,7 +162,7 @@ class Experiment:
                 train.batch_size,
                 train.accumulate,
                 mesh,
-                taught=self.taught is not None,
+                teachers=self.teachers,
             ),
             mesh,
             SMALLER,

@@ -31,7 +31,7 @@ from sg_jax.parallel import processes
 from sg_jax.programs.sampling import sample_batches
 from sg_jax.runs import arrays, files
 from sg_jax.runs.progress import Ahead, Progress, log
-from sg_jax.weights import checkpoints
+from sg_jax.weights import checkpoints, weak_networks
 
 DETECTOR = "shapes 2"  # what scores and is shown; a new version draws again
 
@@ -197,7 +197,7 @@ class Composer:
             self._model(),
             self._asked,
             key.guidance,
-            weak_model=checkpoints.load_weak(
+            weak_model=weak_networks.load(
                 key.guidance, self._workdir, **self._how, step=self._step
             ),
             **{**self._experiment.sampling, "seed": key.seed, "steps": key.steps},

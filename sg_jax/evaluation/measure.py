@@ -13,18 +13,16 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
-from sg_jax.config import record
 from sg_jax.config.experiment import Experiment
-from sg_jax.errors import UserError
 from sg_jax.evaluation import scored, table
 from sg_jax.evaluation.judge import Judge
 from sg_jax.evaluation.metrics import Scores
 from sg_jax.evaluation.table import Key
-from sg_jax.method import checks, early
+from sg_jax.method import checks
 from sg_jax.method.guidance import Guidance
 from sg_jax.parallel import processes
 from sg_jax.runs.progress import log
-from sg_jax.weights import checkpoints
+from sg_jax.weights import checkpoints, weak_networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,42 +217,9 @@ def resolved(
       UserError: the networks cannot run the setting, or a checkpoint is missing.
     """
     guidance = table.canonical(guidance)
-    if not guidance.two_networks:
-        checks.check_setting(experiment.model, guidance)
-        return guidance
-    folder = guidance.weak_workdir or workdir
-    checkpoints.check_weak_weights(guidance, folder)
-    if not guidance.other_checkpoint:
-        checks.check_setting(experiment.model, guidance)
-        return guidance
-    steps = checkpoints.saved_steps(folder)
-    if isinstance(guidance.weak_step, float):
-        last = steps[-1] if guidance.weak_workdir else step or steps[-1]
-        guidance = _at_share(guidance, folder, steps, last, tell)
-    if guidance.weak_step and guidance.weak_step not in steps:
-        raise UserError(
-            f"The weak prediction of {guidance.describe()!r} needs step {guidance.weak_step} of "
-            f"{str(folder)!r}, which has {steps}: set its weak_step to one of them, or train with "
-            "config.checkpoint.keep_period."
-        )
-    other = checkpoints.abstract_network(folder) if guidance.weak_workdir else experiment.model
+    guidance = weak_networks.at_step(guidance, workdir, step, tell)
+    other = experiment.model
+    if guidance.weak_workdir and guidance.two_networks:
+        other = checkpoints.abstract_network(guidance.weak_workdir)
     checks.check_setting(experiment.model, guidance, other)
-    return dataclasses.replace(guidance, weak_step=guidance.weak_step or steps[-1])
-
-
-def _at_share(
-    guidance: Guidance, folder: str | os.PathLike, steps: Sequence[int], last: int, tell: bool
-) -> Guidance:
-    """Return a setting with the kept step nearest to its share of `last` steps."""
-    share = guidance.weak_step
-    found = early.nearest(share, last, steps)
-    if found is None:
-        every = record.read(folder)[0].checkpoint.every
-        raise UserError(
-            f"The weak prediction of {guidance.describe()!r} needs a checkpoint near step "
-            f"{share * last:.0f}, {share:g} of {last}, of {str(folder)!r}, which has {steps}: set "
-            f"its weak_step to one of them, or train with {early.advice(share, last, every)}."
-        )
-    if tell:
-        log(f"{guidance.describe()}: the weak prediction is made by step {found} of {folder}.")
-    return dataclasses.replace(guidance, weak_step=found)
+    return guidance

@@ -26,7 +26,7 @@ from sg_jax.parallel import processes
 from sg_jax.programs.sampling import NotFinite, sample_batches
 from sg_jax.runs import arrays, files
 from sg_jax.runs.progress import Progress, log
-from sg_jax.weights import checkpoints
+from sg_jax.weights import checkpoints, weak_networks
 
 Told = Callable[[Key, dict[str, Any]], object]
 MOST_PROGRAMS = 64  # kept at once: on a CPU each has about 200 memory maps, and Linux allows 65,530
@@ -61,7 +61,7 @@ def draw_all(
         weak = guidance.weak_workdir, guidance.weak_step, guidance.weak_weights
         if networks != weak:
             networks = weak
-            weak_model = checkpoints.load_weak(guidance, workdir, **how, step=step)
+            weak_model = weak_networks.load(guidance, workdir, **how, step=step)
         wanted = wanted_by(experiment, key)
         plan, _ = guidance_lib.plan(guidance, experiment.sampler, key.steps)
         program = (plan, key.steps, guidance.weak_workdir)

@@ -1,11 +1,13 @@
 """Distillation: a network learns the guided velocity, so that later one call makes it.
 
 The target is not v* = x - z but what a frozen network, the teacher, makes of the same x_t under a
-guidance setting: omega * strong + (1 - omega) * weak. The network that learns keeps its own rate.
+guidance setting: omega * strong + (1 - omega) * weak. By autoguidance a second one makes the weak
+prediction. The network that learns keeps its own rate.
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -31,25 +33,25 @@ class Distillation:
     guidance: Guidance
 
     def __call__(
-        self, model: Network, batch: dict[str, Any], keys: jax.Array, teacher: Network
+        self, model: Network, batch: dict[str, Any], keys: jax.Array, *teachers: Network
     ) -> jax.Array:
-        """Return the loss of each image [B]; see `FlowMatching`."""
-        target = functools.partial(guided, teacher, self.guidance)
+        """Return the loss of each image [B]; see `FlowMatching`, and `guided` for the teachers."""
+        target = functools.partial(guided, teachers, self.guidance)
         return self.objective(model, batch, keys, target)
 
 
 def guided(
-    teacher: Network,
+    teachers: Sequence[Network],
     guidance: Guidance,
     x: jax.Array,
     t: jax.Array,
     condition: Condition,
     keys: jax.Array,
 ) -> jax.Array:
-    """Return the velocity [B, H, W, C] that a network makes with a guidance setting.
+    """Return the velocity [B, H, W, C] that networks make with a guidance setting.
 
     Args:
-      teacher: the network.
+      teachers: the network, and that of the weak prediction if it is another.
       guidance: a setting that `check` allows.
       x: images x_t [B, H, W, C].
       t: times [B].
@@ -60,8 +62,10 @@ def guided(
     def made(setting: Guidance) -> jax.Array:
         with jax.ensure_compile_time_eval():
             plan, scales = guidance_lib.plan(setting, Sampler(), 1)
+        strong, *others = teachers
+        weak = others[0] if plan.two_networks else None
         velocity = terms.guided_velocity(
-            teacher, None, plan.stretches[0], plan, condition, keys, jnp.asarray(scales)
+            strong, weak, plan.stretches[0], plan, condition, keys, jnp.asarray(scales)
         )
         return velocity(x, t, jnp.int32(0))[0]
 
@@ -84,12 +88,6 @@ def parts_of(guidance: Guidance) -> list[Guidance]:
 def check(guidance: Guidance, name: str) -> None:
     """Raise unless a setting, called `name`, means something at a single time of training."""
     key = f"config.objective.distill={name!r}: config.guidance.{name}"
-    if guidance.two_networks:
-        raise UserError(
-            f"{key} takes its weak prediction from another checkpoint or other weights, but the "
-            "target is made by one network, that of config.train.init_from: give a setting of one "
-            "network, such as 'sg' or 'cfg'."
-        )
     for field in NUMBERS:
         if isinstance(value := getattr(guidance, field), tuple):
             raise UserError(

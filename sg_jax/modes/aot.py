@@ -131,9 +131,9 @@ def _lower_training(experiment: Experiment, gamma: float) -> jax.stages.Lowered:
         "image": _spread((batch, *shape), jnp.float32, mesh),
         "condition": _conditions(experiment, batch),
     }
-    teacher = [] if experiment.taught is None else [sharding.place(model, mesh)]
-    step: Any = experiment.compile_train_step(gamma, state, *teacher)
-    return step.lower(state, images, _key(mesh), *teacher)
+    teachers = [sharding.place(model, mesh)] * experiment.teachers
+    step: Any = experiment.compile_train_step(gamma, state, *teachers)
+    return step.lower(state, images, _key(mesh), *teachers)
 
 
 def _lower_sampling(experiment: Experiment) -> jax.stages.Lowered:

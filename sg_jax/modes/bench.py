@@ -81,17 +81,17 @@ def training(experiment: Experiment, rates: Sequence[float]) -> list[Callable[[]
     config, model = experiment.config, experiment.model
     how = experiment.make_model, experiment.tx, experiment.mesh, jax.random.key(0)
     state = init_state(*how)
-    teacher = [] if experiment.taught is None else [init_state(*how).model]
+    teachers = [init_state(*how).model for _ in range(experiment.teachers)]
     shape = (config.train.batch_size, model.image_size, model.image_size, model.channels)
     batch = {"image": np.zeros(shape, np.float32), "condition": experiment.blank(shape[0])}
     batch = jax.device_put(batch, batch_sharding(experiment.mesh))
 
     def step_at(gamma: float) -> Callable[[], None]:
-        step = experiment.compile_train_step(gamma, state, *teacher)
+        step = experiment.compile_train_step(gamma, state, *teachers)
 
         def call() -> None:
             nonlocal state
-            state, metrics = step(state, batch, jax.random.key(0), *teacher)
+            state, metrics = step(state, batch, jax.random.key(0), *teachers)
             jax.block_until_ready((state, metrics))
 
         return call

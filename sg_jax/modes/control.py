@@ -31,7 +31,7 @@ from sg_jax.programs import directions
 from sg_jax.programs.sampling import sample
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
-from sg_jax.weights import checkpoints, text_encoders
+from sg_jax.weights import checkpoints, text_encoders, weak_networks
 
 DATA = "shapes"  # the data set whose images can be measured
 EVERY = 20  # steps of learning from one line of the log to the next
@@ -94,7 +94,7 @@ class Controller:
         self.guided: dict[str, tuple[Guidance, Any]] = {}
         for name in dict.fromkeys([experiment.config.sample.guidance, *self.config.guidance]):
             guidance = measure.resolved(experiment, experiment.settings[name], workdir, step)
-            weak = checkpoints.load_weak(guidance, workdir, **how, step=step)
+            weak = weak_networks.load(guidance, workdir, **how, step=step)
             self.guided[name] = guidance, weak
 
     def run(self, measured: bool) -> list[epath.Path]:

@@ -29,7 +29,7 @@ from sg_jax.parallel import processes
 from sg_jax.programs.sampling import sample
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
-from sg_jax.weights import checkpoints
+from sg_jax.weights import checkpoints, weak_networks
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MOST_PER_CLASS = 256  # real images per class whose pairs give the unit, which is then exact to 1%
@@ -65,7 +65,7 @@ def diversity(experiment: Experiment, source: Source, workdir: str) -> list[epat
     how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
     model = checkpoints.load(workdir, **how)
     weak_models = {  # load all before sampling, since one may be missing or not fit
-        name: checkpoints.load_weak(guidance, workdir, **how) for name, guidance in settings.items()
+        name: weak_networks.load(guidance, workdir, **how) for name, guidance in settings.items()
     }
     for name, guidance in settings.items():
         checks.check_setting(model, guidance, weak_models[name], f"config.guidance.{name}")

@@ -27,7 +27,7 @@ from sg_jax.parallel import processes
 from sg_jax.programs.sampling import sample_batches
 from sg_jax.runs import files
 from sg_jax.runs.progress import Progress, Spent, log
-from sg_jax.weights import checkpoints, decoders
+from sg_jax.weights import checkpoints, decoders, weak_networks
 
 CAPTIONED = 64  # most images of a picture with captions
 
@@ -80,7 +80,7 @@ def draw(
         model, step = checkpoints.load_with_step(workdir, **how)
         setting = experiment.settings[config.guidance]
         guidance = measure.resolved(experiment, setting, workdir, step)
-        weak_model = checkpoints.load_weak(guidance, workdir, **how, step=step)
+        weak_model = weak_networks.load(guidance, workdir, **how, step=step)
     progress = Progress(0, count, 1, unit="image")
     key = table.Key(
         guidance=guidance,

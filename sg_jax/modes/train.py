@@ -21,7 +21,7 @@ from sg_jax.evaluation import measure, scoring
 from sg_jax.method.objective import Rates, in_words
 from sg_jax.models.backbone import Backbone
 from sg_jax.modes import dry_train, watching
-from sg_jax.modes.base import MODES, Job, Mode, register
+from sg_jax.modes.base import MODES, Job, Mode, register, weak_paths
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs.health import Diverged, Health
 from sg_jax.programs.training import TrainState, abstract_state, init_state, start_state
@@ -30,11 +30,11 @@ from sg_jax.runs.profiler import Profiler
 from sg_jax.runs.progress import Progress, Spent, log
 from sg_jax.runs.records import Writer
 from sg_jax.runs.tracking import Tracker
-from sg_jax.weights import checkpoints, starts
+from sg_jax.weights import checkpoints, starts, teachers
 from sg_jax.weights.rollbacks import Rollbacks
 from sg_jax.weights.saver import Saver
 
-POSITION, TEACHER = "data_position", "teacher_step"  # numbers saved with a state
+POSITION = "data_position"  # a number saved with a state
 AHEAD = 4  # steps that may be queued on the devices; a stop signal has to wait for them
 
 
@@ -98,7 +98,7 @@ def _train(
         contextlib.ExitStack() as stack,
     ):
         with spent.on("start"):
-            state, kept, teacher = _start(experiment, saver, abstract, init_key)
+            state, kept, frozen = _start(experiment, saver, abstract, init_key)
             position = kept.pop(POSITION)
         start = int(state.step)
         if start >= total:
@@ -125,10 +125,10 @@ def _train(
             position += 1
             rates = experiment.rates_at(step)
             if fresh := rates not in compiled:
-                compiled[rates] = experiment.compile_train_step(rates, abstract, *teacher)
+                compiled[rates] = experiment.compile_train_step(rates, abstract, *frozen)
                 log(f"Step {step}: training at γ {in_words(rates)}, program {len(compiled)}.")
             with spent.on("compile") if fresh else contextlib.nullcontext():
-                state, metrics = compiled[rates](state, batch, step_key, *teacher)
+                state, metrics = compiled[rates](state, batch, step_key, *frozen)
             pending.append(metrics)
             if len(pending) > AHEAD:
                 jax.block_until_ready(pending[-1 - AHEAD])
@@ -155,7 +155,7 @@ def _train(
                 found = {**means, "learning_rate": rate, **pace, **speed, **back, **by_rate}
                 pending = []
             if watch.is_due(step):
-                found |= watch.after(step, state, rates, writer, spent, *teacher)
+                found |= watch.after(step, state, rates, writer, spent, *frozen)
                 progress.restart(step)
             if found:
                 writer.scalars(step, found)
@@ -190,26 +190,26 @@ def _start(
     """Return what to continue from: the latest checkpoint's, or new.
 
     Returns:
-      The state; the numbers that are saved with it: the data position, and from which checkpoint
-      the teacher is; and the teacher, if there is one.
+      The state; the numbers that are saved with it: the data position, and from which checkpoints
+      the teachers are; and the teachers, if there are some.
     """
     config, mesh, decays = experiment.config, experiment.mesh, experiment.config.train.ema_decays
     restored, source = saver.restore(abstract), config.train.init_from
     numbers = restored[1] if restored else {POSITION: 0}
-    kept = {name: numbers[name] for name in (POSITION, TEACHER) if name in numbers}
-    teacher = []
-    if experiment.taught is not None:
-        network, kept[TEACHER] = starts.teacher(source, experiment.model, mesh, kept.get(TEACHER))
-        teacher.append(network)
-        log(f"The target of training is made by {source}: {experiment.taught.describe()}.")
+    kept = {name: numbers[name] for name in (POSITION, *teachers.NUMBERS) if name in numbers}
+    frozen: list[Backbone] = []
+    if (taught := experiment.taught) is not None:
+        frozen, steps = teachers.load(source, experiment.model, taught, mesh, kept)
+        kept |= steps
+        log(f"The target of training is made by {source}: {taught.describe()}.")
     if restored:
-        return restored[0], kept, teacher
+        return restored[0], kept, frozen
     state = init_state(experiment.make_model, experiment.tx, mesh, key, decays)
     if source:
-        model = starts.load(source, state.model, mesh, kept.get(TEACHER))
+        model = starts.load(source, state.model, mesh, kept.get(teachers.STRONG))
         state = start_state(model, state.opt_state, decays)
         log(f"Start from the weights of {source}.")
-    return state, kept, teacher
+    return state, kept, frozen
 
 
 def _by_rate(rates: Rates, seen: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -254,7 +254,7 @@ def run(job: Job) -> list:
         starts.check(config.init_from, experiment.model)
     if experiment.taught is not None:
         name = experiment.objective.distill
-        starts.check_teacher(config.init_from, experiment.model, experiment.taught, name)
+        teachers.check(config.init_from, experiment.model, experiment.taught, name)
     _check_evaluation(experiment, source)
     if experiment.wording is not None:
         wording.check(experiment.wording, source)
@@ -278,10 +278,11 @@ def run(job: Job) -> list:
 def _paths(config: Config, workdir: str) -> list[str]:
     """Return the keys of the paths that training uses.
 
-    A run that has begun starts from itself, but its teacher stays where it is.
+    A run that has begun starts from itself, but its teachers stay where they are.
     """
     used = config.objective.distill or not checkpoints.steps_of(workdir)
     keys = ["train.init_from"] if used else []
+    keys += weak_paths([config.objective.distill]) if config.objective.distill else []
     drawn = config.train.sample_every or config.train.evaluate_every
     keys += ["autoencoder.path"] if drawn else []
     keys += trust.JUDGES if config.train.evaluate_every else []

@@ -117,7 +117,7 @@ class Watch:
         rates: Rates,
         writer: Writer,
         spent: Spent,
-        *teacher: Backbone,
+        *teachers: Backbone,
     ) -> dict[str, float]:
         """Look at the state after a step, at whatever is due then.
 
@@ -127,7 +127,7 @@ class Watch:
           rates: the sparsity rates that the step draws from.
           writer: of the pictures.
           spent: takes the time.
-          teacher: the network that makes the target, if one does.
+          teachers: the networks that make the target, if some do.
 
         Returns:
           The numbers found, for the record of the step; every process has the one that decides
@@ -139,7 +139,7 @@ class Watch:
                 _sample_grid(self._experiment, state, writer, self._workdir, step)
         if train.heldout_every and step % train.heldout_every == 0:
             with self._timed(spent, "held-out loss", state):
-                found[HELDOUT] = self._heldout_loss(step, state, rates, *teacher)
+                found[HELDOUT] = self._heldout_loss(step, state, rates, *teachers)
         if train.evaluate_every and step % train.evaluate_every == 0:
             with self._timed(spent, "evaluation", state):
                 found |= self._evaluate(step, state)
@@ -172,7 +172,7 @@ class Watch:
             yield
 
     def _heldout_loss(
-        self, step: int, state: TrainState, rates: Rates, *teacher: Backbone
+        self, step: int, state: TrainState, rates: Rates, *teachers: Backbone
     ) -> float:
         """Return the loss, of several rates their mean by their shares."""
         model, mesh, images = state.ema, self._experiment.mesh, self._images
@@ -181,8 +181,8 @@ class Watch:
         for gamma, share in rates:
             if gamma not in self._programs:
                 objective = self._experiment.objective_at(gamma)
-                self._programs[gamma] = heldout.compile_sum(objective, model, mesh, *teacher)
-            found = heldout.mean(self._programs[gamma], model, images, mesh, *teacher)
+                self._programs[gamma] = heldout.compile_sum(objective, model, mesh, *teachers)
+            found = heldout.mean(self._programs[gamma], model, images, mesh, *teachers)
             value += share * found
         log(
             f"Step {step}: held-out loss {value:.4g}, of {images.count:,} images at γ "

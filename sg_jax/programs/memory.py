@@ -33,7 +33,7 @@ def training(
     batch_size: int,
     parts: int,
     mesh: Mesh,
-    taught: bool = False,
+    teachers: int = 0,
 ) -> dict[str, int]:
     """Return the bytes that a training step needs on each device, by what needs them.
 
@@ -44,13 +44,13 @@ def training(
       batch_size: images of a step, over all devices.
       parts: how many parts of a batch run one after the other.
       mesh: the devices.
-      taught: whether a frozen copy of the network makes the target.
+      teachers: how many frozen networks of this size make the target.
     """
     images = -(-batch_size // sharding.batch_devices(mesh))
-    teacher = {"the network that teaches": _on_a_device(state.model)} if taught else {}
+    frozen = teachers * _on_a_device(state.model)
     return {
         "weights, averages and optimizer": _on_a_device(state),
-        **teacher,
+        **({"what teaches": frozen} if teachers else {}),
         "the batch": images * (_pixels(model) * 4 + 4),
         "the tokens of each block": images // parts * _tokens(model, gamma) // mesh.shape["tensor"],
     }

@@ -25,9 +25,7 @@ from orbax.checkpoint import v1 as ocp
 
 from sg_jax.config import geometry, record
 from sg_jax.errors import UserError, is_whole, nearest, plain, shown
-from sg_jax.method.guidance import Guidance
 from sg_jax.method.presets import Named
-from sg_jax.method.weak import RAW
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs import memory
@@ -195,56 +193,6 @@ def _verify(folder: epath.Path, parts: list[str], mesh: Mesh) -> bool:
 def abstract_network(workdir: str | os.PathLike) -> Backbone:
     """Return the shapes of the network that a run trained."""
     return geometry.abstract_model(record.read(workdir)[0])
-
-
-def load_weak(
-    guidance: Guidance,
-    workdir: str | os.PathLike,
-    mesh: Mesh | None = None,
-    like: Backbone | None = None,
-    step: int | None = None,
-) -> Backbone | None:
-    """Load the network of the weak prediction if it is another one, otherwise return None.
-
-    Args:
-      guidance: the setting.
-      workdir: the run of the strong prediction.
-      mesh, like: see `load`; a network of another run follows that run's config.
-      step: of the checkpoint that makes the strong prediction, whose other weights may make the
-        weak one; the latest by default.
-
-    Raises:
-      UserError: the run does not keep these weights.
-    """
-    if not guidance.two_networks:
-        return None
-    like = None if guidance.weak_workdir else like
-    own = (guidance.weak_step or None) if guidance.other_checkpoint else step
-    assert not isinstance(own, float), "measure.resolved finds the checkpoint of a share"
-    folder = guidance.weak_workdir or workdir
-    check_weak_weights(guidance, folder)
-    return load(folder, step=own, weights=guidance.weak_part, mesh=mesh, like=like)
-
-
-def check_weak_weights(guidance: Guidance, workdir: str | os.PathLike) -> None:
-    """Raise unless a run keeps the weights that make the weak prediction of a setting."""
-    if not guidance.weak_weights:
-        return
-    decays = record.read(workdir)[0].train.ema_decays
-    if record.is_exported(workdir):
-        raise UserError(
-            f"The weak prediction of {guidance.describe()!r} needs other weights than the average, "
-            f"and {str(workdir)!r} was exported with the average alone: take the run itself."
-        )
-    if guidance.weak_part not in ("model", *(f"ema_{decay:g}" for decay in decays)):
-        kept = ", ".join(f"'{decay:g}'" for decay in decays)
-        raise UserError(
-            f"The weak prediction of {guidance.describe()!r} needs the average of decay "
-            f"{guidance.weak_weights} of {str(workdir)!r}, whose checkpoints have "
-            + (f"further averages of {kept}" if kept else "no further averages")
-            + f": set its weak_weights to {kept + ' or ' if kept else ''}{RAW!r}, or train with "
-            f"config.train.ema_decays=({guidance.weak_weights},)."
-        )
 
 
 def named(tree) -> dict:

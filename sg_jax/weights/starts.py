@@ -14,8 +14,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sg_jax.errors import UserError
-from sg_jax.method.checks import check_setting
-from sg_jax.method.guidance import Guidance
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.kinds import BACKBONES, argument
 from sg_jax.models.parts import Parts
@@ -42,68 +40,12 @@ def check(source: str | os.PathLike, model: Backbone) -> None:
       model: shapes of the network.
     """
     if networks.is_weights(source):
-        _check_same(source, _from_file(source, model), model)
+        check_same(source, from_file(source, model), model)
         return
     other = checkpoints.abstract_network(source)
-    _check_same(source, other, model)
+    check_same(source, other, model)
     folder = checkpoints.checkpoint_dir(source) / str(checkpoints.saved_steps(source)[-1])
     checkpoints.check_shapes(folder, {"ema": named(other)}, verified=False)
-
-
-def check_teacher(
-    source: str | os.PathLike, model: Backbone, guidance: Guidance, name: str
-) -> None:
-    """Raise unless a source has a network that can teach another one, with its own routes.
-
-    Args:
-      source: a run, an exported folder, or a file of weights.
-      model: shapes of the network that learns.
-      guidance: the setting that the teacher predicts with.
-      name: of the setting.
-    """
-    if networks.is_weights(source):
-        found = _from_file(source, model)
-    else:
-        found = checkpoints.abstract_network(source)
-    _check_same(source, found, model)
-    for words in ("image_size", "classes"):
-        theirs, ours = (
-            _classes(each) if words == "classes" else each.image_size for each in (found, model)
-        )
-        if theirs != ours:
-            raise UserError(
-                f"config.objective.distill={name!r}: the network of config.train.init_from="
-                f"{str(source)!r} has {words.replace('_', ' ')} {theirs}, but this one has {ours}: "
-                "give a teacher of the same data, or leave config.objective.distill empty."
-            )
-    check_setting(found, guidance, key=f"config.guidance.{name}")
-
-
-def teacher(
-    source: str | os.PathLike, model: Backbone, mesh: Mesh, step: int | None = None
-) -> tuple[Backbone, int]:
-    """Return the network that teaches another one, with its own routes, and its step.
-
-    Args:
-      source: see `check_teacher`.
-      model: the network that learns.
-      mesh: the devices of the weights.
-      step: of the checkpoint; the latest by default. A file of weights has none, which is 0.
-
-    Raises:
-      UserError: the checkpoint is no longer there.
-    """
-    if networks.is_weights(source):
-        found, number = networks.placed(_from_file(source, model), mesh), 0
-    else:
-        if step is not None and step not in (steps := checkpoints.saved_steps(source)):
-            raise UserError(
-                f"config.train.init_from={str(source)!r} has no step {step} any more, which has "
-                f"made the target of this run until now; there are {steps}. Put it back, or start "
-                "again in a new --workdir."
-            )
-        found, number = checkpoints.load_with_step(source, step, mesh=mesh)
-    return found.in_chunks(-1), number
 
 
 def load(
@@ -118,15 +60,15 @@ def load(
       step: of the checkpoint of a run; the latest by default.
     """
     if networks.is_weights(source):
-        found = _from_file(source, model, tell=True)
+        found = from_file(source, model, tell=True)
     else:
         like = checkpoints.abstract_network(source)
-        if (_stacks(like), _classes(like), like.inner) == (
-            _stacks(model), _classes(model), model.inner
+        if (_stacks(like), classes(like), like.inner) == (
+            _stacks(model), classes(model), model.inner
         ):  # fmt: skip
             return checkpoints.load(source, step, mesh=mesh, like=model)
         found = checkpoints.load(source, step)
-    _check_same(source, found, model)
+    check_same(source, found, model)
     return fitted(found, model)
 
 
@@ -152,13 +94,13 @@ def fitted(found: Backbone, model: Backbone) -> Backbone:
         if within:
             pieces = np.split(np.concatenate(whole), cuts[path])
             value = pieces[int(rest.split("/")[0])]
-        elif name == TABLE and _classes(found) != _classes(model):
+        elif name == TABLE and classes(found) != classes(model):
             leaves[name] = fresh
             if model.conditioning.null_row:
                 leaves[name] = _with_last(fresh, whole[0][-1])
             log(
-                f"The weights are of {_classes(found)} classes and the run has {_classes(model)}, "
-                f"so the label table has {_classes(model)} new rows"
+                f"The weights are of {classes(found)} classes and the run has {classes(model)}, "
+                f"so the label table has {classes(model)} new rows"
                 + (", and keeps the one for no class." if model.conditioning.null_row else ".")
             )
             continue
@@ -171,7 +113,7 @@ def _with_last(table: jax.Array, row: np.ndarray) -> jax.Array:
     return jax.jit(lambda t, r: t.at[-1].set(r), out_shardings=table.sharding)(table, row)
 
 
-def _from_file(source: str | os.PathLike, model: Backbone, tell: bool = False) -> Backbone:
+def from_file(source: str | os.PathLike, model: Backbone, tell: bool = False) -> Backbone:
     """Return the network of a file of weights, read as the new network would have them."""
     found = networks.find(source)
     if found.about:
@@ -186,7 +128,7 @@ def _from_file(source: str | os.PathLike, model: Backbone, tell: bool = False) -
         if known.null_rows:
             table = next(n for n, ours, _ in known.rules if ours == TABLE).replace("*", "0")
             rows = state_dict.shape(found.weights, table)
-            options["num_classes"] = _rows(rows[0] if rows else 0, _classes(model) or 0)
+            options["num_classes"] = _rows(rows[0] if rows else 0, classes(model) or 0)
     except UserError as error:
         raise UserError(f"config.train.init_from={str(source)!r}: {error}") from None
     if tell:
@@ -201,7 +143,7 @@ def _rows(rows: int, wanted: int) -> int | None:
     return rows if rows == 1 or (rows and rows % 10 == 0) else None  # see `shapes.classes`
 
 
-def _check_same(source: Any, found: Backbone, model: Backbone) -> None:
+def check_same(source: Any, found: Backbone, model: Backbone) -> None:
     """Raise unless two networks have the same weights, but for the label table."""
     kinds = {kind: name for name, kind in BACKBONES.items()}
     differing: list[tuple[str, Any, Any]] = [("kind", kinds[type(found)], kinds[type(model)])]
@@ -222,7 +164,8 @@ def _check_same(source: Any, found: Backbone, model: Backbone) -> None:
             )
 
 
-def _classes(network: Backbone) -> int | None:
+def classes(network: Backbone) -> int | None:
+    """Return how many classes a network knows; None if its condition is none of classes."""
     return network.conditioning.count
 
 

@@ -55,7 +55,7 @@ def test_the_teacher_has_nothing_to_learn_from_itself_but_guidance(small, make_s
 )
 def test_the_target_is_the_guided_velocity(small, inputs, guidance):
     x, t, c = inputs
-    found = jax.jit(lambda: distillation.guided(small, guidance, x, t, c, KEYS))()
+    found = jax.jit(lambda: distillation.guided([small], guidance, x, t, c, KEYS))()
     now = fold(KEYS, 0)
     ids = draw_pair(small, now, (guidance.gamma_strong, guidance.gamma_weak), guidance.ids)
     null = small.conditioning.null(c) if guidance.weak_label == "null" else c
@@ -74,6 +74,22 @@ def test_the_target_is_the_guided_velocity(small, inputs, guidance):
         expected = expected + (guidance.skip_scale - 1) * (strong - less)
     inside = np.asarray(t <= guidance.interval[1])[:, None, None, None]
     np.testing.assert_allclose(found, np.where(inside, expected, strong), atol=2e-4)
+
+
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.0, 0.6)])
+def test_another_network_may_make_the_weak_prediction(small, make_small, inputs, batch, interval):
+    """Autoguidance as the teacher: omega v + (1 - omega) v of the weak network, in an interval."""
+    x, t, c = inputs
+    weak = make_small(seed=1)
+    guidance = Guidance(2.0, weak_step=0.33, interval=interval)
+    found = jax.jit(lambda: distillation.guided([small, weak], guidance, x, t, c, KEYS))()
+    strong, other = (prediction.velocity(m, x, t, c, None) for m in (small, weak))
+    expected = 2 * strong - other
+    inside = np.asarray(t <= interval[1])[:, None, None, None]
+    np.testing.assert_allclose(found, np.where(inside, expected, strong), atol=2e-4)
+    objective = Distillation(FlowMatching(gamma=0.0), guidance)
+    assert objective(small, batch, KEYS, small, small).max() < 1e-8
+    assert objective(small, batch, KEYS, small, weak).max() > 1e-4
 
 
 @pytest.mark.slow
@@ -103,8 +119,6 @@ def test_a_student_learns_it(make_small, inputs):
 @pytest.mark.parametrize(
     "changes, named",
     [
-        (dict(weak_step=5), ["another checkpoint", "config.guidance.mine", "such as 'sg'"]),
-        (dict(weak_weights="raw"), ["other weights"]),
         (dict(scale=("linear", 1.0, 2.0)), ["config.guidance.mine.scale=", "give a number"]),
         (dict(gamma_weak=("cosine", 0.6, 0.0)), ["mine.gamma_weak=", "over the steps"]),
         (dict(skip=1, skip_scale=2.0), ["mine.skip=1", "such as (2,)"]),

@@ -79,11 +79,39 @@ def test_a_continued_run_equals_one_that_was_not(call, source, tmp_path):
     (source / "checkpoints" / "gone").rename(source / "checkpoints" / "4")
 
 
+def test_autoguidance_teaches_by_two_checkpoints_which_stay(call, source, tmp_path):
+    """Continued is equal to uninterrupted, and a weak checkpoint that is gone is named."""
+    flags = (f"--config.train.init_from={source}", "--config.objective.distill=ag",
+             "--config.guidance.ag.weak_step=0.5")  # fmt: skip
+    for name, ends in (("one", (4,)), ("two", (2, 4))):
+        for steps in ends:
+            call(tmp_path / name, *flags, f"--config.train.steps={steps}")
+    one, two = (arrays(tmp_path / name, 4) for name in ("one", "two"))
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+    kept = ocp.load_checkpointables(tmp_path / "one/checkpoints/4")["progress"]
+    assert kept["weak_teacher_step"] < kept["teacher_step"]
+    weak = source / "checkpoints" / str(kept["weak_teacher_step"])
+    weak.rename(weak.with_name("gone"))
+    with pytest.raises(UserError, match=f"no step {weak.name} any more"):
+        call(tmp_path / "two", *flags, "--config.train.steps=6")
+    weak.with_name("gone").rename(weak)
+
+
+def test_a_file_of_weights_has_no_other_checkpoint(call, source, tmp_path):
+    file = f"{tmp_path}/w.safetensors"
+    main.main(["", "--mode", "export", "--workdir", str(source), "--to", file])
+    flags = (f"--config.train.init_from={file}", "--config.objective.distill=ag")
+    with pytest.raises(UserError, match=r"a file of one network.*weak_workdir"):
+        call(tmp_path / "run", *flags, "--config.train.steps=2")
+
+
 @pytest.mark.parametrize(
     "flags, named",
     [
         (("--config.model.width=32",), ["width 16", "config.model.width=32"]),
-        (("--config.guidance.sg.weak_weights=0.5",), ["another checkpoint or other weights"]),
+        (("--config.guidance.sg.weak_weights=0.9",), ["average of decay 0.9", "'0.5' or 'raw'"]),
+        (("--config.guidance.sg.weak_step=3",), ["needs step 3", "which has [2, 4"]),
         (("--config.train.init_from=",), ["config.objective.distill='sg'", "init_from"]),
     ],
 )

@@ -15,7 +15,7 @@ from sg_jax.method.guidance import Guidance
 from sg_jax.modes import watching
 from sg_jax.programs.sampling import sample
 from sg_jax.programs.training import start_state
-from sg_jax.weights import checkpoints
+from sg_jax.weights import checkpoints, weak_networks
 from sg_jax.weights.saver import Saver
 
 SG = Guidance(2.0, 0.0, 0.5)
@@ -60,7 +60,7 @@ def value(network):
 )
 def test_the_weights_are_those_that_are_named(run, changes, step, expected):
     guidance = dataclasses.replace(SG, **changes)
-    assert value(checkpoints.load_weak(guidance, run, step=step)) == expected
+    assert value(weak_networks.load(guidance, run, step=step)) == expected
 
 
 @pytest.mark.parametrize("weights, named", [("0.99", ["decay 0.99", "'0.9' or 'raw'", "(0.99,)"])])
@@ -68,7 +68,7 @@ def test_an_average_that_is_not_kept_is_named_with_those_that_are(run, weights, 
     guidance = dataclasses.replace(SG, weak_weights=weights)
     experiment = types.SimpleNamespace(model=checkpoints.abstract_network(run))
     for act in (
-        lambda: checkpoints.load_weak(guidance, run),
+        lambda: weak_networks.load(guidance, run),
         lambda: measure.resolved(experiment, guidance, run, 4),
     ):
         with pytest.raises(UserError) as error:

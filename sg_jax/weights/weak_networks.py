@@ -1,0 +1,118 @@
+"""The network of the weak prediction, if it is of another checkpoint or of other weights."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+from jax.sharding import Mesh
+
+from sg_jax.config import record
+from sg_jax.errors import UserError
+from sg_jax.method import early
+from sg_jax.method.guidance import Guidance
+from sg_jax.method.weak import RAW
+from sg_jax.models.backbone import Backbone
+from sg_jax.runs.progress import log
+from sg_jax.weights import checkpoints
+
+
+def at_step(
+    guidance: Guidance, workdir: str | os.PathLike, step: int | None = None, tell: bool = True
+) -> Guidance:
+    """Return a setting with the step of its weak checkpoint filled in, if it has one.
+
+    Args:
+      guidance: the setting.
+      workdir: the run of the strong prediction.
+      step: of the strong network, of which `weak_step` may be a share; the latest by default. In
+        another run it is a share of the latest.
+      tell: log which step stands for a share.
+
+    Raises:
+      UserError: a checkpoint is missing, or the run does not keep these weights.
+    """
+    if not guidance.two_networks:
+        return guidance
+    folder = guidance.weak_workdir or workdir
+    check_weights(guidance, folder)
+    if not guidance.other_checkpoint:
+        return guidance
+    steps = checkpoints.saved_steps(folder)
+    if isinstance(guidance.weak_step, float):
+        last = steps[-1] if guidance.weak_workdir else step or steps[-1]
+        guidance = _at_share(guidance, folder, steps, last, tell)
+    if guidance.weak_step and guidance.weak_step not in steps:
+        raise UserError(
+            f"The weak prediction of {guidance.describe()!r} needs step {guidance.weak_step} of "
+            f"{str(folder)!r}, which has {steps}: set its weak_step to one of them, or train with "
+            "config.checkpoint.keep_period."
+        )
+    return dataclasses.replace(guidance, weak_step=guidance.weak_step or steps[-1])
+
+
+def load(
+    guidance: Guidance,
+    workdir: str | os.PathLike,
+    mesh: Mesh | None = None,
+    like: Backbone | None = None,
+    step: int | None = None,
+) -> Backbone | None:
+    """Load the network of the weak prediction if it is another one, otherwise return None.
+
+    Args:
+      guidance: the setting.
+      workdir: the run of the strong prediction.
+      mesh, like: see `checkpoints.load`; a network of another run follows that run's config.
+      step: of the checkpoint that makes the strong prediction, whose other weights may make the
+        weak one; the latest by default.
+
+    Raises:
+      UserError: the run does not keep these weights.
+    """
+    if not guidance.two_networks:
+        return None
+    like = None if guidance.weak_workdir else like
+    own = (guidance.weak_step or None) if guidance.other_checkpoint else step
+    assert not isinstance(own, float), "`at_step` finds the checkpoint of a share"
+    folder = guidance.weak_workdir or workdir
+    check_weights(guidance, folder)
+    return checkpoints.load(folder, step=own, weights=guidance.weak_part, mesh=mesh, like=like)
+
+
+def check_weights(guidance: Guidance, workdir: str | os.PathLike) -> None:
+    """Raise unless a run keeps the weights that make the weak prediction of a setting."""
+    if not guidance.weak_weights:
+        return
+    decays = record.read(workdir)[0].train.ema_decays
+    if record.is_exported(workdir):
+        raise UserError(
+            f"The weak prediction of {guidance.describe()!r} needs other weights than the average, "
+            f"and {str(workdir)!r} was exported with the average alone: take the run itself."
+        )
+    if guidance.weak_part not in ("model", *(f"ema_{decay:g}" for decay in decays)):
+        kept = ", ".join(f"'{decay:g}'" for decay in decays)
+        raise UserError(
+            f"The weak prediction of {guidance.describe()!r} needs the average of decay "
+            f"{guidance.weak_weights} of {str(workdir)!r}, whose checkpoints have "
+            + (f"further averages of {kept}" if kept else "no further averages")
+            + f": set its weak_weights to {kept + ' or ' if kept else ''}{RAW!r}, or train with "
+            f"config.train.ema_decays=({guidance.weak_weights},)."
+        )
+
+
+def _at_share(
+    guidance: Guidance, folder: str | os.PathLike, steps: Sequence[int], last: int, tell: bool
+) -> Guidance:
+    """Return a setting with the kept step nearest to its share of `last` steps."""
+    share = guidance.weak_step
+    found = early.nearest(share, last, steps)
+    if found is None:
+        every = record.read(folder)[0].checkpoint.every
+        raise UserError(
+            f"The weak prediction of {guidance.describe()!r} needs a checkpoint near step "
+            f"{share * last:.0f}, {share:g} of {last}, of {str(folder)!r}, which has {steps}: set "
+            f"its weak_step to one of them, or train with {early.advice(share, last, every)}."
+        )
+    if tell:
+        log(f"{guidance.describe()}: the weak prediction is made by step {found} of {folder}.")
+    return dataclasses.replace(guidance, weak_step=found)
