@@ -1,8 +1,11 @@
 """Features of captions by --mode latents: stored, read back as conditions, and what is refused."""
 
+import json
+
 import captioned_pictures
 import numpy as np
 import pytest
+from image_files import picture, write
 from published import golden
 
 from sg_jax.data import wording
@@ -97,6 +100,31 @@ def test_latents_keep_features_too(encode, tmp_path):
     reading = check(source)
     batch = next(train_iterator(source, batch_size=4, seed=0, threads=0, wording=reading))
     assert batch["condition"]["text"].dtype == np.float32
+
+
+def test_tars_of_webdataset_become_latents_with_features(encode, tmp_path):
+    """Filtered and mixed as the two stages of the paper are; other captions have their own."""
+    np.savez(tmp_path / "tae.npz", **golden("tae_tiny")[1])
+    scored, plain = {}, {}
+    for i, score in enumerate((4.0, 5.0, 6.5)):
+        scored |= {f"{i}.png": picture(i, size=(16, 20)), f"{i}.txt": f"coyo {i}".encode()}
+        scored[f"{i}.json"] = json.dumps({"aesthetic_score_laion_v2": score}).encode()
+    for i in range(2):
+        plain |= {f"{i}.png": picture(i, size=(16, 16)), f"{i}.txt": f"made {i}".encode()}
+    for name, files in (("scored", scored), ("plain", plain)):
+        write(tmp_path / name / "00000", files, "tar")
+    source = encode(
+        f"--config.data.name=wds:{tmp_path}/scored,{tmp_path}/plain@2",
+        "--config.data.aesthetics=5", "--config.data.image_size=16",
+        f"--config.autoencoder.path={tmp_path / 'tae.npz'}",
+    )  # fmt: skip
+    found = sorted(source.captions[i] for i in range(len(source)))
+    assert found == [("coyo 1",), ("coyo 2",)] + 2 * [("made 0",)] + 2 * [("made 1",)]
+    assert source.latents
+    worded = wording.of(TEXT, source).of(source)
+    for i in range(len(source)):
+        (features,) = worded[i]["texts"]
+        np.testing.assert_allclose(features, expected(source.captions[i][0]), atol=0.01)
 
 
 def test_a_second_command_goes_on_with_the_same_encoder_alone(encode, tmp_path, monkeypatch):
