@@ -141,7 +141,7 @@ def _without_sparsity(config: ConfigDict, said: Collection[str]) -> None:
         config.sample.guidance = "cfg"
     for section in ("evaluate", "diversity", "compose", "control"):
         if f"{section}.guidance" not in said:
-            routed = ("sg", "sg_flops", "sg_fid", "cfg_sg")
+            routed = ("sg", "sg_flops", "sg_fid", "ag_sg", "cfg_sg")
             names = [n for n in config[section].guidance if n not in routed]
             config[section].guidance = tuple(names)
 

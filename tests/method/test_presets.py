@@ -45,7 +45,7 @@ def test_what_is_made_of_a_network_keeps_its_settings(small, own):
 
 def test_early_checkpoints_are_shares_of_the_training():
     early = {name: preset.weak_step for name, preset in presets.PRESETS.items() if preset.weak_step}
-    assert early == {"ag": 0.33, "sg_fid": 0.33}
+    assert early == {"ag": 0.33, "sg_fid": 0.33, "ag_sg": 0.33}
     assert presets.PRESETS["ag"].describe() == "ω 1.5, γ 0 / 0 33% trained"
 
 
