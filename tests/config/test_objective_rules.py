@@ -43,10 +43,6 @@ RATES = ((0.5, 0.5), (1.0, 0.5))
         (dict(objective=dict(distill="sgg")), ["distill='sgg'", "Did you mean 'sg'?"]),
         (dict(objective=dict(distill="sg")), ["distill='sg'", "config.train.init_from"]),
         (
-            dict(objective=dict(distill="ag"), train=dict(init_from="run")),
-            ["distill='ag'", "another checkpoint", "'cfg'"],
-        ),
-        (
             dict(objective=dict(distill="sg"), train=dict(init_from="run"),
                  guidance=dict(sg=dict(scale=("linear", 1.0, 2.0)))),
             ["config.guidance.sg.scale=('linear'", "give a number"],
