@@ -45,7 +45,7 @@ main() { # KIND SEED FLAGS...
     path_drop) own=("--config.objective.rates=((0.5,0.95),(1.0,0.05))") ;;
     several_rates) own=("--config.objective.rates=((0.0,0.25),(0.5,0.5),(0.9,0.25))") ;;
     all_routes) own=(--config.objective.route_loss=0.1) ;;
-    distilled) own=(--config.objective.distill=sg) ;; # the next two: by what is best in RESULTS.md
+    distilled) own=(--config.objective.distill=sg) ;; # the next two: as tuned in RESULTS.md
     distilled_ag)
       own=(--config.objective.distill=ag --config.guidance.ag.scale=2.0 "--config.guidance.ag.interval=(0.5,1.0)")
       ;;

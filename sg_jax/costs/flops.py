@@ -132,7 +132,7 @@ def training_step(
       gamma: the sparsity rate, or those that steps draw from, over which this is the mean.
       batch_size: images of a step.
       full: see `sampling_step`.
-      teacher: the setting that a frozen copy of the network makes the target with, if one does.
+      teacher: the setting that frozen networks of this size make the target with, if some do.
     """
     total = 0.0
     for rate, share in as_rates(gamma):

@@ -22,7 +22,7 @@ from sg_jax.method import checks
 from sg_jax.method.guidance import Guidance
 from sg_jax.parallel import processes
 from sg_jax.runs.progress import log
-from sg_jax.weights import checkpoints, weak_networks
+from sg_jax.weights import weak_networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,8 +218,6 @@ def resolved(
     """
     guidance = table.canonical(guidance)
     guidance = weak_networks.at_step(guidance, workdir, step, tell)
-    other = experiment.model
-    if guidance.weak_workdir and guidance.two_networks:
-        other = checkpoints.abstract_network(guidance.weak_workdir)
-    checks.check_setting(experiment.model, guidance, other)
+    model = experiment.model
+    checks.check_setting(model, guidance, weak_networks.shapes(guidance, model))
     return guidance

@@ -24,7 +24,7 @@ PRESETS = {
         gamma_weak=("cosine", 0.6, 0.0),
         weak_step=0.33,
     ),
-    "ag_sg": Guidance(scale=2.0, gamma_weak=0.5, weak_step=0.33),  # the best of RESULTS.md
+    "ag_sg": Guidance(scale=2.0, gamma_weak=0.5, weak_step=0.33),  # RESULTS.md, section 2
     "cfg_sg": Guidance(scale=1.5, gamma_strong=0.2, gamma_weak=0.7, weak_label="null"),
     "ig": Guidance(inner_scale=1.4),  # arXiv 2512.24176: 1.4 for SiT-XL/2, in an interval
     "slg": Guidance(skip=(3,), skip_scale=1.5),  # which blocks depends on the network

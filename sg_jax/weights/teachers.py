@@ -51,9 +51,8 @@ def check(source: str | os.PathLike, model: Backbone, guidance: Guidance, name: 
                 f"{theirs}, but this one has {ours}: give a teacher of the same data, or leave "
                 "config.objective.distill empty."
             )
-    guidance, weak = weak_networks.at_step(guidance, source, tell=False), found
-    if guidance.two_networks and guidance.weak_workdir:
-        weak = checkpoints.abstract_network(guidance.weak_workdir)
+    guidance = weak_networks.at_step(guidance, source, tell=False)
+    weak = weak_networks.shapes(guidance, found)
     check_setting(found, guidance, weak, key=f"config.guidance.{name}")
 
 

@@ -50,6 +50,19 @@ def at_step(
     return dataclasses.replace(guidance, weak_step=guidance.weak_step or steps[-1])
 
 
+def shapes(guidance: Guidance, model: Backbone) -> Backbone:
+    """Return the shapes of the network that makes the weak prediction.
+
+    Args:
+      guidance: the setting.
+      model: the network of the strong prediction, whose run has the weak one too unless the setting
+        names another run.
+    """
+    if not guidance.weak_workdir:
+        return model
+    return checkpoints.abstract_network(guidance.weak_workdir)
+
+
 def load(
     guidance: Guidance,
     workdir: str | os.PathLike,

@@ -76,3 +76,9 @@ def test_averages_that_are_kept_may_guide():
                                          evaluate_guidance="sg")
     )  # fmt: skip
     assert built.settings["sg"].two_networks and not built.settings["sg"].other_checkpoint
+
+
+@pytest.mark.parametrize("name, count", [("", 0), ("sg", 1), ("ag", 2)])
+def test_autoguidance_teaches_by_two_networks(name, count):
+    built = build(objective=dict(distill=name), train=dict(init_from="run" if name else ""))
+    assert built.teachers == count
