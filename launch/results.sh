@@ -11,7 +11,7 @@ them, score the best settings on all, and join and compare them. Flags after the
 -- --config.data.data_dir=DIR --config.tune.report_samples=500."
 option data DATA cifar10 "digits; small, which is CIFAR-10 at 16x16 pixels for a CPU; or cifar10, DiT-S/2 for a GPU"
 option runs RUNS runs "folder of the runs, of their feature network and of what is joined"
-option networks NETWORKS "routing dense masking" "which networks; there are also ${VARIANTS:=inner_before inner_in inner_after inner_dense path_drop several_rates all_routes distilled distilled_ag distilled_rates}"
+option networks NETWORKS "routing dense masking" "which networks; there are also ${VARIANTS:=inner_before inner_in inner_after inner_dense path_drop several_rates all_routes rates_and_routes distilled distilled_ag distilled_rates distilled_routes}"
 option seeds SEEDS "0 1 2" "seeds of the trainings; settings are chosen on the first"
 parse "$@"
 
@@ -45,11 +45,19 @@ main() { # KIND SEED FLAGS...
     path_drop) own=("--config.objective.rates=((0.5,0.95),(1.0,0.05))") ;;
     several_rates) own=("--config.objective.rates=((0.0,0.25),(0.5,0.5),(0.9,0.25))") ;;
     all_routes) own=(--config.objective.route_loss=0.1) ;;
-    distilled) own=(--config.objective.distill=sg) ;; # the next two: as tuned in RESULTS.md
+    rates_and_routes)
+      own=("--config.objective.rates=((0.0,0.25),(0.5,0.5),(0.9,0.25))" --config.objective.route_loss=0.1)
+      ;;
+    distilled) own=(--config.objective.distill=sg) ;; # the next three: as tuned in RESULTS.md
     distilled_ag)
       own=(--config.objective.distill=ag --config.guidance.ag.scale=2.0 "--config.guidance.ag.interval=(0.5,1.0)")
       ;;
     distilled_rates) own=(--config.objective.distill=ag_sg) teacher=several_rates ;;
+    distilled_routes)
+      teacher=all_routes
+      own=(--config.objective.distill=sg --config.objective.route_loss=0.1 --config.guidance.sg.scale=2.0
+        --config.guidance.sg.gamma_weak=0.9 "--config.guidance.sg.interval=(0.3,0.8)")
+      ;;
   esac
   [[ $kind != distilled* ]] ||
     own+=(--config.train.steps="$short" --config.train.init_from="$(place "$teacher" "$seed")")
@@ -62,8 +70,8 @@ methods() { # KIND: what its network was trained for; the others try all
   case "$1" in
     inner_*) echo "('ig','ig_cfg','cfg'" "$([ "$1" = inner_dense ] || echo ",'ig_sg','sg'")" ")" ;;
     path_drop) echo "('pdg','sg','cfg')" ;;
-    several_rates) echo "('sg','cfg','cfg_sg','ag','ag_sg')" ;;
-    all_routes) echo "('sg','cfg','cfg_sg')" ;;
+    several_rates | all_routes | rates_and_routes) echo "('sg','cfg','cfg_sg','ag','ag_sg')" ;;
+    distilled_routes) echo "('sg','cfg')" ;;
     distilled*) echo "('unguided',)" ;;
     *) echo "('all',)" ;;
   esac | tr -d ' '

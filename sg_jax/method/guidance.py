@@ -24,6 +24,11 @@ SLG, S2 and IG are terms of their own, which can be added to any pair above them
 on top of CFG, and so is S2 (arXiv 2508.12880): D(null) + lambda (D(c) - D(null)) - omega (D_skipped
 - D(null)) is our sum with scale = lambda - omega and skip_scale = 1 + omega.
 
+Our own: with `refresh` k, step n uses the difference d of step k floor(n / k), counted from where
+the guidance begins to act; with ids "borrowed", after a route h_weak,i = h_strong,i for each token
+i that the weak prediction keeps; with `weak_weights`, the weak network has the same checkpoint's
+raw weights, or another average of them.
+
 Autoguidance (AG): arXiv 2406.02507. ICG and TSG: arXiv 2407.02687. Path-drop (PDG): arXiv
 2510.21986. IG: arXiv 2512.24176. APG: arXiv 2410.02416. CFG-Zero*: arXiv 2503.18886.
 Some code counts the scale from 0 (its scale is our omega - 1); here omega = 1 turns guidance off.

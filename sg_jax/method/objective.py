@@ -54,12 +54,14 @@ class FlowMatching(Settings):
 
     w is 1, or the weight of EDM's preconditioning (`prediction.loss_weight`).
 
-    With `route_loss`, the tokens that bypass routes count as masked ones do, in the mean over the
-    routes: our reading of the loss over all routes that the abstract of TREAD speaks of (arXiv
-    2501.04765). The tokens that every route computes have the loss above; an image without such
-    tokens has only the other part.
+    With `route_loss` lambda, our reading of the loss over all routes that the abstract of TREAD
+    speaks of (arXiv 2501.04765), tokens that bypass routes count as masked ones do:
+              w mean_{i computed by all routes} || v_i - v*_i ||^2
+              + lambda (1 - t)^2 mean_{routes r} mean_{i bypasses r} || v_i - v*_i ||^2
+    An image without tokens that every route computes has only the second part.
 
-    An inner head has the same loss, times `inner` (Internal Guidance, arXiv 2512.24176).
+    An inner head v_inner has the same loss: L(v) + inner L(v_inner) (Internal Guidance, arXiv
+    2512.24176).
 
     With `rates`, each step draws its rate; `programs.training` does this. One of gamma 1 trains the
     network without its routed blocks, as Sprint's path-drop (arXiv 2510.21986) does for each image.

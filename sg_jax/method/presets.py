@@ -13,6 +13,7 @@ from sg_jax.method.guidance import Guidance
 PRESETS = {
     "unguided": Guidance(),  # FID 4.89, 114.42 GFLOPs per step
     "cfg": Guidance(scale=1.5, weak_label="null"),  # FID 2.57, 228.84
+    "cfg_late": Guidance(scale=1.25, weak_label="null", interval=(0.5, 1.0)),  # RESULTS.md
     "icg": Guidance(scale=1.5, weak_label="random"),  # FID 2.81, 228.84
     "ag": Guidance(scale=1.5, weak_step=0.33),  # FID 2.95, 228.84
     "pdg": Guidance(scale=1.5, gamma_weak=1.0, weak_label="null"),
@@ -28,7 +29,9 @@ PRESETS = {
     "cfg_sg": Guidance(scale=1.5, gamma_strong=0.2, gamma_weak=0.7, weak_label="null"),
     "ig": Guidance(inner_scale=1.4),  # arXiv 2512.24176: 1.4 for SiT-XL/2, in an interval
     "slg": Guidance(skip=(3,), skip_scale=1.5),  # which blocks depends on the network
-    "s2": Guidance(skip=1, skip_scale=1.25),  # arXiv 2508.12880: 0.25 on top of CFG, a tenth
+    "s2": Guidance(  # arXiv 2508.12880: 0.25 on top of CFG, without a tenth of the blocks
+        scale=1.15, weak_label="null", skip=1, skip_scale=1.25, interval=(0.5, 1.0)
+    ),
     "tsg": Guidance(scale=1.5, time_noise=1.0),  # arXiv 2407.02687 tunes s and alpha by network
     # Of the 2.5B network of texts, route 2 to 30, by 50 Euler steps.
     "t2i_hps": Guidance(scale=1.8, gamma_strong=0.1, gamma_weak=0.8),  # HPSv3 9.87; CFG 9.21

@@ -229,7 +229,8 @@ def test_a_run_without_scores_or_a_name_of_its_own_is_named(runs, tmp_path):
         (dataclasses.replace(SG, weak_step=3000, weak_workdir="other"), "AG+SG"),
         (PRESETS["ig"], "IG"),
         (PRESETS["slg"], "SLG"),
-        (PRESETS["s2"], "S2"),
+        (Guidance(skip=1, skip_scale=1.25), "S2"),
+        (PRESETS["s2"], "CFG+S2, in interval"),
         (PRESETS["tsg"], "TSG"),
         (
             Guidance(1.5, weak_label="null", skip=1, skip_scale=1.2, refresh=2, norm=1.0),

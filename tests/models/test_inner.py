@@ -11,6 +11,7 @@ from sg_jax.method import prediction
 from sg_jax.method.network import Branch
 from sg_jax.method.routing import Segment, run_branches, segments
 from sg_jax.method.tokens import sample_ids
+from sg_jax.models.backbone import noisy
 from sg_jax.models.dit import DiT
 from sg_jax.models.maskdit import MaskDiT
 from sg_jax.weights import starts
@@ -174,3 +175,17 @@ def test_noise_on_the_time_changes_only_its_branch(small, inputs):
     clean, noisy = run(small, y)
     moved = np.abs(clean - noisy).max((1, 2, 3))
     assert moved[0] < 1e-5 and (moved[1:] > 0.01).all()
+
+
+def test_noise_on_the_time_has_the_deviation_of_each_embedding_times_the_amount():
+    """e + a std(e) n (arXiv 2407.02687), with the same n whatever e is."""
+    e = np.random.default_rng(0).normal(3.0, 2.0, (3, 64)).astype(np.float32)
+    amount = np.array([0.5, 1.0, 2.0], np.float32)
+    draws = [
+        (np.asarray(noisy(jnp.asarray(x), (KEYS, jnp.asarray(a)))) - x)
+        / (a * np.sqrt(np.mean((x - x.mean(1, keepdims=True)) ** 2, 1)))[:, None]
+        for x, a in ((e, amount), (5 * e[::-1], 3 * amount))
+    ]
+    np.testing.assert_allclose(*draws, rtol=1e-3, atol=1e-4)
+    assert np.abs(draws[0].mean()) < 0.25 and np.abs(draws[0].std() - 1) < 0.2
+    np.testing.assert_array_equal(noisy(jnp.asarray(e), None), e)
