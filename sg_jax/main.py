@@ -25,6 +25,7 @@ from sg_jax.config.sections import Config
 from sg_jax.costs import chips, machines
 from sg_jax.data import identity, prepare, wording
 from sg_jax.data.sources import open_source, options_of
+from sg_jax.encoders.text import BYTES
 from sg_jax.errors import UserError
 from sg_jax.models.kinds import reads_texts
 from sg_jax.modes import MODES, dry_run
@@ -151,7 +152,8 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
         data = config.data
         options = options_of(data, all_damaged=bool(job.options.get("check")))
         try:
-            source = open_source(data.name, data.split, **options)
+            captioned = reads_texts(config.model.kind) or config.text.encoder != BYTES
+            source = open_source(data.name, data.split, captioned=captioned, **options)
         except UserError as error:
             if mode.recorded and reads_texts(config.model.kind):
                 raise UserError(f"{error} (--prompts FILE draws without the data.)") from error

@@ -142,6 +142,11 @@ def data_of(workdir: str | os.PathLike) -> identity.Identity:
     return _read(workdir)[2]
 
 
+def encoder_of(workdir: Any) -> str:
+    """Return the fingerprint of the frozen text encoder of a run; "" if none is on record."""
+    return str(data_of(workdir).get("text_fingerprint", ""))
+
+
 def is_exported(workdir: str | os.PathLike) -> bool:
     """Return whether a run has only what --mode export keeps, and so cannot be continued."""
     return is_run(workdir) and _read(workdir)[3]

@@ -167,7 +167,9 @@ def of_data(data: Data, text: Text, source: Source) -> Captioned:
       UserError: there are no captions.
     """
     try:
-        split = open_source(data.name, data.test_split, key="test_split", **options_of(data))
+        split = open_source(
+            data.name, data.test_split, key="test_split", captioned=True, **options_of(data)
+        )
         return Captioned(split, wording.of(text, split))
     except SettingError as error:
         if error.name != "test_split":

@@ -2,7 +2,7 @@
 
     captions.jsonl or metadata.jsonl   {"file_name": "a/1.png", "caption": "a dog"} in each line;
                                        names are relative to its folder, and one of `KEYS` holds a
-                                       text or a list of texts
+                                       text or a list of texts; an image may have several lines
     a/1.txt beside a/1.png             a caption in each line; used if there is no such table
 
 An image may have no caption, one or several. Training on classes ignores them; latents keep them.
@@ -59,11 +59,15 @@ def texts(found: Any) -> tuple[str, ...]:
             value = next((value[key] for key in KEYS if key in value), value)
         if isinstance(value, bytes):
             try:
-                value = value.decode()
+                value = value.decode("utf-8-sig")
             except UnicodeDecodeError:
                 raise UserError(f"a caption is not in UTF-8: {value[:40]!r}") from None
         if not isinstance(value, str):
             raise UserError(f"a caption is {shown(value)}, which is no text")
+        try:
+            value.encode()
+        except UnicodeEncodeError as cause:
+            raise UserError(f"a caption has half of a character ({one_line(cause)})") from None
         if len(value) > LONGEST:
             raise UserError(f"a caption has {len(value):,} characters, more than {LONGEST:,}")
         if value := value.strip():
@@ -172,7 +176,9 @@ def _read(files: Files, path: str, name: str, into: dict[str, tuple[str, ...]]) 
             image = next((row[key] for key in NAMES if key in row), None)
             if not isinstance(image, str):
                 raise UserError(f"it has no {NAMES[0]!r}")
-            into[posixpath.normpath(posixpath.join(folder, image))] = texts(row[keys[0]])
+            named = posixpath.normpath(posixpath.join(folder, image))
+            both = (*into.get(named, ()), *texts(row[keys[0]]))
+            into[named] = tuple(dict.fromkeys(both))
         except (ValueError, RecursionError, UserError) as cause:
             raise _wrong(name, path, f"line {number}: {one_line(cause)}") from None
     return any_key

@@ -63,6 +63,14 @@ def _wrong_array(array: Any, source: Described) -> str:
     return ""
 
 
+def place_of(source: Any, i: int) -> str:
+    """Return where example `i` of a source is, for messages; "" if the source does not say it."""
+    for name in ("place", "file_of"):
+        if hasattr(source, name):
+            return getattr(source, name)(i)
+    return ""
+
+
 class Checked:
     """A source whose examples are checked as they are read."""
 

@@ -9,7 +9,7 @@ import os
 import re
 from typing import Any
 
-from sg_jax.data import hf_source, pictures, prepare, splits
+from sg_jax.data import hf_source, pictures, prepare, splits, web_shards
 from sg_jax.data.sources import Source, open_source
 from sg_jax.runs import files
 
@@ -75,6 +75,8 @@ def is_here(name: str, data_dir: str = "") -> bool:
     """Return whether a data set is on this machine, so that opening it writes nothing."""
     if hf_source.claims(name):
         return hf_source.on_disk(name)
+    if web_shards.claims(name):
+        return web_shards.is_here(name)
     if pictures.claims(name):
         return files.path(name).exists()
     return prepare.is_prepared(name, data_dir)

@@ -88,11 +88,12 @@ def _content(path: str, given: str, wanted: str, largest: float) -> bytes:
 def _texts(content: bytes, given: str) -> Prompts:
     mark, encoding = next((pair for pair in BOMS if content.startswith(pair[0])), (b"", "utf-8"))
     try:
-        whole = content[len(mark) :].decode(encoding)
+        whole = (body := content[len(mark) :]).decode(encoding)
     except UnicodeDecodeError as cause:
-        line = content[: cause.start].count(b"\n") + 1
+        line = body[: cause.start].count(b"\n") + 1
         raise UserError(
-            f"{given} is not in UTF-8, at line {line}: save it in UTF-8, a prompt in each line."
+            f"{given} is not in {encoding[:6].upper()}, at line {line}: save it in UTF-8, a prompt "
+            "in each line."
         ) from None
     lines = whole.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if lines[-1] == "":  # after the last end of a line
@@ -121,7 +122,8 @@ def _features(content: bytes, given: str) -> Prompts:
     except Exception as cause:  # damaged files raise many kinds
         raise UserError(
             f"{given} cannot be read as features ({one_line(cause)}): it must have {form}, as "
-            "`numpy.savez(FILE, **encoder(prompts))` writes them."
+            "`numpy.savez(FILE, **encoder(prompts), prompts=prompts, "
+            "fingerprint=encoder.fingerprint())` writes them."
         ) from None
     count = len(length)
     known = str(found.get("fingerprint", ""))

@@ -12,18 +12,20 @@ import os
 import pathlib
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from sg_jax.data import captions
 from sg_jax.data import origin as origins
-from sg_jax.data.checks import unreadable
+from sg_jax.data.checks import place_of, unreadable
 from sg_jax.errors import UserError
 from sg_jax.runs import files
 from sg_jax.runs.progress import Progress, log
 
 SHOWN = 3  # damaged files that the log names
+THREADS = 16
 OFTEN = 5.0  # seconds between two lines of progress
 
 
@@ -58,6 +60,7 @@ class Without:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name not in (
             "file_of",
+            "place",
             "identify",
             "worded",
             "texts",
@@ -104,22 +107,44 @@ def without_damaged(source: Any) -> Any:
                 files.write_atomically(kept, json.dumps(found).encode())
     if not found:
         return source
-    places = [_place(source, i) for i in found[:SHOWN]]
+    return _without(source, found, "cannot be read")
+
+
+def without_captions(source: Any) -> Any:
+    """Return a source without the examples that have no caption, or none that can be read.
+
+    Raises:
+      UserError: none has a caption.
+    """
+    texts = captions.of(source)
+    if texts is None:
+        return source
+
+    def lacks(i: int) -> bool:
+        try:
+            return not texts[i]
+        except UserError:
+            return True
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = [i for i, is_so in enumerate(pool.map(lacks, range(len(source)))) if is_so]
+    return _without(source, found, "have no caption") if found else source
+
+
+def _without(source: Any, found: list[int], why: str) -> Without:
+    """Return a source without some examples, and log which; raise if none is left."""
+    places = [place_of(source, i) or f"example {i}" for i in found[:SHOWN]]
     listed = ", ".join(places) + (", ..." if len(found) > SHOWN else "")
     if len(found) == len(source):
         raise UserError(
             f"config.data.damaged='skip' leaves nothing of split {source.split!r} of "
-            f"{source.name!r}: none of its {len(source):,} examples can be read ({listed})."
+            f"{source.name!r}: all of its {len(source):,} examples {why} ({listed})."
         )
     log(
         f"Skipped {len(found):,} of the {len(source):,} examples of split {source.split!r}, which "
-        f"cannot be read (config.data.damaged='skip'): {listed}."
+        f"{why} (config.data.damaged='skip'): {listed}."
     )
     return Without(source, np.delete(np.arange(len(source)), found))
-
-
-def _place(source: Any, i: int) -> str:
-    return source.file_of(i) if hasattr(source, "file_of") else f"example {i}"
 
 
 def _cache(source: Any) -> pathlib.Path | None:

@@ -11,7 +11,7 @@ from sg_jax.data import hf_source, pictures, tfds_source, web_shards
 from sg_jax.data.checks import fault
 from sg_jax.data.images import MOST_SIDE, colour
 from sg_jax.data.prepare import UnknownName
-from sg_jax.data.skipping import without_damaged
+from sg_jax.data.skipping import without_captions, without_damaged
 from sg_jax.errors import SettingError, UserError
 
 
@@ -150,6 +150,7 @@ def open_source(
     aesthetics: float = 0.0,
     damaged: str = "stop",
     tried: bool = True,
+    captioned: bool = False,
 ) -> Source:
     """Open one split of a data set, after preparing it if that is needed and possible.
 
@@ -168,6 +169,7 @@ def open_source(
       aesthetics: least score of an image, of tars of WebDataset; 0: all are taken.
       damaged: "stop", so that reading a damaged example is an error, or "skip": all are read now,
         and those that cannot be are left out.
+      captioned: whether captions are needed, so that "skip" also leaves out what has none.
       tried: whether an example is read, which finds most of what is wrong.
 
     Raises:
@@ -203,6 +205,7 @@ def open_source(
         raise SettingError("config.data", named, error.value, error.rule) from None
     if damaged == "skip":
         source = without_damaged(source)
+        source = without_captions(source) if captioned else source
     if tried and (
         wrong := fault(source[0], source)
     ):  # one example is decoded before any other work

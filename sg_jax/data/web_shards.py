@@ -144,6 +144,11 @@ def claims(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
+def is_here(name: str) -> bool:
+    """Return whether every file and folder of a name exists."""
+    return all(paths.path(path).exists() for path, _ in _parts(name))
+
+
 def open_shards(
     name: str,
     split: str,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sg_jax.data import captions
+from sg_jax.data import captions, checks
 from sg_jax.data.sources import Source
 from sg_jax.encoders.text import BYTES, Described, Text
 from sg_jax.errors import UserError
@@ -142,11 +142,12 @@ class Worded:
     def _check(self, i: int, texts: Sequence[Any]) -> None:
         if not texts:
             source = self._source
-            where = f", {source.file_of(i)}," if hasattr(source, "file_of") else ""
+            place = checks.place_of(source, i)
+            where = f", {place}," if place else ""
             raise UserError(
                 f"config.data.name={source.name!r}: example {i} of split {source.split!r}{where} "
                 "has no caption, or an empty one, and the network reads captions: give it one, or "
-                "take it out of the data set."
+                "leave such images out by config.data.damaged='skip'."
             )
 
 

@@ -188,6 +188,7 @@ def _parse(line: str) -> Prompt:
     row = json.loads(line)
     if not isinstance(row["prompt"], str) or not row["prompt"].strip():
         raise ValueError(f"prompt is {shown(row['prompt'])}")
+    row["prompt"].encode()  # raises at half of a character, which no file could hold
     include, exclude = (_wanted(row.get(name, [])) for name in ("include", "exclude"))
     for i, wanted in enumerate(include):
         if wanted.place and not 0 <= wanted.place[1] < i:

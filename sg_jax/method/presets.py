@@ -42,14 +42,18 @@ PRESETS = {
 
 
 class Named:
-    """The guidance settings of the run that a network comes from; the network carries them along.
+    """What a network carries along of the run that it comes from.
 
     Any two are equal. Networks that differ in them alone have one structure and share one program,
     which does not depend on them.
+
+    Args:
+      settings: the run's guidance settings.
+      encoder: fingerprint of the frozen text encoder that it was trained with; "" if not known.
     """
 
-    def __init__(self, settings: Mapping[str, Guidance] = PRESETS):
-        self.settings = dict(settings)
+    def __init__(self, settings: Mapping[str, Guidance] = PRESETS, encoder: str = ""):
+        self.settings, self.encoder = dict(settings), encoder
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Named)

@@ -108,7 +108,7 @@ class Backbone(nnx.Module):
             self.text_embedding = embed(width, numbers, rngs)
         self.blocks = RoutedStack(block, depth, routes, remat, rngs, inner, norm)
         self.routes = plain(routes)
-        self.named = Named()  # the guidance settings of its run, once it has one
+        self.named = Named()  # of its run, once it has one
         self.final_modulation = layers.Linear(width, 2 * width, numbers, rngs, layers.ZEROS)
         self.final = layers.Linear(width, pixels * (1 + learn_sigma), numbers, rngs, layers.ZEROS)
         self.final_norm = norms.weight_of(norm, width)

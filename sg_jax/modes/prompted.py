@@ -1,7 +1,7 @@
 """What `--mode sample` asks a network of texts for: prompts or captions, and their control."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sg_jax.config import record, trust
 from sg_jax.config.experiment import Experiment
@@ -39,27 +39,25 @@ def asked(job: Job, experiment: Experiment) -> Asked:
         return found
     prompts = prompt_file.read(path)
     if prompts.features is not None:
-        wanted = str(record.data_of(workdir).get(text_encoders.HASH, ""))
+        wanted = record.encoder_of(workdir)
         text_encoders.check(prompts.fingerprint, wanted, f"--prompts={path!r}", workdir)
+        if wanted and not prompts.fingerprint:
+            log(
+                f"--prompts={path!r} has no fingerprint, so nothing says whether its features are "
+                "by the text encoder that the run was trained with."
+            )
         found = asked_lib.of_features(prompts.features, prompts.texts)
         experiment.model.conditioning.check(found.prompts, "prompts")
         return found
     if not wording.features:
-        cut = [
-            n for n, text in zip(prompts.lines, prompts.texts, strict=True) if wording.cuts(text)
-        ]
-        tell(cut, wording.most)
+        tell(map(wording.cuts, prompts.texts), prompts.lines, wording.most)
         return asked_lib.of_texts(prompts.texts)
     assert job.config is not None
     trust.check(job.config, workdir, ["text.encoder"], job.said)
     encoder = text_encoders.of_run(config, workdir)
-    cut = [
-        prompts.lines[i]
-        for first in range(0, len(prompts.texts), PART)
-        for i, is_cut in enumerate(encoder.cut(prompts.texts[first : first + PART]), first)
-        if is_cut
-    ]
-    tell(cut, wording.most)
+    parts = range(0, len(prompts.texts), PART)
+    cut = [c for first in parts for c in encoder.cut(prompts.texts[first : first + PART])]
+    tell(cut, prompts.lines, wording.most)
     return asked_lib.of_texts(prompts.texts, encoder)
 
 
@@ -83,8 +81,8 @@ def control(given: Sequence[str]) -> list[tuple[str, Direction, float]]:
     return found
 
 
-def tell(cut: list[int], most: str) -> None:
-    """Log which lines are cut."""
-    if cut:
-        lines = "1 prompt is" if len(cut) == 1 else f"{len(cut):,} prompts are"
-        log(f"{lines} longer than {most} and cut, first that of line {cut[0]}.")
+def tell(cut: Iterable[bool], lines: Sequence[int], most: str) -> None:
+    """Log how many prompts are cut, and the line of the first one."""
+    if found := [line for line, is_cut in zip(lines, cut, strict=True) if is_cut]:
+        prompts = "1 prompt is" if len(found) == 1 else f"{len(found):,} prompts are"
+        log(f"{prompts} longer than {most} and cut, first that of line {found[0]}.")

@@ -26,6 +26,7 @@ from sg_jax.evaluation.metrics import METRICS
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.objective import Rates, in_words
 from sg_jax.models.backbone import Backbone
+from sg_jax.models.kinds import reads_texts
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs import heldout
 from sg_jax.programs.sampling import sample, sample_batches
@@ -255,7 +256,8 @@ def _open_heldout(config: Config, source: Source) -> Source:
     """Return the split of the held-out loss: of latents, one of the latents."""
     data = config.data
     try:
-        found = open_source(source.name, data.test_split, key="test_split", **options_of(data))
+        how = dict(key="test_split", captioned=reads_texts(config.model.kind), **options_of(data))
+        found = open_source(source.name, data.test_split, **how)
     except UserError as error:
         raise UserError(
             f"{error} config.train.heldout_every={config.train.heldout_every} reads that split; 0 "

@@ -12,7 +12,10 @@ from sg_jax.data.asked import Asked
 from sg_jax.encoders.text import TextEncoder
 from sg_jax.errors import UserError, shown
 from sg_jax.method.network import Condition
+from sg_jax.models.encoding import bytes_read
+from sg_jax.models.text import Text
 from sg_jax.programs.control import Control
+from sg_jax.runs.progress import log
 
 Wanted = Sequence[int] | Sequence[str] | np.ndarray | Mapping[str, np.ndarray] | Asked
 
@@ -37,21 +40,32 @@ class Conditions:
       wanted: see `sampling.sample`.
       encoder: encodes texts, a batch at a time.
       control: directions on subjects; see `sampling.sample`.
+      trained_with: fingerprint of the encoder that the network was trained with; "" if not known.
 
     Raises:
       UserError: they are none of this network's.
     """
 
-    def __init__(self, conditioning: Any, wanted: Any, encoder: Any = None, control: Any = ()):
+    def __init__(
+        self,
+        conditioning: Any,
+        wanted: Any,
+        encoder: Any = None,
+        control: Any = (),
+        trained_with: str = "",
+    ):
         self._conditioning, self._later, self._whole = conditioning, None, None
         given: Any = wanted
         if encoder is not None:
-            wanted = _encoded(conditioning, wanted, encoder)
+            wanted = _encoded(conditioning, wanted, encoder, trained_with)
         if isinstance(wanted, Asked):
             self._later, self._count = wanted, len(wanted)
         else:
             self._whole = conditioning.check(wanted)
             self._count = len(jax.tree.leaves(self._whole)[0])
+            if isinstance(conditioning, Text) and not isinstance(wanted, Mapping):
+                how = conditioning.length, conditioning.most_words
+                _tell_cut([bytes_read(text, *how)[1] for text in given], conditioning.most)
         if isinstance(given, Asked):
             given, encoder = given.words, given.encoder
         given = list(given) if isinstance(given, np.ndarray) else given
@@ -79,7 +93,7 @@ class Conditions:
         return jax.tree.map(filled, found)
 
 
-def _encoded(conditioning: Any, wanted: Any, encoder: Any) -> Asked:
+def _encoded(conditioning: Any, wanted: Any, encoder: Any, trained_with: str) -> Asked:
     """Return texts whose features an encoder makes when they are due."""
     if not isinstance(encoder, TextEncoder):
         raise UserError(
@@ -89,6 +103,22 @@ def _encoded(conditioning: Any, wanted: Any, encoder: Any) -> Asked:
     texts = list(wanted) if isinstance(wanted, Sequence | np.ndarray) else []
     if isinstance(wanted, str) or not texts or not all(isinstance(text, str) for text in texts):
         raise UserError(f"labels={shown(wanted)} must be a list of texts for the text_encoder.")
+    fingerprint = encoder.fingerprint()
+    if trained_with and fingerprint != trained_with:
+        raise UserError(
+            f"text_encoder={shown(encoder.about.encoder)} is not the encoder that the network was "
+            f"trained with ({fingerprint}, not {trained_with}): "
+            "sg_jax.load_text_encoder(RUN) loads that of a run."
+        )
     found = asked.of_texts(texts, encoder)
     conditioning.check(found[:1].prompts)  # so that another encoder's features are told at once
+    _tell_cut(encoder.cut(texts), conditioning.most)
     return found
+
+
+def _tell_cut(cut: Sequence[bool], most: str) -> None:
+    """Log how many prompts are cut, and which is the first."""
+    if count := sum(cut):
+        what = "1 prompt is" if count == 1 else f"{count:,} prompts are"
+        first = list(cut).index(True)
+        log(f"{what} longer than {most} and cut, first that of number {first}.")

@@ -175,8 +175,8 @@ def _prepare(
     """Check the arguments of `sample`; return the number of images and what draws them."""
     numbers = Numbers(steps, seed, batch_size, chunk, decode_chunk, first)
     steps, seed, batch_size, chunk, decode_chunk, first = dataclasses.astuple(numbers)
-    named = getattr(model, "named", presets.Named()).settings
-    guidance, sampler = presets.resolve(guidance, named), _sampler(sampler)
+    named = getattr(model, "named", presets.Named())
+    guidance, sampler = presets.resolve(guidance, named.settings), _sampler(sampler)
     pixels = plain(pixels)
     _check_objects(model, weak_model, mesh, progress, pixels)
     if weak_model is not None and not guidance.two_networks:
@@ -203,7 +203,7 @@ def _prepare(
     if decoder is not None:
         needs = memory.decoding(networks, decoder, at_once, decode_chunk, kept, place)
         memory.check(_decoding_in_words(at_once, decode_chunk), needs, place, SMALLER)
-    conditions = Conditions(model.conditioning, labels, text_encoder, control)
+    conditions = Conditions(model.conditioning, labels, text_encoder, control, named.encoder)
     plan, scales = guidance_lib.plan(guidance, sampler, steps)
     if plan.two_networks and weak_model is None:
         share = isinstance(guidance.weak_step, float)

@@ -14,7 +14,6 @@ from sg_jax.runs.progress import log
 from sg_jax.weights import places
 
 EXAMPLE = "OpenGVLab/InternVL3-2B-hf"
-HASH = "text_fingerprint"  # in what a run's config.json says of its data
 
 
 def load_text_encoder(name: str | os.PathLike, **options: Any) -> TextEncoder:
@@ -50,7 +49,7 @@ def load_text_encoder(name: str | os.PathLike, **options: Any) -> TextEncoder:
                 f"{option}= has no effect: the run in {path} says how texts are encoded."
             )
         section = Text(**{**config.text, **options})
-        return _of_run(section, str(record.data_of(path).get(HASH, "")), path)
+        return _of_run(section, record.encoder_of(path), path)
     return load(Text(**{"encoder": path, **options}))
 
 
@@ -74,7 +73,7 @@ def of_run(config: Config, workdir: str) -> TextEncoder:
     Raises:
       UserError: it cannot be loaded, or is not the one that the run was trained with.
     """
-    return _of_run(config.text, str(record.data_of(workdir).get(HASH, "")), workdir)
+    return _of_run(config.text, record.encoder_of(workdir), workdir)
 
 
 def _of_run(text: Text, wanted: str, workdir: str) -> TextEncoder:

@@ -66,6 +66,10 @@ def test_a_table_about_something_else_is_no_captions(tmp_path):
         ),
         (b"\n[1]", "line 2: it is no object"),
         (b'{"caption": "x"}', "line 1: it has no 'file_name'"),
+        (
+            b'{"file_name": "a.png", "caption": "\\ud83d"}',
+            "line 1: a caption has half of a character",
+        ),
         (b'{"file_name": "a.png", "caption": 3}', "its captions are 3, which is no text"),
         (b'{"file_name": "a.png", "caption": [3]}', "a caption is 3, which is no text"),
         (b'{"file_name": "a.png", "caption": "%s"}' % (b"x" * 100_001), "100,001 characters"),
@@ -78,6 +82,18 @@ def test_what_is_no_table_of_captions(tmp_path, table, words):
     name = image_files.write(tmp_path, {**IMAGES, "captions.jsonl": table})
     with pytest.raises(UserError, match=words):
         open_source(name, "train")
+
+
+def test_several_lines_about_an_image_are_its_captions(tmp_path):
+    rows = [("a.png", "x"), ("a.png", ["y", "x"]), ("./a.png", "z")]
+    table = lines(*({"file_name": n, "caption": c} for n, c in rows))
+    name = image_files.write(tmp_path, {**IMAGES, "captions.jsonl": table})
+    assert found(open_source(name, "train"))["a"] == ("x", "y", "z")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path):
+    name = image_files.write(tmp_path, {**IMAGES, "a.txt": b"\xef\xbb\xbfa dog\na cat\n"})
+    assert found(open_source(name, "train"))["a"] == ("a dog", "a cat")
 
 
 def test_a_text_that_cannot_be_read_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from image_files import picture, write
 from PIL import Image
 
 from sg_jax.data import expected
@@ -45,3 +46,10 @@ def test_what_is_here_is_counted(tmp_path):
     for i in range(3):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(photos / f"{i}.png")
     assert expected.look(str(photos.parent), "train").examples == 3
+
+
+def test_tars_that_are_here_are_counted(tmp_path):
+    write(tmp_path / "some", {f"{i}.png": picture(i) for i in range(3)}, "tar")
+    found = expected.look(f"wds:{tmp_path}/some.tar", "train", str(tmp_path))
+    assert found.examples == 3 and found.here
+    assert not expected.look(f"wds:{tmp_path}/some.tar,{tmp_path}/others", "train").here

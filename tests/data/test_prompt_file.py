@@ -58,6 +58,7 @@ def test_ten_thousand_prompts(read):
         (b"", "has no prompt"),
         (b"\n \n", "has no prompt"),
         (b"good\nb\xffd\n", "is not in UTF-8, at line 2"),
+        (b"\xff\xfea\0\n\0\x00\xd8b\0", "is not in UTF-16, at line 2"),
         (b"\x89PNG\r\n\x1a\n\x00\xfe", "is not in UTF-8"),
     ],
 )

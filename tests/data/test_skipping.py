@@ -68,7 +68,7 @@ def test_what_was_found_is_kept_for_files_that_have_not_changed(tmp_path, monkey
 
 def test_nothing_left_is_an_error(tmp_path):
     name = write(tmp_path / "animals", BAD)
-    with pytest.raises(UserError, match=r"leaves nothing of split .* none of its 2"):
+    with pytest.raises(UserError, match=r"leaves nothing of split .* all of its 2 examples cannot"):
         open_source(name, "train", image_size=2, damaged="skip")
 
 
@@ -99,3 +99,20 @@ def test_checking_names_every_damaged_image(tmp_path, capsys):
     main([*command[:6], "train[:1]", "train[1:2]", *command[7:], "--config.data.damaged=skip"])
     with pytest.raises(UserError, match=r"--check test is not a split of '.*animals'"):
         main([*command[:6], "test", *command[7:]])
+
+
+def test_images_without_a_caption_are_skipped_where_captions_are_needed(tmp_path, capsys):
+    texts = {"cat/1.txt": b"one", "cat/2.txt": b" ", "cat/3.txt": b"\xff"}
+    images = {f"cat/{i}.png": picture(i) for i in range(5)}
+    for kind in ("folder", "tar"):
+        name = write(tmp_path / kind, images | texts, kind)
+        name = f"wds:{name}" if kind == "tar" else name
+        source = open_source(name, "train", damaged="skip", captioned=True)
+        assert values(source) == [1] and source.captions[0] == ("one",)
+        said = capsys.readouterr().out
+        assert "Skipped 4 of the 5 examples" in said and "have no caption" in said
+        assert said.count(".png") == 3 and "cat/1.png" not in said
+        assert len(open_source(name, "train", damaged="skip")) == 5
+    none = write(tmp_path / "none", images | {"cat/0.txt": b"\n"}, "folder")
+    with pytest.raises(UserError, match=r"leaves nothing .* all of its 5 examples have no caption"):
+        open_source(none, "train", damaged="skip", captioned=True)

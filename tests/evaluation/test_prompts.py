@@ -151,6 +151,7 @@ def test_a_text_file_has_a_prompt_in_each_line(tmp_path):
         ('{"prompt": "x", "include": [{"class": "dog", "position": ["left of", 0]}]}', "earlier"),
         ('{"prompt": "x", "include": [{"class": "dog", "position": ["near", 0]}]}', "position is"),
         ("{", "JSONDecodeError"),
+        ('{"prompt": "a \\ud83d"}', "surrogates"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, line, why):

@@ -11,6 +11,7 @@ from PIL import Image
 from sg_jax.config.measuring import Compose
 from sg_jax.config.sections import Data, Model, Sample, Train
 from sg_jax.data.shapes_scenes import Scene, Thing, draw
+from sg_jax.data.wording import Wording
 from sg_jax.errors import UserError
 from sg_jax.evaluation import composing, prompts
 from sg_jax.method.guidance import Guidance
@@ -75,7 +76,7 @@ def compose_of(tmp_path, small, mesh_of, monkeypatch):
         experiment = types.SimpleNamespace(
             image_shape=(32, 32, 3), autoencoder=None, config=config, mesh=mesh, sampler=sampler,
             settings=PRESETS, model=small,
-            wording=types.SimpleNamespace(features=0) if wording else None,
+            wording=Wording(12) if wording else None,
             sampling=dict(steps=4, seed=0, batch_size=7, mesh=mesh, sampler=sampler),
         )  # fmt: skip
         return compose.compose(experiment, str(tmp_path)), list(jobs)

@@ -9,6 +9,7 @@ from flax import nnx
 
 from sg_jax.data import asked
 from sg_jax.errors import UserError
+from sg_jax.method.presets import Named
 from sg_jax.models.text_dit import TextDiT
 from sg_jax.programs import integration
 from sg_jax.programs.sampling import sample, sample_batches
@@ -75,6 +76,28 @@ def test_texts_are_encoded_a_batch_at_a_time(seer):
     assert encoder.seen == [1, 2, 2]
     np.testing.assert_array_equal(images, draw(seer, encoder(TEXTS)))
     np.testing.assert_array_equal(images, draw(seer, asked.of_features(encoder(TEXTS))))
+
+
+def test_an_encoder_that_the_network_was_not_trained_with_is_refused(seer):
+    own = captioned_pictures.Encoder()
+    seer.named = Named(encoder=own.fingerprint())
+    try:
+        assert draw(seer, TEXTS, text_encoder=own).shape == (4, 4, 4, 3)
+        with pytest.raises(UserError, match=r"text_encoder='b/c' is not the encoder.*\(fe, not 01"):
+            draw(seer, TEXTS, text_encoder=captioned_pictures.Encoder("b/c", fingerprint="fe"))
+    finally:
+        seer.named = Named()
+
+
+def test_how_many_prompts_are_cut_is_said(reader, seer, capsys):
+    said = "2 prompts are longer than 12 {} and cut, first that of number 1.\n"
+    wanted = ["a", "x" * 13, "a", "y" * 14]
+    draw(reader, wanted)
+    assert capsys.readouterr().out == said.format("bytes")
+    draw(seer, wanted, text_encoder=captioned_pictures.Encoder())
+    assert capsys.readouterr().out == said.format("tokens")
+    draw(reader, TEXTS)
+    assert capsys.readouterr().out == ""
 
 
 def test_what_is_no_prompt(reader, seer):
