@@ -55,8 +55,7 @@ main() { # KIND SEED FLAGS...
     distilled_rates) own=(--config.objective.distill=ag_sg) teacher=several_rates ;;
     distilled_routes)
       teacher=all_routes
-      own=(--config.objective.distill=sg --config.objective.route_loss=0.1 --config.guidance.sg.scale=2.0
-        --config.guidance.sg.gamma_weak=0.9 "--config.guidance.sg.interval=(0.3,0.8)")
+      own=(--config.objective.distill=sg --config.objective.route_loss=0.1 "--config.guidance.sg.interval=(0.5,1.0)")
       ;;
   esac
   [[ $kind != distilled* ]] ||
