@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -87,6 +87,20 @@ def of_features(features: Mapping[str, np.ndarray], texts: Sequence[str] = ()) -
         return {name: value[rows] for name, value in features.items()}
 
     return Asked(texts or [""] * count, read, None, range(count))
+
+
+def tell_cut(cut: Iterable[bool], most: str, lines: Sequence[int] = ()) -> None:
+    """Log how many prompts are cut, and which is the first.
+
+    Args:
+      cut: whether each prompt is.
+      most: what a prompt may have, in words.
+      lines: the line of each in its file; without, prompts are numbered from 0.
+    """
+    if found := [i for i, is_cut in enumerate(cut) if is_cut]:
+        prompts = "1 prompt is" if len(found) == 1 else f"{len(found):,} prompts are"
+        first = f"line {lines[found[0]]}" if lines else f"number {found[0]}"
+        log(f"{prompts} longer than {most} and cut, first that of {first}.")
 
 
 def labels_of(asked: np.ndarray | Asked) -> np.ndarray:

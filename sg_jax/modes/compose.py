@@ -13,6 +13,7 @@ from etils import epath
 from sg_jax.config.experiment import Experiment
 from sg_jax.config.sections import Config
 from sg_jax.costs.machines import Machine
+from sg_jax.data.asked import tell_cut
 from sg_jax.errors import UserError
 from sg_jax.evaluation import (
     compose_rows,
@@ -25,7 +26,6 @@ from sg_jax.evaluation import (
 )
 from sg_jax.evaluation.clip_score import Clip
 from sg_jax.evaluation.prompts import Prompt
-from sg_jax.modes import prompted
 from sg_jax.modes.base import Job, Mode, encoder_paths, register, weak_paths
 from sg_jax.modes.dry_draw import costs_of
 from sg_jax.modes.dry_parts import Lines, gflops, lasting
@@ -96,7 +96,7 @@ def compose(experiment: Experiment, workdir: str) -> list[epath.Path]:
     encoder = text_encoders.of_run(config, workdir) if wording.features else None
     texts = [prompt.text for prompt in found]
     cut = encoder.cut(texts) if encoder else map(wording.cuts, texts)
-    prompted.tell(cut, range(1, len(texts) + 1), wording.most)
+    tell_cut(cut, wording.most)
     step = checkpoints.saved_steps(workdir)[-1]
     settings = composing.candidates(experiment, workdir, step)
     clip = Clip(config.compose.clip) if config.compose.clip and processes.is_writer() else None

@@ -1,7 +1,7 @@
 """What `--mode sample` asks a network of texts for: prompts or captions, and their control."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from sg_jax.config import record, trust
 from sg_jax.config.experiment import Experiment
@@ -50,14 +50,14 @@ def asked(job: Job, experiment: Experiment) -> Asked:
         experiment.model.conditioning.check(found.prompts, "prompts")
         return found
     if not wording.features:
-        tell(map(wording.cuts, prompts.texts), prompts.lines, wording.most)
+        asked_lib.tell_cut(map(wording.cuts, prompts.texts), wording.most, prompts.lines)
         return asked_lib.of_texts(prompts.texts)
     assert job.config is not None
     trust.check(job.config, workdir, ["text.encoder"], job.said)
     encoder = text_encoders.of_run(config, workdir)
     parts = range(0, len(prompts.texts), PART)
     cut = [c for first in parts for c in encoder.cut(prompts.texts[first : first + PART])]
-    tell(cut, prompts.lines, wording.most)
+    asked_lib.tell_cut(cut, wording.most, prompts.lines)
     return asked_lib.of_texts(prompts.texts, encoder)
 
 
@@ -79,10 +79,3 @@ def control(given: Sequence[str]) -> list[tuple[str, Direction, float]]:
             raise UserError(f"--control={shown(value)} must have the form {FORM}.")
         found.append((subject.strip(), directions.load(path, "--control's file"), number))
     return found
-
-
-def tell(cut: Iterable[bool], lines: Sequence[int], most: str) -> None:
-    """Log how many prompts are cut, and the line of the first one."""
-    if found := [line for line, is_cut in zip(lines, cut, strict=True) if is_cut]:
-        prompts = "1 prompt is" if len(found) == 1 else f"{len(found):,} prompts are"
-        log(f"{prompts} longer than {most} and cut, first that of line {found[0]}.")

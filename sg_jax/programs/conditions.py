@@ -15,7 +15,6 @@ from sg_jax.method.network import Condition
 from sg_jax.models.encoding import bytes_read
 from sg_jax.models.text import Text
 from sg_jax.programs.control import Control
-from sg_jax.runs.progress import log
 
 Wanted = Sequence[int] | Sequence[str] | np.ndarray | Mapping[str, np.ndarray] | Asked
 
@@ -65,7 +64,7 @@ class Conditions:
             self._count = len(jax.tree.leaves(self._whole)[0])
             if isinstance(conditioning, Text) and not isinstance(wanted, Mapping):
                 how = conditioning.length, conditioning.most_words
-                _tell_cut([bytes_read(text, *how)[1] for text in given], conditioning.most)
+                asked.tell_cut([bytes_read(text, *how)[1] for text in given], conditioning.most)
         if isinstance(given, Asked):
             given, encoder = given.words, given.encoder
         given = list(given) if isinstance(given, np.ndarray) else given
@@ -112,13 +111,5 @@ def _encoded(conditioning: Any, wanted: Any, encoder: Any, trained_with: str) ->
         )
     found = asked.of_texts(texts, encoder)
     conditioning.check(found[:1].prompts)  # so that another encoder's features are told at once
-    _tell_cut(encoder.cut(texts), conditioning.most)
+    asked.tell_cut(encoder.cut(texts), conditioning.most)
     return found
-
-
-def _tell_cut(cut: Sequence[bool], most: str) -> None:
-    """Log how many prompts are cut, and which is the first."""
-    if count := sum(cut):
-        what = "1 prompt is" if count == 1 else f"{count:,} prompts are"
-        first = list(cut).index(True)
-        log(f"{what} longer than {most} and cut, first that of number {first}.")
