@@ -124,6 +124,7 @@ class Canary:
         return os.mkdir, (self.path,)
 
 
+@pytest.mark.slow
 def test_nothing_is_executed(lab, whole, tmp_path):
     """Pickles where arrays are expected, modules with the names of libraries, old programs."""
     run, canary = lab.copy(whole, tmp_path / "run"), tmp_path / "executed"

@@ -211,6 +211,7 @@ def test_nested_ids_are_each_still_uniform(small):
         np.testing.assert_allclose(frequency, share, atol=0.03)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("layout", lib.IDS)
 def test_ids_of_every_layout_depend_on_the_own_key_alone(small, keys, layout):
     whole, alone = (draw_pair(small, k, (0.5, 0.75), layout) for k in (keys, keys[1:2]))

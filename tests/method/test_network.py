@@ -104,6 +104,7 @@ def test_dropout_gives_it_the_null_condition(rate, expected):
     np.testing.assert_array_equal(seen[0][:, 0, 0, 0], expected)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     "guidance, distance",  # that a run moves the images: its velocity, which is constant
     [

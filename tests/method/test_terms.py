@@ -57,6 +57,7 @@ def value(guidance):
 CFG = dict(weak_label="null")
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(
     "guidance, expected",  # of 3 with the label
     [

@@ -21,6 +21,7 @@ def test_a_function_gets_the_gradient_that_is_written_out():
     assert jax.grad(square, (0, 1))(3.0, 5.0) == (60, 1)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("sizes", [(8, 3), (3, 8)])
 @pytest.mark.parametrize("mesh", [None, sharding.one_device()], ids=["no mesh", "cpu"])
 def test_the_gradient_of_a_kernel_is_the_product_over_all_tokens(sizes, mesh):
@@ -31,6 +32,7 @@ def test_the_gradient_of_a_kernel_is_the_product_over_all_tokens(sizes, mesh):
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("shape", [(2, 3), (1, 2, 3), (2, 5, 3)], ids=str)
 @pytest.mark.parametrize("mesh", [None, sharding.one_device()], ids=["no mesh", "cpu"])
 def test_the_gradient_of_an_input_is_the_product_with_the_kernel(shape, mesh):

@@ -180,7 +180,7 @@ def test_an_unknown_remat_is_named():
 TWO = ((0, 0), (2, 3))
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(4)
 @pytest.mark.parametrize(
     "branches",
     [

@@ -185,7 +185,8 @@ def test_devices_gather_weights_and_keep_their_share_of_the_gradients(start):
     assert any(" reduce-scatter(" in line for line in loops)
 
 
-@pytest.mark.parametrize("parts", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [2, 4])
 def test_accumulation_gives_the_same_step(start, mesh_of, parts):
     """On two devices, of which each keeps its own images, as a whole batch on one."""
     whole, losses = run(start, (1, 1))
