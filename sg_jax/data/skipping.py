@@ -128,7 +128,7 @@ def without_captions(source: Any) -> Any:
 
     with ThreadPoolExecutor(THREADS) as pool:
         found = [i for i, is_so in enumerate(pool.map(lacks, range(len(source)))) if is_so]
-    return _without(source, found, "have no caption") if found else source
+    return _without(source, found, "have no caption that can be read") if found else source
 
 
 def _without(source: Any, found: list[int], why: str) -> Without:
