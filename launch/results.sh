@@ -36,6 +36,7 @@ place() { printf '%s/%s_%s_%s' "$RUNS" "$DATA" "$1" "$2"; } # KIND SEED
 
 main() { # KIND SEED FLAGS...
   local kind="$1" seed="$2" network=routing teacher=routing own=()
+  local rates="--config.objective.rates=((0.0,0.25),(0.5,0.5),(0.9,0.25))" routes=--config.objective.route_loss=0.1
   case "$kind" in
     dense | masking) network="$kind" ;;
     inner_before) own=(--config.model.inner="${heads[0]}") ;;
@@ -43,11 +44,9 @@ main() { # KIND SEED FLAGS...
     inner_after) own=(--config.model.inner="${heads[2]}") ;;
     inner_dense) network=dense own=(--config.model.inner="${heads[1]}") ;;
     path_drop) own=("--config.objective.rates=((0.5,0.95),(1.0,0.05))") ;;
-    several_rates) own=("--config.objective.rates=((0.0,0.25),(0.5,0.5),(0.9,0.25))") ;;
-    all_routes) own=(--config.objective.route_loss=0.1) ;;
-    rates_and_routes)
-      own=("--config.objective.rates=((0.0,0.25),(0.5,0.5),(0.9,0.25))" --config.objective.route_loss=0.1)
-      ;;
+    several_rates) own=("$rates") ;;
+    all_routes) own=("$routes") ;;
+    rates_and_routes) own=("$rates" "$routes") ;;
     distilled) own=(--config.objective.distill=sg) ;; # the next three: as tuned in RESULTS.md
     distilled_ag)
       own=(--config.objective.distill=ag --config.guidance.ag.scale=2.0 "--config.guidance.ag.interval=(0.5,1.0)")
@@ -55,7 +54,7 @@ main() { # KIND SEED FLAGS...
     distilled_rates) own=(--config.objective.distill=ag_sg) teacher=several_rates ;;
     distilled_routes)
       teacher=all_routes
-      own=(--config.objective.distill=sg --config.objective.route_loss=0.1 "--config.guidance.sg.interval=(0.5,1.0)")
+      own=(--config.objective.distill=sg "$routes" "--config.guidance.sg.interval=(0.5,1.0)")
       ;;
   esac
   [[ $kind != distilled* ]] ||

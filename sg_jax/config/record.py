@@ -142,7 +142,7 @@ def data_of(workdir: str | os.PathLike) -> identity.Identity:
     return _read(workdir)[2]
 
 
-def encoder_of(workdir: Any) -> str:
+def encoder_of(workdir: str | os.PathLike) -> str:
     """Return the fingerprint of the frozen text encoder of a run; "" if none is on record."""
     return str(data_of(workdir).get("text_fingerprint", ""))
 

@@ -87,8 +87,9 @@ def _content(path: str, given: str, wanted: str, largest: float) -> bytes:
 
 def _texts(content: bytes, given: str) -> Prompts:
     mark, encoding = next((pair for pair in BOMS if content.startswith(pair[0])), (b"", "utf-8"))
+    body = content[len(mark) :]
     try:
-        whole = (body := content[len(mark) :]).decode(encoding)
+        whole = body.decode(encoding)
     except UnicodeDecodeError as cause:
         line = body[: cause.start].count(b"\n") + 1
         raise UserError(

@@ -12,7 +12,6 @@ import os
 import pathlib
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from sg_jax.runs import files
 from sg_jax.runs.progress import Progress, log
 
 SHOWN = 3  # damaged files that the log names
-THREADS = 16
 OFTEN = 5.0  # seconds between two lines of progress
 
 
@@ -71,14 +69,35 @@ class Without:
         return lambda i, *more: of_source(int(self.ids[i]), *more)
 
 
-def find(source: Any, say: Callable[[str], object] = lambda line: None) -> list[tuple[int, str]]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Captions:
+    """The captions of a source, of which those that are missing cannot be read."""
+
+    source: Any
+    texts: "captions.Captions"
+
+    split = property(lambda self: self.source.split)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> tuple[str, ...]:
+        if not (found := self.texts[i]):
+            raise UserError(f"example {i} has no caption")
+        return found
+
+
+def find(
+    source: Any, say: Callable[[str], object] = lambda line: None, what: str = ""
+) -> list[tuple[int, str]]:
     """Read all examples of a source, with progress; return those that cannot be read, and why.
 
     Args:
       source: as `data.sources.Source` describes it.
       say: called with a line for each that cannot be read.
+      what: of the examples is read, for the log, such as "captions of the ".
     """
-    log(f"Reading the {len(source):,} examples of split {source.split!r} ...")
+    log(f"Reading the {what}{len(source):,} examples of split {source.split!r} ...")
     progress = Progress(0, len(source), 1, unit="example")
 
     def tell(done: int) -> None:
@@ -119,15 +138,7 @@ def without_captions(source: Any) -> Any:
     texts = captions.of(source)
     if texts is None:
         return source
-
-    def lacks(i: int) -> bool:
-        try:
-            return not texts[i]
-        except UserError:
-            return True
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = [i for i, is_so in enumerate(pool.map(lacks, range(len(source)))) if is_so]
+    found = [i for i, _ in find(_Captions(source, texts), what="captions of the ")]
     return _without(source, found, "have no caption that can be read") if found else source
 
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from sg_jax.data import asked
 from sg_jax.data.asked import Asked
+from sg_jax.data.wording import Wording
 from sg_jax.encoders.text import TextEncoder
 from sg_jax.errors import UserError, shown
 from sg_jax.method.network import Condition
-from sg_jax.models.encoding import bytes_read
 from sg_jax.models.text import Text
 from sg_jax.programs.control import Control
 
@@ -63,8 +63,8 @@ class Conditions:
             self._whole = conditioning.check(wanted)
             self._count = len(jax.tree.leaves(self._whole)[0])
             if isinstance(conditioning, Text) and not isinstance(wanted, Mapping):
-                how = conditioning.length, conditioning.most_words
-                asked.tell_cut([bytes_read(text, *how)[1] for text in given], conditioning.most)
+                wording = Wording(conditioning.length, words=conditioning.most_words)
+                asked.tell_cut(map(wording.cuts, given), conditioning.most)
         if isinstance(given, Asked):
             given, encoder = given.words, given.encoder
         given = list(given) if isinstance(given, np.ndarray) else given
