@@ -45,6 +45,11 @@ SMALLER = (
     "devices by config.mesh.fsdp"
 )
 
+KERNELS = {  # that only some devices run
+    "pallas": ("tpu", "TPUs", " (--mode aot compiles it for TPUs without one.)"),
+    "cudnn": ("gpu", "NVIDIA GPUs", ""),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -184,11 +189,12 @@ class Experiment:
 
     def check_kernels(self) -> None:
         """Raise if the network asks for kernels that these devices do not run."""
-        platform = self.mesh.devices.flat[0].platform
-        if self.config.model.attention == "pallas" and platform != "tpu":
+        platform, asked = self.mesh.devices.flat[0].platform, self.config.model.attention
+        needed, devices, hint = KERNELS.get(asked, (platform, "", ""))
+        if platform != needed:
             raise UserError(
-                f"config.model.attention='pallas' is for TPUs, and these devices are {platform}: "
-                "set it to 'auto' or 'xla'. (--mode aot compiles it for TPUs without one.)"
+                f"config.model.attention={asked!r} is for {devices}, and these devices are "
+                f"{platform}: set it to 'auto' or 'xla'.{hint}"
             )
 
     def batches(self, source: Source, **reading: int) -> grain.DatasetIterator:

@@ -23,7 +23,7 @@ from sg_jax.data.wording import Wording
 from sg_jax.data.workers import end_with_parent, without_signals
 from sg_jax.errors import UserError, one_line
 
-KEPT = 64 * 2**20  # bytes of examples that a reading process keeps, at most
+KEPT = 256 * 2**20  # bytes of examples that a reading process keeps, at most
 MOST_WORKERS, MOST_THREADS = 256, 1024  # a machine has no use for more
 
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sg_jax.errors import one_of
-from sg_jax.models import attention_tpu, gradients, layers, norms, rotary
+from sg_jax.models import attention_gpu, attention_tpu, gradients, layers, norms, rotary
 from sg_jax.models.remat import saved
 
 QKV = nnx.initializers.variance_scaling(0.5, "fan_avg", "uniform")  # Xavier of the fused [D, 3D]
-IMPLEMENTATIONS = ("auto", "xla", "pallas")
+IMPLEMENTATIONS = ("auto", "xla", "pallas", "cudnn")
 
 
 class Attention(nnx.Module):
@@ -30,8 +30,8 @@ class Attention(nnx.Module):
       dim: D.
       heads: H.
       dtype: compute type.
-      implementation: what computes it: "xla"; "pallas", the kernels of `attention_tpu`; or "auto",
-        which uses those if `attention_tpu.takes` says that they are faster.
+      implementation: what computes it: "xla"; "pallas", the kernels of `attention_tpu`; "cudnn",
+        that of `attention_gpu`; or "auto", which uses these where their `takes` says so.
       rngs: initial weights.
       bias: whether the four linear layers have biases.
       qk_norm: whether queries and keys are normalised in each head, by RMSNorm.
@@ -91,7 +91,9 @@ class Attention(nnx.Module):
         found = self.parts(x, not fused) if usual else self.turned(x, rotation)
         (q, k, v), places = zip(*map(saved, found), strict=True)
         if not fused:
-            return layers.product(attend(q, k, v, self.heads), kernel)
+            flash = attention_gpu.takes(self.implementation, q, self.heads)
+            attended = (attention_gpu.attend if flash else attend)(q, k, v, self.heads)
+            return layers.product(attended, kernel)
         bias = self.query.bias[...] if usual else jnp.zeros(x.shape[-1:])
         return attention_tpu.attend_and_project(
             q, k, v, bias, kernel, places, self.heads, attend, layers.product

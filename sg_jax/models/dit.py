@@ -117,7 +117,7 @@ class DiT(Backbone):
       heads: H.
       mlp_ratio: hidden width of the MLP over `width`.
       dtype: compute type.
-      attention: what computes it: "auto", "xla" or "pallas"; see `Attention`.
+      attention: what computes it: "auto", "xla", "pallas" or "cudnn"; see `Attention`.
       norm, mlp, positions, qk_norm, bias, modulation_rank: what blocks are made of; see `Parts`.
       rngs: initial weights.
       text: L, the text tokens that blocks attend to, in a network with text.

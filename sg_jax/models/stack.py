@@ -86,7 +86,7 @@ class RoutedStack(nnx.Module):
             start = h, layers.moments(h, self.norm)
             if self.remat == "selective":
                 return remat.scan(run, start, c, stack)
-            if self.remat == "none" and sharding.platform() == "cpu":
+            if self.remat == "none" and sharding.platform() in ("cpu", "gpu"):
                 return remat.unrolled_scan(run, start, c, stack)
             if self.remat == "full":
                 run = jax.checkpoint(run, prevent_cse=False)

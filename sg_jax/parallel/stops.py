@@ -3,7 +3,8 @@
 A command that is stopped says so, cleans up, and ends with status 130 (Ctrl-C) or 143 (SIGTERM).
 If that takes more than `GRACE` seconds, because a library waits or keeps the exception to itself,
 it is ended from another thread. Training has signals `deferred`, saves, and ends by itself. Another
-Ctrl-C always ends the command at once.
+Ctrl-C always ends the command at once, unless it comes within `TOGETHER` seconds: `timeout` signals
+a command and then its group, of which the command is a part.
 
 This file imports nothing that takes time, so that it works while jax is imported.
 """
@@ -13,11 +14,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 5.0  # seconds in which a stopped command may clean up
+TOGETHER = 0.3  # nobody presses Ctrl-C twice in so few seconds
 
 
 class Stopped(SystemExit):
@@ -118,8 +121,12 @@ def _handle(number: int, _: Any) -> None:
 def _watch(reading: int) -> None:
     """End the process where its main thread does not; this runs in a thread of its own."""
     received: list[int] = []
+    first = 0.0  # when the first of them came
     while data := os.read(reading, 1):
-        number = data[0]
+        number, now = data[0], time.monotonic()
+        if number in received and now - first < TOGETHER:
+            continue
+        first = first or now
         if number == signal.SIGINT and number in received:
             _write("Stopped at once by the second Ctrl-C. What was complete is kept.")
             os._exit(128 + number)

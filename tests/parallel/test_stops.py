@@ -107,9 +107,15 @@ def test_deferred_signals_leave_time_to_save(ended, signals):
     assert errors in {(INT,): [told], (INT, TERM): [[], told]}.get(signals, [[]])  # in any order
 
 
+def test_two_signals_at_once_are_one(ended):
+    """As `timeout --signal INT` sends them."""
+    status, output, _ = ended(DEFERRED.format(save="time.sleep(0.5)"), INT, INT, INT)
+    assert (status, output) == (1, ["saved"])
+
+
 def test_a_second_ctrl_c_ends_at_once(ended):
     for save in ("time.sleep(60)", "native()"):
-        status, output, errors = ended(DEFERRED.format(save=save), INT, 0.2, INT)
+        status, output, errors = ended(DEFERRED.format(save=save), INT, 0.5, INT)
         assert (status, output) == (130, []) and "second Ctrl-C" in errors[-1]
 
 

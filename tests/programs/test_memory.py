@@ -160,7 +160,8 @@ def test_sizes_in_words(size, words):
     assert memory.text(size) == words
 
 
-def test_kernels_for_tpus_need_tpus():
-    built = build(train=dict(batch_size=8), model=dict(attention="pallas"))  # also for --mode aot
-    with pytest.raises(UserError, match=r"attention='pallas' is for TPUs.*are cpu.*'auto'"):
+@pytest.mark.parametrize(("kernels", "devices"), [("pallas", "TPUs"), ("cudnn", "NVIDIA GPUs")])
+def test_kernels_need_their_devices(kernels, devices):
+    built = build(train=dict(batch_size=8), model=dict(attention=kernels))  # also for --mode aot
+    with pytest.raises(UserError, match=f"attention='{kernels}' is for {devices}.*are cpu.*'auto'"):
         built.check_training()
