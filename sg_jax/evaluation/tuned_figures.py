@@ -7,7 +7,7 @@ from sg_jax.evaluation.metrics import Metric
 from sg_jax.evaluation.pictures import INK
 from sg_jax.evaluation.style import MARKERS, TEXT, hues, new_figure, plain
 from sg_jax.evaluation.tuned import Winner
-from sg_jax.method.candidates import UNGUIDED
+from sg_jax.method.candidates import UNGUIDED, title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ def curves(winners: Sequence[Winner], metrics: Sequence[Metric]) -> "Figure":
                 [(s.mean or 0.0) * metric.factor for s in spreads],
                 yerr=[bar * metric.factor for bar in bars],
                 color=colours[method], marker=MARKERS[i % len(MARKERS)], markersize=5,
-                capsize=2, elinewidth=1, linewidth=1.5, label=method,
+                capsize=2, elinewidth=1, linewidth=1.5, label=title(method),
                 linestyle="--" if method == UNGUIDED else "-",
             )  # fmt: skip
         axes.set_ylabel(metric.title, color=INK)

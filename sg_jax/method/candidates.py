@@ -114,3 +114,25 @@ METHODS: dict[str, tuple[Guidance, ...]] = {
     ),
     "ema": crossed(SCALES, each("weak_weights", RAW), TIMES),
 }
+
+TITLES = {  # what figures call the methods; those without a line, in capitals
+    UNGUIDED: "no guidance",
+    "cfg_sg": "CFG+SG",
+    "ag_sg": "AG+SG",
+    "s2": "S²",
+    "ig_sg": "IG+SG",
+    "ig_cfg": "IG+CFG",
+    "apg": "APG on CFG",
+    "apg_sg": "APG on SG",
+    "cfg_zero": "CFG-Zero*",
+    "sg_zero": "Zero* on SG",
+    "sg_refresh": "SG, weak prediction reused",
+    "sg_borrowed": "SG, borrowed tokens",
+    "sg_rising": "SG, ω falls or rises",
+    "ema": "raw weights as the weak ones",
+}
+
+
+def title(method: str) -> str:
+    """Return what figures call a method; one that a config names keeps its name."""
+    return TITLES.get(method, method.upper() if method in METHODS else method)

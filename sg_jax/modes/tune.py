@@ -40,7 +40,7 @@ from sg_jax.evaluation import (
 )
 from sg_jax.evaluation.tuned_rows import Row
 from sg_jax.method import checks
-from sg_jax.method.candidates import UNGUIDED
+from sg_jax.method.candidates import UNGUIDED, title
 from sg_jax.method.guidance import Guidance
 from sg_jax.modes.base import Job, Mode, Option, register, weak_paths
 from sg_jax.modes.dry_draw import costs_of, judged
@@ -120,7 +120,7 @@ def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pat
         winners = {w.method: w for w in tuned.winners(rows) if w.budget == middle}
         picture = pictures.grid(
             np.stack(list(images.values())),
-            row_labels=[f"{m}\n{winners[m].settings}\n{winners[m].steps} steps" for m in images],
+            row_labels=[f"{title(m)}\n{winners[m].settings}\n{winners[m].steps} steps" for m in images],
             column_labels=captioned.headings(experiment, source, shown, samples),
         )
         picture = pictures.credited(picture, experiment.config.data.name)

@@ -180,6 +180,6 @@ def test_curves_have_a_line_per_method_and_a_panel_per_metric():
     figure = tuned_figures.curves(tuned.winners(rows), metrics)
     assert [axes.get_ylabel()[:4] for axes in figure.axes] == ["Fréc", "Accu"]
     lines = {c.get_label(): c.lines[0] for c in figure.axes[0].containers}
-    assert list(lines) == ["unguided", "cfg"]
-    assert list(lines["cfg"].get_ydata()) == [4.5, 2.5]
-    assert list(lines["cfg"].get_xdata()) == pytest.approx([1.0, 2.0], rel=0.02)
+    assert list(lines) == ["no guidance", "CFG"]
+    assert list(lines["CFG"].get_ydata()) == [4.5, 2.5]
+    assert list(lines["CFG"].get_xdata()) == pytest.approx([1.0, 2.0], rel=0.02)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from sg_jax.method.candidates import METHODS, UNGUIDED, crossed, each, rates
+from sg_jax.method.candidates import METHODS, UNGUIDED, crossed, each, rates, title
 from sg_jax.method.guidance import Guidance
 
 
@@ -31,3 +31,9 @@ def test_methods_are_told_apart():
     assert METHODS[UNGUIDED] == (Guidance(),)
     scales = {g.scale for g in METHODS["cfg"]}
     assert min(scales) == 1.05 and max(scales) == 3.0
+
+
+def test_figures_name_methods_as_papers_do():
+    names = {"sg": "SG", "cfg_sg": "CFG+SG", "unguided": "no guidance", "my_own": "my_own"}
+    assert {name: title(name) for name in names} == names
+    assert len({title(name) for name in METHODS}) == len(METHODS)

@@ -106,7 +106,7 @@ def test_the_scan_is_the_recurrence(sequence):
     np.testing.assert_allclose(y, recurrence(*sequence), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 @pytest.mark.parametrize("chunk, way", [(5, "sequential"), (16, "sequential"), (5, "associative")])
 def test_neither_chunks_nor_the_way_change_value_or_gradient(sequence, chunk, way):
     """23 tokens by 16 are 2 x 12, one of them padding; by 5 they are 5 x 5, two of them padding."""

@@ -236,6 +236,7 @@ def test_sharded_is_one_device(net, inputs, axes, remat):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_half_precision_agrees_roughly(net, prompts, inputs, forward):
     x, t, _ = inputs
     half = text_dit(dtype="bfloat16")
