@@ -120,7 +120,9 @@ def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pat
         winners = {w.method: w for w in tuned.winners(rows) if w.budget == middle}
         picture = pictures.grid(
             np.stack(list(images.values())),
-            row_labels=[f"{title(m)}\n{winners[m].settings}\n{winners[m].steps} steps" for m in images],
+            row_labels=[
+                f"{title(m)}\n{winners[m].settings}\n{winners[m].steps} steps" for m in images
+            ],
             column_labels=captioned.headings(experiment, source, shown, samples),
         )
         picture = pictures.credited(picture, experiment.config.data.name)
