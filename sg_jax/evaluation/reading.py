@@ -34,7 +34,7 @@ class Examples(Protocol):
 class Reader:
     """Read the images and labels of a source by index, as arrays.
 
-    Images that take at most 64 MiB in all are decoded once and kept; others are read again each
+    Images that take at most 256 MiB in all are decoded once and kept; others are read again each
     time, by threads.
 
     Args:

@@ -22,7 +22,7 @@ TEST_IMAGES = 1_000
 class Generated:
     """Images made from their index at each read, as if they were decoded from a file."""
 
-    num_classes, image_shape = 10, (32, 32, 3)
+    num_classes, image_shape, latents = 10, (32, 32, 3), False
 
     def __init__(self, name: str, split: str, count: int):
         self.name, self.split, self.count = name, split, count
@@ -56,7 +56,9 @@ def measure(count: int) -> None:
         judge = scoring.open_judge(config, Generated("generated", "train", count), folder)
     peaks.append(peak())
     images = np.stack([test[i]["image"] for i in range(TEST_IMAGES)])
-    judge.score(images, np.arange(TEST_IMAGES) % 10, Drawing(1.0, 1.0))
+    tallies = judge.tallies(TEST_IMAGES)
+    tallies.add(judge.observe(images), np.arange(TEST_IMAGES) % 10)
+    judge.scores_of(tallies.results(), Drawing(1.0, 1.0))
     peaks.append(peak())
     print(*(f"{each:.0f}" for each in peaks))
 
