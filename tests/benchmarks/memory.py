@@ -1,4 +1,4 @@
-"""Peak memory of judging images, with few and with many real ones: it should not grow with them.
+"""Peak memory of judging images, with few and with many real ones, which are kept up to 256 MiB.
 
     python tests/benchmarks/memory.py [COUNT ...]
 
