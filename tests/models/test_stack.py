@@ -161,6 +161,16 @@ def test_a_program_for_a_cpu_has_the_same_values_and_gradients(arrays):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("platform", "unrolled"), [("gpu", True), ("tpu", False)])
+def test_blocks_are_unrolled_for_gradients_where_copies_cost_most(
+    arrays, monkeypatch, platform, unrolled
+):
+    (h, c), ids = arrays, draw(0, 5)
+    monkeypatch.setattr(sharding, "platform", lambda: platform)
+    gradient = jax.grad(lambda net: jnp.square(net(h, c, [ids])).sum())
+    assert (loops_of(gradient, stack(((1, 3),))) == 0) is unrolled
+
+
 def test_on_a_cpu_a_chunk_that_suits_has_1024_tokens():
     h, c = jnp.ones((3, 512, 4)), jnp.ones((3, 4))
 
