@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from sg_jax.errors import UserError
+from sg_jax.parallel import sharding
 
 CHANNELS = 128  # of a head, at most, and a multiple of 8
 TOKENS = 128  # from here on it is faster than XLA
@@ -25,7 +26,6 @@ def takes(implementation: str, q: jax.Array, heads: int) -> bool:
     Raises:
       UserError: the implementation is "cudnn", but cuDNN has no kernel.
     """
-    mesh = jax.sharding.get_abstract_mesh()
     tokens, channels = q.shape[1], q.shape[2] // heads
     fits = channels % 8 == 0 and channels <= CHANNELS and tokens % 2 == 0
     able = q.dtype == jnp.bfloat16 and fits
@@ -37,9 +37,9 @@ def takes(implementation: str, q: jax.Array, heads: int) -> bool:
                 f"{q.dtype.name}, {channels} and {tokens}; 'auto' and 'xla' accept any."
             )
         return True
-    if implementation != "auto" or mesh.empty or mesh.abstract_device.platform != "gpu":
+    if implementation != "auto" or sharding.platform() != "gpu" or sharding.shares_heads():
         return False
-    return able and tokens >= TOKENS and mesh.shape["tensor"] == 1 and has_kernels()
+    return able and tokens >= TOKENS and has_kernels()
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from jax.experimental.pallas import tpu as pltpu
 from sg_jax.errors import UserError
 from sg_jax.models import gradients
 from sg_jax.models.remat import Kept
+from sg_jax.parallel import sharding
 
 Saved = jax.Array | Kept  # [B, N, D], or a part of [L, B, N, D]
 
@@ -69,10 +70,10 @@ def takes(implementation: str, x: jax.Array) -> bool:
     Raises:
       UserError: the implementation is "pallas", but the kernels cannot be used.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    shared = not mesh.empty and mesh.shape["tensor"] > 1
+    shared = sharding.shares_heads()
     if implementation == "pallas":
         if shared or x.shape[1] > KEYS:
+            mesh = jax.sharding.get_abstract_mesh()
             raise UserError(
                 f"config.model.attention='pallas' needs config.mesh.tensor=1 and at most {KEYS} "
                 f"tokens, not {x.shape[1]} on {dict(mesh.shape)}; 'auto' and 'xla' accept any."

@@ -193,3 +193,9 @@ def platform() -> str:
     """Return "cpu", "gpu" or "tpu": the devices a program is traced `on`; "" without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return "" if mesh.empty else mesh.abstract_device.platform
+
+
+def shares_heads() -> bool:
+    """Return whether the devices that a program is traced `on` share the heads of attention."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.shape["tensor"] > 1
