@@ -50,7 +50,7 @@ def test_a_network_without_routes_leaves_sparse_methods_out(make_dit):
     found, notes = trials.candidates(config_of(settings=3), dense)
     assert list(found) == ["unguided", "cfg", "icg"]
     assert any("sg is left out" in n and "needs a network with routes" in n for n in notes)
-    with pytest.raises(UserError, match=r"config.tune.methods='sg': only 0 of its 90 candidates"):
+    with pytest.raises(UserError, match=r"config.tune.methods='sg': only 0 of its 108 candidates"):
         trials.candidates(config_of(settings=3, methods=("cfg", "sg")), dense)
 
 
