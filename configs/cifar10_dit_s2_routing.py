@@ -43,7 +43,7 @@ def get_config():
                 references=10_000,
             ),
             sweep=dict(scale=(1.25, 1.5, 2.0, 3.0), samples=5000),
-            tune=dict(samples=2000, report_samples=10_000, report_seeds=(1, 2, 3)),
+            tune=dict(samples=1000, report_samples=10_000, report_seeds=(1, 2, 3)),
             diversity=dict(guidance=("cfg_150", "sg_150", "sg_flops_150", "cfg_sg_150")),
         )
     )

@@ -10,7 +10,8 @@ From tars of WebDataset to latents and features of their captions, and a trained
       --config.data.data_dir=DATA_DIR
     python -m sg_jax.main --mode sample --workdir RUN --prompts prompts.txt \\
       --config.sample.guidance=t2i_hps --config.mesh.data=-1 --config.mesh.fsdp=1
-    python -m sg_jax.main --mode compose --workdir RUN --config.sample.guidance=t2i_geneval \\
+    python -m sg_jax.main --mode compose --workdir RUN \\
+      --config.compose.guidance=unguided,cfg,t2i_geneval \\
       --config.compose.prompts=evaluation_metadata.jsonl --config.compose.keep=geneval
 
 t2i_2b_filtered.py is the second stage. ./flux_vae stands for an AutoencoderKL of 16 channels; the

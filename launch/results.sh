@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Make what RESULTS.md shows: train networks, tune every method of guidance alike, score what was best.
+# Train and tune the networks of RESULTS.md: every method of guidance alike, and score what was best.
 # A second call continues where the first one stopped, and skips what is trained or drawn.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 . launch/env.sh
 
-SUMMARY="Make what RESULTS.md shows: train networks with several seeds, tune every method of guidance on the first of
-them, score the best settings on all, and join and compare them. Flags after the -- go to every command, such as
+SUMMARY="Train networks with several seeds, tune every method of guidance on the first of them, score the best settings
+on all, and join the runs. Flags after the -- go to each command that trains or tunes, such as
 -- --config.data.data_dir=DIR --config.tune.report_samples=500."
 option data DATA cifar10 "digits; small, which is CIFAR-10 at 16x16 pixels for a CPU; or cifar10, DiT-S/2 for a GPU"
 option runs RUNS runs "folder of the runs, of their feature network and of what is joined"

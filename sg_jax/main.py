@@ -43,8 +43,8 @@ USAGE = """Usage: python -m sg_jax.main --config FILE --workdir DIR [--mode MODE
   --help config        list the sections of keys; --help config.train lists those of one
   --dry-run            print the resolved config, the costs, and what would be read, computed and
                        written, and stop
-  --chips CHIPS        those that a dry run estimates times for, such as 16*v5e or 8*H100
-  --mfu SHARE          of their peak that it assumes, such as 0.5
+  --chips CHIPS        chips to estimate a dry run's times for, such as 16*v5e or 8*H100
+  --mfu SHARE          share of their peak to assume, such as 0.5
   --mode MODE          what to do; the modes, each with its own flags:
 
 {modes}

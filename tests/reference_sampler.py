@@ -52,7 +52,7 @@ def sample(
             ys = weak_labels(g.weak_label, labels, now, classes)
             d["weak"] = difference(g, v, weak(x, t, ys, own_ids, **more))
         if "skip" in terms and fresh:
-            some = active(g.skip, depth, n)
+            some = active(g.skip, depth, n, seed)
             d["skip"] = difference(g, v, skipped(x, t, labels, ids, active=some))
         if "inner" in terms:
             d["inner"] = difference(g, v, inner(x, t, labels, ids))
@@ -88,11 +88,12 @@ def project(g, d, v, x, t, before):
     return (short - along + g.parallel * along) / (1 - t), moved
 
 
-def active(skip, depth, n):
-    """All blocks but those in `skip`, or but so many that only the number of the step decides."""
+def active(skip, depth, n, seed):
+    """All blocks but those in `skip`, or but so many that the seed and the step's number decide."""
     if isinstance(skip, tuple):
         return np.array([block not in skip for block in range(depth)])
-    return np.asarray(permutation(fold(key(0), n), depth)) >= skip
+    drawn = np.asarray(permutation(fold(fold(key(0), seed), n), depth - 1))
+    return np.append(True, drawn >= skip)  # the first block always runs
 
 
 def nested(keys, ids, fewer):

@@ -85,7 +85,7 @@ class Tune(Settings):
         "network can run",
         rule=tuples.methods,
     )
-    settings: int = setting(12, "how many are tried of each method, at each budget", low=1)
+    settings: int = setting(12, "settings to try of each method at each budget", low=1)
     candidates: tuple = setting(
         (),
         "((method, (setting, ...)), ...): the guidance settings to try instead of the table's, of "
@@ -94,7 +94,7 @@ class Tune(Settings):
     )
     budgets: tuple = setting(
         (1.0, 1.35, 2.0),
-        "costs of a run, as multiples of one without guidance of config.sample.steps",
+        "costs of an image, as multiples of config.sample.steps steps without guidance",
         rule=tuples.numbers_in(0.01, 1000),
     )
     metric: str = setting(
@@ -103,13 +103,15 @@ class Tune(Settings):
         "is measured",
         options=("", *tuples.METRICS),
     )
-    samples: int = setting(500, "images per setting and seed", low=10, high=MOST_IMAGES)
-    seeds: tuple = setting((0,), "that settings are chosen on", rule=tuples.some_seeds)
+    samples: int = setting(300, "images per setting and seed", low=10, high=MOST_IMAGES)
+    seeds: tuple = setting(
+        (0, 10, 11), "seeds to choose settings with; one chooses badly", rule=tuples.some_seeds
+    )
     report_samples: int = setting(
         1000, "images per chosen setting and seed", low=10, high=MOST_IMAGES
     )
     report_seeds: tuple = setting(
-        (1, 2, 3, 4, 5), "that the chosen settings are scored on", rule=tuples.some_seeds
+        (1, 2, 3, 4, 5), "seeds to score the chosen settings with", rule=tuples.some_seeds
     )
 
     winners: str = setting(

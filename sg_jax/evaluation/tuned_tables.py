@@ -107,7 +107,8 @@ def markdown(
     lines = [
         _searched(rows),
         f"Each was scored again with {key.samples:,} images per seed ({_seeds(rows, REPORT)}): "
-        f"{spreads}. The cost of a whole run is given as a multiple of "
+        f"{spreads}. ω is the scale, γ a / b are the rates of the strong and the weak prediction, "
+        "and t a–b says when guidance acts. The cost of a whole run is given as a multiple of "
         "that without guidance. Differences to no guidance are taken seed by seed, and (4/5) says "
         "that 4 of 5 are improvements.",
         *([edges] if (edges := at_edges(rows)) else []),
@@ -128,7 +129,10 @@ def markdown(
             lines += _table(["method", *names], [[w.method for w in each], *gains])
     if settings:
         lines += ["", "## To draw with them", ""]
-        lines.append("Add the flags to `--mode sample`, or without the last one to `evaluate`:")
+        lines.append(
+            "Add the flags to `--mode sample`. For `--mode evaluate`, write "
+            "`--config.evaluate.guidance=NAME` instead of `--config.sample.guidance=NAME`:"
+        )
         lines.append("")
         names = [f"{w.method}, {w.budget:g}" for w in found]
         lines += _table(

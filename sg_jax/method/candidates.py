@@ -1,7 +1,7 @@
 """The settings that tuning tries for each method of guidance, in one table.
 
-Each row crosses lists of values. A list begins with the value that was best most often, in the
-papers and on our networks (RESULTS.md), and goes on so that its first ones span its range. The
+Each row crosses lists of values. A list begins with a usual value of the papers or of our networks
+(RESULTS.md), and goes on so that its first ones span what was best on either. The
 candidates of a row are ordered by how far down their lists their values are, all lists together.
 So the first n of any row are those that one would try first, and n is the same for every method.
 

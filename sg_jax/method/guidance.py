@@ -10,11 +10,11 @@ guided = omega * strong + (1 - omega) * weak          (Krause et al., arXiv 2601
 | CFG+SG | v(c; gamma_strong)  | v(null; gamma_weak)                                       |
 | AG     | v(c)                | another network's v(c), such as an early checkpoint's     |
 | AG+SG  | v(c; gamma_strong)  | another network's v(c; gamma_weak)                        |
-| ICG    | v(c)                | v(another label, at random)                               |
+| ICG    | v(c)                | v(another label, at random; the paper may draw c again)   |
 | PDG    | v(c)                | v(null), gamma_weak 1: the routed blocks are skipped      |
 | TSG    | v(c)                | v(c) with noise on the embedding of its time              |
 | SLG    | v(c)                | v(c) without some fixed blocks (`skip`, `skip_scale`)     |
-| S2     | v(c)                | v(c) without blocks that are drawn at each evaluation     |
+| S2     | v(c)                | v(c) without blocks that each evaluation draws anew       |
 | IG     | v(c)                | v(c) of the inner head, in the same pass (`inner_scale`)  |
 | APG    | any                 | any; the difference is projected: see `projection`        |
 | CFG-Zero* | any             | any, rescaled to fit the strong one; the first steps are 0 |
@@ -22,7 +22,8 @@ guided = omega * strong + (1 - omega) * weak          (Krause et al., arXiv 2601
 SLG, S2 and IG are terms of their own, which can be added to any pair above them: each adds its
 (omega_k - 1) (strong - weak_k). APG and CFG-Zero* are switches over all of these. SLG is published
 on top of CFG, and so is S2 (arXiv 2508.12880): D(null) + lambda (D(c) - D(null)) - omega (D_skipped
-- D(null)) is our sum with scale = lambda - omega and skip_scale = 1 + omega.
+- D(c)) is our sum with scale = lambda and skip_scale = 1 + omega. IG is published with CFG too, in
+both of CFG's predictions; here it acts in the strong one alone.
 
 Our own: with `refresh` k, step n uses the difference d of step k floor(n / k), counted from where
 the guidance begins to act; with ids "borrowed", after a route h_weak,i = h_strong,i for each token
@@ -107,7 +108,9 @@ class Guidance(Settings):
         rule=_step,
     )
     weak_workdir: str = setting("", "the run of that checkpoint; empty: the same run")
-    interval: tuple = setting((0.0, 1.0), "times t at which guidance acts", rule=_interval)
+    interval: tuple = setting(
+        (0.0, 1.0), "guidance acts in steps that begin at these times t", rule=_interval
+    )
     ids: str = setting(
         "uniform",
         "how kept tokens are drawn at each evaluation: independently, stratified over the token "
@@ -195,18 +198,21 @@ class Guidance(Settings):
         return describing.describe(self)
 
 
-def plan(guidance: Guidance, sampler: Sampler, steps: int) -> tuple[Plan, np.ndarray]:
+def plan(
+    guidance: Guidance, sampler: Sampler, steps: int, seed: int = 0
+) -> tuple[Plan, np.ndarray]:
     """Cut a run of steps into stretches of constant rates, so that each has static shapes.
 
     Scheduled rates are averaged over `guidance.segments` equal stretches. What acts on differences,
-    or in the first steps, has no effect without guidance.
+    or in the first steps, has no effect without guidance. The seed decides about the blocks that S2
+    leaves out.
 
     Returns:
       The plan, and the rows of `Values`, float32 [rows, steps], which can change without a new
       compile.
 
     Raises:
-      UserError: no step would move.
+      UserError: no step would move, or none would be guided.
     """
     g = guidance
     zeros = g.zero_steps if g.guided else 0
@@ -219,6 +225,12 @@ def plan(guidance: Guidance, sampler: Sampler, steps: int) -> tuple[Plan, np.nda
     low, high = g.interval
     near = 1e-6  # because times are float32 and limits are not
     acts = (starts >= low - near) & (starts <= high + near)
+    if g.guided and not acts.any():
+        begin = ", ".join(f"{t:.3g}" for t in starts[:4]) + (", ..." if steps > 4 else "")
+        raise UserError(
+            f"guidance.interval={g.interval} holds none of the {steps} steps, which begin at t = "
+            f"{begin}: widen it, or take more steps."
+        )
     others = (("skip",) if g.skip_acts else ()) + (("inner",) if g.inner_acts else ())
     stretches: list[Stretch] = []
     fresh, since, before = np.zeros(steps), 0, tuple[str, ...]()
@@ -235,7 +247,7 @@ def plan(guidance: Guidance, sampler: Sampler, steps: int) -> tuple[Plan, np.nda
         since = since + 1 if step.apart == before else 0
         fresh[n], before = bool(step.apart) and since % g.refresh == 0, step.apart
     scales = [schedule.values(x, steps) for x in (g.scale, g.skip_scale, g.inner_scale)]
-    numbers = (g.time_noise, g.time_power, g.parallel, g.norm, g.momentum)
+    numbers = (g.time_noise, g.time_power, g.parallel, g.norm, g.momentum, seed % 2**24)
     rows = [*scales, fresh, *(np.full(steps, number) for number in numbers)]
     terms = {name for stretch in stretches for name in stretch.terms}
     weak = "weak" in terms

@@ -170,7 +170,7 @@ class FlowMatching(Settings):
         """Return the loss of each image [B] from the square error of its pixels [B, H, W, C]."""
         weight = prediction.loss_weight(model, t)
         factor = self.reconstruction if model.masks else self.route_loss
-        if ids is None or not (model.masks or factor):
+        if ids is None or not ids[0].shape[1] or not (model.masks or factor):
             return weight * error.mean(axis=(1, 2, 3))
         error = patchify(error, model.patch).mean(axis=-1)  # [B, N]
         kept = jnp.stack([_seen(error, rows) for rows in ids])  # [R, B, N]

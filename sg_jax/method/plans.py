@@ -16,6 +16,7 @@ class Values(NamedTuple):
     parallel: Any  # of APG
     norm: Any
     momentum: Any
+    seed: Any  # of the blocks that S2 draws
 
 
 @dataclasses.dataclass(frozen=True)

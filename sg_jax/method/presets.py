@@ -1,4 +1,4 @@
-"""Guidance settings by name, each with what the paper measured.
+"""Guidance settings by name, with what the paper measured where it did.
 
 For SiT-XL/2 with routing on ImageNet-256: FID, and GFLOPs per step (arXiv 2601.01608, Table 3).
 There the paper takes the early checkpoint after 50,000 of 2,000,000 steps, as configs/imagenet*.py
@@ -29,7 +29,7 @@ PRESETS = {
     "cfg_sg": Guidance(scale=1.5, gamma_strong=0.2, gamma_weak=0.7, weak_label="null"),
     "ig": Guidance(inner_scale=1.4),  # arXiv 2512.24176: 1.4 for SiT-XL/2, in an interval
     "slg": Guidance(skip=(3,), skip_scale=1.5),  # which blocks depends on the network
-    "s2": Guidance(  # arXiv 2508.12880: 0.25 on top of CFG, without a tenth of the blocks
+    "s2": Guidance(  # arXiv 2508.12880: 0.25 on CFG; more blocks of deep networks
         scale=1.15, weak_label="null", skip=1, skip_scale=1.25, interval=(0.5, 1.0)
     ),
     "tsg": Guidance(scale=1.5, time_noise=1.0),  # arXiv 2407.02687 tunes s and alpha by network

@@ -135,7 +135,7 @@ def _predictions(
         (strong, *rest), seen = found if inner else (found, None)
         others |= {"weak": rest[0]} if rest else {}
         if everything and "skip" in stretch.terms:
-            less = model.skipping(active_blocks(model.depth, plan.skip, n))
+            less = model.skipping(active_blocks(model.depth, plan.skip, n, at.seed))
             others["skip"] = prediction.velocity(less, x, t, condition, ids[0])
         return strong, seen, {name: _difference(plan, strong, v) for name, v in others.items()}
 
@@ -147,16 +147,19 @@ def _difference(plan: Plan, strong: jax.Array, other: Any) -> jax.Array:
     return strong - (projection.rescaled(strong, other) if plan.rescales else other)
 
 
-def active_blocks(depth: int, skip: tuple[int, ...] | int, n: jax.Array) -> jax.Array:
+def active_blocks(
+    depth: int, skip: tuple[int, ...] | int, n: jax.Array, seed: jax.Array
+) -> jax.Array:
     """Return which blocks run, bool [depth]: all but those in `skip`, or but so many drawn ones.
 
-    Drawn blocks depend on the number n of the evaluation alone, so they are the same for all images
-    and on all devices.
+    The first block is never drawn: S2's authors find that its loss harms. Drawn blocks depend on
+    the number n of the evaluation and on the seed [] alone, so they are the same for all images of
+    a run and on all devices.
     """
     if isinstance(skip, tuple):
         return jnp.ones(depth, bool).at[jnp.array(skip, jnp.int32)].set(False)
-    key = jax.random.fold_in(jax.random.key(0), n)
-    return jax.random.permutation(key, depth) >= skip
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), seed.astype(jnp.int32)), n)
+    return jnp.append(True, jax.random.permutation(key, depth - 1) >= skip)
 
 
 def draw_pair(model: Network, keys: jax.Array, gammas: Sequence[float], kind: str) -> list[KeepIds]:

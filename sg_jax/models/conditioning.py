@@ -54,7 +54,9 @@ class Classes(nnx.Module):
         return jnp.full_like(condition, self.num_classes)
 
     def another(self, condition: jax.Array, keys: jax.Array) -> jax.Array:
-        step = jax.vmap(lambda k: jax.random.randint(k, (), 1, max(self.num_classes, 2)))(keys)
+        least = jnp.where(condition < self.num_classes, 1, 0)  # no label may become any
+        most = max(self.num_classes, 2)
+        step = jax.vmap(lambda k, low: jax.random.randint(k, (), low, most))(keys, least)
         return (condition + step) % self.num_classes
 
     def in_turn(self, count: int) -> np.ndarray:

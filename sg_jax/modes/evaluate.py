@@ -1,4 +1,10 @@
-"""Score a trained network under several guidance settings: a picture, a table and a report."""
+"""Score a trained network under several guidance settings: a picture, a table and a report.
+
+workdir/scores.csv    one row per setting and seed; what is in it is not drawn again
+workdir/guidance.png  a row of images per setting, from the same noise in a column
+workdir/report.html   the table, the pictures and the curves of training; report.json for programs
+workdir/loss.png      the curves of training
+"""
 
 import dataclasses
 

@@ -9,7 +9,7 @@ workdir/tune_grid.png  images of each method at the middle budget
 
     python -m sg_jax.main --mode tune --join RUN... --out DIR
 
-writes the same, over several runs that were tuned alike, except images.
+writes DIR/tune.md, tune.json and tune.png: the means over several runs that were tuned alike.
 """
 
 import os

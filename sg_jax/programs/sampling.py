@@ -204,7 +204,7 @@ def _prepare(
         needs = memory.decoding(networks, decoder, at_once, decode_chunk, kept, place)
         memory.check(_decoding_in_words(at_once, decode_chunk), needs, place, SMALLER)
     conditions = Conditions(model.conditioning, labels, text_encoder, control, named.encoder)
-    plan, scales = guidance_lib.plan(guidance, sampler, steps)
+    plan, scales = guidance_lib.plan(guidance, sampler, steps, seed)
     if plan.two_networks and weak_model is None:
         share = isinstance(guidance.weak_step, float)
         which = [f"step={'STEP' if share else guidance.weak_step}"]

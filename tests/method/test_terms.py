@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sg_jax.errors import UserError
 from sg_jax.method import guidance as lib
 from sg_jax.method import terms
 from sg_jax.method.guidance import Guidance
@@ -13,6 +14,7 @@ from sg_jax.method.projection import project, rescaled
 from sg_jax.method.sampler import Sampler
 
 T = jnp.array([0.5])
+SEED = jnp.float32(0)
 
 
 class Known:
@@ -84,10 +86,10 @@ def test_only_the_first_channels_are_guided():
 
 
 def test_s2_on_cfg_is_the_papers_sum():
-    """D(null) + lambda (D(c) - D(null)) - omega (D_skipped - D(null)) of 1, 3 and 2."""
+    """D(null) + lambda (D(c) - D(null)) - omega (D_skipped - D(c)) of 1, 3 and 2."""
     for lam, omega in ((2.0, 0.25), (4.0, 1.0)):
-        ours = Guidance(lam - omega, **CFG, skip=1, skip_scale=1 + omega)
-        assert value(ours)[0] == pytest.approx(1 + lam * 2 - omega * (2 - 1))
+        ours = Guidance(lam, **CFG, skip=1, skip_scale=1 + omega)
+        assert value(ours)[0] == pytest.approx(1 + lam * 2 - omega * (2 - 3))
 
 
 def test_slg_on_cfg_is_the_papers_sum():
@@ -217,15 +219,29 @@ def test_the_end_is_finite():
 
 @pytest.mark.parametrize("skip, ran", [((0, 3), [0, 1, 1, 0]), (0, [1] * 4)])
 def test_fixed_blocks_are_those(skip, ran):
-    assert terms.active_blocks(4, skip, 7).tolist() == [bool(r) for r in ran]
+    assert terms.active_blocks(4, skip, 7, SEED).tolist() == [bool(r) for r in ran]
 
 
-def test_drawn_blocks_depend_on_the_evaluation_and_are_equally_likely():
-    """300 draws of 2 in 6: each is left out 100 times, give or take 8."""
-    drawn = np.array([terms.active_blocks(6, 2, n) for n in range(300)])
-    assert (drawn.sum(1) == 4).all()
-    np.testing.assert_allclose((~drawn).mean(0), 1 / 3, atol=0.1)
-    assert (drawn[5] == terms.active_blocks(6, 2, jnp.int32(5))).all()
+def test_drawn_blocks_depend_on_the_evaluation_and_the_seed_and_are_equally_likely():
+    """300 draws of 2 in 6: each but the first is left out 120 times, give or take 8."""
+    drawn = np.array([terms.active_blocks(6, 2, n, SEED) for n in range(300)])
+    assert (drawn.sum(1) == 4).all() and drawn[:, 0].all()
+    np.testing.assert_allclose((~drawn[:, 1:]).mean(0), 0.4, atol=0.1)
+    assert (drawn[5] == terms.active_blocks(6, 2, jnp.int32(5), SEED)).all()
+    others = [terms.active_blocks(6, 2, n, SEED + 1) for n in range(300)]
+    assert 0.03 < np.mean((drawn == others).all(1)) < 0.2  # there are 10 pairs
+
+
+def test_the_seed_of_the_run_reaches_the_blocks():
+    for seed, expected in ((3, 3), (2**30 + 5, 5)):  # float32 counts to 2^24
+        _, scales = lib.plan(Guidance(skip=1, skip_scale=2.0), Sampler(), 2, seed)
+        assert Values(*scales).seed.tolist() == [expected] * 2
+
+
+def test_an_interval_that_holds_no_step_is_refused():
+    with pytest.raises(UserError, match=r"interval=\(0.51, 0.52\) holds none of the 4 steps"):
+        lib.plan(Guidance(2.0, **CFG, interval=(0.51, 0.52)), Sampler(), 4)
+    lib.plan(Guidance(interval=(0.51, 0.52)), Sampler(), 4)  # nothing is guided anyway
 
 
 def test_what_a_compile_depends_on():

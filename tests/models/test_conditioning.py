@@ -53,6 +53,12 @@ def test_another_is_any_but_the_own(count):
             np.testing.assert_allclose(share, 1 / (count - 1), atol=0.035)
 
 
+def test_no_label_becomes_any():
+    keys = jax.random.split(jax.random.key(0), 4096)
+    labels = np.asarray(classes(5).another(jnp.full(4096, 5), keys))
+    np.testing.assert_allclose(np.bincount(labels, minlength=5) / 4096, 1 / 5, atol=0.035)
+
+
 def test_another_depends_on_the_own_key_and_the_own_label_alone():
     net, y = classes(1000), jnp.array([0, 4, 2])
     keys = jax.random.split(jax.random.key(3), 3)
