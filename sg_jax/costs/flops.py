@@ -111,10 +111,10 @@ def _evaluation(
 
 
 def _share(depth: int, skip: tuple[int, ...] | int) -> list[float]:
-    """Return how often each block runs; of drawn ones all are equally likely to be left out."""
+    """Return how often each block runs; all but the first are equally likely to be drawn."""
     if isinstance(skip, tuple):
         return [float(block not in skip) for block in range(depth)]
-    return [1 - skip / depth] * depth
+    return [1.0] + [1 - skip / (depth - 1)] * (depth - 1)
 
 
 def training_step(

@@ -219,6 +219,10 @@ def test_skipped_blocks_cost_nothing(small):
     assert flops.sampling_step(small, Guidance(gamma_strong=0.5, skip=(1,), skip_scale=2.0)) == (
         by_hand(16, 8, 16) + more
     )
+    drawn = (more + by_hand(16, 8)) / 2  # block 1, which is routed, or block 2
+    assert flops.sampling_step(small, Guidance(gamma_strong=0.5, skip=1, skip_scale=2.0)) == (
+        by_hand(16, 8, 16) + drawn
+    )
 
 
 def test_a_weak_prediction_that_borrows_costs_the_blocks_after_the_route(small):
