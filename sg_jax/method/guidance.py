@@ -23,7 +23,9 @@ SLG, S2 and IG are terms of their own, which can be added to any pair above them
 (omega_k - 1) (strong - weak_k). APG and CFG-Zero* are switches over all of these. SLG is published
 on top of CFG, and so is S2 (arXiv 2508.12880): D(null) + lambda (D(c) - D(null)) - omega (D_skipped
 - D(c)) is our sum with scale = lambda and skip_scale = 1 + omega. IG is published with CFG too, in
-both of CFG's predictions; here it acts in the strong one alone.
+both of CFG's predictions; here it acts in the strong one alone. TSG perturbs the time of all blocks
+here, where its paper also offers the first ones alone. PDG's tokens bypass the routed blocks; its
+paper puts a mask token in their place.
 
 Our own: with `refresh` k, step n uses the difference d of step k floor(n / k), counted from where
 the guidance begins to act; with ids "borrowed", after a route h_weak,i = h_strong,i for each token
