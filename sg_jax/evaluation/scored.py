@@ -53,9 +53,10 @@ def draw_all(
     programs: set[Any] = set()
     step, samples = left[0][0].checkpoint, left[0][0].samples
     how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
+    plans = [guidance_lib.plan(k.guidance, experiment.sampler, k.steps)[0] for k, _ in left]
     model = checkpoints.load(workdir, step, **how)
     progress = Progress(0, len(left), samples, unit="drawing")
-    for done, (key, score) in enumerate(left, start=1):
+    for done, ((key, score), plan) in enumerate(zip(left, plans, strict=True), start=1):
         guidance = key.guidance
         log(f"Draw {samples} images: {guidance.describe()}, {key.steps} steps, seed {key.seed}.")
         weak = guidance.weak_workdir, guidance.weak_step, guidance.weak_weights
@@ -63,7 +64,6 @@ def draw_all(
             networks = weak
             weak_model = weak_networks.load(guidance, workdir, **how, step=step)
         wanted = wanted_by(experiment, key)
-        plan, _ = guidance_lib.plan(guidance, experiment.sampler, key.steps)
         program = (plan, key.steps, guidance.weak_workdir)
         if program not in programs and len(programs) >= MOST_PROGRAMS:
             jax.clear_caches()

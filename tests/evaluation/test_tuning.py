@@ -130,7 +130,7 @@ def test_what_wins_the_search_is_reported_though_another_is_better_there(tuned_b
     assert {r.scores["frechet"] for r in report if r.method == "cfg"} == {8.0}
     assert {(r.key.seed, r.key.samples) for r in report} == {(1, 1000), (2, 1000)}
     search = [row for row in rows if row.stage == tuned_rows.SEARCH]
-    assert {(r.key.seed, r.key.samples) for r in search} == {(0, 500), (7, 500)}
+    assert {(r.key.seed, r.key.samples) for r in search} == {(0, 300), (7, 300)}
     assert {r.key.guidance for r in search if r.chosen and r.method == "cfg"} == {second}
     # 3 settings of CFG and none of no guidance, at 2 budgets with 2 seeds; then 2 winners each.
     assert [len(keys) for keys, _ in asked] == [(3 + 1) * 2 * 2, 2 * 2 * 2]
