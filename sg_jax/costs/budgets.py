@@ -1,11 +1,15 @@
 """How many steps of a guidance setting cost a given number of FLOPs."""
 
+import contextlib
+from collections.abc import Iterable
+
 from sg_jax.costs import flops
+from sg_jax.errors import UserError
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
 
-FEWEST = 2  # steps of a run
+FEWEST, START = 2, 40  # steps of a run: at least, and of a first guess
 NEAR = 4  # steps around a first answer that are looked at, because an interval cuts whole steps
 
 
@@ -45,14 +49,27 @@ def steps_for(
 
     Returns:
       The steps, at least `FEWEST`, the fewer of two that are as near; and the FLOPs of an image.
+
+    Raises:
+      UserError: the setting needs more steps than any that costs about as much.
     """
 
     def cost(steps: int) -> float:
         return image(model, guidance, sampler, steps, weak_model)
 
-    steps = 40
+    def possible(numbers: Iterable[int]) -> dict[int, float]:
+        found = {}
+        for n in numbers:
+            with contextlib.suppress(UserError):  # so few steps that none would be guided
+                found[n] = cost(n)
+        return found
+
+    steps, per_step = START, cost(START) / START
     for _ in range(3):  # what a step costs changes with their number, a little
-        steps = max(FEWEST, round(steps * target / max(cost(steps), 1.0)))
-    near = {n: cost(n) for n in range(max(FEWEST, steps - NEAR), steps + NEAR + 1)}
+        steps = max(FEWEST, round(target / max(per_step, 1.0)))
+        per_step = possible([steps]).get(steps, per_step * steps) / steps
+    near = possible(range(max(FEWEST, steps - NEAR), steps + NEAR + 1))
+    if not near:
+        cost(steps)  # which says why
     best = min(near, key=lambda n: (abs(near[n] - target), n))
     return best, near[best]

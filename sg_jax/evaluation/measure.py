@@ -166,10 +166,8 @@ def score(
     shape = experiment.image_shape
     # The writer decides what is left, because others may read a later file, and none may draw
     # alone.
-    wanted = judge.measures if processes.is_writer() else []
-    no_row = processes.from_writer(
-        [int(any(rows.get(key, {}).get(name) is None for name in wanted)) for key in jobs]
-    )
+    writer = processes.is_writer()
+    no_row = processes.from_writer([int(writer and lacks(rows, key, judge)) for key in jobs])
     no_images = processes.from_writer(
         [
             int(
@@ -184,6 +182,11 @@ def score(
         again = [key for key, is_left in zip(jobs, no_images, strict=True) if is_left]
         scored.draw_all(experiment, judge, workdir, left, again, rows, shown, told, tolerant)
     return rows if processes.is_writer() else {}
+
+
+def lacks(rows: table.Table, key: Key, judge: Judge) -> bool:
+    """Return whether a table lacks a score of a key that the judge measures."""
+    return any(rows.get(key, {}).get(name) is None for name in judge.measures)
 
 
 def _others(rows: table.Table, like: Key, seeds: Sequence[int]) -> dict[Guidance, list[Scores]]:

@@ -87,17 +87,17 @@ def draw_all(
         )
         programs.add(program)
         about = repr((key, key.decoder, key.labels, key.reference, judge.measures))
-        if not score:
-            stream.first()
-            continue
+        found = None
         try:
-            found = stream.run(_part_of(workdir, key), about)
+            if score:
+                found = stream.run(_part_of(workdir, key), about)
+            else:
+                stream.first()
         except NotFinite as error:  # in all processes
             if not tolerant:
                 raise
             log(f"Not counted: {error}")
-            found = None
-        if not processes.is_writer():
+        if not score or not processes.is_writer():
             continue
         cost = flops.sampling_step(
             model,

@@ -11,6 +11,7 @@ from sg_jax.costs import budgets
 from sg_jax.errors import UserError
 from sg_jax.evaluation import metrics, scoring, tuned_rows
 from sg_jax.evaluation.metrics import METRICS, Metric
+from sg_jax.evaluation.table import Key
 from sg_jax.method.candidates import METHODS, UNGUIDED, USUAL
 from sg_jax.method.guidance import Guidance
 from sg_jax.weights import checkpoints
@@ -145,7 +146,7 @@ def winners(experiment: Experiment, able: Callable[[Guidance], Guidance]) -> lis
     """
     tune = experiment.config.tune
     chosen = {
-        (row.method, row.budget): row.key.guidance
+        (row.method, row.budget): _as_share(row.key)
         for row in tuned_rows.read(tune.winners)
         if row.chosen  # also before that run's report is drawn
     }
@@ -158,7 +159,24 @@ def winners(experiment: Experiment, able: Callable[[Guidance], Guidance]) -> lis
             f"config.tune.winners={tune.winners!r} was not tuned for {method!r} at budget "
             f"{budget:g}: tune it so, or leave this out of config.tune.methods and budgets."
         )
-    return _with_steps(experiment, [(m, b, able(chosen[m, b])) for m, b in wanted])
+    found = []
+    for method, budget in wanted:
+        try:
+            found.append((method, budget, able(chosen[method, budget])))
+        except UserError as error:
+            raise UserError(
+                f"config.tune.winners={tune.winners!r} has a setting of {method!r} that cannot be "
+                f"drawn here: {error} Or leave {method!r} out of config.tune.methods."
+            ) from None
+    return _with_steps(experiment, found)
+
+
+def _as_share(key: Key) -> Guidance:
+    """Return a key's setting with its early checkpoint as a share of the training."""
+    guidance = key.guidance
+    if guidance.weak_workdir or not 0 < guidance.weak_step < key.checkpoint:
+        return guidance
+    return dataclasses.replace(guidance, weak_step=guidance.weak_step / key.checkpoint)
 
 
 def _with_steps(
@@ -171,7 +189,13 @@ def _with_steps(
     found = []
     for method, budget, guidance in settings:
         weak = other(guidance.weak_workdir) if guidance.weak_workdir else None
-        steps, cost = budgets.steps_for(budget * whole, model, guidance, sampler, weak)
+        try:
+            steps, cost = budgets.steps_for(budget * whole, model, guidance, sampler, weak)
+        except UserError as error:
+            raise UserError(
+                f"{method} cannot be tuned at budget {budget:g}: {error} Or take a larger one of "
+                "config.tune.budgets, or leave it out of config.tune.methods."
+            ) from None
         found.append(Trial(method, guidance, budget, steps, cost / whole))
     return found
 

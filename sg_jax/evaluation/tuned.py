@@ -16,13 +16,14 @@ class Spread(NamedTuple):
     """A mean, and how much it varies.
 
     Attributes:
-      mean: over runs, of their means over seeds; None: not measured.
-      seeds: standard deviation over the seeds of a run; of several, the root mean square.
+      mean: over runs, of their means over seeds; None: not measured, or not finite with each seed.
+      seeds: standard deviation over the seeds of a run; of several, the root mean square; None: no
+        run has two.
       runs: standard deviation of the runs' means; None for one run.
     """
 
     mean: float | None
-    seeds: float = 0.0
+    seeds: float | None = None
     runs: float | None = None
 
 
@@ -78,12 +79,18 @@ class Winner:
         found = {(r.run, r.key.seed): finite(r.scores.get(metric.name)) for r in self.rows}
         return {place: value for place, value in found.items() if value is not None}
 
+    def failed(self, metric: Metric) -> bool:
+        """Return whether some seed has no finite value: samples that were not, or a bad score."""
+        return any(finite(row.scores.get(metric.name, 0.0)) is None for row in self.rows)
+
     def spread(self, metric: Metric) -> Spread:
-        """Return the mean of a metric and how much it varies."""
-        return spread(self.values(metric))
+        """Return the mean of a metric and how much it varies; no mean if a seed failed."""
+        return Spread(None) if self.failed(metric) else spread(self.values(metric))
 
     def less(self, other: "Winner", metric: Metric) -> Gain:
         """Return the difference to another one, compared seed by seed: both have the same noise."""
+        if self.failed(metric) or other.failed(metric):
+            return Gain(Spread(None), 0, 0)
         mine, theirs = self.values(metric), other.values(metric)
         found = {place: mine[place] - theirs[place] for place in mine if place in theirs}
         better = sum(metric.better * value > 0 for value in found.values())
@@ -99,9 +106,10 @@ def spread(values: Values) -> Spread:
         for _, each in itertools.groupby(sorted(values.items()), key=lambda item: item[0][0])
     ]
     means = [float(each.mean()) for each in by_run]
-    within = [float(each.var(ddof=1)) if len(each) > 1 else 0.0 for each in by_run]
+    within = [float(each.var(ddof=1)) for each in by_run if len(each) > 1]
+    seeds = float(np.sqrt(np.mean(within))) if within else None
     runs = float(np.std(means, ddof=1)) if len(means) > 1 else None
-    return Spread(float(np.mean(means)), float(np.sqrt(np.mean(within))), runs)
+    return Spread(float(np.mean(means)), seeds, runs)
 
 
 def winners(rows: Sequence[Row]) -> list[Winner]:

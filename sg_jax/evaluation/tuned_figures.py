@@ -30,7 +30,7 @@ def curves(winners: Sequence[Winner], metrics: Sequence[Metric]) -> "Figure":
     colours = hues([m for m in methods if m != UNGUIDED]) | {UNGUIDED: INK}
     for axes, metric in zip(panels, metrics, strict=False):
         for i, method in enumerate(methods):
-            each = [w for w in winners if w.method == method and w.values(metric)]
+            each = [w for w in winners if w.method == method and w.spread(metric).mean is not None]
             each.sort(key=lambda winner: winner.cost)
             spreads = [w.spread(metric) for w in each]
             bars = [s.seeds if s.runs is None else s.runs for s in spreads]
@@ -39,7 +39,7 @@ def curves(winners: Sequence[Winner], metrics: Sequence[Metric]) -> "Figure":
             axes.errorbar(
                 [w.cost * (1 + moved) for w in each],
                 [(s.mean or 0.0) * metric.factor for s in spreads],
-                yerr=[bar * metric.factor for bar in bars],
+                yerr=[(bar or 0.0) * metric.factor for bar in bars],
                 color=colours[method], marker=MARKERS[i % len(MARKERS)], markersize=5,
                 capsize=2, elinewidth=1, linewidth=1.5, label=title(method),
                 linestyle="--" if method == UNGUIDED else "-",

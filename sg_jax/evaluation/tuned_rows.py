@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -159,6 +160,11 @@ def joined(workdirs: Sequence[str | os.PathLike]) -> list[Row]:
             "the sampler": {row.key.sampler for row in each},
             "real images": {(row.key.references, row.key.reference) for row in each},
             "the feature network": {row.key.features for row in each},
+            "labels": {row.key.labels for row in each},
+            "the decoder": {row.key.decoder for row in each},
+            "config.sample.steps": {
+                row.key.steps for row in each if (row.method, row.budget) == (UNGUIDED, 1.0)
+            },
         }
     for name, way in ways.items():
         if differing := [what for what in way if way[what] != ways[names[0]][what]]:
@@ -167,4 +173,33 @@ def joined(workdirs: Sequence[str | os.PathLike]) -> list[Row]:
                 "tune them with the same config.tune and the same config.features.path, one file "
                 "for all."
             )
+    _check_search(rows, names)
     return rows
+
+
+def _check_search(rows: Sequence[Row], names: Sequence[str]) -> None:
+    """Raise unless the runs that searched did so alike, and the others took settings of theirs."""
+    ways: dict[str, Counter[Any]] = {}
+    settings: dict[str, dict[Any, Guidance]] = {}
+    for name in names:
+        tried = [row for row in rows if row.run == name and row.stage == SEARCH]
+        counts = Counter((r.method, r.budget, r.key.seed, r.key.samples) for r in tried)
+        ways |= {name: counts} if tried else {}
+        settings[name] = {
+            # The same share of another training is another step.
+            (row.method, row.budget): dataclasses.replace(row.key.guidance, weak_step=0)
+            for row in rows
+            if row.run == name and row.stage == REPORT
+        }
+    searched = list(ways) or [names[0]]
+    for name in names:
+        if name in ways and ways[name] != ways[searched[0]]:
+            raise UserError(
+                f"{searched[0]} and {name} searched in different ways: tune them with the same "
+                "methods, budgets, settings, seeds and samples of config.tune."
+            )
+        if name not in ways and all(settings[name] != settings[other] for other in searched):
+            raise UserError(
+                f"{name} was scored with other settings than {', '.join(searched)} chose: tune it "
+                "again, with config.tune.winners."
+            )

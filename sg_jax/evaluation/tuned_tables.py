@@ -46,7 +46,7 @@ def terminal(rows: Sequence[Row], settings: Mapping[str, Guidance] = {}) -> str:
         best = metric.winner([w.spread(metric).mean for w in each])
         if settings and best is not None:
             parts[-1] += f"\nTo draw with {each[best].method}: {flags(each[best], settings)}"
-    return "\n\n".join([*parts, *([edges] if (edges := at_edges(rows)) else [])])
+    return "\n\n".join([*parts, *filter(None, (failed(rows), at_edges(rows)))])
 
 
 def _padded(name: str, cells: Sequence[str]) -> list[str]:
@@ -80,7 +80,7 @@ def _gains(
     texts = _texts(metric, [gain.spread for gain in gains])
     return [
         "–"
-        if winner is base
+        if winner is base or g.spread.mean is None
         else f"{'+' * ((g.spread.mean or 0) > 0)}{text} ({g.better}/{g.pairs})"
         for winner, g, text in zip(each, gains, texts, strict=True)
     ]
@@ -111,6 +111,7 @@ def markdown(
         "and t a–b says when guidance acts. The cost of a whole run is given as a multiple of "
         "that without guidance. Differences to no guidance are taken seed by seed, and (4/5) says "
         "that 4 of 5 are improvements.",
+        *([text] if (text := failed(rows)) else []),
         *([edges] if (edges := at_edges(rows)) else []),
         *notes,
     ]
@@ -163,11 +164,27 @@ def _searched(rows: Sequence[Row]) -> str:
     for row in rows:
         if row.stage == SEARCH:
             tried.setdefault((row.run, row.method, row.budget), set()).add(row.key.guidance)
+    who = list(dict.fromkeys(run for run, _, _ in tried))
+    others = len({row.run for row in rows}) > len(who)
     return (
         f"{max(map(len, tried.values()))} settings of each method were tried at each budget with "
         f"{first.key.samples:,} images per seed ({_seeds(rows, SEARCH)}), and that with the "
-        f"best {METRICS[first.metric].header} was chosen."
+        f"best {METRICS[first.metric].header} was chosen"
+        + (f" in {', '.join(who)}; the other runs took its settings." if others else ".")
     )
+
+
+def failed(rows: Sequence[Row]) -> str:
+    """Return a sentence on what has no result: samples that are not finite; "" if all have one."""
+    metric = METRICS[rows[0].metric]
+    found = tuned.winners(rows)
+    without = [f"{w.method} at {w.budget:g}" for w in found if w.failed(metric)]
+    there = {(w.method, w.budget) for w in found}
+    tried = dict.fromkeys((r.method, r.budget) for r in rows if r.stage == SEARCH)
+    never = [f"{method} at {budget:g}" for method, budget in tried if (method, budget) not in there]
+    words = [f"with some seed of the report: {', '.join(without)}"] if without else []
+    words += [f"with any setting of the search: {', '.join(never)}"] if never else []
+    return f"No finite {metric.header} {'; '.join(words)}." if words else ""
 
 
 def at_edges(rows: Sequence[Row]) -> str:

@@ -7,6 +7,7 @@ reported. The search and the report are drawings like any others, so scores.csv 
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,12 +17,13 @@ from sg_jax.config.measuring import Tune
 from sg_jax.errors import UserError
 from sg_jax.evaluation import comparison, measure, scored, table, trials
 from sg_jax.evaluation.judge import Judge
-from sg_jax.evaluation.metrics import Metric, Scores
+from sg_jax.evaluation.metrics import Metric
 from sg_jax.evaluation.results import mean_and_deviation
 from sg_jax.evaluation.table import Key
 from sg_jax.evaluation.trials import Trial
 from sg_jax.evaluation.tuned_rows import REPORT, SEARCH, Row
 from sg_jax.method import guidance as guidance_lib
+from sg_jax.method.candidates import UNGUIDED
 from sg_jax.parallel import processes
 from sg_jax.runs.progress import Ahead, log
 
@@ -66,8 +68,9 @@ def run(
         log(f"Search: {len(found)} settings and budgets, {len(tune.seeds)} seeds.")
         rows = _score(experiment, judge, workdir, found, keys, (len(best), later))
         if processes.is_writer():
-            winners = [_winner(metric, [[rows[k] for k in keys[t]] for t in each]) for each in best]
-    chosen = [each[i] for each, i in zip(best, processes.from_writer(winners), strict=True)]
+            winners = [_winner(metric, each, keys, rows) for each in best]
+    decided = zip(best, processes.from_writer(winners), strict=True)
+    chosen = [each[i] for each, i in decided if i >= 0]
 
     def result(stage: str, each: Sequence[Trial], keys: Mapping[Trial, list[Key]]) -> list[Row]:
         return [
@@ -96,10 +99,8 @@ def run(
     if not processes.is_writer():
         return [], {}
     shape = experiment.image_shape
-    images = {
-        method: scored.images_of(workdir, key, shown=shown, shape=shape)
-        for method, key in pictured.items()
-    }
+    stored = functools.partial(scored.images_of, workdir, shown=shown, shape=shape)
+    images = {m: some for m, key in pictured.items() if (some := stored(key)) is not None}
     return [*known, *result(REPORT, chosen, again)], images
 
 
@@ -126,16 +127,25 @@ def _keys(found: Sequence[Trial], like: Key, seeds: Sequence[int]) -> dict[Trial
     }
 
 
-def _winner(metric: Metric, scores: Sequence[Sequence[Scores]]) -> int:
-    """Return the index of the best mean over seeds, of those that are finite with all seeds."""
-    means = [mean_and_deviation(each)[0].get(metric.name) for each in scores]
+def _winner(
+    metric: Metric, each: Sequence[Trial], keys: Mapping[Trial, list[Key]], rows: table.Table
+) -> int:
+    """Return the index of the best mean over seeds, of those that are finite with all seeds.
+
+    It is -1 if there is none; raise if this is no guidance, to which the others are compared.
+    """
+    means = [mean_and_deviation([rows[k] for k in keys[t]])[0].get(metric.name) for t in each]
     best = metric.winner(means)
-    if best is None:
-        raise UserError(
-            f"None of {len(means)} settings has a finite {metric.name} with every seed of "
-            "config.tune.seeds: their samples are not finite, so look at the network first."
-        )
-    return best
+    if best is not None:
+        return best
+    text = (
+        f"{each[0].method} at budget {each[0].budget:g}: none of {len(means)} settings has a "
+        f"finite {metric.name} with every seed of config.tune.seeds: samples are not finite"
+    )
+    if each[0].method == UNGUIDED:
+        raise UserError(f"{text}: look at the network first.")
+    log(f"{text}. It is left out.")
+    return -1
 
 
 def _score(
@@ -154,7 +164,7 @@ def _score(
     """
     cost = {key: trial.cost * key.samples for trial in found for key in keys[trial]}
     known = table.read(workdir)
-    left = [key for key in cost if key not in known]
+    left = [key for key in cost if measure.lacks(known, key, judge)]
     pieces = len(left) + later[0] * len(experiment.config.tune.report_seeds)
     ahead = Ahead(pieces, sum(cost[key] for key in left) + later[1], "drawing")
     return measure.score(

@@ -16,7 +16,6 @@ from sg_jax.config import trust
 from sg_jax.config.experiment import Experiment
 from sg_jax.costs.machines import Machine
 from sg_jax.data.sources import Source
-from sg_jax.errors import UserError
 from sg_jax.evaluation import (
     captioned,
     comparison,
@@ -42,9 +41,8 @@ from sg_jax.parallel import processes
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
 from sg_jax.runs.records import read_metrics
-from sg_jax.weights import best, checkpoints
+from sg_jax.weights import checkpoints
 
-BEST = -1  # as config.evaluate.step
 # The facts without which figures cannot be compared; the terminal shows them below the table.
 PROTOCOL = ("Samples", "Sampling", "Decoder", "Reference", "Judged by", "Versions")
 
@@ -79,12 +77,7 @@ def evaluate(
       UserError: a checkpoint is missing; raised before any sampling.
     """
     config, folder = experiment.config, files.path(workdir)
-    steps = checkpoints.saved_steps(workdir)
-    step = config.evaluate.step or steps[-1]
-    if step == BEST:
-        step = best.best_step(workdir)
-    if step not in steps:
-        raise UserError(f"config.evaluate.step={step} is not a checkpoint of {workdir}: {steps}.")
+    step = checkpoints.scored_step(config.evaluate.step, workdir)
     judge = scoring.open_judge(config, source, workdir, experiment.image_shape[0])
     names, samples = config.evaluate.guidance, config.evaluate.samples
     found = measure.run(

@@ -61,10 +61,24 @@ def run(job: Job) -> list[epath.Path]:
     runs, out = job.options["join"], job.options["out"]
     if bool(runs) != bool(out):
         raise UserError("--join RUN... and --out DIR belong together: give both, or neither.")
+    for each in runs or ():
+        if files.same(out, each):
+            raise UserError(f"--out {out} is one of the runs, whose tables would be written over.")
     if runs:
-        return write(out, tuned_rows.joined(runs))
+        rows = tuned_rows.joined(runs)
+        return write(out, rows, notes=list(filter(None, [trials.off_budget(_reported(rows))])))
     assert job.source is not None
     return tune(job.drawing, job.source, job.workdir)
+
+
+def _reported(rows: Sequence[Row]) -> list[trials.Trial]:
+    """Return what the report of several runs is about."""
+    found = [
+        trials.Trial(r.method, r.key.guidance, r.budget, r.key.steps, r.cost)
+        for r in rows
+        if r.stage == tuned_rows.REPORT
+    ]
+    return list(dict.fromkeys(found))
 
 
 def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Path]:
@@ -84,7 +98,8 @@ def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pat
       UserError: a method has too few settings, or the metric is not measured; raised before any
         sampling.
     """
-    config, step = experiment.config, checkpoints.saved_steps(workdir)[-1]
+    config = experiment.config
+    step = checkpoints.scored_step(config.evaluate.step, workdir)
     trials.metric_of(config)
     if config.tune.winners and files.same(config.tune.winners, workdir):
         raise UserError(
@@ -118,15 +133,15 @@ def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pat
         ]
         middle = tuning.middle(config.tune)
         winners = {w.method: w for w in tuned.winners(rows) if w.budget == middle}
-        picture = pictures.grid(
-            np.stack(list(images.values())),
-            row_labels=[
-                f"{title(m)}\n{winners[m].settings}\n{winners[m].steps} steps" for m in images
-            ],
-            column_labels=captioned.headings(experiment, source, shown, samples),
-        )
-        picture = pictures.credited(picture, experiment.config.data.name)
-        paths.append(pictures.save_png(picture, folder / "tune_grid.png"))
+        labels = [f"{title(m)}\n{winners[m].settings}\n{winners[m].steps} steps" for m in images]
+        if images:
+            picture = pictures.grid(
+                np.stack(list(images.values())),
+                row_labels=labels,
+                column_labels=captioned.headings(experiment, source, shown, samples),
+            )
+            picture = pictures.credited(picture, experiment.config.data.name)
+            paths.append(pictures.save_png(picture, folder / "tune_grid.png"))
     processes.barrier("tuning written")
     return paths
 
@@ -178,7 +193,8 @@ def _dry(job: Job, on: Machine) -> Lines:
 
     def able(setting: Guidance) -> Guidance:
         if kept:
-            return measure.resolved(experiment, setting, job.workdir, kept[-1], tell=False)
+            step = checkpoints.scored_step(experiment.config.evaluate.step, job.workdir)
+            return measure.resolved(experiment, setting, job.workdir, step, tell=False)
         checks.check_setting(experiment.model, setting)
         return table.canonical(setting)
 

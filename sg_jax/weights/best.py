@@ -17,6 +17,7 @@ from sg_jax.errors import UserError, is_number, is_whole
 from sg_jax.runs import files
 
 NAME = "best.json"
+BEST = -1  # as config.evaluate.step
 STEP, VALUE = "best_step", "best_value:"  # names among the numbers of a checkpoint
 
 

@@ -58,6 +58,19 @@ def saved_steps(workdir: str | os.PathLike) -> list[int]:
     return steps
 
 
+def scored_step(step: int, workdir: str | os.PathLike) -> int:
+    """Return the step of a run's checkpoint to score: `step`, the best for -1, the latest for 0.
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    steps = saved_steps(workdir)
+    found = best.best_step(workdir) if step == best.BEST else step or steps[-1]
+    if found not in steps:
+        raise UserError(f"config.evaluate.step={step} is not a checkpoint of {workdir}: {steps}.")
+    return found
+
+
 def steps_of(workdir: str | os.PathLike) -> list[int]:
     """Return the steps of a run's checkpoints, ascending; an empty list without a run."""
     found = [p for p in files.children(checkpoint_dir(workdir)) if NUMBER.fullmatch(p.name)]

@@ -3,6 +3,7 @@
 import pytest
 
 from sg_jax.costs import budgets
+from sg_jax.errors import UserError
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
 
@@ -49,3 +50,21 @@ def test_no_other_number_of_steps_is_nearer(tiny, guidance, sampler):
         steps, cost = budgets.steps_for(budget * whole, tiny, guidance, sampler)
         nearest = min(abs(c - budget * whole) for c in costs.values())
         assert cost == costs[steps] and abs(cost - budget * whole) == pytest.approx(nearest)
+
+
+def test_so_few_steps_that_none_would_be_guided_are_not_taken(tiny):
+    """Of 4 steps none begins there, and of 5 the second: they cost 6, two networks at one."""
+    guidance = Guidance(**EARLY, interval=(0.1, 0.2))
+    one = budgets.image(tiny, Guidance(), EULER, 1)
+    with pytest.raises(UserError, match="holds none of the times"):
+        budgets.image(tiny, guidance, EULER, 4)
+    for target in (2, 4, 5):
+        steps, cost = budgets.steps_for(target * one, tiny, guidance, EULER)
+        assert steps == 5 and cost == pytest.approx(6 * one)
+
+
+def test_what_no_number_of_steps_allows_says_why(tiny):
+    never = Guidance(1.5, weak_label="null", interval=(0.501, 0.502))
+    whole = budgets.image(tiny, Guidance(), EULER, 20)
+    with pytest.raises(UserError, match="holds none of the times"):
+        budgets.steps_for(0.2 * whole, tiny, never, EULER)

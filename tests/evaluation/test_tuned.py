@@ -76,7 +76,10 @@ def test_runs_are_averaged_and_their_spread_is_apart():
     values = {("a", 1): 1.0, ("a", 2): 3.0, ("b", 1): 5.0, ("b", 2): 5.0}
     # Means 2 and 5; variances within of 2 and 0.
     assert tuned.spread(values) == Spread(3.5, 1.0, pytest.approx(3 / 2**0.5))
-    assert tuned.spread({("a", 1): 2.0}) == Spread(2.0, 0.0, None)
+    assert tuned.spread({("a", 1): 2.0}) == Spread(2.0, None, None)  # one says nothing of others
+    assert tuned.spread({("a", 1): 1.0, ("a", 2): 3.0, ("b", 1): 5.0}).seeds == pytest.approx(
+        2**0.5
+    )
     assert tuned.spread({}) == Spread(None)
 
 
@@ -90,6 +93,38 @@ def test_several_runs_are_joined(tmp_path):
     text = tuned_tables.markdown(rows)
     assert "mean of 3 runs (a, b, c)" in text and "3.500 ± 1.000 ± 0.707" in text
     assert "-1.500 ± 0.000 ± 0.707 (6/6)" in text and "--config" not in text
+
+
+def test_runs_that_took_the_settings_of_another_say_so(tmp_path):
+    (first,) = write_runs(tmp_path, a=0.0)
+    took = [row for row in rows_of() if row.stage == REPORT]
+    tuned_rows.write(tmp_path / "b", took)
+    both = [first, str(tmp_path / "b")]
+    assert "was chosen in a; the other runs took its settings." in tuned_tables.markdown(
+        tuned_rows.joined(both)
+    )
+    other = dataclasses.replace(CFG, scale=3.0)
+    moved = [
+        dataclasses.replace(row, key=dataclasses.replace(row.key, guidance=other))
+        if row.method == "cfg" else row
+        for row in took
+    ]  # fmt: skip
+    tuned_rows.write(tmp_path / "b", moved)
+    with pytest.raises(UserError, match="b was scored with other settings than a chose: tune it"):
+        tuned_rows.joined(both)
+
+
+@pytest.mark.parametrize("change", [dict(samples=10), dict(seed=5)])
+def test_runs_that_searched_otherwise_are_not_joined(tmp_path, change):
+    runs = write_runs(tmp_path, a=0.0, b=0.0)
+    rows = [
+        dataclasses.replace(row, key=dataclasses.replace(row.key, **change))
+        if row.stage == SEARCH else row
+        for row in rows_of()
+    ]  # fmt: skip
+    tuned_rows.write(tmp_path / "b", rows)
+    with pytest.raises(UserError, match="a and b searched in different ways"):
+        tuned_rows.joined(runs)
 
 
 def test_what_was_tuned_otherwise_is_not_joined(tmp_path):

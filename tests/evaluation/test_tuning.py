@@ -1,6 +1,7 @@
 """The rule of tuning: equal counts, who wins, and what is left out."""
 
 import itertools
+import json
 import types
 
 import numpy as np
@@ -8,7 +9,17 @@ import pytest
 
 from sg_jax.config.sections import Evaluate, Sample, Tune
 from sg_jax.errors import UserError
-from sg_jax.evaluation import measure, scored, trials, tuned_rows, tuning
+from sg_jax.evaluation import (
+    measure,
+    scored,
+    trials,
+    tuned,
+    tuned_figures,
+    tuned_rows,
+    tuned_tables,
+    tuning,
+)
+from sg_jax.evaluation.metrics import METRICS
 from sg_jax.evaluation.table import Key, canonical
 from sg_jax.method import checks
 from sg_jax.method.candidates import METHODS
@@ -110,7 +121,8 @@ def tuned_by(tiny, tmp_path, monkeypatch):
         monkeypatch.setattr(scored, "images_of", lambda *args, **kwargs: np.zeros((2, 8, 8, 3)))
         settings, _ = trials.candidates(config, able_on(tiny))
         tried = trials.trials(experiment, settings)
-        rows, images = tuning.run(experiment, None, tmp_path, tried, step=7)
+        judge = types.SimpleNamespace(measures=["frechet"])
+        rows, images = tuning.run(experiment, judge, tmp_path, tried, step=7)
         return rows, images, asked, tried
 
     return run
@@ -176,9 +188,39 @@ def test_what_is_not_finite_with_one_seed_does_not_win(tuned_by):
     assert first not in {row.key.guidance for row in rows if row.chosen}
 
 
-def test_without_a_number_nothing_wins(tuned_by):
-    with pytest.raises(UserError, match="None of 1 settings has a finite frechet"):
+def test_a_method_without_a_number_is_left_out(tuned_by):
+    def distance(guidance, seed):
+        return float("nan") if guidance.guided else 1.0
+
+    rows, images, _, _ = tuned_by(distance)
+    assert list(images) == ["unguided"]
+    assert {r.method for r in rows if r.stage == tuned_rows.SEARCH} == {"unguided", "cfg"}
+    assert {r.method for r in rows if r.stage == tuned_rows.REPORT} == {"unguided"}
+    text = tuned_tables.markdown(rows)
+    assert "No finite Fréchet with any setting of the search: cfg at 1, cfg at 2." in text
+
+
+def test_without_no_guidance_there_is_nothing_to_compare(tuned_by):
+    with pytest.raises(UserError, match="unguided at budget 1: none of 1 settings has a finite"):
         tuned_by(lambda guidance, seed: float("nan"))
+
+
+def test_what_is_not_finite_in_the_report_has_no_mean(tuned_by):
+    """With the other seed alone it would seem to be the better one."""
+
+    def distance(guidance, seed):
+        return {1: float("nan"), 2: 0.5}.get(seed, 0.9) if guidance.guided else 1.0
+
+    rows = tuned_by(distance)[0]
+    cfg = next(w for w in tuned.winners(rows) if w.method == "cfg")
+    plain = tuned.unguided(tuned.winners(rows), 1.0)
+    assert cfg.spread(METRICS["frechet"]) == (None, None, None)
+    assert cfg.less(plain, METRICS["frechet"]) == ((None, None, None), 0, 0)
+    assert plain.spread(METRICS["frechet"]).mean == 1.0
+    for text in (tuned_tables.markdown(rows), tuned_tables.terminal(rows)):
+        assert "No finite Fréchet with some seed of the report: cfg at 1, cfg at 2." in text
+    tuned_figures.curves(tuned.winners(rows), tuned_rows.columns(rows))
+    json.loads(tuned_tables.as_json(rows))
 
 
 def test_what_misses_its_budget_is_named():

@@ -22,10 +22,11 @@ from sg_jax.method.presets import PRESETS
 from sg_jax.method.sampler import Sampler
 from sg_jax.modes import tune
 from sg_jax.programs import integration, sampling
+from sg_jax.programs.sampling import NotFinite
 from sg_jax.weights import checkpoints
 
 TUNE = dict(
-    settings=2, methods=("ag",), budgets=(1.0, 2.0), samples=10, report_samples=12,
+    settings=2, methods=("ag",), budgets=(1.0, 2.0), samples=10, seeds=(0,), report_samples=12,
     report_seeds=(1, 2), candidates=(("ag", ("one", "two")),),
 )  # fmt: skip
 SETTINGS = {
@@ -149,6 +150,24 @@ def test_samples_that_are_not_finite_lose(tune_of, tmp_path, capsys):
     scales = {row.key.guidance.scale for row in rows if row.chosen}
     assert scales == {1.5} and np.isnan(rows[0].scores["frechet"])
     assert tune_of(**wild)[1] == []  # and are not drawn again
+
+
+def test_a_setting_that_fails_in_the_report_alone_has_no_result(tune_of, monkeypatch):
+    """Nor a picture; and the same command ends in the same way."""
+    whole = scored.sample_batches
+
+    def sample(model, labels, guidance, steps, seed, **kwargs):
+        if guidance.guided and seed == 1:
+            raise NotFinite("3 of 12 samples contain NaN.")
+        return whole(model, labels, guidance=guidance, steps=steps, seed=seed, **kwargs)
+
+    monkeypatch.setattr(scored, "sample_batches", sample)
+    calm = dict(methods=("cfg",), candidates=(("cfg", ("calm",)),), settings=1, budgets=(1.0,))
+    for _ in range(2):
+        paths, _ = tune_of(**calm)
+        page = paths[2].read_text(encoding="utf-8")
+        assert "No finite Fréchet with some seed of the report: cfg at 1." in page
+        assert [path.name for path in paths][-1] == "tune_grid.png"
 
 
 def test_images_are_labelled_with_the_steps_of_their_budget(tune_of, monkeypatch):
