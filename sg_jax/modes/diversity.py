@@ -58,14 +58,16 @@ def diversity(experiment: Experiment, source: Source, workdir: str) -> list[epat
       UserError: the networks cannot run a setting; raised before any sampling.
     """
     config, folder = experiment.config, files.path(workdir)
+    step = checkpoints.scored_step(config.evaluate.step, workdir)
     settings = {
-        name: measure.resolved(experiment, experiment.settings[name], workdir)
+        name: measure.resolved(experiment, experiment.settings[name], workdir, step)
         for name in config.diversity.guidance
     }
     how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
-    model = checkpoints.load(workdir, **how)
+    model = checkpoints.load(workdir, step, **how)
     weak_models = {  # load all before sampling, since one may be missing or not fit
-        name: weak_networks.load(guidance, workdir, **how) for name, guidance in settings.items()
+        name: weak_networks.load(guidance, workdir, **how, step=step)
+        for name, guidance in settings.items()
     }
     for name, guidance in settings.items():
         checks.check_setting(model, guidance, weak_models[name], f"config.guidance.{name}")

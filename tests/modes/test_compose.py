@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sg_jax.config.measuring import Compose
-from sg_jax.config.sections import Data, Model, Sample, Train
+from sg_jax.config.sections import Data, Evaluate, Model, Sample, Train
 from sg_jax.data.shapes_scenes import Scene, Thing, draw
 from sg_jax.data.wording import Wording
 from sg_jax.errors import UserError
@@ -71,6 +71,7 @@ def compose_of(tmp_path, small, mesh_of, monkeypatch):
         config = types.SimpleNamespace(
             seed=0, train=Train(), guidance=PRESETS, sample=Sample(steps=4, batch_size=7),
             compose=Compose(**{**given, **changes}), data=Data(name=data), model=Model(),
+            evaluate=Evaluate(),
         )  # fmt: skip
         mesh, sampler = mesh_of(1, 1), Sampler()
         experiment = types.SimpleNamespace(
