@@ -1,9 +1,9 @@
 """The settings that tuning tries for each method of guidance, in one table.
 
 Each row crosses lists of values. A list begins with a usual value of the papers or of our networks
-(RESULTS.md), and goes on so that its first ones span what was best on either. The
-candidates of a row are ordered by how far down their lists their values are, all lists together.
-So the first n of any row are those that one would try first, and n is the same for every method.
+(RESULTS.md), and goes on so that its first ones span what was best on either. The candidates of a
+row are ordered by how far down their lists their values are, all lists together. So the first n of
+any row are those that one would try first, and n is the same for every method.
 
 To add a method, add a row.
 """
