@@ -243,6 +243,8 @@ def test_runs_are_joined_by_a_command(tmp_path, capsys):
     assert names == {"tune.md", "tune.json", "tune.png"}
     with pytest.raises(UserError, match="belong together"):
         main(["sg_jax", "--mode", "tune", "--join", *runs])
+    with pytest.raises(UserError, match="is one of the runs, whose tables would be written over"):
+        main(["sg_jax", "--mode", "tune", "--join", *runs, "--out", runs[1]])
 
 
 def test_a_candidate_that_leads_out_of_the_run_is_looked_at():
