@@ -30,15 +30,15 @@ def curves(winners: Sequence[Winner], metrics: Sequence[Metric]) -> "Figure":
     colours = hues([m for m in methods if m != UNGUIDED]) | {UNGUIDED: INK}
     for axes, metric in zip(panels, metrics, strict=False):
         for i, method in enumerate(methods):
-            each = [w for w in winners if w.method == method and w.spread(metric).mean is not None]
-            each.sort(key=lambda winner: winner.cost)
-            spreads = [w.spread(metric) for w in each]
-            bars = [s.seeds if s.runs is None else s.runs for s in spreads]
+            found = [(w.cost, w.spread(metric)) for w in winners if w.method == method]
+            points = [(cost, s.mean, s) for cost, s in found if s.mean is not None]
+            points.sort(key=lambda point: point[0])
+            bars = [s.seeds if s.runs is None else s.runs for _, _, s in points]
             # The bars of one budget would lie on each other.
             moved = 0.004 * (i - len(methods) / 2)
             axes.errorbar(
-                [w.cost * (1 + moved) for w in each],
-                [(s.mean or 0.0) * metric.factor for s in spreads],
+                [cost * (1 + moved) for cost, _, _ in points],
+                [mean * metric.factor for _, mean, _ in points],
                 yerr=[(bar or 0.0) * metric.factor for bar in bars],
                 color=colours[method], marker=MARKERS[i % len(MARKERS)], markersize=5,
                 capsize=2, elinewidth=1, linewidth=1.5, label=title(method),

@@ -81,7 +81,7 @@ def _gains(
     return [
         "–"
         if winner is base or g.spread.mean is None
-        else f"{'+' * ((g.spread.mean or 0) > 0)}{text} ({g.better}/{g.pairs})"
+        else f"{'+' * (g.spread.mean > 0)}{text} ({g.better}/{g.pairs})"
         for winner, g, text in zip(each, gains, texts, strict=True)
     ]
 

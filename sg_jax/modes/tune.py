@@ -61,10 +61,9 @@ def run(job: Job) -> list[epath.Path]:
     runs, out = job.options["join"], job.options["out"]
     if bool(runs) != bool(out):
         raise UserError("--join RUN... and --out DIR belong together: give both, or neither.")
-    for each in runs or ():
-        if files.same(out, each):
-            raise UserError(f"--out {out} is one of the runs, whose tables would be written over.")
     if runs:
+        if any(files.same(out, each) for each in runs):
+            raise UserError(f"--out {out} is one of the runs, whose tables would be written over.")
         rows = tuned_rows.joined(runs)
         return write(out, rows, notes=list(filter(None, [trials.off_budget(_reported(rows))])))
     assert job.source is not None
@@ -189,11 +188,12 @@ def _paths(config: Config, workdir: str) -> list[str]:
 def _dry(job: Job, on: Machine) -> Lines:
     experiment, tune = job.experiment, job.experiment.config.tune
     trials.metric_of(experiment.config)
-    kept = checkpoints.steps_of(job.workdir) if job.workdir else []
+    begun = bool(job.workdir and checkpoints.steps_of(job.workdir))
+    asked = experiment.config.evaluate.step
+    step = checkpoints.scored_step(asked, job.workdir) if begun else None
 
     def able(setting: Guidance) -> Guidance:
-        if kept:
-            step = checkpoints.scored_step(experiment.config.evaluate.step, job.workdir)
+        if step is not None:
             return measure.resolved(experiment, setting, job.workdir, step, tell=False)
         checks.check_setting(experiment.model, setting)
         return table.canonical(setting)
