@@ -6,8 +6,8 @@ Blocks 2 to 9 of 12 are routed at rate 0.5. These are the paper's settings (arXi
 down, with a higher learning rate and a shorter moving average for a shorter run. Every 5,000 steps
 a checkpoint is kept for autoguidance. --config.data.data_dir=DIR reads the data from a folder other
 than TFDS's own. `bash launch/results.sh` trains this network, the dense and the masking one, and
-compares them. One H100 trained 30 steps a second, so all take 17 minutes. This was a try of 3,085
-steps; RESULTS.md will have the results of a whole run.
+compares them. One H100 trains 30 steps a second, so a training takes 17 minutes. That was seen in a
+try of 3,085 steps; RESULTS.md has no results of a whole run yet.
 """
 
 from cifar10_settings import settings

@@ -108,6 +108,10 @@ class Judge:
             if m.needs == DRAWING or (self.kind_of(m) in self.views and self._wanted(m))
         ]
 
+    def lacks(self, scores: Scores) -> bool:
+        """Return whether one of the metrics that it can measure is missing."""
+        return any(scores.get(name) is None for name in self.measures)
+
     def _wanted(self, metric: Metric) -> bool:
         return not self.metrics or metric.name in self.metrics
 

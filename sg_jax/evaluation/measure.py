@@ -4,6 +4,7 @@ workdir/scores.csv            one row per setting and seed; settings in it are s
                               a metric that can be measured is missing
 workdir/samples/scored/*.npy  the first images of a setting, for pictures
 workdir/samples/scored/*.part what an interrupted drawing has found until then
+workdir/samples/scored/*.lock held by the command that draws it; others draw something else
 """
 
 import dataclasses
@@ -167,7 +168,7 @@ def score(
     # The writer decides what is left, because others may read a later file, and none may draw
     # alone.
     writer = processes.is_writer()
-    no_row = processes.from_writer([int(writer and lacks(rows, key, judge)) for key in jobs])
+    no_row = processes.from_writer([int(writer and judge.lacks(rows.get(key, {}))) for key in jobs])
     no_images = processes.from_writer(
         [
             int(
@@ -182,11 +183,6 @@ def score(
         again = [key for key, is_left in zip(jobs, no_images, strict=True) if is_left]
         scored.draw_all(experiment, judge, workdir, left, again, rows, shown, told, tolerant)
     return rows if processes.is_writer() else {}
-
-
-def lacks(rows: table.Table, key: Key, judge: Judge) -> bool:
-    """Return whether a table lacks a score of a key that the judge measures."""
-    return any(rows.get(key, {}).get(name) is None for name in judge.measures)
 
 
 def _others(rows: table.Table, like: Key, seeds: Sequence[int]) -> dict[Guidance, list[Scores]]:

@@ -1,12 +1,13 @@
 """Draw settings and score them one by one; the first images of each stay in samples/scored."""
 
+import contextlib
 import functools
 import io
 import math
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,9 +23,10 @@ from sg_jax.evaluation.metrics import METRICS, Drawing, Scores
 from sg_jax.evaluation.stream import Stream
 from sg_jax.evaluation.table import Key
 from sg_jax.method import guidance as guidance_lib
+from sg_jax.method.guidance import Guidance
 from sg_jax.parallel import processes
 from sg_jax.programs.sampling import NotFinite, sample_batches
-from sg_jax.runs import arrays, files
+from sg_jax.runs import arrays, files, sharing
 from sg_jax.runs.progress import Progress, log
 from sg_jax.weights import checkpoints, weak_networks
 
@@ -45,29 +47,81 @@ def draw_all(
 ) -> None:
     """Draw what is `left`: keys, each with whether it is to be scored, or only its images kept.
 
-    `told` is called in the writer with each key that was scored, and its scores of images; by
-    default this prints the progress. If it is `tolerant`, samples that are not finite do not end
-    the call: every score of theirs is NaN.
+    Other commands that score this run share the drawings; see `runs.sharing`. `told` is called in
+    the writer with each key that was scored, and its scores of images; by default this prints the
+    progress. If it is `tolerant`, samples that are not finite do not end the call: every score of
+    theirs is NaN.
     """
-    config, networks = experiment.config.sample, None
-    programs: set[Any] = set()
-    step, samples = left[0][0].checkpoint, left[0][0].samples
-    how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
-    plans = [guidance_lib.plan(k.guidance, experiment.sampler, k.steps)[0] for k, _ in left]
-    model = checkpoints.load(workdir, step, **how)
-    progress = Progress(0, len(left), samples, unit="drawing")
-    for done, ((key, score), plan) in enumerate(zip(left, plans, strict=True), start=1):
-        guidance = key.guidance
-        log(f"Draw {samples} images: {guidance.describe()}, {key.steps} steps, seed {key.seed}.")
-        weak = guidance.weak_workdir, guidance.weak_step, guidance.weak_weights
-        if networks != weak:
-            networks = weak
-            weak_model = weak_networks.load(guidance, workdir, **how, step=step)
-        wanted = wanted_by(experiment, key)
-        program = (plan, key.steps, guidance.weak_workdir)
-        if program not in programs and len(programs) >= MOST_PROGRAMS:
+    drawing = _Drawing(experiment, judge, workdir, left, no_images, shown, tolerant)
+    progress = Progress(0, len(left), left[0][0].samples, unit="drawing")
+    seen: Any = None
+
+    def finished(job: tuple[Key, bool]) -> bool:
+        """Return whether another command has added what is missing."""
+        nonlocal seen
+        key, score = job
+        if (now := table.stamp(workdir)) != seen:
+            rows.update(table.read(workdir))
+            seen = now
+        return not (score and judge.lacks(rows.get(key, {}))) and not drawing.lacks_images(key)
+
+    jobs = sharing.share(left, lambda job: _place_of(workdir, job[0], "lock"), finished)
+    with contextlib.closing(jobs):
+        for done, ((key, score), theirs) in enumerate(jobs, start=1):
+            found = None if theirs else drawing.draw(key, score)
+            if not score or not processes.is_writer():
+                continue
+            if found is not None:
+                rows |= table.add(workdir, {key: found.scores})
+                seen = table.stamp(workdir)
+                found.finish()
+            names = [name for name in judge.measures if METRICS[name].of_images]
+            shares: dict[str, Any] = {name: rows[key][name] for name in names}
+            if told is None:
+                progress.update(done, **shares)
+            else:
+                told(key, shares)
+
+
+class _Found(NamedTuple):
+    scores: Scores
+    finish: Callable[[], object]  # to call once they are stored
+
+
+class _Drawing:
+    """Draws keys one after another, and keeps networks and programs for the next one."""
+
+    def __init__(self, experiment, judge, workdir, left, no_images, shown, tolerant):
+        self._experiment, self._judge, self._workdir = experiment, judge, workdir
+        self._no_images, self._shown, self._tolerant = set(no_images), shown, tolerant
+        self._step = left[0][0].checkpoint
+        self._plans = {
+            key: guidance_lib.plan(key.guidance, experiment.sampler, key.steps)[0]
+            for key, _ in left
+        }
+        self._how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
+        self._model = functools.cache(lambda: checkpoints.load(workdir, self._step, **self._how))
+        self._weak: tuple[Any, Any] = None, None  # which network, and the network
+        self._programs: set[Any] = set()
+
+    def lacks_images(self, key: Key) -> bool:
+        """Return whether the first images of a key are wanted, and not there."""
+        shown, shape = self._shown, self._experiment.image_shape
+        return (
+            key in self._no_images
+            and images_of(self._workdir, key, shown=shown, shape=shape) is None
+        )
+
+    def draw(self, key: Key, score: bool) -> _Found | None:
+        """Draw and score a key, or draw its first images; return scores in the writer."""
+        guidance, judge, experiment = key.guidance, self._judge, self._experiment
+        setting = f"{guidance.describe()}, {key.steps} steps, seed {key.seed}"
+        log(f"Draw {key.samples} images: {setting}.")
+        model, weak_model = self._model(), self._weak_model(guidance)
+        program = (self._plans[key], key.steps, guidance.weak_workdir)
+        if program not in self._programs and len(self._programs) >= MOST_PROGRAMS:
             jax.clear_caches()
-            programs.clear()
+            self._programs.clear()
         draw = functools.partial(
             sample_batches,
             model,
@@ -75,30 +129,33 @@ def draw_all(
             weak_model=weak_model,
             **{**experiment.sampling, "seed": key.seed, "steps": key.steps},
         )
+        keep = functools.partial(keep_images, self._workdir, key)
         stream = Stream(
             draw,
-            wanted,
+            wanted_by(experiment, key),
             judge if score else None,
-            keep=functools.partial(keep_images, workdir, key) if key in no_images else None,
-            shown=shown,
-            compiled=program in programs,
-            batch_size=config.batch_size,
-            files=_pictures_of(experiment, workdir, key) if score else None,
+            keep=keep if key in self._no_images else None,
+            shown=self._shown,
+            compiled=program in self._programs,
+            batch_size=experiment.config.sample.batch_size,
+            files=_pictures_of(experiment, self._workdir, key) if score else None,
         )
-        programs.add(program)
+        self._programs.add(program)
         about = repr((key, key.decoder, key.labels, key.reference, judge.measures))
         found = None
         try:
             if score:
-                found = stream.run(_part_of(workdir, key), about)
+                found = stream.run(_place_of(self._workdir, key, "part"), about)
             else:
                 stream.first()
         except NotFinite as error:  # in all processes
-            if not tolerant:
+            if not self._tolerant:
                 raise
             log(f"Not counted: {error}")
         if not score or not processes.is_writer():
-            continue
+            return None
+        if found is None:
+            return _Found(dict.fromkeys(judge.measures, math.nan), lambda: None)
         cost = flops.sampling_step(
             model,
             guidance,
@@ -106,17 +163,17 @@ def draw_all(
             sampler=experiment.sampler,
             weak_model=weak_model,
         )
-        scores: Scores = dict.fromkeys(judge.measures, math.nan)
-        if found is not None:
-            scores = judge.scores_of(found.sets, Drawing(cost, found.rate))
-        rows |= table.add(workdir, {key: scores})
-        if found is not None:
-            found.finish()
-        shares: dict[str, Any] = {n: scores[n] for n in scores if METRICS[n].of_images}
-        if told is None:
-            progress.update(done, **shares)
-        else:
-            told(key, shares)
+        scores = judge.scores_of(found.sets, Drawing(cost, found.rate))
+        return _Found(scores, found.finish)
+
+    def _weak_model(self, guidance: Guidance) -> Any:
+        """Return the network of the weak prediction, if it is another one; the last one is kept."""
+        which = guidance.weak_workdir, guidance.weak_step, guidance.weak_weights
+        if self._weak[0] != which:
+            self._weak = None, None  # frees the last one
+            model = weak_networks.load(guidance, self._workdir, **self._how, step=self._step)
+            self._weak = which, model
+        return self._weak[1]
 
 
 def wanted_by(experiment: Experiment, key: Key) -> np.ndarray | Asked:
@@ -131,9 +188,9 @@ def wanted_by(experiment: Experiment, key: Key) -> np.ndarray | Asked:
     return drawn.integers(0, classes, key.samples).astype(np.int32)
 
 
-def _part_of(workdir: str | os.PathLike, key: Key) -> epath.Path:
-    """Return the folder where an interrupted drawing is continued."""
-    return files.path(workdir) / "samples" / "scored" / f"{key.digest}.part"
+def _place_of(workdir: str | os.PathLike, key: Key, kind: str) -> epath.Path:
+    """Return the folder where an interrupted drawing is continued, "part", or its "lock"."""
+    return files.path(workdir) / "samples" / "scored" / f"{key.digest}.{kind}"
 
 
 def _pictures_of(experiment: Experiment, workdir: str | os.PathLike, key: Key) -> Any:

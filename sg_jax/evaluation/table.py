@@ -166,6 +166,17 @@ def read(workdir: str | os.PathLike, tell: bool = False) -> Table:
     return table
 
 
+def stamp(workdir: str | os.PathLike) -> tuple[int, ...] | None:
+    """Return what changes when a run's table is written; None without one, or in a bucket."""
+    if files.is_remote(workdir):
+        return None
+    try:
+        found = os.stat(files.path(workdir) / NAME)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def add(workdir: str | os.PathLike, rows: Table) -> Table:
     """Add scores to a run's table, and return all of it.
 

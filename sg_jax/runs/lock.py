@@ -80,8 +80,8 @@ def _hold(folder: epath.Path) -> Iterator[Held]:
     }
     held, ended = Held(path, me["token"]), threading.Event()
     with contextlib.ExitStack() as stack:
-        if not files.is_remote(path):
-            stack.enter_context(_locked(path))
+        if not files.is_remote(path) and not stack.enter_context(locked(path)):
+            raise _held(path, _read(path) or {})
         _refuse_living(path, me)
         _write(path, me, 0)
         if files.is_remote(path):  # of two that start at once, the later write wins
@@ -100,8 +100,11 @@ def _hold(folder: epath.Path) -> Iterator[Held]:
 
 
 @contextlib.contextmanager
-def _locked(path: epath.Path) -> Iterator[None]:
-    """Lock a file for this process, until it ends; raise if another process has locked it."""
+def locked(path: epath.Path) -> Iterator[bool]:
+    """Lock a file, which is made, for this process; yield False if another one has locked it.
+
+    It is not removed. On file systems without locks nobody has locked it.
+    """
     import fcntl
 
     while True:
@@ -110,16 +113,17 @@ def _locked(path: epath.Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise _held(path, _read(path) or {}) from None
+            yield False
+            return
         except OSError:  # a file system without locks: the beat must do
             break
-        # The run that held it may have removed the file between the two lines above.
+        # Who held it may have removed the file between the two lines above.
         with contextlib.suppress(FileNotFoundError):
             if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
                 break
         os.close(descriptor)
     try:
-        yield
+        yield True
     finally:
         os.close(descriptor)
 

@@ -1,8 +1,10 @@
 """Evaluation: seeds, checkpoints by step, and what a second call draws."""
 
+import contextlib
 import csv
 import dataclasses
 import json
+import threading
 import types
 
 import numpy as np
@@ -21,6 +23,7 @@ from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
 from sg_jax.modes import evaluate
 from sg_jax.programs import sampling
+from sg_jax.runs.lock import locked
 from sg_jax.weights import checkpoints
 
 SETTINGS = dict(
@@ -98,6 +101,33 @@ def test_what_another_command_has_scored_meanwhile_is_kept(evaluate_of, tmp_path
     evaluate_of(("unguided", "sg"))
     rows = table.read(tmp_path)
     assert len(rows) == 3 and rows[other] == scores
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_another_command_is_drawing_is_left_to_it(evaluate_of, tmp_path, finished):
+    """If that command fails, this one draws it after all."""
+    evaluate_of(("unguided", "sg"))
+    rows = table.read(tmp_path)
+    (key,) = [key for key in rows if key.guidance == Guidance()]
+    scores = rows.pop(key) | {"frechet": 0.125}
+    table.write(tmp_path, rows)
+    with contextlib.ExitStack() as other:
+        lock = tmp_path / "samples" / "scored" / f"{key.digest}.lock"
+        assert other.enter_context(locked(lock))
+
+        def end():
+            if finished:
+                table.add(tmp_path, {key: scores})
+            other.close()
+
+        timer = threading.Timer(0.5, end)
+        timer.start()
+        scored, _, report = evaluate_of(("unguided", "ag"))
+        timer.join()
+    assert scored == [(SETTINGS["ag"], 5), *([] if finished else [(Guidance(), 5)])]
+    (row,) = [row for row in report if row["name"] == "unguided"]
+    assert (row["frechet"] == 0.125) == finished
+    assert not lock.exists()
 
 
 def test_what_is_scored_is_kept_setting_by_setting(evaluate_of, tmp_path):

@@ -1,0 +1,73 @@
+"""Commands that do the same jobs at once, in one folder, share them out.
+
+Each job has a file, which the command that does it holds until it is done or killed. So commands on
+one machine share, and those on several if their file system locks files for all of them. A bucket
+cannot be locked: there each command does every job.
+"""
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TypeVar
+
+from etils import epath
+
+from sg_jax.parallel import processes
+from sg_jax.runs import files
+from sg_jax.runs.lock import locked
+from sg_jax.runs.progress import log
+
+PAUSE = 1.0  # seconds between two looks at what others hold
+FREE, HELD, FINISHED = range(3)
+
+Job = TypeVar("Job")
+
+
+def share(
+    jobs: Sequence[Job],
+    file_of: Callable[[Job], epath.Path],
+    finished: Callable[[Job], bool],
+) -> Generator[tuple[Job, bool], None, None]:
+    """Yield every job, and whether another command has finished it; the caller does the rest.
+
+    A job is held until the next one is asked for. What another command holds comes last: this waits
+    for it, and yields it as finished, or free after all. All processes of a command call this.
+
+    Args:
+      jobs: the jobs, in the order to do them in.
+      file_of: the path of a job's file, which is removed after it.
+      finished: whether a job's result is there. It is called in the writer, of jobs that it holds.
+    """
+    left, told = list(jobs), 0
+    while left:
+        later = []
+        for job in left:
+            with _held(file_of(job), functools.partial(finished, job)) as state:
+                if state == HELD:
+                    later.append(job)
+                else:
+                    yield job, state == FINISHED
+        if later and len(later) != told:
+            told = len(later)
+            log(f"Other commands are at the last {told}: wait for them.")
+        if len(later) == len(left):
+            time.sleep(PAUSE)
+        left = later
+
+
+@contextlib.contextmanager
+def _held(path: epath.Path, finished: Callable[[], bool]) -> Iterator[int]:
+    """Hold a file if it is free; yield the state of its job, the same in all processes."""
+    with contextlib.ExitStack() as stack:
+        state = FREE
+        if processes.is_writer():
+            if not files.is_remote(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if not stack.enter_context(locked(path)):
+                    state = HELD
+                else:
+                    stack.callback(path.unlink, missing_ok=True)
+            if state == FREE and finished():
+                state = FINISHED
+        yield int(processes.from_writer([state])[0])
