@@ -94,13 +94,13 @@ class _Drawing:
     def __init__(self, experiment, judge, workdir, left, no_images, shown, tolerant):
         self._experiment, self._judge, self._workdir = experiment, judge, workdir
         self._no_images, self._shown, self._tolerant = set(no_images), shown, tolerant
-        self._step = left[0][0].checkpoint
+        self._step = step = left[0][0].checkpoint
         self._plans = {
             key: guidance_lib.plan(key.guidance, experiment.sampler, key.steps)[0]
             for key, _ in left
         }
-        self._how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
-        self._model = functools.cache(lambda: checkpoints.load(workdir, self._step, **self._how))
+        self._how = how = dict(mesh=experiment.mesh, like=experiment.model)
+        self._model = functools.cache(lambda: checkpoints.load(workdir, step, **how))
         self._weak: tuple[Any, Any] = None, None  # which network, and the network
         self._programs: set[Any] = set()
 
