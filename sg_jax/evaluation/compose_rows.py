@@ -15,7 +15,7 @@ from etils import epath
 
 from sg_jax.errors import UserError, one_line
 from sg_jax.evaluation.table import Key
-from sg_jax.runs import arrays, files
+from sg_jax.runs import arrays, files, sharing
 
 NAME = "compose.csv"
 CLIP = "clip"  # the task that stands for the CLIP score of all prompts
@@ -82,8 +82,15 @@ def _read(workdir: str | os.PathLike) -> dict[str, dict[tuple[str, bool], tuple[
 
 
 def write(workdir: str | os.PathLike, rows: Sequence[Row]) -> epath.Path:
-    """Write rows to a run's file, in place of those of the same drawings; others stay."""
-    path = files.path(workdir) / NAME
+    """Write rows to a run's file, in place of those of the same drawings; others stay.
+
+    Commands that write at the same time wait for each other, so that none loses a row of another.
+    """
+    with sharing.alone(workdir):
+        return _write(files.path(workdir) / NAME, rows)
+
+
+def _write(path: epath.Path, rows: Sequence[Row]) -> epath.Path:
     own = {row.key.digest for row in rows}
     lines = []
     if path.exists():

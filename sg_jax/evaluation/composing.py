@@ -5,6 +5,7 @@ there is drawn again with other seeds, and only these are reported. compose.csv 
 and samples/composed/ the first images of some prompts.
 """
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -29,10 +30,11 @@ from sg_jax.evaluation.table import Key
 from sg_jax.method.guidance import Guidance
 from sg_jax.parallel import processes
 from sg_jax.programs.sampling import sample_batches
-from sg_jax.runs import arrays, files
+from sg_jax.runs import arrays, files, sharing
 from sg_jax.runs.progress import Ahead, Progress, log
 from sg_jax.weights import checkpoints, weak_networks
 
+Job = tuple[str, Key]  # a method and a drawing
 DETECTOR = "shapes 2"  # what scores and is shown; a new version draws again
 
 
@@ -126,7 +128,7 @@ class Composer:
     def images(self, row: Row) -> np.ndarray | None:
         """Return the images of `shown_prompts` in a drawing, uint8 [prompts, H, W, C]."""
         try:
-            return arrays.from_npy(arrays.read_bytes(self._images_path(row.key)))
+            return arrays.from_npy(arrays.read_bytes(self._place(row.key, "npy")))
         except (OSError, ValueError):
             return None
 
@@ -137,36 +139,46 @@ class Composer:
         seeds: Sequence[int],
         later: int,
     ) -> list[Row]:
-        """Draw settings with seeds, unless compose.csv has them; `later` settings will follow."""
+        """Draw settings with seeds, unless compose.csv has them; `later` settings will follow.
+
+        Other commands that draw the same share the drawings; see `runs.sharing`.
+        """
         jobs = [(name, self._key(guidance, seed)) for name, guidance in settings for seed in seeds]
         known = compose_rows.read(self._workdir) if processes.is_writer() else {}
-        wanted = {*composed.groups(self._prompts)} if self._scores else set()
-        wanted |= {(CLIP, False)} if self._clip else set()
-        missing = [
-            int(
-                not wanted <= known.get(key.digest, {}).keys()
-                or (stage == REPORT and self._lacks_files(name, key))
-            )
-            for name, key in jobs
-        ]
+        missing = [int(self._misses(stage, job, known)) for job in jobs]
         left = [j for j, m in zip(jobs, processes.from_writer(missing), strict=True) if m]
         log(f"{stage.capitalize()}: {len(jobs)} drawings, {len(left)} left.")
         costs = {key.digest: self._cost(key) for _, key in left}
         more = later * len(self._settings.report_seeds)
         mean = sum(costs.values()) / max(len(costs), 1)
         ahead = Ahead(len(left) + more, sum(costs.values()) + more * mean, "drawing")
-        rows = []
-        for name, key in jobs:
-            if (name, key) in left:
-                scores = self._score(name, key, keep=stage == REPORT)
-                ahead.update(costs[key.digest], **_of_all(scores))
-            else:
-                scores = known.get(key.digest, {})
-            row = Row(stage, name, key, scores, self._counts)
-            rows.append(row)
-            if processes.is_writer() and scores and (name, key) in left:
-                compose_rows.write(self._workdir, [row])
-        return rows
+
+        def finished(job: Job) -> bool:
+            known.update(compose_rows.read(self._workdir))
+            return not self._misses(stage, job, known)
+
+        shared = sharing.share(left, lambda job: self._place(job[1], "lock"), finished)
+        with contextlib.closing(shared):
+            for (name, key), theirs in shared:
+                if not theirs:
+                    scores = self._score(name, key, keep=stage == REPORT)
+                    if processes.is_writer() and scores:
+                        row = Row(stage, name, key, scores, self._counts)
+                        compose_rows.write(self._workdir, [row])
+                    known[key.digest] = scores
+                ahead.update(costs[key.digest], **_of_all(known.get(key.digest, {})))
+        return [
+            Row(stage, name, key, known.get(key.digest, {}), self._counts) for name, key in jobs
+        ]
+
+    def _misses(self, stage: str, job: Job, known: Mapping[str, Scores]) -> bool:
+        """Return whether a drawing lacks scores, or files that are to be kept."""
+        name, key = job
+        wanted = {*composed.groups(self._prompts)} if self._scores else set()
+        wanted |= {(CLIP, False)} if self._clip else set()
+        if not wanted <= known.get(key.digest, {}).keys():
+            return True
+        return stage == REPORT and self._lacks_files(name, key)
 
     def _key(self, guidance: Guidance, seed: int) -> Key:
         experiment = self._experiment
@@ -225,7 +237,7 @@ class Composer:
             return {}
         buffer = io.BytesIO()
         np.save(buffer, np.stack([first[i] for i in shown]))
-        files.write_atomically(self._images_path(key), buffer.getvalue())
+        files.write_atomically(self._place(key, "npy"), buffer.getvalue())
         if kept is not None:
             log(f"All images are kept: {kept.finish()}.")
         scores: Scores = {}
@@ -235,8 +247,9 @@ class Composer:
             scores[CLIP, False] = float(np.concatenate(likeness).mean())
         return scores
 
-    def _images_path(self, key: Key) -> Any:
-        return files.path(self._workdir) / "samples" / "composed" / f"{key.digest}.npy"
+    def _place(self, key: Key, kind: str) -> Any:
+        """Return the file of a drawing's shown images, "npy", or its "lock"."""
+        return files.path(self._workdir) / "samples" / "composed" / f"{key.digest}.{kind}"
 
     def _folder(self, name: str, key: Key) -> Any:
         layout = self._settings.keep

@@ -26,7 +26,7 @@ from sg_jax.evaluation.metrics import METRICS, Scores
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
 from sg_jax.method.weak import RAW
-from sg_jax.runs import arrays, files
+from sg_jax.runs import arrays, files, sharing
 from sg_jax.runs.progress import log
 
 NAME = "scores.csv"
@@ -182,35 +182,12 @@ def add(workdir: str | os.PathLike, rows: Table) -> Table:
 
     Commands that add at the same time wait for each other, so that none loses a row of another.
     """
-    with _alone(workdir):
+    with sharing.alone(workdir):
         table = read(workdir)
         for key, scores in rows.items():
             table[key] = table.get(key, {}) | scores  # keep what is not measured now
         write(workdir, table)
     return table
-
-
-@contextlib.contextmanager
-def _alone(workdir: str | os.PathLike) -> Iterator[None]:
-    """Wait for other commands that add rows on this machine, and let others wait.
-
-    The folder itself is locked, so that no file is left behind. A bucket, and some network file
-    systems, cannot be locked.
-    """
-    if files.is_remote(workdir):
-        yield
-        return
-    import fcntl
-
-    folder = files.path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(number, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(number)
 
 
 def write(workdir: str | os.PathLike, table: Table) -> epath.Path:

@@ -23,6 +23,7 @@ from sg_jax.errors import UserError
 from sg_jax.parallel import processes
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
+from sg_jax.runs.sharing import locked
 
 NAME = "training.json"
 BEAT = 10.0  # seconds between two beats
@@ -97,35 +98,6 @@ def _hold(folder: epath.Path) -> Iterator[Held]:
             with contextlib.suppress(OSError, UserError):
                 held.check()
                 path.unlink()
-
-
-@contextlib.contextmanager
-def locked(path: epath.Path) -> Iterator[bool]:
-    """Lock a file, which is made, for this process; yield False if another one has locked it.
-
-    It is not removed. On file systems without locks nobody has locked it.
-    """
-    import fcntl
-
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            yield False
-            return
-        except OSError:  # a file system without locks: the beat must do
-            break
-        # Who held it may have removed the file between the two lines above.
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
-                break
-        os.close(descriptor)
-    try:
-        yield True
-    finally:
-        os.close(descriptor)
 
 
 def _refuse_living(path: epath.Path, me: dict[str, Any]) -> None:

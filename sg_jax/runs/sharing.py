@@ -1,12 +1,13 @@
-"""Commands that do the same jobs at once, in one folder, share them out.
+"""Commands that work in one folder at once: they wait for each other, and share out their jobs.
 
-Each job has a file, which the command that does it holds until it is done or killed. So commands on
-one machine share, and those on several if their file system locks files for all of them. A bucket
-cannot be locked: there each command does every job.
+The operating system locks files, and releases what a command holds that was killed. So commands on
+one machine know of each other, and those on several if their file system locks files for all of
+them. A bucket cannot be locked: there each command acts as if it were alone.
 """
 
 import contextlib
 import functools
+import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TypeVar
@@ -15,13 +16,63 @@ from etils import epath
 
 from sg_jax.parallel import processes
 from sg_jax.runs import files
-from sg_jax.runs.lock import locked
 from sg_jax.runs.progress import log
 
 PAUSE = 1.0  # seconds between two looks at what others hold
 FREE, HELD, FINISHED = range(3)
 
 Job = TypeVar("Job")
+
+
+@contextlib.contextmanager
+def locked(path: epath.Path) -> Iterator[bool]:
+    """Lock a file, which is made, for this process; yield False if another one has locked it.
+
+    It is not removed. On file systems without locks nobody has locked it.
+    """
+    import fcntl
+
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            yield False
+            return
+        except OSError:  # a file system without locks: the beat must do
+            break
+        # Who held it may have removed the file between the two lines above.
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+                break
+        os.close(descriptor)
+    try:
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def alone(folder: str | os.PathLike) -> Iterator[None]:
+    """Wait for other commands that are in such a block for a folder, and let others wait.
+
+    The folder itself is locked, so that no file is left behind.
+    """
+    if files.is_remote(folder):
+        yield
+        return
+    import fcntl
+
+    place = files.path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    number = os.open(place, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
 
 
 def share(

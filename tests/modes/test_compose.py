@@ -1,7 +1,9 @@
 """Composing: scales are chosen on some seeds and reported on others, and nothing is drawn twice."""
 
+import contextlib
 import csv
 import dataclasses
+import threading
 import types
 
 import numpy as np
@@ -18,6 +20,7 @@ from sg_jax.method.guidance import Guidance
 from sg_jax.method.presets import PRESETS
 from sg_jax.method.sampler import Sampler
 from sg_jax.modes import compose
+from sg_jax.runs.sharing import locked
 from sg_jax.weights import checkpoints
 
 PLACES = {"left of": (-8, 0), "right of": (8, 0), "above": (0, -8), "below": (0, 8)}
@@ -122,6 +125,29 @@ def test_what_is_there_is_not_drawn_again(compose_of, tmp_path):
     assert len(jobs) == 9  # each lacks a task
     _, jobs = compose_of(report_seeds=(1, 2, 3, 4))
     assert jobs == [(1.0, 4), (3.0, 4)]
+
+
+def test_what_another_command_is_drawing_is_left_to_it(compose_of, tmp_path):
+    compose_of()
+    path = tmp_path / "compose.csv"
+    whole = path.read_text()
+    with path.open() as file:
+        (digest, *_) = [r["drawing"] for r in csv.DictReader(file) if r["setting"].startswith("no")]
+    path.write_text("\n".join(li for li in whole.splitlines() if digest not in li) + "\n")
+    with contextlib.ExitStack() as other:
+        lock = tmp_path / "samples" / "composed" / f"{digest}.lock"
+        assert other.enter_context(locked(lock))
+
+        def end():
+            path.write_text(whole)
+            other.close()
+
+        timer = threading.Timer(0.5, end)
+        timer.start()
+        _, jobs = compose_of()
+        timer.join()
+    assert jobs == [] and not lock.exists()
+    assert sorted(path.read_text().splitlines()) == sorted(whole.splitlines())
 
 
 def test_an_interrupted_run_goes_on(compose_of, monkeypatch):

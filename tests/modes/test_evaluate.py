@@ -23,7 +23,7 @@ from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
 from sg_jax.modes import evaluate
 from sg_jax.programs import sampling
-from sg_jax.runs.lock import locked
+from sg_jax.runs.sharing import locked
 from sg_jax.weights import checkpoints
 
 SETTINGS = dict(

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from sg_jax.runs import sharing
-from sg_jax.runs.lock import locked
+from sg_jax.runs.sharing import locked
 
 
 @pytest.fixture(autouse=True)
