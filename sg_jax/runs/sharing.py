@@ -99,10 +99,10 @@ def share(
                     later.append(job)
                 else:
                     yield job, state == FINISHED
-        if later and len(later) != told:
-            told = len(later)
-            log(f"Other commands are at the last {told}: wait for them.")
-        if len(later) == len(left):
+        if later and len(later) == len(left):
+            if len(later) != told:
+                told = len(later)
+                log(f"Other commands are at the last {told}: wait for them.")
             time.sleep(PAUSE)
         left = later
 
