@@ -121,7 +121,7 @@ def tuned_by(tiny, tmp_path, monkeypatch):
         monkeypatch.setattr(scored, "images_of", lambda *args, **kwargs: np.zeros((2, 8, 8, 3)))
         settings, _ = trials.candidates(config, able_on(tiny))
         tried = trials.trials(experiment, settings)
-        judge = types.SimpleNamespace(measures=["frechet"])
+        judge = types.SimpleNamespace(lacks=lambda scores: "frechet" not in scores)
         rows, images = tuning.run(experiment, judge, tmp_path, tried, step=7)
         return rows, images, asked, tried
 
