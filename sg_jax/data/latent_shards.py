@@ -11,7 +11,6 @@ about.json says, so any number of processes may go on.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -27,7 +26,7 @@ from sg_jax.data import latents, origin, text_features
 from sg_jax.encoders.text import Described
 from sg_jax.errors import UserError, one_line
 from sg_jax.parallel import processes
-from sg_jax.runs import files
+from sg_jax.runs import files, sharing
 
 SPLIT = "train"
 SUMS = ("mean", "square", "variance")  # over the pixels of a file, of each channel
@@ -100,15 +99,11 @@ class Unfinished:
                 f"{self.folder} is not there for process {index}, but all processes must see the "
                 "same folder: give --to a folder on a disk that they share."
             )
-        with (self.progress / f"lock-{index}").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with sharing.locked(self.progress / f"lock-{index}") as free:
+            if not free:
                 raise UserError(
                     f"{self.folder} is being written by another command: wait until it ends."
-                ) from None
-            except OSError:  # a file system without locks
-                pass
+                )
             yield
 
     def _check_about(self, path: pathlib.Path) -> None:

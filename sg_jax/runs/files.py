@@ -8,7 +8,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 import fsspec
 from etils import epath
@@ -153,7 +153,7 @@ def writing(name: str | os.PathLike) -> Iterator[IO[bytes]]:
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
         with open(partial, "xb") as file:
-            _lock(file)  # which shows `tidy` that somebody is writing
+            try_lock(file)  # which shows `tidy` that somebody is writing
             yield file
             file.flush()
             os.fsync(file.fileno())  # or a machine that stops may leave an empty file
@@ -212,7 +212,7 @@ def _locked(folder: epath.Path) -> Iterator[bool]:
     """Lock a folder, and yield whether that was possible."""
     opened = os.open(folder, os.O_RDONLY)
     try:
-        yield bool(_lock(opened))
+        yield bool(try_lock(opened))
     finally:
         os.close(opened)
 
@@ -244,12 +244,16 @@ def _folders(folder: epath.Path) -> list[epath.Path]:
 def _is_dead(path: epath.Path) -> bool:
     """Return whether nobody writes a file; without file locks, whether it is a day old."""
     with open(path, "rb") as file:
-        locked = _lock(file)
+        locked = try_lock(file)
     return time.time() - os.stat(path).st_mtime > 86_400 if locked is None else locked
 
 
-def _lock(file) -> bool | None:
-    """Lock an open file; return False if another process has locked it, None without file locks."""
+def try_lock(file: Any) -> bool | None:
+    """Lock an open file, or a descriptor, for this process.
+
+    Returns:
+      False if another process has locked it; None if the file system locks no files.
+    """
     try:
         import fcntl
 

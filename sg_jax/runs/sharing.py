@@ -25,23 +25,20 @@ Job = TypeVar("Job")
 
 
 @contextlib.contextmanager
-def locked(path: epath.Path) -> Iterator[bool]:
+def locked(path: os.PathLike) -> Iterator[bool]:
     """Lock a file, which is made, for this process; yield False if another one has locked it.
 
     It is not removed. On file systems without locks nobody has locked it.
     """
-    import fcntl
-
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        free = files.try_lock(descriptor)
+        if free is None:
+            break
+        if not free:
             os.close(descriptor)
             yield False
             return
-        except OSError:  # a file system without locks: the beat must do
-            break
         # Who held it may have removed the file between the two lines above.
         with contextlib.suppress(FileNotFoundError):
             if os.stat(path).st_ino == os.fstat(descriptor).st_ino:

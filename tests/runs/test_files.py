@@ -177,7 +177,7 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path, monkeypa
         (folder / "a.npz").write_bytes(b"whole")
     open_one = tmp_path / ".b.npz.4567.partial"
     with open(open_one, "wb") as file:
-        assert files._lock(file)
+        assert files.try_lock(file)
         files.tidy(tmp_path)
         assert open_one.exists()
     found = sorted(p.name for p in tmp_path.rglob("*") if p.is_file())

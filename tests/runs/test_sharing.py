@@ -8,7 +8,6 @@ import time
 import pytest
 
 from sg_jax.runs import sharing
-from sg_jax.runs.sharing import locked
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +43,7 @@ def test_what_another_command_holds_comes_last(share, tmp_path, capsys, finished
     (tmp_path / "new").mkdir()
     there, ended = set(), threading.Event()
     with contextlib.ExitStack() as other:
-        assert other.enter_context(locked(tmp_path / "new" / "a.lock"))
+        assert other.enter_context(sharing.locked(tmp_path / "new" / "a.lock"))
 
         def end():
             ended.wait()
@@ -65,7 +64,7 @@ def test_what_another_command_holds_comes_last(share, tmp_path, capsys, finished
 
 
 def _hold(path, ready):
-    with locked(path):
+    with sharing.locked(path):
         ready.set()
         time.sleep(60)
 
