@@ -4,19 +4,21 @@ Each takes arrays or `Rows`: features in parts, also in files, that are read in 
 set alone contributes can be computed once, or gathered batch by batch.
 """
 
-from sg_jax.evaluation.kernel import kid
+from sg_jax.evaluation.kernel import KernelReference, kid
 from sg_jax.evaluation.neighbours import NEIGHBOURS, Manifold, precision_recall
 from sg_jax.evaluation.predictions import SPLIT, Predictions, class_accuracy, inception_score
 from sg_jax.evaluation.rows import Rows
-from sg_jax.evaluation.sliced import mind
+from sg_jax.evaluation.sliced import SlicedReference, mind
 from sg_jax.evaluation.statistics import Statistics, frechet
 
 __all__ = [
     "NEIGHBOURS",
     "SPLIT",
+    "KernelReference",
     "Manifold",
     "Predictions",
     "Rows",
+    "SlicedReference",
     "Statistics",
     "class_accuracy",
     "frechet",

@@ -6,7 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sg_jax.evaluation.distances import Manifold, Predictions, Rows, Statistics
+from sg_jax.evaluation.distances import (
+    KernelReference,
+    Manifold,
+    Predictions,
+    Rows,
+    SlicedReference,
+    Statistics,
+)
 
 
 class Seen(NamedTuple):
@@ -72,3 +79,13 @@ class FeatureSet:
     def manifold(self) -> Manifold:
         """The balls around `features`, for precision and recall."""
         return Manifold(self.kept)
+
+    @functools.cached_property
+    def kernel(self) -> KernelReference:
+        """`features` as the real ones of KID."""
+        return KernelReference(self.kept)
+
+    @functools.cached_property
+    def sliced(self) -> SlicedReference | Rows:
+        """`features` as the real ones of MIND; in files they stay as they are."""
+        return self.kept if isinstance(self.kept, Rows) else SlicedReference(self.kept)

@@ -1,6 +1,7 @@
 """The Kernel Inception Distance (KID): the maximum mean discrepancy under a cubic kernel."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,43 @@ DEVICE_PAIRS = 2**24  # of more pairs, the devices do most of the work
 SIZE = 1000  # samples of a subset
 
 
+class KernelReference:
+    """Real features whose own share of KID is computed once, however many sets are compared.
+
+    Args:
+      features: [N, F], an array or `Rows`.
+      name: the name of the features in error messages.
+
+    Raises:
+      UserError: a wrong shape, NaN or infinity, or fewer than 2 samples.
+    """
+
+    def __init__(self, features: Any, name: str = "real") -> None:
+        self.rows = Rows.of(features, name, at_least=2)
+
+    @functools.cached_property
+    def sum_on_host(self) -> float:
+        """The sum of the kernel over i != j, in float64."""
+        return _sum_on_host(self.rows, self.rows, same=True)
+
+    @functools.cached_property
+    def moments(self) -> "_Moments":
+        """Sums over the samples."""
+        return _Moments.of(self.rows, pairs.Centred(self.rows))
+
+    @functools.cached_property
+    def sum_by_devices(self) -> float:
+        """The sum of the kernel over i != j, as `_by_devices`."""
+        return _own_sum(self.rows, self.moments, pairs.Centred(self.rows))
+
+
 # Bińkowski et al. 2018 (arXiv 1801.01401), with k(x, y) = (x·y / F + 1)^3:
 #   MMD^2 = mean over i != j of k(x_i, x_j) + that of k(y_i, y_j) - 2 mean over i, j of k(x_i, y_j)
 def kid(real: Any, fake: Any, subsets: int | None = None, size: int = SIZE, seed: int = 0) -> float:
     """Compute the Kernel Inception Distance, which has no bias and so compares sets of any sizes.
 
     Args:
-      real: features [N, F], an array or `Rows`.
+      real: features [N, F], an array or `Rows`, or their `KernelReference`.
       fake: features [M, F].
       subsets: how many random subsets to average over, as other programs do, often 100; None for
         all pairs, which varies less.
@@ -42,11 +73,13 @@ def kid(real: Any, fake: Any, subsets: int | None = None, size: int = SIZE, seed
     if not is_whole(seed) or seed < 0:
         raise UserError(f"seed={seed!r} must be a whole number, at least 0.")
     least = 2 if subsets is None else size
-    real, fake = Rows.of(real, "real", at_least=least), Rows.of(fake, "fake", at_least=least)
-    check_widths(real.width, fake.width)
+    real = real if isinstance(real, KernelReference) else KernelReference(real)
+    rows = Rows.of(real.rows, "real", at_least=least)
+    fake = Rows.of(fake, "fake", at_least=least)
+    check_widths(rows.width, fake.width)
     if subsets is not None:
-        return _of_subsets(real, fake, subsets, size, np.random.default_rng(seed))
-    large = (len(real) + len(fake)) ** 2 > DEVICE_PAIRS
+        return _of_subsets(rows, fake, subsets, size, np.random.default_rng(seed))
+    large = (len(rows) + len(fake)) ** 2 > DEVICE_PAIRS
     found = _by_devices(real, fake) if large else np.nan
     # Outliers, a million times as large as others, can be too large for float32.
     return found if np.isfinite(found) else _on_host(real, fake)
@@ -57,7 +90,7 @@ def _of_subsets(real: Rows, fake: Rows, subsets: int, size: int, rng: np.random.
     found = []
     for _ in range(subsets):
         x, y = (rows.take(rng.choice(len(rows), size, replace=False)) for rows in (real, fake))
-        found.append(_on_host(Rows([x]), Rows([y])))
+        found.append(_on_host(KernelReference(x), Rows([y])))
     return float(np.mean(found))
 
 
@@ -66,22 +99,23 @@ def _combined(xx: float, yy: float, xy: float, n: int, m: int) -> float:
     return float(xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m))
 
 
-def _on_host(real: Rows, fake: Rows) -> float:
+def _on_host(real: KernelReference, fake: Rows) -> float:
     """Return MMD^2 in float64, from all pairs."""
+    yy, xy = _sum_on_host(fake, fake, same=True), _sum_on_host(real.rows, fake, same=False)
+    return _combined(real.sum_on_host, yy, xy, len(real.rows), len(fake))
 
-    def total(a: Rows, b: Rows, same: bool) -> float:
-        found = 0.0
-        for start, x in pairs.blocks(a, BLOCK):
-            x = x.astype(np.float64) / a.width
-            for first, y in pairs.blocks(b, BLOCK):
-                kernel = (x @ y.astype(np.float64).T + 1) ** 3
-                if same and start == first:
-                    np.fill_diagonal(kernel, 0.0)
-                found += kernel.sum()
-        return found
 
-    xx, yy = (total(rows, rows, same=True) for rows in (real, fake))
-    return _combined(xx, yy, total(real, fake, same=False), len(real), len(fake))
+def _sum_on_host(a: Rows, b: Rows, same: bool) -> float:
+    """Return the sum of the kernel over all pairs of two sets, or over i != j of one."""
+    found = 0.0
+    for start, x in pairs.blocks(a, BLOCK):
+        x = x.astype(np.float64) / a.width
+        for first, y in pairs.blocks(b, BLOCK):
+            kernel = (x @ y.astype(np.float64).T + 1) ** 3
+            if same and start == first:
+                np.fill_diagonal(kernel, 0.0)
+            found += kernel.sum()
+    return found
 
 
 @dataclasses.dataclass
@@ -118,29 +152,32 @@ class _Moments:
 
 
 # With t = a·b / F, k = (t + u + v)^3 = t^3 + 3 t^2 (u + v) + 3 t (u + v)^2 + (u + v)^3.
-def _by_devices(real: Rows, fake: Rows) -> float:
+def _by_devices(real: KernelReference, fake: Rows) -> float:
     """Return MMD^2: the sum of t^3 from float32 products, and all else from float64 moments.
 
     Around a common centre t is small, so that t^3 is a small share of the distance, and so is its
     rounding error.
     """
-    centred = pairs.Centred(real, fake)
-    x, y = (_Moments.of(rows, centred) for rows in (real, fake))
+    centred = pairs.Centred(real.rows, fake)
+    y = _Moments.of(fake, centred)
+    xy = _rest(real.moments, y) + _cubes(real.rows, fake, centred, same=False)
+    yy = _own_sum(fake, y, centred)
+    return _combined(real.sum_by_devices, yy, xy, len(real.rows), len(fake))
 
-    def rest(p: _Moments, q: _Moments) -> float:
-        """Return the sum over all pairs of k - t^3."""
-        width = p.a.shape[1]
-        squares = (np.vdot(p.aa[1], q.aa[0]) + np.vdot(p.aa[0], q.aa[1])) / width**2
-        products = (p.a[2] @ q.a[0] + 2 * p.a[1] @ q.a[1] + p.a[0] @ q.a[2]) / width
-        weights = p.u[::-1] @ (np.array([1, 3, 3, 1]) * q.u)
-        return 3 * squares + 3 * products + weights
 
-    xx, yy = (
-        rest(each, each) - each.own + _cubes(rows, rows, centred, same=True)
-        for each, rows in ((x, real), (y, fake))
-    )
-    xy = rest(x, y) + _cubes(real, fake, centred, same=False)
-    return _combined(xx, yy, xy, len(real), len(fake))
+def _own_sum(rows: Rows, moments: _Moments, centred: pairs.Centred) -> float:
+    """Return the sum of the kernel over i != j of one set."""
+    cubes = _cubes(rows, rows, centred, same=True)
+    return _rest(moments, moments) - moments.own + cubes
+
+
+def _rest(p: _Moments, q: _Moments) -> float:
+    """Return the sum over all pairs of k - t^3."""
+    width = p.a.shape[1]
+    squares = (np.vdot(p.aa[1], q.aa[0]) + np.vdot(p.aa[0], q.aa[1])) / width**2
+    products = (p.a[2] @ q.a[0] + 2 * p.a[1] @ q.a[1] + p.a[0] @ q.a[2]) / width
+    weights = p.u[::-1] @ (np.array([1, 3, 3, 1]) * q.u)
+    return 3 * squares + 3 * products + weights
 
 
 def _cubes(real: Rows, fake: Rows, centred: pairs.Centred, same: bool) -> float:

@@ -206,7 +206,7 @@ METRICS: dict[str, Metric] = {
             "Kernel distance of the features, unbiased: its mean does not depend on the number of "
             "images, so small sets can be compared (Bińkowski et al. 2018). Images of "
             "classes that are drawn equally often, not at random, read lower, also below 0.",
-            lambda real, fake: distances.kid(real.kept, fake.kept),
+            lambda real, fake: distances.kid(real.kernel, fake.kept),
             factor=1000,
             each=True,
         ),
@@ -214,7 +214,7 @@ METRICS: dict[str, Metric] = {
             "mind", "MIND", "distance", -1, significant(4), MAIN,
             "Sliced Wasserstein distance of the features (arXiv 2605.06797), which needs fewer "
             "images than a Fréchet distance; fewer still read higher.",
-            lambda real, fake: distances.mind(real.kept, fake.kept),
+            lambda real, fake: distances.mind(real.sliced, fake.kept),
             each=True,
         ),
         Metric(

@@ -3,6 +3,8 @@
 In float64 on the host, so that all machines find the same value.
 """
 
+import functools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,44 @@ from sg_jax.evaluation.rows import Rows, check_widths
 PROJECTIONS = 1000
 STREAM = 2605  # features may have been drawn from the same seed
 GROUP = 128  # projections at a time: of 50,000 samples, they are 49 MiB
+
+
+class SlicedReference:
+    """Real features whose sorted projections are kept, however many sets are compared.
+
+    They are 8 N bytes a projection, 76 MiB of 10,000 samples.
+
+    Args:
+      features: [N, F], an array or `Rows`.
+      projections: how many random directions.
+      seed: of the directions.
+      name: the name of the features in error messages.
+
+    Raises:
+      UserError: a wrong shape, NaN or infinity, no samples, `projections` below 1, a wrong seed.
+    """
+
+    def __init__(
+        self, features: Any, projections: int = PROJECTIONS, seed: int = 0, name: str = "real"
+    ) -> None:
+        if not is_whole(projections) or projections < 1:
+            raise UserError(f"projections={projections!r} must be at least 1; 1,000 are usual.")
+        if not is_whole(seed) or seed < 0:
+            raise UserError(f"seed={seed!r} must be a whole number, at least 0.")
+        self.rows, self.projections, self.seed = Rows.of(features, name), projections, seed
+
+    @functools.cached_property
+    def groups(self) -> list[np.ndarray]:
+        """The sorted projections [1..GROUP, N], by groups of vectors."""
+        return list(self.computed(self.rows))
+
+    def computed(self, rows: Rows) -> Iterator[np.ndarray]:
+        """Yield the sorted projections [1..GROUP, M] of other features [M, F] on its vectors."""
+        random = np.random.default_rng([self.seed, STREAM])
+        vectors = random.standard_normal((self.projections, self.rows.width))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        for start in range(0, self.projections, GROUP):
+            yield _sorted_projections(rows, vectors[start : start + GROUP])
 
 
 # Berthet et al. 2026 (arXiv 2605.06797), with α = 3 F, u uniform on the sphere, and q the quantile
@@ -29,11 +69,12 @@ def mind(real: Any, fake: Any, projections: int = PROJECTIONS, seed: int = 0) ->
     values of two seeds do: by up to a few percent with 1,000 projections, which others take too.
 
     Args:
-      real: features [N, F], an array or `Rows`.
+      real: features [N, F], an array or `Rows`, or their `SlicedReference`.
       fake: features [M, F]; M may differ from N. Fewer samples read higher, so compare only values
         from the same numbers.
-      projections: how many random directions.
-      seed: of the directions. The same seed gives the same value everywhere.
+      projections: how many random directions; a reference has its own.
+      seed: of the directions; a reference has its own. The same seed gives the same value
+        everywhere.
 
     Returns:
       The distance in squared units of the features, at least 0; 0 for equal sets.
@@ -45,23 +86,20 @@ def mind(real: Any, fake: Any, projections: int = PROJECTIONS, seed: int = 0) ->
       Berthet et al., MIND: Monge Inception Distance for Generative Models Evaluation,
       arXiv 2605.06797.
     """
-    if not is_whole(projections) or projections < 1:
-        raise UserError(f"projections={projections!r} must be at least 1; 1,000 are usual.")
-    if not is_whole(seed) or seed < 0:
-        raise UserError(f"seed={seed!r} must be a whole number, at least 0.")
-    real, fake = Rows.of(real, "real"), Rows.of(fake, "fake")
-    check_widths(real.width, fake.width)
-    vectors = np.random.default_rng([seed, STREAM]).standard_normal((projections, real.width))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    shares, i, j = _pieces(len(real), len(fake))
+    if isinstance(real, SlicedReference):
+        sorted_real: Iterable[np.ndarray] = real.groups
+    else:
+        real = SlicedReference(real, projections, seed)
+        sorted_real = real.computed(real.rows)
+    fake = Rows.of(fake, "fake")
+    check_widths(real.rows.width, fake.width)
+    shares, i, j = _pieces(len(real.rows), len(fake))
     total = 0.0
-    for start in range(0, projections, GROUP):
-        some = vectors[start : start + GROUP]
-        x, y = _sorted_projections(real, some), _sorted_projections(fake, some)
+    for x, y in zip(sorted_real, real.computed(fake), strict=True):
         for a, b in zip(x, y, strict=True):
             # No product of vectors: its threads would wait for each other on busy cores.
             total += float(np.sum(shares * (a[i] - b[j]) ** 2))
-    return 3 * real.width * total / projections
+    return 3 * real.rows.width * total / real.projections
 
 
 def _sorted_projections(rows: Rows, vectors: np.ndarray) -> np.ndarray:

@@ -2,14 +2,18 @@
 
     python tests/benchmarks/distances.py              # on this machine, minutes
     python tests/benchmarks/distances.py --small      # 1,000 and 2,000 samples of 256 features
+    python tests/benchmarks/distances.py --search     # what a search computes for each setting
     python tests/benchmarks/distances.py --estimate   # all pairs by the TPU compiler, on one chip
 
-The features are random, with variances that fall as 1 / i. The estimate needs libtpu, and no TPU;
-it covers what the devices do, not the host, and leaves out the choice of the smallest distances
-(`top_k`), of which the compiler gives no cycles: eight passes over a block would take 3 ms.
+The features are random, with variances that fall as 1 / i. A search compares many sets, here of
+1,000 samples of 128 features, with the same real ones; a reference keeps what the real ones alone
+contribute. The estimate needs libtpu, and no TPU; it covers what the devices do, not the host, and
+leaves out the choice of the smallest distances (`top_k`), of which the compiler gives no cycles:
+eight passes over a block would take 3 ms.
 """
 
 import argparse
+import statistics
 import time
 
 import jax
@@ -23,6 +27,7 @@ from sg_jax.evaluation import distances, kernel, neighbours, pairs
 
 REAL, FAKE, WIDTH, CLASSES = 10_000, 50_000, 2048, 1008
 SMALL = 1_000, 2_000, 256
+SEARCH, ROUNDS = (REAL, 1_000, 128), 5
 
 
 def main():
@@ -30,12 +35,15 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--search", action="store_true")
     parser.add_argument("--estimate", action="store_true")
     parser.add_argument("--topology", default="v5e:2x2", help="one chip of it is used")
     parser.add_argument("--only", help="one of the distances")
     given = parser.parse_args()
     if given.estimate:
         estimate(given.topology)
+    elif given.search:
+        search(*(SMALL if given.small else SEARCH))
     else:
         measure(*(SMALL if given.small else (REAL, FAKE, WIDTH)), given.only)
 
@@ -48,11 +56,11 @@ def measure(real, fake, width, only):
     logits = np.random.default_rng(2).standard_normal((fake, CLASSES), np.float32)
     found = {}
 
-    def statistics():
+    def both_statistics():
         found.update({name: distances.Statistics.of(z) for name, z in (("x", x), ("y", y))})
 
     steps = {
-        "statistics": statistics,
+        "statistics": both_statistics,
         "frechet": lambda: distances.frechet(found["x"], found["y"]),
         "inception_score": lambda: distances.inception_score(logits),
         "mind": lambda: distances.mind(x, y),
@@ -68,6 +76,35 @@ def measure(real, fake, width, only):
             seconds, worked = time.perf_counter() - began, time.process_time() - worked
             shown = "" if value is None else f" = {value}"
             print(f"{name:17} {seconds:8.2f} s, {worked:8.2f} s of all cores{shown}", flush=True)
+
+
+def search(real, fake, width):
+    """Print the seconds of each distance of one of many sets, from arrays and from a reference."""
+    x, *sets = (drawn(count, width, i) for i, count in enumerate([real] + [fake] * (1 + ROUNDS)))
+    kernels, slices = distances.KernelReference(x), distances.SlicedReference(x)
+    manifold = distances.Manifold(x)
+    steps = {
+        "kid": (lambda y: distances.kid(x, y), lambda y: distances.kid(kernels, y)),
+        "mind": (lambda y: distances.mind(x, y), lambda y: distances.mind(slices, y)),
+        "precision_recall": (
+            lambda y: distances.precision_recall(x, y),
+            lambda y: distances.precision_recall(manifold, y),
+        ),
+    }
+    print(f"{real:,} real and {fake:,} generated samples of {width} features, {ROUNDS} sets:")
+    for name, (each_time, once) in steps.items():
+        seconds = []
+        for i, y in enumerate(sets):
+            began = time.perf_counter()
+            expected = each_time(y)
+            between = time.perf_counter()
+            assert once(y) == expected
+            if i:  # the first set compiles, and pays for the reference
+                seconds.append((between - began, time.perf_counter() - between))
+        a, b = (statistics.median(each) for each in zip(*seconds, strict=True))
+        ratio = statistics.median(x / y for x, y in seconds)
+        print(f"{name:17} {a:6.2f} s each time, {b:6.2f} s by a reference, ratio {ratio:.1f}",
+              flush=True)  # fmt: skip
 
 
 def drawn(count, width, seed):

@@ -11,7 +11,12 @@ HERE = pathlib.Path(__file__).parent
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("command", "told"), [("memory.py 300", "300"), ("distances.py --small", "precision_recall")]
+    ("command", "told"),
+    [
+        ("memory.py 300", "300"),
+        ("distances.py --small", "precision_recall"),
+        ("distances.py --small --search", "ratio"),
+    ],
 )
 def test_a_benchmark_prints_its_table(command, told):
     name, *flags = command.split()

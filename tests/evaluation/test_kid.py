@@ -1,5 +1,6 @@
 """KID against loops, and that of the devices against that of float64."""
 
+import functools
 import itertools
 import pathlib
 
@@ -8,7 +9,7 @@ import pytest
 
 from sg_jax.errors import UserError
 from sg_jax.evaluation import kernel, pairs
-from sg_jax.evaluation.distances import Rows, kid
+from sg_jax.evaluation.distances import KernelReference, Rows, kid
 
 
 def _loops(x, y):
@@ -75,6 +76,31 @@ def test_the_devices_find_what_float64_finds(case, monkeypatch):
     parts = Rows([x[:5], x[5:]])
     assert kid(parts, Rows([y])) == kid(x, y)
     assert kid(parts, parts) == kid(x, x)  # the same object is still two sets
+    assert kid(y, x) == pytest.approx(expected, rel=1e-6)
+    assert kid(KernelReference(x), y) == kid(x, y)
+
+
+@pytest.mark.parametrize(("device_pairs", "expected"), [(0, [30]), (2**24, [30, 40])])
+def test_a_reference_is_summed_once(device_pairs, expected, monkeypatch):
+    rng = np.random.default_rng(0)
+    x, *ys = (rng.normal(size=(n, 6)) + n / 100 for n in (40, 20, 30))
+    monkeypatch.setattr(kernel, "DEVICE_PAIRS", device_pairs)
+    reference, distances = KernelReference(x), [kid(x, y) for y in ys]
+    assert kid(reference, ys[0]) == distances[0]
+    summed = []  # the samples of the first set of each sum over pairs; host: fake's own, and both
+
+    def counted(compute, rows, *others, **how):
+        summed.append(len(rows))
+        return compute(rows, *others, **how)
+
+    for name in ("_own_sum", "_sum_on_host"):
+        compute = getattr(kernel, name)
+        monkeypatch.setattr(kernel, name, functools.partial(counted, compute))
+    assert kid(reference, ys[1]) == distances[1]
+    assert summed == expected
+    monkeypatch.undo()
+    subsets = dict(subsets=3, size=20)
+    assert kid(reference, ys[0], **subsets) == kid(x, ys[0], **subsets)
 
 
 def test_one_set_compared_with_itself():

@@ -5,7 +5,7 @@ import pytest
 
 from sg_jax.errors import UserError
 from sg_jax.evaluation import rows, sliced
-from sg_jax.evaluation.distances import Rows, frechet, mind
+from sg_jax.evaluation.distances import Rows, SlicedReference, frechet, mind
 
 
 def test_by_hand():
@@ -80,6 +80,22 @@ def test_projections_are_fixed_by_the_seed():
     x, y = rng.normal(size=(40, 64)), rng.normal(size=(40, 64)) + 0.5
     assert mind(x, y) == mind(x, y) != mind(x, y, seed=1)
     assert mind(x, y) == pytest.approx(mind(x, y, seed=1), rel=0.15)
+
+
+def test_a_reference_is_projected_once(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, ys = rng.normal(size=(40, 6)), [rng.normal(size=(n, 6)) + 0.3 for n in (20, 30)]
+    reference = SlicedReference(x, 300, seed=5)
+    assert mind(reference, ys[0]) == mind(x, ys[0], 300, seed=5)
+    expected = mind(x, ys[1], 300, seed=5)
+    projected, compute = [], sliced._sorted_projections
+    monkeypatch.setattr(
+        sliced,
+        "_sorted_projections",
+        lambda rows, vectors: projected.append(len(rows)) or compute(rows, vectors),
+    )
+    assert mind(reference, ys[1]) == expected
+    assert projected == [30, 30, 30]  # 128, 128 and 44 vectors
 
 
 def test_files_are_read_in_blocks(tmp_path, monkeypatch):
