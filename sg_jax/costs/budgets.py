@@ -64,7 +64,11 @@ def steps_for(
                 found[n] = cost(n)
         return found
 
-    steps, per_step = START, cost(START) / START
+    steps, known = START, possible([START])
+    while not known and image(model, Guidance(), sampler, steps, weak_model) < target:
+        steps *= 2  # an interval that so few steps do not meet
+        known = possible([steps])
+    per_step = (known.get(steps) or cost(steps)) / steps
     for _ in range(3):  # what a step costs changes with their number, a little
         steps = max(FEWEST, round(target / max(per_step, 1.0)))
         per_step = possible([steps]).get(steps, per_step * steps) / steps

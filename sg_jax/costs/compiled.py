@@ -104,8 +104,8 @@ def cycles_by_kind(text: str, topology: str, loops_only: bool = False) -> dict[s
     return dict(sorted(cycles.items(), key=lambda item: -item[1]))
 
 
-def render(report: dict[str, Any]) -> str:
-    """Return a report of --mode=aot as text."""
+def render(report: dict[str, Any], remedy: str) -> str:
+    """Return a report of --mode=aot as text; `remedy` is what to do if the memory is too small."""
     mesh = " x ".join(f"{axis} {n}" for axis, n in report["mesh"].items() if n > 1) or "1 device"
     lines = [
         f"{report['program']}, on {report['topology']}: {report['devices']} chips, {mesh}.",
@@ -118,10 +118,7 @@ def render(report: dict[str, Any]) -> str:
         f"  memory        {report['peak_gib']:9.2f} GiB of {report['hbm_gib']:g}: {verdict}"
     )
     if "cycles" not in report:
-        lines.append(
-            "\nTry config.model.remat='selective' or 'full', config.train.accumulate=2, more "
-            "config.mesh.fsdp or a smaller batch."
-        )
+        lines.append(f"\nTry {remedy}.")
         return "\n".join(lines)
     for part, size in report["memory_bytes"].items():
         lines.append(f"    {part:12}{size / GIB:9.2f} GiB")

@@ -1,7 +1,8 @@
 """Read a compiled TPU program: estimated cycles by kind of operation, collectives by kind.
 
 Both come from the text of the optimised program, in which the compiler notes estimated cycles
-beside each operation that it schedules. Loop bodies count as often as they run.
+beside each operation that it schedules. Loop bodies count as often as they run, and of branches
+that the data chooses, the most costly one does, as if it always ran.
 """
 
 import collections
@@ -25,7 +26,10 @@ _OPERATION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([a-z][\w\-]*)\(")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONSTANT = re.compile(r" constant\((\d+)\)")
-_CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_CALLED = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)")
+_BRANCHES = re.compile(
+    r"\b(?:true_computation|false_computation|branch_computations)=(?:\{([^}]*)\}|(%?[\w.\-]+))"
+)
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 
@@ -125,9 +129,19 @@ def walk(computations: dict[str, list[str]], name: str, times: int = 1) -> Itera
         if operation.name == "while":
             body = _found(r"\bbody=%?([\w.\-]+)", line)
             yield from walk(computations, body, times * _trips(line, computations))
-        elif operation.name in ("call", "conditional"):
+        elif operation.name == "call":
             for called in _CALLED.findall(line):
                 yield from walk(computations, called, times)
+        elif operation.name == "conditional":
+            names = ",".join(a or b for a, b in _BRANCHES.findall(line))
+            branches = [list(walk(computations, n, times)) for n in re.findall(r"[\w.\-]+", names)]
+            yield from max(branches, key=lambda each: (_cycles(each), len(each)))
+
+
+def _cycles(operations: list[Operation]) -> int:
+    """Return the estimated cycles of operations."""
+    found = [(_CYCLES.search(each.line), each.times) for each in operations]
+    return sum(int(cycles[1]) * times for cycles, times in found if cycles)
 
 
 def _found(pattern: str, text: str) -> str:

@@ -20,6 +20,7 @@ In the order of understanding:
     features     that network, and its file classifier.npz
     networks     Inception and DINOv2
     real         what networks find in the real images, and the files of it
+    real_images  which images these are
     references   the same in files such as ADM's
     judge        networks, real images, and the scores of generated ones
     scoring      opens the judge

@@ -105,7 +105,7 @@ class Point:
             mine, other = scores.get(name), baseline.scores.get(seed, {}).get(name)
             if mine is None or not other:
                 continue
-            share = self.metric.better * (mine / other - 1)
+            share = self.metric.better * (mine - other) / abs(other)  # KID may be below 0
             if drawable(np.array(share)):
                 shares.append(share)
         if not shares:
@@ -143,7 +143,7 @@ def method(guidance: Guidance, checkpoint: int) -> str:
     acts = guidance.weak_acts
     sparse = acts and (guidance.gamma_strong != 0 or guidance.gamma_weak != 0)
     another = acts and _another(guidance, checkpoint)
-    names = ["AG"] if another else []
+    names = ["AG"] if another else ["EMA"] if acts and guidance.weak_weights else []
     names += [m] if (m := WEAK_LABELS[guidance.weak_label].method) else []
     if guidance.gamma_weak == 1.0 and guidance.weak_label == "null":
         names = [*names[:-1], "PDG"]
@@ -192,7 +192,9 @@ def alike(points: Sequence[Point]) -> list[Point]:
 
     def how(point: Point) -> tuple:
         key = point.key
-        return key.features, key.references, key.compared, key.samples
+        return (
+            key.features, key.references, key.compared, key.reference, key.labels, key.samples
+        )  # fmt: skip
 
     ((most, _),) = collections.Counter(map(how, points)).most_common(1)
     kept = [point for point in points if how(point) == most]
@@ -200,12 +202,13 @@ def alike(points: Sequence[Point]) -> list[Point]:
         raise UserError(
             f"{', '.join(sorted(missing))} and {', '.join(sorted({p.run for p in kept}))} were "
             "measured in different ways: score them again with the same config.features (one file "
-            "for all: config.features.path), evaluate.references and evaluate.samples."
+            "for all: config.features.path), and the same references, reference, labels and "
+            "samples of config.evaluate."
         )
     if left := len(points) - len(kept):
         log(
             f"{left} settings are left out, because they were measured with another number of "
-            "samples or another feature network."
+            "samples, another feature network, other real images or other labels."
         )
     return kept
 

@@ -183,7 +183,8 @@ class Composer:
     def _key(self, guidance: Guidance, seed: int) -> Key:
         experiment = self._experiment
         decoder = experiment.autoencoder
-        asked = "\n".join([DETECTOR, *(p.metadata for p in self._prompts)])
+        clip = [f"CLIP {self._settings.clip}"] if self._settings.clip else []
+        asked = "\n".join([DETECTOR, *clip, *(p.metadata for p in self._prompts)])
         return Key(
             guidance=guidance,
             sampler=table.words(experiment.sampler),

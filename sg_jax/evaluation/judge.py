@@ -34,7 +34,8 @@ class Judge:
       keep: stores the classifier's view, with the scores of the test images.
       metrics: the names of those to measure; empty: all that the views allow.
       main: the kind of features that metrics of MAIN are measured in.
-      reference: the file that the real images come from, with its digest; "": the run's own data.
+      reference: the file that the real images come from, with its digest, or the data set or split
+        that is not the run's own, in words; "": the run's own data.
     """
 
     views: Mapping[str, View]

@@ -1,7 +1,7 @@
 """Draw and score guidance settings, each once: what `evaluate`, `sweep` and `tune` share.
 
 workdir/scores.csv            one row per setting and seed; settings in it are skipped, unless
-                              a metric that can be measured is missing
+                              a metric that can be measured or images to keep are missing
 workdir/samples/scored/*.npy  the first images of a setting, for pictures
 workdir/samples/scored/*.part what an interrupted drawing has found until then
 workdir/samples/scored/*.lock held by the command that draws it; others draw something else
@@ -168,7 +168,18 @@ def score(
     # The writer decides what is left, because others may read a later file, and none may draw
     # alone.
     writer = processes.is_writer()
-    no_row = processes.from_writer([int(writer and judge.lacks(rows.get(key, {}))) for key in jobs])
+    no_row = processes.from_writer(
+        [
+            int(
+                writer
+                and (
+                    judge.lacks(rows.get(key, {}))
+                    or scored.lacks_pictures(experiment, workdir, key)
+                )
+            )
+            for key in jobs
+        ]
+    )
     no_images = processes.from_writer(
         [
             int(

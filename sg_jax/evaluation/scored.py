@@ -63,7 +63,8 @@ def draw_all(
         if (now := table.stamp(workdir)) != seen:
             rows.update(table.read(workdir))
             seen = now
-        return not (score and judge.lacks(rows.get(key, {}))) and not drawing.lacks_images(key)
+        lacks = judge.lacks(rows.get(key, {})) or lacks_pictures(experiment, workdir, key)
+        return not (score and lacks) and not drawing.lacks_images(key)
 
     jobs = sharing.share(left, lambda job: _place_of(workdir, job[0], "lock"), finished)
     with contextlib.closing(jobs):
@@ -142,6 +143,7 @@ class _Drawing:
         )
         self._programs.add(program)
         about = repr((key, key.decoder, key.labels, key.reference, judge.measures))
+        about += experiment.config.evaluate.keep  # what is continued has kept its images
         found = None
         try:
             if score:
@@ -198,8 +200,21 @@ def _pictures_of(experiment: Experiment, workdir: str | os.PathLike, key: Key) -
     keep = experiment.config.evaluate.keep
     if not keep or not processes.is_writer():
         return None
-    folder = files.path(workdir) / "samples" / f"evaluate_{key.digest}"
-    return drawings.Kept(folder, as_npz=keep == "npz")
+    return drawings.Kept(_kept_in(workdir, key), as_npz=keep == "npz")
+
+
+def _kept_in(workdir: str | os.PathLike, key: Key) -> epath.Path:
+    return files.path(workdir) / "samples" / f"evaluate_{key.digest}"
+
+
+def lacks_pictures(experiment: Experiment, workdir: str | os.PathLike, key: Key) -> bool:
+    """Return whether `config.evaluate.keep` asks for images of a drawing that are not all there."""
+    keep, folder = experiment.config.evaluate.keep, _kept_in(workdir, key)
+    if not keep:
+        return False
+    if keep == "npz" and not folder.with_suffix(".npz").exists():
+        return True
+    return sum(1 for _ in folder.glob("*.png")) < key.samples
 
 
 def versions() -> str:

@@ -1,5 +1,6 @@
 """Open the judge of an evaluation: train, load or find what it needs."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -11,61 +12,20 @@ import numpy as np
 
 from sg_jax.config.sections import Config
 from sg_jax.data import identity
-from sg_jax.data import origin as origins
 from sg_jax.data.sources import Source, open_source, options_of
 from sg_jax.encoders.classifier import Recipe
 from sg_jax.errors import UserError
-from sg_jax.evaluation import features, networks, real, references
+from sg_jax.evaluation import features, networks, real, real_images, references
 from sg_jax.evaluation.judge import Judge
-from sg_jax.evaluation.metrics import CLASSIFIER, MAIN, METRICS, Metric, main_of
+from sg_jax.evaluation.metrics import CLASSIFIER, DRAWING, MAIN, METRICS, Metric, main_of
 from sg_jax.evaluation.networks import Network
 from sg_jax.evaluation.reading import Reader, spread
 from sg_jax.evaluation.real import View
 from sg_jax.parallel import processes
-from sg_jax.runs import files
+from sg_jax.runs import files, sharing
 from sg_jax.runs.progress import log
 
 NAME = "real.npz"  # of the classifier's features of real images
-
-
-def of_images(config: Config, source: Source, side: int) -> tuple[Config, Source]:
-    """Return the config and the source of the real images, if the source is of latents.
-
-    These are the images that the latents were made from, or `config.evaluate.images`.
-
-    Args:
-      config: `config.data` is that of the latents.
-      source: the training data.
-      side: of decoded images.
-
-    Raises:
-      UserError: nothing names the images, or they cannot be opened, or have another size.
-    """
-    if not source.latents:
-        return config, source
-    origin, name = origins.of(source), config.evaluate.images
-    if not name and origin is None:
-        raise UserError(
-            f"config.data.name={source.name!r} contains latents, and nothing says which images "
-            "decoded ones are compared with: name that data set by config.evaluate.images."
-        )
-    options: dict[str, Any] = dict(origin.images if origin and not name else {})
-    if name:
-        options = dict(name=name, image_size=side)
-    try:
-        data = dataclasses.replace(config.data, **options)
-        found = open_source(data.name, data.split, **options_of(data))
-    except (UserError, TypeError) as error:  # the latter for a file that was changed by hand
-        raise UserError(
-            f"The real images that decoded latents are compared with cannot be opened: {error} "
-            "Give them by config.evaluate.images, the name of a data set."
-        ) from None
-    if found.image_shape != (side, side, 3):
-        raise UserError(
-            f"The images of {data.name!r} are {found.image_shape}, but decoded latents are "
-            f"({side}, {side}, 3): name others by config.evaluate.images."
-        )
-    return dataclasses.replace(config, data=data), found
 
 
 def check_ready(config: Config, source: Source, side: int) -> None:
@@ -84,7 +44,7 @@ def check_ready(config: Config, source: Source, side: int) -> None:
     if config.evaluate.reference:
         references.read(config.evaluate.reference)
     else:
-        config, source = of_images(config, source, side)
+        config, source = real_images.of_images(config, source, side)
     for kind in kinds:
         if kind == CLASSIFIER:
             _open_test(config, source)
@@ -177,14 +137,12 @@ def open_judge(
     reference = references.read(path) if path else None
     if reference is not None:
         reference.check(published)
-    judge = Judge(
-        {},
-        metrics=tuple(config.evaluate.metrics),
-        main=main,
-        reference=reference.label if reference else "",
-    )
+    label = reference.label if reference else ""
+    if source is not None and CLASSIFIER not in kinds and not reference:
+        label = real_images.unlike_run(config, source, workdir)
+    judge = Judge({}, metrics=tuple(config.evaluate.metrics), main=main, reference=label)
     if source is not None and (CLASSIFIER in kinds or reference is None):
-        config, source = of_images(config, source, side)
+        config, source = real_images.of_images(config, source, side)
     views: dict[str, View] = {}
     if CLASSIFIER in kinds and processes.is_writer():
         assert source is not None
@@ -192,8 +150,9 @@ def open_judge(
         views[CLASSIFIER], judge = view, dataclasses.replace(judge, keep=keep)
     if reference is not None:
         every: dict[str, Any] = {kind: view.network for kind, view in views.items()} | published
-        each = {judge.kind_of(METRICS[n]) for n in judge.metrics if METRICS[n].each}
-        found = reference.found(every, each, "sfid" in judge.metrics)
+        wanted = [metric for metric in measured(config) if metric.needs != DRAWING]
+        each = {judge.kind_of(metric) for metric in wanted if metric.each}
+        found = reference.found(every, each, METRICS["sfid"] in wanted)
         views = {kind: View(network, found[kind]) for kind, network in every.items()}
     elif published:
         assert source is not None
@@ -208,26 +167,36 @@ def _of_data(
     workdir: str | os.PathLike,
     together: bool,
 ) -> dict[str, View]:
-    """Return what published networks find in the run's images: kept, or read now."""
+    """Return what published networks find in the run's images: kept, or read now.
+
+    Of several commands one looks at them; the others wait for it.
+    """
     folder = files.path(workdir)
-    about = _about(config, [source])
+    part, about = folder / "real.part", _about(config, [source])
     paths = {kind: folder / f"real_{kind}.npz" for kind in published}
     kept = {kind: View(network, real.NOTHING) for kind, network in published.items()}
+
+    def look() -> list[str]:
+        """Read what is kept, in the writer; return the kinds that are missing, in all processes."""
+        for kind in published if processes.is_writer() else ():
+            kept[kind] = real.load(paths[kind], about, published[kind]) or kept[kind]
+        lacks = [int(kept[kind].real is real.NOTHING) for kind in published]
+        told = processes.from_writer(lacks) if together else lacks
+        return [kind for kind, lack in zip(published, told, strict=True) if lack]
+
     writer = processes.is_writer()
-    for kind in published if writer else ():
-        kept[kind] = real.load(paths[kind], about, published[kind]) or kept[kind]
-    there = [int(kept[kind].real is not real.NOTHING) for kind in published]
-    known = dict(zip(published, processes.from_writer(there) if together else there, strict=True))
-    left = {kind: network for kind, network in published.items() if not known[kind]}
-    if left:
-        ids = spread(config.evaluate.references or len(source), len(source))
-        log(f"real images: {', '.join(left)} looks at {len(ids):,} images of {source.name}")
-        tag = json.dumps({**about, **{kind: net.digest for kind, net in left.items()}})
-        part = folder / "real.part" if writer else None
-        found = real.all_found_in(left, Reader(source), ids, part, tag)
-        for kind in found if writer else ():
-            kept[kind] = View(left[kind], found[kind])
-            real.save(paths[kind], about, kept[kind])
+    with contextlib.ExitStack() as stack:
+        if look() and writer:
+            stack.enter_context(sharing.alone(part))
+        left = {kind: published[kind] for kind in look()}
+        if left:
+            ids = spread(config.evaluate.references or len(source), len(source))
+            log(f"real images: {', '.join(left)} looks at {len(ids):,} images of {source.name}")
+            tag = json.dumps({**about, **{kind: net.digest for kind, net in left.items()}})
+            found = real.all_found_in(left, Reader(source), ids, part if writer else None, tag)
+            for kind in found if writer else ():
+                kept[kind] = View(left[kind], found[kind])
+                real.save(paths[kind], about, kept[kind])
     return kept
 
 

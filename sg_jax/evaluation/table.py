@@ -54,7 +54,8 @@ class Key:
       compared: how many of the real images represent all in precision and recall; 0: all are used.
       decoder: fingerprint of the autoencoder that decoded the images; "" for images of pixels.
       labels: how classes are drawn, "balanced" or "uniform"; see `config.evaluate.labels`.
-      reference: the file of real images, with its digest; "" for those of the run.
+      reference: the file of real images, with its digest, or the data that is not the run's own;
+        "" for the real images of the run.
       decoder_name: what it was loaded from; the same weights may lie elsewhere.
       real: digest of the statistics of the real images.
       networks: the feature networks and the digests of their weights, in words.

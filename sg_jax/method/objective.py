@@ -58,7 +58,8 @@ class FlowMatching(Settings):
     speaks of (arXiv 2501.04765), tokens that bypass routes count as masked ones do:
               w mean_{i computed by all routes} || v_i - v*_i ||^2
               + lambda (1 - t)^2 mean_{routes r} mean_{i bypasses r} || v_i - v*_i ||^2
-    An image without tokens that every route computes has only the second part.
+    An image without tokens that every route computes has only the second part. At gamma 1, where no
+    route computes any, every token counts alike.
 
     An inner head v_inner has the same loss: L(v) + inner L(v_inner) (Internal Guidance, arXiv
     2512.24176).

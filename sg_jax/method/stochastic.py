@@ -54,19 +54,19 @@ def euler_maruyama(
 
     dx = (v + D s) dt + sqrt(2 D) dW,  score s = (t v - x) / (1 - t)      (SiT, Eq. 4 and 7)
 
-    The step that ends at t = 1 adds no noise, because no later step would remove it. D is limited:
-    the last step removes at most all the noise that is left, and another step at most half of it.
-    Otherwise the steps would oscillate.
+    The step that ends at t = 1 is one of the ODE: the velocity alone takes out all the noise that
+    is left, and the score would take it out once more. In the others D is limited, so that the
+    score takes out half of the noise at most. Otherwise the steps would oscillate.
     """
 
     def step(state, inputs):
         (x, memory), (t, dt, n) = state, inputs
         last = t + dt > 1 - 1e-6
-        most = jnp.where(last, 1.0, 0.5) * (1 - t) ** 2 / dt
+        most = jnp.where(last, 0.0, 0.5) * (1 - t) ** 2 / dt
         v, memory = velocity(x, t, n, memory)
         d = jnp.minimum(diffusion(t), most)
         score = (t * v - x) / (1 - t)
-        spread = jnp.sqrt(2 * d * dt) * ~last
+        spread = jnp.sqrt(2 * d * dt)
         return (x + dt * (v + d * score) + spread * noise(n), memory), None
 
     return scan(step, (x, memory), times, first, 1)

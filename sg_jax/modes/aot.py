@@ -26,6 +26,12 @@ from sg_jax.programs.training import abstract_state
 from sg_jax.runs.files import absolute, check_writable, write_atomically
 from sg_jax.runs.progress import log
 
+REMEDIES = {  # by purpose, if the memory of a chip is too small
+    "train": "config.model.remat='selective' or 'full', config.train.accumulate=2, more "
+    "config.mesh.fsdp or a smaller config.train.batch_size",
+    "sample": "a smaller config.sample.batch_size or more config.mesh.fsdp",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -80,7 +86,7 @@ def compile_ahead(config: ConfigDict, topology: str, purpose: str) -> list[dict[
             "model_flops": flops_each,
             **compiled.measure(program.lower(), topology, flops_each, program.steps),
         }
-        log(compiled.render(report) + "\n")
+        log(compiled.render(report, REMEDIES[purpose]) + "\n")
         reports.append(report)
     if any("cycles" in report for report in reports):
         log(compiled.MEANING.lstrip())

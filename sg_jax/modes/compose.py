@@ -106,7 +106,8 @@ def compose(experiment: Experiment, workdir: str) -> list[epath.Path]:
         folder = files.path(workdir)
         if scores or clip:
             log(compose_tables.terminal(rows))
-            text = compose_tables.markdown(rows, len(found))
+            about = f"The CLIP score is that of {config.compose.clip}." if clip else ""
+            text = compose_tables.markdown(rows, len(found), about)
             paths.append(files.write_atomically(folder / "compose.md", text.encode()))
         if scores:
             figure = compose_tables.figure(rows)

@@ -74,7 +74,7 @@ def sampling(models: list[Any], batch_size: int, collected: int, mesh: Mesh) -> 
         size = images * model.tokens * model.width * model.dtype.itemsize
         found["their tokens"] = size // mesh.shape["tensor"]
     if _is_host(mesh) and collected:
-        found["all images"] = collected
+        found["all images"] = collected // max(len(_local(mesh)), 1)  # the host has them once
     return found
 
 
@@ -104,7 +104,7 @@ def decoding(
         "the largest of their features": min(images, chunk) * widest,
     }
     if _is_host(mesh) and collected:
-        found["all images"] = collected
+        found["all images"] = collected // max(len(_local(mesh)), 1)  # the host has them once
     return found
 
 
@@ -122,7 +122,7 @@ def check(what: str, needs: Mapping[str, int], mesh: Mesh, remedy: str) -> None:
       mesh: the devices.
       remedy: what to do, to end the sentence with.
     """
-    local = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
+    local = _local(mesh)
     if _is_host(mesh):
         have, where, sharing = host(), "this host has", max(len(local), 1)
     else:
@@ -202,6 +202,11 @@ def text(size: float) -> str:
 
 def _is_host(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
+
+
+def _local(mesh: Mesh) -> list[jax.Device]:
+    """Return the devices of this process."""
+    return [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
 
 
 def _of_device(devices: list[jax.Device]) -> int:

@@ -63,6 +63,15 @@ def test_so_few_steps_that_none_would_be_guided_are_not_taken(tiny):
         assert steps == 5 and cost == pytest.approx(6 * one)
 
 
+def test_an_interval_that_only_many_steps_meet_has_them(tiny):
+    """Of 40 steps none begins after 0.985, and of 80 the last one does."""
+    late = Guidance(**EARLY, interval=(0.985, 1.0))
+    one = budgets.image(tiny, Guidance(), EULER, 1)
+    with pytest.raises(UserError, match="holds none of the times"):
+        budgets.image(tiny, late, EULER, 40)
+    assert budgets.steps_for(80 * one, tiny, late, EULER) == (79, pytest.approx(80 * one))
+
+
 def test_what_no_number_of_steps_allows_says_why(tiny):
     never = Guidance(1.5, weak_label="null", interval=(0.501, 0.502))
     whole = budgets.image(tiny, Guidance(), EULER, 20)

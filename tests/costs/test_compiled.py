@@ -18,8 +18,8 @@ def test_what_does_not_fit_is_said_with_a_remedy():
         topology="v5e:2x2", devices=4, mesh=dict(data=4), program="A step", fits=False,
         peak_gib=20.5, hbm_gib=15.75,
     )  # fmt: skip
-    text = compiled.render(report)
-    assert "4.75 GiB" in text and "config.model.remat" in text
+    text = compiled.render(report, "a smaller batch")
+    assert "4.75 GiB" in text and "Try a smaller batch." in text
     with pytest.raises(RuntimeError, match="something else"):
         compiled.overflow("something else")
 

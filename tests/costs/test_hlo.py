@@ -81,3 +81,25 @@ def test_a_collective_counts_once_however_many_fusions_it_runs_beside():
 
 def test_a_program_without_any_has_none():
     assert hlo.collectives("ENTRY %main (x: f32[]) -> f32[] {\n  %x = f32[] parameter(0)\n}") == {}
+
+
+BRANCHES = """
+%cheap (p: bf16[8,4]) -> bf16[8,4] {
+  ROOT %kept = bf16[8,4]{1,0} copy(%p), backend_config={"estimated_cycles":"2"}
+}
+
+%dear (p: bf16[8,4]) -> bf16[8,4] {
+  %one = bf16[8,4]{1,0} fusion(%p), kind=kOutput, calls=%fused_matmul, backend_config={"estimated_cycles":"50"}
+  %nested = bf16[8,4]{1,0} conditional(%if, %one, %one), true_computation=%cheap, false_computation=%cheap
+  ROOT %two = bf16[8,4]{1,0} fusion(%one), kind=kOutput, calls=%fused_matmul, backend_config={"estimated_cycles":"60"}
+}
+
+ENTRY %main (x: bf16[8,16]) -> bf16[8,4] {
+  ROOT %chosen = bf16[8,4]{1,0} conditional(%which, %y, %y), branch_computations={%cheap, %dear}
+}
+"""  # noqa: E501
+
+
+def test_of_branches_the_most_costly_one_counts():
+    program = PROGRAM[: PROGRAM.index("ENTRY")] + BRANCHES
+    assert hlo.cycles_by_kind(program) == {"matmul": 50 + 60, "copy": 2}

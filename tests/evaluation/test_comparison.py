@@ -193,10 +193,23 @@ def test_what_is_measured_otherwise_is_left_out_or_refused(runs, capsys):
     points = comparison.alike([p for run in runs for p in comparison.read(run)])
     assert {p.key.samples for p in points} == {500}
     assert "1 settings are left out" in capsys.readouterr().out
+    for changes in (dict(reference="adm.npz (0123)"), dict(labels="uniform")):
+        table.write(runs[0], {**rows, key(SG, **changes): scores(99.0)})
+        points = comparison.alike([p for run in runs for p in comparison.read(run)])
+        assert 99.0 not in [p.quality for p in points]
+    capsys.readouterr()
     other = {dataclasses.replace(k, features="00000000"): m for k, m in list(rows.items())[:3]}
     table.write(runs[0], other)
     with pytest.raises(UserError, match=r"dense and routing were .*config\.features\.path"):
         comparison.alike([p for run in runs for p in comparison.read(run)])
+
+
+def test_a_gain_is_positive_for_what_is_better_below_0_too():
+    worse, better, base = (
+        comparison.Point("run", KEY, {0: {"kid": kid}}) for kid in (2e-4, -3e-4, -1e-4)
+    )
+    assert worse.gain(base)[0] == pytest.approx(-3)
+    assert better.gain(base)[0] == pytest.approx(2)
 
 
 def test_a_run_is_named_by_its_folder(runs, monkeypatch):
@@ -238,6 +251,9 @@ def test_a_run_without_scores_or_a_name_of_its_own_is_named(runs, tmp_path):
         ),
         (Guidance(2.0, 0.0, 0.5, inner_scale=1.5, rescale=True), "SG+IG, CFG-Zero*"),
         (Guidance(inner_scale=1.5, weak_step=5, gamma_strong=0.5), "IG"),
+        (Guidance(2.0, weak_weights="raw"), "EMA"),
+        (dataclasses.replace(SG, weak_weights="raw"), "EMA+SG"),
+        (dataclasses.replace(EARLY, weak_weights="raw"), "AG"),
     ],
 )
 def test_methods_by_name(guidance, name):

@@ -1,7 +1,9 @@
 """Real images as statistics: accumulated in a stream, kept in a file, read again or not."""
 
 import dataclasses
+import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -87,6 +89,29 @@ def test_the_file_holds_for_its_network_and_its_data_alone(tmp_path):
     assert real.load(tmp_path / "none.npz", ABOUT, PIXELS) is None
     path.write_bytes(path.read_bytes()[:-50])
     assert real.load(path, ABOUT, PIXELS) is None
+
+
+def test_of_two_commands_one_looks_at_the_images(tmp_path, monkeypatch):
+    looked, whole = [], real.all_found_in
+
+    def slowly(*args):
+        looked.append(args)
+        time.sleep(0.5)
+        return whole(*args)
+
+    monkeypatch.setattr(real, "all_found_in", slowly)
+    config = types.SimpleNamespace(evaluate=Evaluate(references=50))
+    source = Source(600)
+
+    def command(_):
+        return scoring._of_data({"inception": PIXELS}, config, source, tmp_path, together=False)
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(command, range(2))
+    assert len(looked) == 1
+    found, again = one["inception"].real, other["inception"].real
+    np.testing.assert_array_equal(found.features, again.features)
+    assert found.count == 50 and [p.name for p in tmp_path.iterdir()] == ["real_inception.npz"]
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
 """References as ADM publishes them and as we do: what they hold is used, the rest computed."""
 
+import types
+
 import numpy as np
 import pytest
 import tiny_networks
 
+from sg_jax.config.sections import Evaluate
 from sg_jax.errors import UserError
-from sg_jax.evaluation import networks, references
+from sg_jax.evaluation import networks, references, scoring
 from sg_jax.evaluation.distances import Statistics, frechet
 from sg_jax.evaluation.references import look_at
 
@@ -59,6 +62,19 @@ def test_images_that_are_missing_are_asked_for(tmp_path, net):
     assert found.features is None
     with pytest.raises(UserError, match=r"r\.npz has no images .*precision, recall, KID and MIND"):
         reference.found({"inception": net}, ["inception"], spatial=False)
+
+
+def test_all_metrics_of_a_network_have_what_they_need(tmp_path, net, monkeypatch):
+    adm(tmp_path / "r.npz", net)
+    monkeypatch.setattr(networks, "load", lambda kind, config, together: net)
+    evaluate = Evaluate(reference=str(tmp_path / "r.npz"), network="inception")
+    config = types.SimpleNamespace(evaluate=evaluate)
+    judge = scoring.open_judge(config, None, tmp_path, together=False)
+    assert {"kid", "precision"} <= set(judge.measures)
+    tallies = judge.tallies(40)
+    tallies.add(judge.observe(IMAGES), np.zeros(40, int))
+    found = judge.scores_of(tallies.results())
+    assert all(np.isfinite(value) for value in found.values()) and found["recall"] == 1
 
 
 def test_what_is_written_is_read_again(tmp_path, net):

@@ -247,6 +247,15 @@ def test_the_sde_does_not_oscillate_at_usual_steps_of_narrow_data(diffusion):
     assert 0.7 * s < x.std() < 1.1 * s
 
 
+@pytest.mark.parametrize("diffusion", sampler.DIFFUSIONS)
+def test_the_sde_ends_in_data_that_is_one_point(diffusion):
+    """There x + (1 - t) v is that point, so the last step must take out nothing more."""
+    method = Sampler("euler_maruyama", diffusion=diffusion)
+    velocity = still(lambda x, t, n: (MU - x) / (1 - t))
+    x = method.integrate(velocity, normal, normal(10**6), method.times(10))[0]
+    np.testing.assert_allclose(x, MU, atol=1e-5)
+
+
 def test_churn_and_diffusion_forget_the_noise_they_began_with():
     z = normal(10**6)
     for name, on, off in (

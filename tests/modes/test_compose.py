@@ -113,6 +113,23 @@ def test_the_best_scale_is_reported_on_other_seeds(compose_of, tmp_path, capsys)
         assert grid.width > 11 * 56
 
 
+def test_the_score_of_another_clip_network_is_another(compose_of, tmp_path, monkeypatch):
+    class Clip:
+        def __init__(self, name):
+            self.value = {"small": 20.0, "large": 30.0}[name]
+
+        def scores(self, images, texts):
+            return np.full(len(images), self.value)
+
+    monkeypatch.setattr(compose, "Clip", Clip)
+    given = dict(guidance=("unguided",), report_seeds=(1,))
+    for name, value in (("small", "20"), ("large", "30"), ("small", "20")):
+        paths, _ = compose_of(**given, clip=name)
+        page = paths[0].read_text()
+        assert f"The CLIP score is that of {name}." in page and f"{value}.00" in page
+    assert compose_of(**given, clip="large")[1] == []
+
+
 def test_what_is_there_is_not_drawn_again(compose_of, tmp_path):
     compose_of()
     first = (tmp_path / "compose.csv").read_bytes()

@@ -14,7 +14,7 @@ from sg_jax.data import latent_shards
 from sg_jax.data.images import to_float
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
-from sg_jax.evaluation import scoring
+from sg_jax.evaluation import real_images
 from sg_jax.main import main
 from sg_jax.parallel import sharding
 from sg_jax.programs import decoding
@@ -221,9 +221,9 @@ def _origin_is_damaged(folder, root):
 def test_scores_compare_with_the_images_of_the_latents(encode, checked):
     made = encode(autoencoder="tae")
     with pytest.raises(UserError, match=r"\(16, 16, 1\), but decoded latents are \(16, 16, 3\)"):
-        scoring.of_images(checked(), made, 16)
+        real_images.of_images(checked(), made, 16)
     coloured = encode("--config.data.channels=3", autoencoder="tae", name="coloured")
-    config, source = scoring.of_images(checked(), coloured, 16)
+    config, source = real_images.of_images(checked(), coloured, 16)
     assert source.image_shape == (16, 16, 3) and len(source) == COUNT
     assert config.data.name == "digits"
 

@@ -14,8 +14,9 @@ from tiny_networks import Pixels
 from sg_jax.config import record
 from sg_jax.config.sections import Data, Evaluate, Sample, Train
 from sg_jax.errors import UserError
+from sg_jax.evaluation import judge as judge_lib
 from sg_jax.evaluation import scored as scored_lib
-from sg_jax.evaluation import scoring, table
+from sg_jax.evaluation import scoring, table, tally
 from sg_jax.evaluation.found import FeatureSet
 from sg_jax.evaluation.metrics import METRICS
 from sg_jax.evaluation.real import View
@@ -326,6 +327,30 @@ def test_all_images_are_kept_for_evaluators_of_others(evaluate_of, tmp_path, kee
         assert found.dtype == np.uint8 and found.shape == (SAMPLES, 8, 8, 3)
         (first,) = (tmp_path / "samples" / "scored").glob("*.npy")
         np.testing.assert_array_equal(found[:COLUMNS], np.load(first))
+    assert evaluate_of(("sg",), keep=keep)[0] == []
+
+
+@pytest.mark.parametrize("keep", ["png", "npz"])
+def test_images_that_were_scored_before_are_drawn_to_be_kept(
+    evaluate_of, tmp_path, keep, monkeypatch
+):
+    evaluate_of(("unguided",))
+    monkeypatch.setattr(tally, "PAUSE", 0.0)
+    observe, calls = judge_lib.Judge.observe, []
+
+    def stops(judge, images):
+        calls.append(len(images))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return observe(judge, images)
+
+    with monkeypatch.context() as stopping, pytest.raises(KeyboardInterrupt):
+        stopping.setattr(judge_lib.Judge, "observe", stops)
+        evaluate_of(("sg",))
+    assert list((tmp_path / "samples" / "scored").glob("*.part"))
+    evaluate_of(("unguided", "sg"), keep=keep)
+    folders = [path for path in (tmp_path / "samples").glob("evaluate_*") if path.is_dir()]
+    assert [len(list(folder.iterdir())) for folder in folders] == [SAMPLES, SAMPLES]
 
 
 def test_the_best_checkpoint_is_scored(evaluate_of, tmp_path):

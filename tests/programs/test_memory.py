@@ -65,6 +65,11 @@ def test_sampling_says_what_it_takes(small, monkeypatch):
         sample(small, range(10**30))
 
 
+def test_the_host_holds_all_images_once_however_many_devices_it_has(small, mesh_of):
+    needs = memory.sampling([small], 8, 4 * 10**9, mesh_of(4, 1))
+    assert needs["all images"] == 10**9
+
+
 @pytest.fixture(scope="module")
 def tae():
     """A tiny autoencoder: 16 channels, factor 8."""

@@ -1,0 +1,68 @@
+"""Which real images generated ones are compared with."""
+
+import dataclasses
+import os
+from typing import Any
+
+from sg_jax.config import record
+from sg_jax.config.sections import Config
+from sg_jax.data import origin as origins
+from sg_jax.data.sources import Source, open_source, options_of
+from sg_jax.errors import UserError
+
+
+def of_images(config: Config, source: Source, side: int) -> tuple[Config, Source]:
+    """Return the config and the source of the real images, if the source is of latents.
+
+    These are the images that the latents were made from, or `config.evaluate.images`.
+
+    Args:
+      config: `config.data` is that of the latents.
+      source: the training data.
+      side: of decoded images.
+
+    Raises:
+      UserError: nothing names the images, or they cannot be opened, or have another size.
+    """
+    if not source.latents:
+        return config, source
+    origin, name = origins.of(source), config.evaluate.images
+    if not name and origin is None:
+        raise UserError(
+            f"config.data.name={source.name!r} contains latents, and nothing says which images "
+            "decoded ones are compared with: name that data set by config.evaluate.images."
+        )
+    options: dict[str, Any] = dict(origin.images if origin and not name else {})
+    if name:
+        options = dict(name=name, image_size=side)
+    try:
+        data = dataclasses.replace(config.data, **options)
+        found = open_source(data.name, data.split, **options_of(data))
+    except (UserError, TypeError) as error:  # the latter for a file that was changed by hand
+        raise UserError(
+            f"The real images that decoded latents are compared with cannot be opened: {error} "
+            "Give them by config.evaluate.images, the name of a data set."
+        ) from None
+    if found.image_shape != (side, side, 3):
+        raise UserError(
+            f"The images of {data.name!r} are {found.image_shape}, but decoded latents are "
+            f"({side}, {side}, 3): name others by config.evaluate.images."
+        )
+    return dataclasses.replace(config, data=data), found
+
+
+def unlike_run(config: Config, source: Source, workdir: str | os.PathLike) -> str:
+    """Return in words which real images these are, or "" if the run itself names them.
+
+    A classifier's digest says this already, because it is trained on the same data.
+    """
+    if not record.is_run(workdir):
+        return ""
+    saved, _ = record.read(workdir)
+    origin = origins.of(source)
+    own = origin.images.get("name", "") if origin else ""
+    name = config.evaluate.images or own
+    other = source.latents and name != (saved.evaluate.images or own)
+    words = [name] if other else []
+    words += [f"split {config.data.split}"] if config.data.split != saved.data.split else []
+    return ", ".join(words)
