@@ -37,7 +37,7 @@ def get_config():
             objective=dict(gamma=0.5),
             optimizer=dict(learning_rate=1e-3, warmup=100, schedule="cosine", b2=0.99),
             train=dict(steps=2400, batch_size=32, ema_decay=0.995, log_every=50, sample_every=600),
-            checkpoint=dict(every=300, keep_period=800),
+            checkpoint=dict(every=300, keep_period=900),
             guidance=dict(
                 cfg=dict(scale=1.25),
                 sg=dict(scale=4.0, gamma_strong=0.0, gamma_weak=0.9),

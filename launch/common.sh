@@ -6,7 +6,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 shopt -u patsub_replacement 2>/dev/null || true # bash 5.2: an & in a replacement stays an &
 SUMMARY="" VERB="" DRY_RUN=""
 VERBS=() OPTIONS=() MAIN_ARGS=() # MAIN_ARGS goes to python -m sg_jax.main
-declare -A VARIABLE=() MEANING=() IS_SWITCH=()
+if ! declare -A VARIABLE=() MEANING=() IS_SWITCH=() 2>/dev/null; then
+  echo "Error: this is bash $BASH_VERSION, and ${0##*/} needs bash 4 or later. On a Mac: brew install bash" >&2
+  exit 2
+fi
 
 # verb NAME MEANING
 verb() {

@@ -11,7 +11,7 @@ import os
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sg_jax.parallel import stops
 
@@ -114,8 +114,13 @@ def _run(argv: Sequence[str]) -> None:
             if value:
                 by = "".join(f" with --{flag}" for flag in mode.unless if options[flag])
                 raise UserError(f"--{name} has no effect: --mode={mode.name}{by} has no config.")
+        if mode.single and jax.distributed.is_initialized():
+            raise UserError(
+                f"--mode={mode.name} does not work in one of several processes: start it alone, "
+                "without srun, mpirun and JAX_NUM_PROCESSES; on a TPU pod with JAX_PLATFORMS=cpu."
+            )
         check_folders(mode, job)
-        paths = mode.run(job) if processes.is_writer() else []
+        paths = _by_writer(mode, lambda: mode.run(job))
     else:
         paths = _run_with_config(mode, job, given, rest)
     for path in paths:
@@ -176,11 +181,10 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
             )
     said = parsing.keys_of(rest) if given.config is None else record.flat(config).keys()
     job = Job(workdir, job.command, job.options, config, source, said)
-    if (given.dry or mode.alone) and not processes.is_writer():
-        return []
     if given.dry:
         share = machines.SHARE if given.mfu is None else given.mfu
-        return dry_run.run(job, mode, machines.machine(given.chips, share))
+        machine = machines.machine(given.chips, share)
+        return _by_writer(mode, lambda: dry_run.run(job, mode, machine))
     if mode.same:
         record.check_same(config, workdir, mode.same)
         job.experiment.check_kernels()
@@ -191,7 +195,32 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
     if workdir and processes.is_writer():
         files.tidy(workdir)
     _keep_programs(workdir)
-    return mode.run(job)
+    return _by_writer(mode, lambda: mode.run(job)) if mode.alone else mode.run(job)
+
+
+def _by_writer(mode: Mode, work: Callable[[], Sequence]) -> Sequence:
+    """Do the work of a mode in process 0; the others wait for its end, and fail if it does.
+
+    If they ended first, jax would end process 0 too.
+    """
+    if not jax.distributed.is_initialized():
+        return work()
+    processes.barrier(f"{mode.name} begins")  # they connect now: later they wait only so long
+    paths: Sequence = []
+    failed, status = None, 0
+    if processes.is_writer():
+        try:
+            paths = work()
+        except Exception as error:
+            bad = isinstance(error, UserError) and not isinstance(error, failures.Failure)
+            failed, status = error, 2 if bad else 1  # bad input is not tried again
+    status = int(processes.from_writer([status])[0])
+    if failed is not None:
+        raise failed
+    if status:
+        kind = UserError if status == 2 else failures.Failure
+        raise kind(f"--mode={mode.name} has failed in process 0, which says why.")
+    return paths
 
 
 def _says_enough(config: Config, workdir: str, job: Job) -> bool:

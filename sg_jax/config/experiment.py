@@ -142,6 +142,7 @@ class Experiment:
             train.accumulate,
             skip=train.on_divergence == "skip",
             shares=[share for _, share in rates],
+            examples=processes.examples(sharding.batch_sharding(self.mesh), train.batch_size),
         )
         program = compile_train_step(step, state, self.mesh, *teachers)
         return memory.Checked(program, self._step_in_words, self.mesh, SMALLER)

@@ -11,7 +11,7 @@ WIDTH = 100
 
 
 def explain(topic: str) -> str:
-    """Return the help on "config", on a section such as "config.train", or on one of its keys.
+    """Return the help on "config", on a section such as "config.train", or on a key.
 
     Raises:
       UserError: there is no such section or key.
@@ -19,12 +19,14 @@ def explain(topic: str) -> str:
     _, _, rest = topic.partition(".")
     if not rest:
         return _overview()
+    if rest in declared_in(Run):
+        return "\n".join([f"config: {_first_line(Run)}", "", *_setting(Run, rest)])
     name, _, key = rest.partition(".")
     kinds: dict[str, type[Settings]] = {**SECTIONS, "guidance": Guidance}
     if name not in kinds:
         raise UserError(
             f"--help {topic}: there is no section config.{name}; the sections are "
-            f"{', '.join(kinds)}." + nearest(name, kinds)
+            f"{', '.join(kinds)}." + nearest(name, [*declared_in(Run), *kinds])
         )
     prefix, kind = f"config.{name}", kinds[name]
     if name == "guidance":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +10,9 @@ from ml_collections import ConfigDict
 
 from sg_jax.config import parsing, tree
 from sg_jax.config.tree import fixed, without_unread
-from sg_jax.data import identity, pictures
-from sg_jax.errors import UserError
+from sg_jax.data import hf_source, identity, pictures, web_shards
+from sg_jax.errors import UserError, one_line
+from sg_jax.method.candidates import METHODS
 from sg_jax.method.guidance import Guidance
 from sg_jax.models.kinds import reads
 from sg_jax.parallel import processes
@@ -62,7 +64,9 @@ def _read(
         config = without_unread(parsing.merge(saved["config"]))
         return config, tuple(saved["class_names"]), dict(saved.get(DATA, {})), "exported" in saved
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as a config of sg_jax: {error}") from None
+        raise UserError(
+            f"{path} cannot be read as a config of sg_jax ({one_line(error)}): give another folder."
+        ) from None
 
 
 def prepare(
@@ -88,12 +92,14 @@ def prepare(
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--workdir={workdir} is a file: give a folder.")
     known: identity.Identity = {}
-    if begun and is_run(workdir):
-        known = _read(workdir)[2]
-        check_same(config, workdir, "continued")
-        check_data(workdir, config, class_names, data)
-        _tell_of_changes(config, read(workdir)[0])
-    elif not is_run(workdir) and {p.name for p in files.children(folder)} - {lock.NAME}:
+    if is_run(workdir):
+        saved, _, found, _ = _read(workdir)  # which refuses that of another program
+        if begun:
+            known = found
+            check_same(config, workdir, "continued")
+            check_data(workdir, config, class_names, data)
+            _tell_of_changes(config, saved)
+    elif {p.name for p in files.children(folder)} - {lock.NAME}:
         raise UserError(
             f"--workdir={workdir} is not empty and has no {NAME}, so it is not a run of sg_jax: "
             "give a new folder."
@@ -155,13 +161,21 @@ def is_exported(workdir: str | os.PathLike) -> bool:
 def portable(config: ConfigDict) -> ConfigDict:
     """Return a copy without paths to what lies outside the run, and without its tracker.
 
-    Guidance settings that take their weak prediction from another run are left out.
+    Guidance settings that take their weak prediction from another run are left out. Of a text
+    encoder and an autoencoder the name stays, which tells what to give.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.data_dir = config.features.path = config.train.init_from = ""
-        if config.text.encoder.startswith(("/", ".", "~")):  # its hash is kept
-            config.text.encoder = files.path(config.text.encoder).name
+        config.data.classes = config.compose.prompts = config.tune.winners = ""
+        if _is_path(config.data.name):
+            config.data.name = UNNAMED  # what the data is, is kept
+        for section, key in ((config.text, "encoder"), (config.autoencoder, "path")):
+            if _is_path(section[key]):
+                section[key] = pathlib.PurePath(section[key]).name
+        for section, key in ((config.evaluate, "images"), (config.compose, "clip")):
+            if _is_path(section[key]):
+                section[key] = ""
         config.objective.distill = ""  # by the network of init_from
         config.track.name = config.track.entity = ""
         config.evaluate.reference = config.evaluate.inception = config.evaluate.dinov2 = ""
@@ -174,8 +188,25 @@ def portable(config: ConfigDict) -> ConfigDict:
         if config.train.evaluate_guidance in left:
             config.train.evaluate_guidance = "unguided"
         for section in (config.evaluate, config.diversity, config.compose, config.control):
-            section.guidance = tuple(n for n in section.guidance if n not in left)
+            section.guidance = tuple(n for n in section.guidance if n not in left) or ("unguided",)
+        _forget(config.tune, left)
     return config
+
+
+def _forget(tune: ConfigDict, names: Sequence[str]) -> None:
+    """Take settings out of the candidates, and methods that have none left."""
+    kept = {
+        method: tuple(name for name in candidates if name not in names)
+        for method, candidates in tune.candidates
+    }
+    gone = {method for method, candidates in kept.items() if not candidates}
+    tune.candidates = tuple(pair for pair in kept.items() if pair[0] not in gone)
+    tune.methods = tuple(m for m in tune.methods if m in METHODS or m not in gone)
+
+
+def _is_path(name: str) -> bool:
+    """Return whether a text says where something is, and is no data set's name or hub id."""
+    return web_shards.claims(name) or pictures.claims(name.removeprefix(hf_source.PREFIX))
 
 
 def check_data(
@@ -238,6 +269,9 @@ def check_same(config: ConfigDict, workdir: str, when: str) -> None:
     """
     saved, _ = read(workdir)
     keys, before, now = fixed(when), flat(saved), flat(config)
+    if when == "continued" and (taught := saved.objective.distill):
+        # The setting that makes the target of training.
+        keys |= {path for path in before if path.startswith(f"guidance.{taught}.")} & now.keys()
     used = {f"model.{key}" for key in (*reads(config.model.kind), "kind", "size")}
     # The kind comes first, because other keys differ with it.
     for path in sorted(keys, key=lambda path: (path != "model.kind", path)):

@@ -22,7 +22,10 @@ NAMES = {DATA: "data.name", IMAGES: IMAGES}  # the key of a data set, by that wh
 JUDGES = ("features.path", IMAGES, *(f"evaluate.{n}" for n in ("reference", "inception", "dinov2")))
 TRACK = "track.name"
 SENT_TO = (TRACK, "track.project", "track.entity")
-FOLDERS = ("checkpoints", "tensorboard", "profile", "samples", "samples/scored", "wandb")  # written
+FOLDERS = (  # that modes write to
+    *("checkpoints", "tensorboard", "profile", "wandb"),
+    *("samples", "samples/scored", "samples/composed", "control"),
+)
 
 
 def inside(path: str | os.PathLike, folder: str | os.PathLike) -> bool:

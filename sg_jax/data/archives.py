@@ -5,6 +5,7 @@ import functools
 import os
 import pathlib
 import posixpath
+import resource
 import stat
 import tarfile
 import time
@@ -12,10 +13,11 @@ import weakref
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from sg_jax.data.checks import too_many_open
 from sg_jax.data.containers import (
     LINKS,
     MOST_BYTES,
@@ -34,6 +36,7 @@ PACKED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".7z",
 SUFFIXES = (".zip", ".tar", *PACKED)  # by which a name is taken for that of an archive
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
 OFTEN = 10.0  # seconds between two lines of progress
+MOST_OPEN = 256  # archives that a process keeps open, if it may
 
 
 class _Member(NamedTuple):
@@ -59,10 +62,14 @@ class Archive:
     index: np.ndarray  # int64 [N, 5], the values of a `_Member`
 
     def read(self, i: int) -> bytes:
-        return _contents(self._descriptor(), self.zipped, _Member(*map(int, self.index[i])))
+        return self._contents(_Member(*map(int, self.index[i])))
 
     def read_beside(self, path: str) -> bytes:
-        return _contents(self._descriptor(), self.zipped, self.beside[path])
+        return self._contents(self.beside[path])
+
+    def _contents(self, member: _Member) -> bytes:
+        opened = _opened(self.path, self.stamp)  # which stays open while this name refers to it
+        return _contents(opened.descriptor, self.zipped, member)
 
     def place(self, i: int) -> str:
         return f"{readable(self.path)}: {readable(self.names[i])}"
@@ -70,21 +77,28 @@ class Archive:
     def version(self, ids: np.ndarray) -> bytes:
         return os.fsencode(f"{self.path}\n{self.stamp}") + ids.tobytes()
 
-    def _descriptor(self) -> int:
-        """Return the open file of this process; reading at a place moves nothing."""
-        if "_open" not in self.__dict__:
-            descriptor = os.open(self.path, os.O_RDONLY)
-            changed = _stamp(os.fstat(descriptor)) != self.stamp
-            if changed or self.__dict__.setdefault("_open", descriptor) is not descriptor:
-                os.close(descriptor)
-            else:
-                weakref.finalize(self, os.close, descriptor)
-            if changed:
-                raise UserError("the archive has changed since it was indexed: start again")
-        return self.__dict__["_open"]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_open"}
+class _Opened:
+    """An open file, which is closed when nothing refers to it; reading at a place moves nothing."""
+
+    def __init__(self, path: str):
+        self.descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
+
+
+def _most_open() -> int:
+    """Return how many archives stay open: a part of the files that this process may open."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_OPEN if limit == resource.RLIM_INFINITY else min(MOST_OPEN, limit // 4)
+
+
+@functools.lru_cache(maxsize=_most_open())
+def _opened(path: str, stamp: tuple[int, int]) -> _Opened:
+    """Open an archive; those that were read last stay open."""
+    opened = _Opened(path)
+    if _stamp(os.fstat(opened.descriptor)) != stamp:
+        raise UserError("the archive has changed since it was indexed: start again")
+    return opened
 
 
 def index(path: pathlib.Path, told: tuple[str, ...] = TOLD) -> Archive:
@@ -102,9 +116,9 @@ def index(path: pathlib.Path, told: tuple[str, ...] = TOLD) -> Archive:
             begins = file.read(8)
             found = _stamp(os.fstat(file.fileno()))
     except OSError as cause:
-        raise UserError(f"{path} cannot be read ({one_line(cause)}): let this user read it.") from (
-            cause
-        )
+        why = one_line(cause)
+        remedy = too_many_open(why) or "let this user read it"
+        raise UserError(f"{path} cannot be read ({why}): {remedy}.") from cause
     packed = next((kind for magic, kind in _MAGIC.items() if begins.startswith(magic)), "")
     if packed or path.suffix.lower() in PACKED:
         raise UserError(

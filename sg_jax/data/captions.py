@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from sg_jax.data.checks import too_many_open
 from sg_jax.data.containers import Files, readable
 from sg_jax.errors import UserError, one_line, shown
 
@@ -116,9 +117,10 @@ class _Beside:
         try:
             return texts(self.files.read_beside(path).splitlines())
         except (OSError, UserError) as cause:
+            why = one_line(cause)
             raise UserError(
-                f"The captions in {readable(path)} cannot be read ({one_line(cause)}): mend or "
-                "remove the file."
+                f"The captions in {readable(path)} cannot be read ({why}): "
+                f"{too_many_open(why) or 'mend or remove the file'}."
             ) from cause
 
 

@@ -1,6 +1,9 @@
 """What an example must be, checked where it is read: its shape, its numbers and its label."""
 
+import errno
 import operator
+import os
+import resource
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -10,6 +13,7 @@ import numpy as np
 from sg_jax.errors import UserError
 
 PART = 1024  # examples that are read at a time
+_MANY_OPEN = tuple(map(os.strerror, (errno.EMFILE, errno.ENFILE)))
 
 
 class Described(Protocol):
@@ -90,6 +94,26 @@ class Checked:
         return example
 
 
+def is_passing(error: BaseException | None) -> bool:
+    """Return whether an error was raised from one of the system, so that the data may be whole.
+
+    Pillow raises an OSError for damaged images too, but one without a number.
+    """
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
+            return True
+        error = error.__cause__
+    return False
+
+
+def too_many_open(why: str) -> str:
+    """Return the remedy if the text of an error says that too many files are open, or ""."""
+    if not any(text in why for text in _MANY_OPEN):
+        return ""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return f"raise the limit of {limit} open files, such as by `ulimit -n 4096`"
+
+
 def unreadable(
     source: Any, progress: Callable[[int], object], threads: int = 16
 ) -> Iterator[tuple[int, UserError]]:
@@ -99,12 +123,17 @@ def unreadable(
       source: as `data.sources.Source` describes it.
       progress: called with the number of examples read, now and then.
       threads: that read.
+
+    Raises:
+      UserError: too many files are open, which is no fault of an example.
     """
 
     def read(i: int) -> UserError | None:
         try:
             source[i]
         except UserError as error:
+            if too_many_open(str(error)):
+                raise
             return error
         return None
 

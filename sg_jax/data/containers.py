@@ -175,10 +175,10 @@ def scan(root: pathlib.Path) -> Folder:
                 f"{readable(os.path.join(top, folder))} cannot be read ({one_line(cause)}): let "
                 "this user read it, or move it elsewhere."
             ) from cause
-        others = sum(left_out.counts.values()) + len(waiting) + len(beside) - len(names)
+        others = sum(left_out.counts.values()) + len(beside) - len(names)
         if others > MOST_OTHERS and others > 10 * len(names):
             raise UserError(
-                f"{readable(top)} has more than {MOST_OTHERS:,} files and folders, and only "
+                f"{readable(top)} has more than {MOST_OTHERS:,} other files, and only "
                 f"{len(names):,} images among those listed so far: give the folder of the images."
             )
     names.sort()

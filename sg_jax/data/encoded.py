@@ -5,7 +5,7 @@ import operator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from sg_jax.data.checks import fault
+from sg_jax.data.checks import fault, too_many_open
 from sg_jax.data.images import JPEG, decode, stored_size
 from sg_jax.errors import SettingError, UserError, one_line
 
@@ -80,9 +80,10 @@ class Encoded:
             raise self._unreadable(i, cause) from cause
 
     def _unreadable(self, i: int, cause: Exception) -> UserError:
+        why = one_line(cause)
         return UserError(
-            f"config.data.name={self.name!r}: {self.place(i)} cannot be read ({one_line(cause)}): "
-            f"{REMEDY}."
+            f"config.data.name={self.name!r}: {self.place(i)} cannot be read ({why}): "
+            f"{too_many_open(why) or REMEDY}."
         )
 
 

@@ -44,7 +44,7 @@ def check(data_dir: str, name: str) -> None:
                 raise UserError(f"{folder / file} is not as it was written: {REMEDY}")
     read = source if source.described is None else wording.Worded(source, features=True)
     if damaged := skipping.find(read, log):
-        i, why = damaged[0]
+        i, why, _ = damaged[0]
         raise UserError(f"{len(damaged)} examples are damaged, the first is {i}: {why}")
     log(
         f"All {len(source):,} {'latents' if source.latents else 'images'} of {folder} can be read"

@@ -20,11 +20,10 @@ from sg_jax.data.images import to_float
 from sg_jax.data.sources import Source
 from sg_jax.data.tfds_source import TfdsSource
 from sg_jax.data.wording import Wording
-from sg_jax.data.workers import end_with_parent, without_signals
+from sg_jax.data.workers import MOST_THREADS, MOST_WORKERS, end_with_parent, without_signals
 from sg_jax.errors import UserError, one_line
 
 KEPT = 256 * 2**20  # bytes of examples that a reading process keeps, at most
-MOST_WORKERS, MOST_THREADS = 256, 1024  # a machine has no use for more
 
 
 def train_iterator(

@@ -10,6 +10,7 @@ from typing import Any
 from etils import epath
 
 from sg_jax.data import embedded
+from sg_jax.data.checks import too_many_open
 from sg_jax.errors import UserError, nearest, one_line, shown
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
@@ -90,6 +91,8 @@ def remedy(cause: str) -> str:
     """Return what to do about files of a prepared data set that cannot be read, by the cause."""
     if "ermission denied" in cause:
         return "let this user read it"
+    if many := too_many_open(cause):
+        return many
     return "delete its folder and prepare or copy the data set again"
 
 

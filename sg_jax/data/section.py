@@ -4,6 +4,7 @@ import dataclasses
 
 from sg_jax.data.images import MOST_SIDE, colour
 from sg_jax.data.sources import DAMAGED
+from sg_jax.data.workers import MOST_THREADS, MOST_WORKERS
 from sg_jax.errors import ALWAYS, CONTINUED, Settings, UserError, setting
 
 
@@ -58,5 +59,9 @@ class Data(Settings):
         "stop", "what follows from an example that cannot be read", options=DAMAGED
     )
     flip: bool = setting(False, "mirror half of the images (not latents)", fixed=CONTINUED)
-    workers: int = setting(0, "processes that read; 0: threads of this process", low=0, high=1024)
-    threads: int = setting(4, "threads that prepare batches, in each process", low=0, high=1024)
+    workers: int = setting(
+        0, "processes that read; 0: threads of this process", low=0, high=MOST_WORKERS
+    )
+    threads: int = setting(
+        4, "threads that prepare batches, in each process", low=0, high=MOST_THREADS
+    )

@@ -1,7 +1,7 @@
 """Damaged examples, left out before training starts, so that an epoch has each of the others once.
 
 Finding them takes reading everything once. What was found is kept in the user's cache, for images
-that have not changed since.
+that have not changed since and the same Pillow, unless the system failed to read some.
 """
 
 import contextlib
@@ -12,13 +12,14 @@ import os
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import PIL
 
 from sg_jax.data import captions
 from sg_jax.data import origin as origins
-from sg_jax.data.checks import place_of, unreadable
+from sg_jax.data.checks import is_passing, place_of, unreadable
 from sg_jax.errors import UserError
 from sg_jax.runs import files
 from sg_jax.runs.progress import Progress, log
@@ -87,9 +88,17 @@ class _Captions:
         return found
 
 
+class Damage(NamedTuple):
+    """An example that cannot be read."""
+
+    number: int
+    why: str
+    passing: bool  # see `checks.is_passing`
+
+
 def find(
     source: Any, say: Callable[[str], object] = lambda line: None, what: str = ""
-) -> list[tuple[int, str]]:
+) -> list[Damage]:
     """Read all examples of a source, with progress; return those that cannot be read, and why.
 
     Args:
@@ -106,7 +115,7 @@ def find(
 
     found = []
     for i, error in unreadable(source, tell):
-        found.append((i, str(error)))
+        found.append(Damage(i, str(error), is_passing(error)))
         say(str(error))
     return found
 
@@ -120,8 +129,9 @@ def without_damaged(source: Any) -> Any:
     kept = _cache(source)
     found = _kept(kept, len(source))
     if found is None:
-        found = [i for i, _ in find(source)]
-        if kept:
+        damaged = find(source)
+        found = [each.number for each in damaged]
+        if kept and not any(each.passing for each in damaged):
             with contextlib.suppress(OSError):  # a cache is no must
                 files.write_atomically(kept, json.dumps(found).encode())
     if not found:
@@ -138,7 +148,8 @@ def without_captions(source: Any) -> Any:
     texts = captions.of(source)
     if texts is None:
         return source
-    found = [i for i, _ in find(_Captions(source, texts), what="captions of the ")]
+    damaged = find(_Captions(source, texts), what="captions of the ")
+    found = [each.number for each in damaged]
     return _without(source, found, "have no caption that can be read") if found else source
 
 
@@ -162,7 +173,8 @@ def _cache(source: Any) -> pathlib.Path | None:
     """Return the file that keeps what is damaged; None if a source cannot say what it reads."""
     if not hasattr(source, "version"):
         return None
-    key = hashlib.sha256(source.version()).hexdigest()[:32]
+    read_by = f"Pillow {PIL.__version__}\n".encode()
+    key = hashlib.sha256(read_by + source.version()).hexdigest()[:32]
     root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     return root / "sg_jax" / "damaged" / f"{key}.json"
 

@@ -31,6 +31,7 @@ import numpy as np
 from sg_jax.data import archives, splits
 from sg_jax.data.archives import Archive
 from sg_jax.data.captions import KEYS, texts
+from sg_jax.data.checks import too_many_open
 from sg_jax.data.containers import OUTSIDE, readable
 from sg_jax.data.encoded import Encoded, with_shape
 from sg_jax.data.images import WHITE
@@ -133,9 +134,10 @@ class _Captions:
             given.append(task.get("Caption") if isinstance(task, dict) else None)
             return tuple(dict.fromkeys(text for value in given for text in texts(value)))
         except (OSError, UserError) as cause:
+            why = one_line(cause)
             raise UserError(
-                f"The captions of {self.source.place(i)} cannot be read ({one_line(cause)}): mend "
-                "or remove them."
+                f"The captions of {self.source.place(i)} cannot be read ({why}): "
+                f"{too_many_open(why) or 'mend or remove them'}."
             ) from cause
 
 
@@ -256,9 +258,10 @@ def _scores(shards: Shards, ids: np.ndarray, name: str) -> np.ndarray | None:
             about = shards.about(int(i))
         except (OSError, UserError) as cause:
             archive, number = shards.find(int(i))
+            why = one_line(cause)
             raise UserError(
-                f"config.data.name={shown(name)}: {archive.place(number)}: {one_line(cause)}. Mend "
-                "or remove it."
+                f"config.data.name={shown(name)}: {archive.place(number)} cannot be read ({why}): "
+                f"{too_many_open(why) or 'mend or remove it'}."
             ) from cause
         value = next((about[key] for key in SCORES if key in about), None)
         return float(value) if is_number(value) else -np.inf

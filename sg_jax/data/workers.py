@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 
+MOST_WORKERS, MOST_THREADS = 256, 1024  # a machine has no use for more
 OFTEN = 0.5  # seconds between two looks at the parent's number
 
 

@@ -126,6 +126,7 @@ class Mode:
       recorded: whether the run's record of its data is enough instead.
       pixels: whether it needs images: these, or others and what decodes these, if they are latents.
       alone: whether only process 0 runs it.
+      single: whether it must be the only process: orbax writes with all processes or none.
       handles_stop: whether it handles SIGTERM itself: it saves, then ends.
       writes: the folders in --workdir that it writes to; "" is --workdir itself.
       dry: yields what a dry run says of it, as pairs such as ("read", "10 images").
@@ -146,6 +147,7 @@ class Mode:
     recorded: bool = False
     pixels: bool = False
     alone: bool = False
+    single: bool = False
     handles_stop: bool = False
     writes: tuple[str, ...] = ("",)
     dry: Callable[[Job, Machine], Iterable[tuple[str, str]]] | None = None

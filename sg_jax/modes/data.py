@@ -76,7 +76,7 @@ def check(config: Config, split: str, wording: Wording | None = None) -> None:
         log(f"All {len(source):,} examples of split {split!r} can be read.")
         return
     files_known = hasattr(source, "file_of")
-    places = sorted({source.file_of(i) if files_known else f"example {i}" for i, _ in found})
+    places = sorted({source.file_of(i) if files_known else f"example {i}" for i, *_ in found})
     more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
     text = (
         f"{len(found):,} of the {len(source):,} examples of split {split!r} cannot be read, in "
@@ -85,7 +85,7 @@ def check(config: Config, split: str, wording: Wording | None = None) -> None:
     if data.damaged == "skip":
         log(f"{text} Training leaves them out (config.data.damaged='skip').")
         return
-    raise UserError(f"{text} The first: {found[0][1]}")
+    raise UserError(f"{text} The first: {found[0].why}")
 
 
 def measure(experiment: Experiment, source: Source) -> dict[str, Any]:

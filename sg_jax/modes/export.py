@@ -97,6 +97,7 @@ MODE = register(
         "write the network of a run for others: a folder, .safetensors, .npz, or for diffusers",
         run,
         config=False,
+        single=True,
         dry=dry_train.export,
         writes=(),
         options=(

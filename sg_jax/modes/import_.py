@@ -32,6 +32,7 @@ MODE = register(
         "make a run of published weights, which samples, scores and can be trained on",
         run,
         config=False,
+        single=True,
         keys=True,
         options=(
             Option("from", "file of weights, or a folder of diffusers", required=True),

@@ -113,6 +113,7 @@ def _train(
         profiler = Profiler(
             config.profile.start, config.profile.steps, workdir=workdir, resumed=start
         )
+        stack.callback(profiler.stop)
         writer = stack.enter_context(contextlib.closing(Writer(workdir, start, tracker)))
         names = list(checkpoints.named(experiment.model))
         health = Health(experiment.model, names, config.train.batch_size)

@@ -96,13 +96,35 @@ def share(sharding: jax.sharding.Sharding) -> tuple[int, int]:
     Args:
       sharding: of the batch, such as `sharding.batch_sharding(mesh)`.
     """
-    size = sharding.num_devices
-    rows: dict[int, set[int]] = {}
+    rows = _rows(sharding, sharding.num_devices)
+    shares = sorted(set(rows.values()))
+    return shares.index(rows[jax.process_index()]), len(shares)
+
+
+def examples(sharding: jax.sharding.Sharding, size: int) -> np.ndarray:
+    """Return which example is in each row of a batch, int [size], as one process would read them.
+
+    A process reads its share in order, and its devices need not hold neighbouring rows: those of a
+    slice lie as its links do.
+
+    Args:
+      sharding: of the batch.
+      size: of the batch.
+    """
+    shares = sorted(set(_rows(sharding, size).values()))
+    places = [np.arange(first, stop) for share in shares for first, stop in share]
+    found = np.empty(size, np.int32)
+    found[np.concatenate(places)] = np.arange(size)
+    return found
+
+
+def _rows(sharding: jax.sharding.Sharding, size: int) -> dict[int, tuple[tuple[int, int], ...]]:
+    """Return the ranges of rows of a batch that the devices of each process hold, in order."""
+    rows: dict[int, set[tuple[int, int]]] = {}
     places: Mapping[Any, Any] = sharding.devices_indices_map((size,))
     for device, (index, *_) in places.items():
-        rows.setdefault(device.process_index, set()).add(index.indices(size)[0])
-    shares = sorted({tuple(sorted(starts)) for starts in rows.values()})
-    return shares.index(tuple(sorted(rows[jax.process_index()]))), len(shares)
+        rows.setdefault(device.process_index, set()).add(index.indices(size)[:2])
+    return {process: tuple(sorted(each)) for process, each in rows.items()}
 
 
 @contextlib.contextmanager

@@ -104,6 +104,15 @@ def matrices(tree: Any) -> Any:
     return jax.tree.map(axes, tree, is_leaf=sharding.is_parameter)
 
 
+def at_this_step(old: Any, new: Any) -> Any:
+    """Return the optimizer's state `old`, with the place in the schedule of the state `new`."""
+
+    def scheduled(x: Any) -> bool:
+        return isinstance(x, optax.ScaleByScheduleState)
+
+    return jax.tree.map(lambda x, y: y if scheduled(y) else x, old, new, is_leaf=scheduled)
+
+
 def update_ema(ema: Any, model: Any, decay: float, step: jax.Array) -> Any:
     """Return the moving average after `step` updates (counted from 1).
 

@@ -72,6 +72,7 @@ def make_train_step(
     accumulate: int = 1,
     skip: bool = False,
     shares: Sequence[float] = (1.0,),
+    examples: np.ndarray | None = None,
 ) -> Callable:
     """Return the step (state, batch, key, *more) -> (state, metrics); jit it with state donated.
 
@@ -84,15 +85,21 @@ def make_train_step(
       tx: the optimizer.
       ema_decay: of the moving average.
       accumulate: parts in which the batch runs, one after the other, to save memory.
-      skip: whether a step that has diverged changes nothing but the step counter; see `health`.
+      skip: whether a step that has diverged changes nothing but the step counter, which the
+        learning rate follows; see `health`.
       shares: the probability of each objective.
+      examples: the number of the example in each row of the batch, if they are not in order, as
+        `processes.examples` says; so an example has the same key however processes divide a batch.
     """
+    if examples is not None and (examples == np.arange(len(examples))).all():
+        examples = None
     objectives = [objective] if callable(objective) else list(objective)
     edges = np.cumsum(shares)[:-1].astype(np.float32)
 
     def train_step(state: TrainState, batch, key, *more):
         key = jax.random.fold_in(key, state.step)
         keys = jax.random.split(key, len(batch["image"]))
+        keys = keys if examples is None else keys[examples]
         drawn = (jax.random.uniform(jax.random.fold_in(key, DRAW)) >= edges).sum()
 
         def gradient_of(objective):
@@ -132,7 +139,8 @@ def make_train_step(
         if skip:
             updated = health.squares(model)
             kept = health.sound(loss, metrics["grad_norm"], updated, model, batch["image"])
-            old = dataclasses.replace(state, step=step)
+            same = optimizer.at_this_step(state.opt_state, opt_state)
+            old = dataclasses.replace(state, step=step, opt_state=same)
             new = jax.tree.map(lambda x, y: jnp.where(kept, x, y), new, old)
             metrics |= {"skipped": 1 - kept.astype(jnp.float32), "updated": updated}
         return new, metrics

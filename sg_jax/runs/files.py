@@ -140,12 +140,14 @@ def write_atomically(name: str | os.PathLike, content: bytes) -> epath.Path:
 def writing(name: str | os.PathLike) -> Iterator[IO[bytes]]:
     """Yield a file for the parts of a large content; `write_atomically` says what becomes of it."""
     target = path(name)
-    if is_remote(target):  # an object appears only when it is complete, and needs no folder
-        with tempfile.TemporaryFile() as file:
+    if is_remote(target):
+        with tempfile.NamedTemporaryFile() as file:
             yield file
-            file.seek(0)
-            with target.open("wb") as remote:
-                shutil.copyfileobj(file, remote)
+            file.flush()
+            # Not through an open file of the bucket: however that is closed, what has been written
+            # so far becomes the object.
+            system, place = fsspec.core.url_to_fs(os.fspath(target))
+            system.put_file(file.name, place)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because a rename is atomic only within one file system. Not tempfile: only

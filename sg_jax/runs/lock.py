@@ -3,7 +3,9 @@
     workdir/training.json  {"host": "tpu-0", "pid": 4711, "since": "...", "beat": 12, ...}
 
 A second run is refused, whether on this host or on another that shares the folder. A run that was
-killed is noticed: the operating system then releases the file, and its beat no longer changes.
+killed is noticed: the operating system then releases the file, and its beat no longer changes. In a
+bucket, and where the file system locks no files, only the beat says so. A process number does not:
+a container that was restarted has the number of the one before, and cannot see others.
 """
 
 import contextlib
@@ -23,11 +25,11 @@ from sg_jax.errors import UserError
 from sg_jax.parallel import processes
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
-from sg_jax.runs.sharing import locked
+from sg_jax.runs.sharing import opened, try_locked
 
 NAME = "training.json"
 BEAT = 10.0  # seconds between two beats
-SILENCE = 3.5  # beats after which a run on another host counts as dead
+SILENCE = 3.5  # beats after which a run counts as dead that no lock shows to be alive
 
 
 class Held:
@@ -81,11 +83,12 @@ def _hold(folder: epath.Path) -> Iterator[Held]:
     }
     held, ended = Held(path, me["token"]), threading.Event()
     with contextlib.ExitStack() as stack:
-        if not files.is_remote(path) and not stack.enter_context(locked(path)):
+        locked = None if files.is_remote(path) else stack.enter_context(try_locked(path))
+        if locked is False:
             raise _held(path, _read(path) or {})
-        _refuse_living(path, me)
+        _refuse_living(path, me, bool(locked))
         _write(path, me, 0)
-        if files.is_remote(path):  # of two that start at once, the later write wins
+        if not locked:  # of two that start at once, the later write wins
             time.sleep(min(2.0, BEAT))
             held.check()
         thread = threading.Thread(target=_beat, args=(held, path, me, ended), daemon=True)
@@ -100,14 +103,15 @@ def _hold(folder: epath.Path) -> Iterator[Held]:
                 path.unlink()
 
 
-def _refuse_living(path: epath.Path, me: dict[str, Any]) -> None:
-    """Raise if the run that wrote the file is alive; wait for its beat if it is on another host."""
+def _refuse_living(path: epath.Path, me: dict[str, Any], locked: bool) -> None:
+    """Raise if the run that wrote the file is alive.
+
+    Its beat is waited for, unless it was on this machine and the file is `locked` now.
+    """
     other = _read(path)
     if other is None:
         return
-    if other.get("machine") == me["machine"]:
-        if files.is_remote(path) and _runs(other.get("pid")):
-            raise _held(path, other)
+    if locked and other.get("machine") == me["machine"]:
         log(f"Take {path.parent} over from {_who(other)}, which is gone.")
         return
     wait = BEAT * SILENCE
@@ -148,10 +152,10 @@ def _beat(held: Held, path: epath.Path, me: dict[str, Any], ended: threading.Eve
 def _write(path: epath.Path, me: dict[str, Any], count: int) -> None:
     content = json.dumps({**me, "beat": count}).encode()
     if files.is_remote(path):
-        path.write_bytes(content)
+        files.write_atomically(path, content)
         return
     # In place, because a file that replaced it would not be locked.
-    descriptor = os.open(path, os.O_WRONLY)
+    descriptor = opened(path, os.O_WRONLY)
     try:
         os.pwrite(descriptor, content.ljust(512) + b"\n", 0)
     finally:
@@ -174,13 +178,3 @@ def _machine() -> str:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()
     return socket.gethostname()
-
-
-def _runs(pid: Any) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except PermissionError:
-        return True
-    except (OSError, TypeError, ValueError, OverflowError):
-        return False
-    return True

@@ -31,6 +31,7 @@ class Profiler:
         self.folder = files.path(workdir) / "profile"
         self._annotation: jax.profiler.StepTraceAnnotation | None = None
         self._local: tempfile.TemporaryDirectory | None = None
+        self._open = False
         if 0 < start <= resumed:
             # Not an error if it was traced before, because the same command continues a run.
             if not self.folder.exists():
@@ -49,6 +50,7 @@ class Profiler:
             if files.is_remote(self.folder):  # jax writes only to a disk
                 self._local = tempfile.TemporaryDirectory()
             jax.profiler.start_trace(self._local.name if self._local else self.folder)
+            self._open = True
         self._annotation = jax.profiler.StepTraceAnnotation("train", step_num=step)
         self._annotation.__enter__()
 
@@ -65,10 +67,20 @@ class Profiler:
             self.close(step)
         return True
 
+    def stop(self) -> None:
+        """End a trace that is open, and drop it: the steps after it were not made."""
+        if self._annotation is not None:
+            self._annotation.__exit__(None, None, None)
+            self._annotation = None
+        if self._open:
+            jax.profiler.stop_trace()
+            self._open = False
+
     def close(self, step: int) -> None:
         """Write the trace, if there is one, up to step `step`."""
-        if 0 < self.first <= step:
+        if self._open:
             jax.profiler.stop_trace()
+            self._open = False
             if self._local is not None:
                 with self._local as root:
                     for path in pathlib.Path(root).rglob("*"):

@@ -1,6 +1,8 @@
 """What a command prints while it runs: progress with the time left, and how time was spent."""
 
 import contextlib
+import errno
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -101,6 +103,17 @@ def clock(seconds: float, digits: int = 0) -> str:
 
 
 def log(message: str) -> None:
-    """Print a line at once, but only from process 0."""
-    if processes.is_writer():
+    """Print a line at once, but only from process 0, and while there is somebody to read it.
+
+    Ctrl-C also ends the `tee` that a command is piped into, and a terminal may be closed. That must
+    not end a command, which still has to save.
+    """
+    if not processes.is_writer():
+        return
+    try:
         print(message, file=sys.stdout, flush=True)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        with open(os.devnull, "wb") as nobody:
+            os.dup2(nobody.fileno(), sys.stdout.fileno())

@@ -6,6 +6,7 @@ them. A bucket cannot be locked: there each command acts as if it were alone.
 """
 
 import contextlib
+import errno
 import functools
 import os
 import time
@@ -14,6 +15,7 @@ from typing import TypeVar
 
 from etils import epath
 
+from sg_jax.errors import UserError
 from sg_jax.parallel import processes
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
@@ -30,8 +32,15 @@ def locked(path: os.PathLike) -> Iterator[bool]:
 
     It is not removed. On file systems without locks nobody has locked it.
     """
+    with try_locked(path) as free:
+        yield free is not False
+
+
+@contextlib.contextmanager
+def try_locked(path: os.PathLike) -> Iterator[bool | None]:
+    """Do what `locked` does, but yield None on file systems without locks."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = opened(path, os.O_RDWR | os.O_CREAT)
         free = files.try_lock(descriptor)
         if free is None:
             break
@@ -45,9 +54,26 @@ def locked(path: os.PathLike) -> Iterator[bool]:
                 break
         os.close(descriptor)
     try:
-        yield True
+        yield free
     finally:
         os.close(descriptor)
+
+
+def opened(path: os.PathLike, flags: int) -> int:
+    """Return a descriptor of a file in a run.
+
+    Raises:
+      UserError: it is a link, as in a run of someone else, who would have another file written.
+    """
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UserError(
+            f"{os.fspath(path)} is a link to {os.path.realpath(path)}, which would be written to: "
+            "delete the link."
+        ) from None
 
 
 @contextlib.contextmanager

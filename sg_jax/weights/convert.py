@@ -142,6 +142,11 @@ def to_state_dict(network: DiT, family: str) -> dict[str, np.ndarray]:
             f"family={family!r} has the weights of a {known.network.__name__}, but the network is "
             f"a {type(network).__name__}."
         )
+    if network.inner:
+        raise UserError(
+            f"family={family!r} has no inner head, but the network has one after block "
+            f"{network.inner}: export it without a family."
+        )
     known = known.having(part for part in known.optional if getattr(network.parts, part))
     for part, value in dataclasses.asdict(known.parts).items():
         if value != getattr(network.parts, part):

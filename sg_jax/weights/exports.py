@@ -25,6 +25,7 @@ from sg_jax.models.dit import DiT
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
 from sg_jax.weights import checkpoints, convert, described, integrity, networks
+from sg_jax.weights.families import FAMILIES
 
 README = """# {title}
 
@@ -114,10 +115,28 @@ def write_file(
     path = files.absolute(name)
     if path.exists():
         raise UserError(f"{path} is there already: give a new file.")
+    if family and family in FAMILIES:
+        _tell_what_others_read(network, family)
     described.write(
         path, arrays_of(network, family, dtype), about(config, family, dtype=dtype, **values)
     )
     return path
+
+
+def _tell_what_others_read(network: Backbone, family: str) -> None:
+    """Log what the published code of a family would take otherwise than the network means it."""
+    known = FAMILIES[family]
+    if network.prediction != known.prediction:
+        log(
+            f"The network returns {network.prediction!r}, and the published code of "
+            f"family={family!r} takes what it reads for {known.prediction!r}. sg_jax reads the "
+            "file as it is meant, because the file says so."
+        )
+    if network.time_endpoint != known.time_endpoint:
+        log(
+            f"The published code of family={family!r} spaces the frequencies of time a little "
+            "otherwise than this network does, so its outputs differ slightly there."
+        )
 
 
 def arrays_of(network: Backbone, family: str, dtype: str) -> Mapping[str, np.ndarray]:

@@ -10,7 +10,7 @@ archive, and the row of pickles from before version 1.6.
 import io
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, ClassVar, Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ LEGACY = 0x1950A86A20F9469CFC6C  # the first value in a row of pickles
 LEGACY_START = pickle.dumps(LEGACY, protocol=2)
 VERSION = 1001  # the second one
 STORED = zipfile.ZIP_STORED
+PAIR = 128  # bytes that a dictionary takes for each of its pairs
 
 STORAGES = {
     "DoubleStorage": "F64",
@@ -93,8 +94,8 @@ class Unpickler(pickle._Unpickler):
         super().__init__(file, encoding="utf-8", errors="replace")
         self.budget, self.storage = budget, storage
         self.known: dict[str, Any] = {
-            "collections.OrderedDict": dict,
-            "torch.Size": tuple,
+            "collections.OrderedDict": self.dictionary,
+            "torch.Size": self.shape,
             "torch._utils._rebuild_tensor": self.tensor,
             "torch._utils._rebuild_tensor_v2": self.tensor,
             "torch._utils._rebuild_parameter": self.parameter,
@@ -126,6 +127,20 @@ class Unpickler(pickle._Unpickler):
         if view and view[0] is not None:
             raise ValueError("a storage that is part of another one, as before version 0.4")
         return self.storage(dtype, str(key), count)
+
+    def dictionary(self, pairs: Sequence[Any] = ()) -> dict[Any, Any]:
+        """Return a dictionary of pairs; a pickle may ask for many of the same list."""
+        if not isinstance(pairs, list | tuple):
+            raise ValueError("a dictionary of what is no list")
+        self.budget.take(PAIR * len(pairs))
+        return dict(pairs)
+
+    @staticmethod
+    def shape(numbers: Any = ()) -> tuple[Any, ...]:
+        """Return the numbers of a shape, which come as a tuple: all else would be copied."""
+        if not isinstance(numbers, tuple):
+            raise ValueError("a shape of what is no tuple")
+        return numbers
 
     def tensor(self, storage: Any, offset: int, shape: Any, strides: Any, *_: Any) -> Tensor:
         """Return a tensor without reading it."""

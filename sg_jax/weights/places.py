@@ -90,7 +90,8 @@ def choose(names: Iterable[str], label: str) -> list[str]:
     pipeline = "model_index.json" in names
     candidates = inside if inside and (pipeline or not top) else top
     by_stem: dict[str, str] = {}  # the same weights in several formats: the first of SUFFIXES
-    for name in sorted(candidates, key=lambda n: reading.SUFFIXES.index(os.path.splitext(n)[1])):
+    ends = reading.SUFFIXES
+    for name in sorted(candidates, key=lambda n: ends.index(os.path.splitext(n)[1].lower())):
         by_stem.setdefault(os.path.splitext(name)[0], name)
     usual = [p for p in PREFERRED if any(pathlib.PurePath(s).name == p for s in by_stem)]
     preferred = [n for s, n in by_stem.items() if usual and pathlib.PurePath(s).name == usual[0]]

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -35,6 +36,12 @@ class Saver:
         self.folder = checkpoints.checkpoint_dir(workdir)
         self._workdir, self._every = workdir, every
         self._keep, self._keep_period = keep, keep_period
+        if keep_period % every:
+            log(
+                f"config.checkpoint.keep_period={keep_period} is no multiple of "
+                f"config.checkpoint.every={every}, so only every {math.lcm(keep_period, every)} "
+                "steps a checkpoint is kept."
+            )
         self.best: Best | None = None
         self._whole: Best | None = None  # the one of best.json, until a better one is saved
         self._replaced: set[int] = set()  # checkpoints that were the best

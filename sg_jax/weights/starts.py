@@ -123,7 +123,8 @@ def from_file(source: str | os.PathLike, model: Backbone, tell: bool = False) ->
         family = networks.family_of(found, prediction=model.prediction)
         known = FAMILIES[family]
         for name in known.options:
-            if hasattr(model, name) and name != "dtype":
+            # What a network predicts is the file's own, and `check_same` compares it.
+            if hasattr(model, name) and name not in ("dtype", "prediction", "time_endpoint"):
                 options[name] = getattr(model, name)
         if known.null_rows:
             table = next(n for n, ours, _ in known.rules if ours == TABLE).replace("*", "0")

@@ -38,7 +38,7 @@ DTYPES = {  # by the names of safetensors
 
 
 class Budget:
-    """What the tensors of a file may take together, in bytes."""
+    """What the tensors and tables of a file may take together, in bytes."""
 
     def __init__(self, file_size: int):
         self.left = self.all = PROPORTION * file_size + SPARE
@@ -47,7 +47,9 @@ class Budget:
         """Raise a ValueError if there is not as much left."""
         self.left -= size
         if self.left < 0:
-            raise ValueError(f"its tensors take over {self.all:,} bytes, more than it can hold")
+            raise ValueError(
+                f"what it describes takes over {self.all:,} bytes, more than it can hold"
+            )
 
 
 @dataclasses.dataclass

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sg_jax.config import help, parsing, record, sections, tree
+from sg_jax.data.workers import MOST_THREADS, MOST_WORKERS
 from sg_jax.errors import CONTINUED, UserError, declared_in, setting
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
@@ -67,6 +68,17 @@ def test_help_explains_every_section_and_one_key():
     text = help.explain("config.train.steps")
     assert "steps=1000" in text and "batch_size" not in text
     assert "gamma_weak=0.0" in help.explain("config.guidance.sg.gamma_weak")
+    text = help.explain("config.seed")
+    assert "  seed=0" in text and "of weights" in text and "train" not in text
+    with pytest.raises(UserError, match=r"no section config\.sed; .* Did you mean 'seed'"):
+        help.explain("config.sed")
+
+
+@pytest.mark.parametrize("key, most", [("workers", MOST_WORKERS), ("threads", MOST_THREADS)])
+def test_the_section_of_data_has_the_limits_of_its_readers(key, most):
+    tree.check(parsing.merge(dict(data={key: most})))
+    with pytest.raises(UserError, match=rf"config\.data\.{key}={most + 1} .*\[0, {most}\]"):
+        tree.check(parsing.merge(dict(data={key: most + 1})))
 
 
 @pytest.mark.parametrize(

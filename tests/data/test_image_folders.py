@@ -259,8 +259,14 @@ def test_what_is_no_folder_of_images_says_what_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(containers, "MOST_OTHERS", 30)
     for i in range(40):
         (tmp_path / "text" / f"{i}.txt").touch()
-    with pytest.raises(UserError, match="has more than 30 files and folders, and only 0 images"):
+    with pytest.raises(UserError, match="has more than 30 other files, and only 0 images"):
         open_source("./text", "train")
+
+
+def test_folders_of_many_classes_are_no_other_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(containers, "MOST_OTHERS", 30)
+    name = write(tmp_path / "many", {f"class{n}/0.png": picture(n) for n in range(40)})
+    assert open_source(name, "train").num_classes == 40
 
 
 def test_a_folder_that_may_not_be_read_is_named_too(tmp_path, monkeypatch):

@@ -171,6 +171,7 @@ def test_an_unreadable_example_stops_the_iterator(digits_dir, tmp_path, workers)
         (dict(batch_size=0), r"config\.train\.batch_size=0"),
         (dict(seed=-1), r"config\.seed=-1"),
         (dict(workers=-1), r"config\.data\.workers=-1"),
+        (dict(workers=257), r"config\.data\.workers=257 must be 0 to 256"),
     ],
 )
 def test_arguments_are_checked(arguments, message):

@@ -4,10 +4,11 @@ import pathlib
 import pickle
 
 import numpy as np
+import PIL
 import pytest
 from image_files import animals, picture, values, write
 
-from sg_jax.data import identity, skipping
+from sg_jax.data import containers, identity, skipping
 from sg_jax.data.pipeline import train_iterator
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
@@ -64,6 +65,30 @@ def test_what_was_found_is_kept_for_files_that_have_not_changed(tmp_path, monkey
     assert count(image_size=2) == 21 and len(reads) == 4
     cache.chmod(0o500)
     assert count(image_size=4) == 21
+
+
+def test_what_the_system_failed_to_read_is_tried_again(tmp_path, monkeypatch, cache):
+    name = write(tmp_path / "animals", animals() | BAD)
+    real = containers.read_file
+
+    def failing(path):
+        if path.endswith("cat/1.png"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(containers, "read_file", failing)
+    assert len(open_source(name, "train", image_size=2, damaged="skip")) == 19
+    monkeypatch.setattr(containers, "read_file", real)
+    assert len(open_source(name, "train", image_size=2, damaged="skip")) == 20
+    assert len(list(cache.rglob("*.json"))) == 1
+
+
+def test_another_pillow_tries_again(tmp_path, monkeypatch, cache):
+    name = write(tmp_path / "animals", animals() | BAD)
+    for version in ("1.0", "2.0", "2.0"):
+        monkeypatch.setattr(PIL, "__version__", version)
+        assert len(open_source(name, "train", image_size=2, damaged="skip")) == 20
+    assert len(list(cache.rglob("*.json"))) == 2
 
 
 def test_nothing_left_is_an_error(tmp_path):

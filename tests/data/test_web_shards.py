@@ -1,12 +1,17 @@
 """Tars of WebDataset: images with their captions, the score that they must have, and mixtures."""
 
+import errno
 import json
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from image_files import picture, write
 
+from sg_jax.data import archives
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 
@@ -48,6 +53,55 @@ def test_tars_are_one_data_set_with_captions(shards):
     assert source.file_of(7).endswith("00001.tar") and "000000007.png" in source.place(7)
     assert source.identify(3) == pickle.loads(pickle.dumps(source)).identify(3)
     assert values(open_source(f"wds:{shards}/coyo/00001.tar", "train[20%:]")) == [6, 7, 8, 9]
+
+
+FEW = 64  # files that a process may open
+LIMIT = r"raise the limit of \d+ open files, .*`ulimit -n 4096`"
+READ = """
+import sys
+from sg_jax.data.sources import open_source
+source = open_source("wds:" + sys.argv[1], "train", damaged="skip")
+print(len(source), sorted(int(source[i]["image"][0, 0, 0]) for i in range(len(source))))
+"""
+
+
+def test_there_may_be_more_tars_than_a_process_may_open(tmp_path):
+    for n in range(2 * FEW):
+        write(tmp_path / "many" / f"{n:05d}", {"a.png": picture(n)}, "tar")
+    found = subprocess.run(
+        [
+            *("sh", "-c", f'ulimit -n {FEW} && exec "$@"', "sh"),
+            *(sys.executable, "-c", READ, str(tmp_path / "many")),
+        ],
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.splitlines()[-1:] == [f"{2 * FEW} {list(range(2 * FEW))}"], found.stderr
+
+
+@pytest.mark.parametrize("damaged", ["stop", "skip"])
+def test_too_many_open_files_are_no_damage(shards, tmp_path, monkeypatch, damaged):
+    def full(path, *_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+
+    def opened():
+        return open_source(f"wds:{shards}/coyo", "train", image_size=4, damaged=damaged)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with monkeypatch.context() as now:
+        now.setattr(archives, "_Opened", full)
+        with pytest.raises(UserError, match=LIMIT):
+            opened()
+        with pytest.raises(UserError, match=LIMIT):
+            open_source(f"wds:{shards}/coyo", "train", aesthetics=1.0)
+    assert not (tmp_path / "cache").exists()
+    source = opened()
+    assert len(source) == 10
+    with monkeypatch.context() as now:
+        now.setattr(archives, "_opened", full)
+        with pytest.raises(UserError, match=LIMIT):
+            source.captions[0]
 
 
 def test_journeydb_has_prompts_and_captions(shards):

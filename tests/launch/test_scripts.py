@@ -143,6 +143,20 @@ def test_errors_say_what_to_do(place, command, words):
     assert place.calls() == []
 
 
+NO_TABLES = {"BASH_FUNC_declare%%": "() { echo 'declare: -A: invalid option' >&2; return 2; }"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_old_bash_is_told_or_enough(place, script):
+    """macOS has bash 3.2."""
+    if "/common.sh" not in (ROOT / "launch" / script).read_text():
+        assert "declare -A" not in (ROOT / "launch" / script).read_text() or script == "common.sh"
+        return
+    _, err = place.run(script, "--help", status=2, **NO_TABLES)
+    assert f"and {script} needs bash 4 or later. On a Mac: brew install bash" in err
+    assert err.startswith("Error: ") and err.count("\n") == 1 and place.calls() == []
+
+
 def test_environment_variables_are_defaults_and_flags_win(place):
     variables = dict(PROJECT="q", ZONE="y", NAME="m", SPOT="yes")
     out, _ = place.run("tpu_vm.sh", "create", "--dry-run", "--zone=z", **variables)

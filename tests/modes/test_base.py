@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from sg_jax.config import trust
 from sg_jax.errors import UserError
 from sg_jax.main import main
 from sg_jax.modes import MODES
@@ -50,3 +51,8 @@ def test_a_file_of_aot_is_tried_before_it_compiles(tmp_path):
         main([*given, f"--json={tmp_path / 'file' / 'x.json'}"])
     with pytest.raises(UserError, match=r"--out=.* cannot be written"):
         main(["main", "--mode=compare", str(tmp_path), f"--out={tmp_path / 'file'}"])
+
+
+def test_every_folder_that_a_mode_writes_to_may_be_no_link_out_of_the_run():
+    written = {part for mode in MODES.values() for part in mode.writes} - {""}
+    assert written <= set(trust.FOLDERS)

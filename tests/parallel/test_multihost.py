@@ -37,9 +37,9 @@ STEPS = ("--config.train.steps=8",)
 
 
 class Group:
-    """Processes of one run: `number` of them with `devices` devices each."""
+    """Processes of one run: `number` of them with `devices` devices each, or of other `code`."""
 
-    def __init__(self, base, workdir, *arguments, number=1, devices=1):
+    def __init__(self, base, workdir, *arguments, number=1, devices=1, code=""):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
@@ -62,7 +62,8 @@ class Group:
                     "JAX_PROCESS_ID": str(i),
                 }
             with log.open("w") as file:  # not a pipe, which a long run would fill
-                command = [sys.executable, "-m", "sg_jax.main", *given, *arguments]
+                main = ["-c", code] if code else ["-m", "sg_jax.main"]
+                command = [sys.executable, *main, *given, *arguments]
                 self.processes.append(
                     subprocess.Popen(
                         command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
@@ -403,3 +404,42 @@ def test_two_processes_bench_the_programs_of_all_devices(run, tmp_path):
     text = run(tmp_path, "--mode=bench", "--config.bench.repeats=3", number=2, devices=2)
     assert text.count("train, γ 0.5") == text.count("sample, cfg") == 1  # printed by one
     assert json.loads((tmp_path / "bench.json").read_text())[0]["time_ratio"] == 1
+
+
+SLOW = """
+import dataclasses, runpy, time
+from sg_jax.errors import UserError
+from sg_jax.modes import MODES
+from sg_jax.parallel import processes
+
+def work(job):
+    time.sleep(35)  # others wait at most 30 s for the first connection
+    {end}
+
+processes.SHUTDOWN = 2
+MODES["flops"] = dataclasses.replace(MODES["flops"], run=work)
+runpy.run_module("sg_jax.main", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "end, status",
+    [("return ['it']", 0), ("raise UserError('bad')", 2), ("raise OSError(28, 'full')", 1)],
+)
+def test_what_one_process_does_alone_is_waited_for(start, tmp_path, end, status):
+    group = start(tmp_path / "run", "--mode=flops", number=2, code=SLOW.format(end=end))
+    assert group.end(timeout=120) == [status] * 2, group.text() + group.text(1)
+    texts = [group.text(i) for i in range(2)]
+    assert [text.count("Written: it") for text in texts] == [not status, 0]
+    assert ("Process 1: Error: --mode=flops has failed in process 0" in texts[1]) == bool(status)
+    assert "Traceback" not in texts[0] + texts[1]
+
+
+@pytest.mark.slow
+def test_what_orbax_writes_for_one_process_is_refused_in_several(start, tmp_path):
+    code = "import runpy, sys; del sys.argv[1:-3]; runpy.run_module('sg_jax.main', {}, '__main__')"
+    flags = ("--mode=export", f"--workdir={tmp_path}", f"--to={tmp_path}/to")
+    group = start(tmp_path / "run", *flags, number=2, code=code)
+    assert group.end(timeout=60) == [2, 2], group.text()
+    assert "Error: --mode=export does not work in one of several processes" in group.text()

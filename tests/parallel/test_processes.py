@@ -198,6 +198,21 @@ def test_a_process_reads_the_rows_that_its_devices_hold(monkeypatch, rows, share
         assert processes.share(Layout(*rows)) == expected
 
 
+@pytest.mark.parametrize(
+    "rows, expected",
+    [
+        ([(0, 0, 1), (0, 1, 2), (1, 2, 3), (1, 3, 4)], [0, 1, 2, 3]),
+        # Process 0 reads examples 0 and 1, and its devices hold the first and the last row.
+        ([(0, 0, 1), (1, 1, 2), (1, 2, 3), (0, 3, 4)], [0, 2, 3, 1]),
+        ([(1, 0, 1), (0, 1, 2), (1, 2, 3), (0, 3, 4)], [0, 2, 1, 3]),
+        ([(0, 0, 2), (1, 0, 2), (2, 2, 4), (3, 2, 4)], [0, 1, 2, 3]),
+        ([(0, None, None), (1, None, None), (1, None, None), (0, None, None)], [0, 1, 2, 3]),
+    ],
+)
+def test_an_example_is_known_wherever_its_row_is(rows, expected):
+    np.testing.assert_array_equal(processes.examples(Layout(*rows), 4), expected)
+
+
 def test_one_process_reads_the_whole_batch():
     mesh = sharding.make_mesh()
     assert processes.share(sharding.batch_sharding(mesh)) == (0, 1)

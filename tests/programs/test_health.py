@@ -12,6 +12,7 @@ import pytest
 from sg_jax.parallel import sharding
 from sg_jax.programs import health
 from sg_jax.programs.health import Diverged, Health
+from sg_jax.programs.optimizer import Optimizer
 from sg_jax.programs.training import make_train_step, start_state
 
 NAMES = ("blocks/stacks/0/mlp/kernel", "blocks/stacks/1/mlp/kernel", "final/kernel",
@@ -175,6 +176,21 @@ def test_devices_and_the_host_measure_the_same():
 def linear(model, batch, keys):
     """A loss whose gradient is the image."""
     return batch["image"] @ model["w"]
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_step_that_is_skipped_does_not_delay_the_schedule(name):
+    model, moved = {"w": jnp.array([1.0, 2.0])}, []
+    for schedule, images in (("constant", [1.0]), ("cosine", [NAN, NAN, NAN, 1.0])):
+        made = Optimizer(name=name, learning_rate=1.0, schedule=schedule, clip_norm=0.0).make(4)
+        step = jax.jit(make_train_step(linear, made, 0.9, skip=True))
+        state = start_state(model, made.init(model))
+        for x in images:
+            state, metrics = step(state, {"image": jnp.array([[x, 1.0]])}, jax.random.key(0))
+        assert metrics["skipped"] == 0
+        moved.append(model["w"] - state.model["w"])
+    # The fourth step of four: (1 + cos(3 pi / 4)) / 2.
+    np.testing.assert_allclose(moved[1], 0.146447 * moved[0], rtol=1e-4)
 
 
 def test_a_step_that_diverges_changes_nothing_if_it_is_skipped():

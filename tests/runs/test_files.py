@@ -1,6 +1,7 @@
 """Paths on a disk and in a bucket, and files written whole."""
 
 import os
+import shutil
 import sys
 
 import pytest
@@ -118,6 +119,25 @@ def test_an_interrupted_local_write_leaves_the_old_file(tmp_path, monkeypatch):
         files.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
+
+
+def test_an_interrupted_upload_leaves_the_old_object(bucket, monkeypatch):
+    """However a file of a bucket is closed, what was written to it so far becomes the object."""
+    path = files.write_atomically("gs://b/x.bin", b"old" * 1000)
+
+    def half(*_, **__):
+        with path.open("wb") as remote:
+            remote.write(b"new")
+            raise KeyboardInterrupt
+
+    def fail(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copyfileobj", half)
+    monkeypatch.setattr(type(path._backend.fs(path)), "put_file", fail)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_atomically(path, b"new" * 1000)
+    assert path.read_bytes() == b"old" * 1000
 
 
 def test_a_folder_made_by_hand_in_a_bucket_is_a_new_folder(bucket, monkeypatch):

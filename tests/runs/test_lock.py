@@ -124,3 +124,64 @@ def test_a_bucket(bucket):
             with lock.hold("gs://bucket/run"):
                 pass
     assert not (files.path("gs://bucket/run") / lock.NAME).exists()
+
+
+@pytest.fixture(params=["bucket", "no locks"])
+def unlocked(request, bucket, tmp_path, monkeypatch):
+    """A folder where no file can be locked: in a bucket, or on a disk without locks."""
+    if request.param == "bucket":
+        return files.path("gs://bucket/run")
+    monkeypatch.setattr(files, "try_lock", lambda file: None)
+    return files.path(tmp_path / "run")
+
+
+def test_without_locks_a_run_on_this_machine_is_refused(unlocked):
+    with lock.hold(unlocked):
+        with pytest.raises(UserError, match=rf"run is in use: Process {os.getpid()}"):
+            with lock.hold(unlocked):
+                pass
+    assert not (unlocked / lock.NAME).exists()
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("alive", [True, False])
+def test_without_locks_only_the_beat_tells_whether_a_run_lives(unlocked, capsys, same, alive):
+    """In containers: another one has processes that are not seen here, and its successor's is 1."""
+    path, ended = unlocked / lock.NAME, threading.Event()
+    pid = os.getpid() if same else 2**22 + 1  # which no process has
+    other = {**ELSEWHERE, "machine": lock._machine(), "pid": pid}
+    files.write_atomically(path, json.dumps({**other, "beat": 0}).encode())
+
+    def beat():
+        count = 0
+        while alive and not ended.wait(0.01):
+            count += 1
+            files.write_atomically(path, json.dumps({**other, "beat": count}).encode())
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        if alive:
+            with pytest.raises(UserError, match=f"in use: Process {pid} on host 'tpu-7'"):
+                with lock.hold(unlocked):
+                    pass
+        else:
+            with lock.hold(unlocked):
+                assert "gives no sign of life" in capsys.readouterr().out
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_not_written_through(tmp_path, there):
+    """As in a run of someone else."""
+    mine = tmp_path / "mine"
+    if there:
+        mine.write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / lock.NAME).symlink_to(mine)
+    with pytest.raises(UserError, match=rf"{lock.NAME} is a link to {mine}, .*: delete the link"):
+        with lock.hold(tmp_path / "run"):
+            pass
+    assert mine.exists() == there and (not there or mine.read_text() == "mine")

@@ -67,6 +67,19 @@ def test_a_trace_that_is_cut_short_is_written(tmp_path):
         pass
 
 
+def test_a_trace_that_is_open_when_steps_are_made_again_is_dropped(tmp_path):
+    for resumed in (0, 1):  # as after a rollback
+        profiler = Profiler(2, 5, str(tmp_path), resumed=resumed)
+        for step in (2, 3):
+            profiler.before(step)
+            assert profiler.after(step, jax.numpy.ones(3))
+        profiler.before(4)
+        profiler.stop()
+        profiler.stop()
+    with jax.profiler.trace(tmp_path / "another"):  # none is running
+        pass
+
+
 def test_a_trace_of_a_run_in_a_bucket_is_copied_there(bucket, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()

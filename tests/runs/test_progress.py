@@ -1,8 +1,13 @@
 """Rates, the time left, and where time went."""
 
+import errno
+import io
+import os
+import pty
+
 import pytest
 
-from sg_jax.runs.progress import Ahead, Progress, Spent, clock
+from sg_jax.runs.progress import Ahead, Progress, Spent, clock, log
 
 
 @pytest.mark.parametrize(
@@ -86,3 +91,25 @@ def test_the_time_spent_adds_up(monkeypatch):
 )
 def test_short_times_have_digits(seconds, digits, text):
     assert clock(seconds, digits) == text
+
+
+@pytest.mark.parametrize("open_two", [os.pipe, pty.openpty])
+def test_lines_that_nobody_reads_end_nothing(monkeypatch, open_two):
+    """As when Ctrl-C also ended the tee that they are piped into, or the terminal was closed."""
+    reading, writing = open_two()
+    with open(writing, "w") as output:
+        monkeypatch.setattr("sys.stdout", output)
+        log("one")
+        os.close(reading)
+        log("two")
+        log("three")
+
+
+def test_a_full_disk_is_told(monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr("sys.stdout", Full())
+        log("one")

@@ -236,6 +236,7 @@ def test_of_several_formats_one_is_chosen():
     assert choose(repository, "x") == ["taesd_decoder.pth", "taesd_encoder.pth"]
     both = [*repository, "taesd_encoder.safetensors", "taesd_decoder.safetensors"]
     assert choose(both, "x") == ["taesd_decoder.safetensors", "taesd_encoder.safetensors"]
+    assert choose(["model.PT", "model.SafeTensors"], "x") == ["model.SafeTensors"]
     diffusers = ["diffusion_pytorch_model.bin", "diffusion_pytorch_model.safetensors"]
     assert choose([*both, *diffusers], "x") == ["diffusion_pytorch_model.safetensors"]
     pipeline = ["model_index.json", "sd_xl_base.safetensors", "unet/diffusion_pytorch_model.bin"]

@@ -226,6 +226,14 @@ def test_a_foreign_folder_is_named_and_left_alone(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("text", ['{"model_type": "gpt2"}', "{}", "[]", "{"])
+def test_the_config_of_another_program_is_left_alone(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json cannot be read .*: give another folder"):
+        record.prepare(str(tmp_path), completed(), NAMES, begun=False)
+    assert (tmp_path / "config.json").read_text() == text
+
+
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(UserError, match="is a file"):

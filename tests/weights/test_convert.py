@@ -305,6 +305,11 @@ def test_a_wrong_option_says_why(sit, family, options, text):
         from_state_dict(sit, family, **options)
 
 
+def test_an_inner_head_has_no_published_name():
+    with pytest.raises(UserError, match=r"family='sit' has no inner head.*after block 2"):
+        to_state_dict(make(DiT, inner=2), "sit")
+
+
 def test_a_network_of_another_kind_is_not_written():
     model = make(MaskDiT, decoder_width=16, decoder_depth=1)
     with pytest.raises(UserError, match=r"family='sit' has the weights of a DiT.*a MaskDiT"):

@@ -375,9 +375,22 @@ def test_weights_that_do_not_fit_are_no_start(sizes, text, sit):
         starts.check(sit[0], model)
 
 
-def test_networks_of_another_prediction_are_no_start(imported):
+def test_networks_of_another_prediction_are_no_start(imported, tmp_path):
     with pytest.raises(UserError, match=r"prediction 'velocity'.*config.model.prediction='edm'"):
         starts.check(imported, fresh(learn_sigma=True, prediction="edm"))
+    noise = make(prediction="noise", learn_sigma=True, time_endpoint=True)
+    np.savez(tmp_path / "dit.npz", **convert.to_state_dict(noise, "diffusers_dit"))
+    starts.check(tmp_path / "dit.npz", noise)
+    with pytest.raises(UserError, match=r"prediction 'noise'.*config.model.prediction='velocity'"):
+        starts.check(tmp_path / "dit.npz", fresh(learn_sigma=True))
+
+
+def test_what_published_code_reads_otherwise_is_said(imported, capsys):
+    exported(imported, "as_tread.npz", family="tread")
+    said = capsys.readouterr().out
+    assert "returns 'velocity', and the published code of family='tread' takes" in said
+    exported(imported, "as_sit.npz", family="sit")
+    assert "published code" not in capsys.readouterr().out
 
 
 def test_a_folder_of_diffusers_is_weights_and_a_run_is_not(imported, tmp_path):

@@ -153,12 +153,20 @@ def test_a_pickle_cannot_change_what_reads_it(tmp_path):
         reading.read(tmp_path / "x.pt")
 
 
+def copied(name, length=10**4, times=3000):
+    """Return a pickle that calls a name with one long list, again and again."""
+    pairs = b"]q\x00(" + length * b"K\x01K\x02\x86" + b"e0"
+    return b"\x80\x02c" + name + b"\nq\x01" + pairs + b"(" + times * b"h\x01h\x00\x85R" + b"l."
+
+
 HUGE = {  # and what is found
     "a table of memory": archive(b"\x80\x02K\x01r\xff\xff\xff\x7f."),
     "a text": archive(b"\x80\x04\x8d\xff\xff\xff\xff\xff\x00\x00\x00."),
     "bytes that change": archive(b"\x80\x05\x96\xff\xff\xff\xff\x0f\x00\x00\x00."),
     "a text in a row": row(b"\x80\x04\x8d\xff\xff\xff\xff\x0f\x00\x00\x00."),
     "a frame": row(b"\x80\x04\x95\xff\xff\xff\xff\x0f\x00\x00\x00."),
+    "copies of a dictionary": archive(copied(b"collections\nOrderedDict")),
+    "copies of a shape": archive(copied(b"torch\nSize")),
     "a storage": archive(tensor_of(2**60, 0, (2**60,), (1,))),
     "a repeated number": archive(tensor_of(16, 0, (2**15, 2**15), (0, 0))),
     "beyond its storage": archive(tensor_of(16, 8, (3, 3), (3, 1))),

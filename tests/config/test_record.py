@@ -1,0 +1,93 @@
+"""A run keeps its settings, and what is exported of them names nothing outside of it."""
+
+import pytest
+
+from sg_jax.config import geometry, parsing, record, tree
+from sg_jax.errors import UserError
+
+GUIDED = ("evaluate", "diversity", "compose", "control")
+OTHER = dict(weak_workdir="/home/me/runs/small", scale=2.0)
+
+
+def merged(**given):
+    """Return a config with two settings that need another run."""
+    return parsing.merge(dict(guidance=dict(theirs=OTHER, more=OTHER), **given))
+
+
+def test_settings_of_other_runs_are_replaced_and_leave_the_candidates():
+    sections = {name: dict(guidance=("theirs", "more")) for name in GUIDED}
+    tune = dict(
+        methods=("sg", "mine", "cfg"),
+        candidates=(("sg", ("theirs", "sg", "...")), ("mine", ("more",)), ("cfg", ("more",))),
+    )
+    config = merged(tune=tune, sample=dict(guidance="theirs"), **sections)
+    config = parsing.merge(record.portable(config).to_dict())
+    tree.check(config)
+    assert {config[name].guidance for name in GUIDED} == {("unguided",)}
+    assert config.sample.guidance == "unguided" and not {"theirs", "more"} & {*config.guidance}
+    assert config.tune.candidates == (("sg", ("sg", "...")),)
+    assert config.tune.methods == ("sg", "cfg")
+
+
+def test_the_settings_that_remain_are_kept():
+    config = record.portable(merged(evaluate=dict(guidance=("cfg", "theirs"))))
+    assert config.evaluate.guidance == ("cfg",)
+    assert config.compose.guidance == parsing.merge({}).compose.guidance
+
+
+@pytest.mark.parametrize("path", ["/home/me/it", "./it", "~/it", "gs://mine/it"])
+def test_no_path_is_kept(path):
+    keys = {
+        "data": ["name", "data_dir", "classes"],
+        "train": ["init_from"],
+        "features": ["path"],
+        "evaluate": ["images", "reference", "inception", "dinov2"],
+        "compose": ["prompts", "clip"],
+        "control": ["pairs"],
+        "tune": ["winners"],
+        "text": ["encoder"],
+        "autoencoder": ["path"],
+    }
+    given = {section: dict.fromkeys(names, path) for section, names in keys.items()}
+    found = record.flat(record.portable(merged(**given)))
+    left = {key: value for key, value in found.items() if value == "it"}
+    assert left.keys() == {"text.encoder", "autoencoder.path"}
+    assert not [key for key, value in found.items() if path in str(value)]
+
+
+@pytest.mark.parametrize("name", ["hf:/home/me/it", "wds:/home/me/it@2,./b", "photos.zip"])
+def test_no_path_of_images_is_kept(name):
+    config = record.portable(merged(data=dict(name=name), evaluate=dict(images=name)))
+    assert config.data.name == config.evaluate.images == ""
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist/small:1.0.0", "hf:some/images"])
+def test_names_and_hub_ids_are_kept(name):
+    hub = "some/network"
+    config = merged(
+        data=dict(name=name),
+        evaluate=dict(images=name),
+        compose=dict(clip=hub),
+        text=dict(encoder=hub),
+        autoencoder=dict(path=hub),
+    )
+    found = record.portable(config)
+    assert found.data.name == found.evaluate.images == name
+    assert found.compose.clip == found.text.encoder == found.autoencoder.path == hub
+
+
+def test_a_distilled_run_keeps_the_setting_that_it_learns(tmp_path):
+    def of(**guidance):
+        given = parsing.merge(
+            dict(objective=dict(distill="sg"), guidance=guidance, model=dict(size="S/2"))
+        )
+        return geometry.complete(given, (8, 8, 1), 10)
+
+    record.write(tmp_path, of(), (), {})
+    for when in ("continued", "scored", "sampled"):
+        record.check_same(of(cfg=dict(scale=9.0)), str(tmp_path), when)
+        record.check_same(of(), str(tmp_path), when)
+    other = of(sg=dict(scale=9.0))
+    record.check_same(other, str(tmp_path), "scored")
+    with pytest.raises(UserError, match=r"config\.guidance\.sg\.scale=9\.0 differs from"):
+        record.check_same(other, str(tmp_path), "continued")
