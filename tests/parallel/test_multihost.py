@@ -189,6 +189,26 @@ def test_processes_that_share_the_weights_train_as_one(one, run, tmp_path):
     assert_same_losses(tmp_path / "two", one)
 
 
+TURNED = """
+import runpy
+import numpy as np
+from jax.experimental import mesh_utils
+
+def devices_of(shape, devices, **_):
+    return np.array([devices[i] for i in (0, 2, 3, 1)]).reshape(shape)
+
+mesh_utils.create_device_mesh = devices_of
+runpy.run_module("sg_jax.main", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_processes_whose_devices_hold_no_neighbouring_rows_train_as_one(one, run, tmp_path):
+    """As on a TPU slice, where a host's devices hold the first and the last rows, say."""
+    run(tmp_path / "two", *STEPS, number=2, devices=2, code=TURNED)
+    assert_same_losses(tmp_path / "two", one)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2])
 def test_what_four_processes_saved_goes_on_in_fewer(one, four, run, tmp_path, number):
