@@ -143,7 +143,7 @@ def _without_sparsity(config: ConfigDict, said: Collection[str]) -> None:
         if f"{section}.guidance" not in said:
             routed = ("sg", "sg_flops", "sg_fid", "ag_sg", "cfg_sg")
             names = [n for n in config[section].guidance if n not in routed]
-            config[section].guidance = tuple(names)
+            config[section].guidance = tuple(names) or ("unguided",)
 
 
 def _hash(path: epath.Path) -> str:

@@ -327,6 +327,12 @@ def test_an_exported_folder_is_not_continued(imported, tmp_path):
         train.run(job)
 
 
+def test_settings_that_need_routes_leave_none_to_a_network_without():
+    config = parsing.merge(dict(evaluate=dict(guidance=("sg", "ag_sg"))))
+    imports._without_sparsity(config, ())
+    assert config.evaluate.guidance == ("unguided",) and config.sample.guidance != "sg"
+
+
 def test_a_folder_that_is_there_is_not_written(imported, sit):
     with pytest.raises(UserError, match="is there already"):
         import_.run(Job(str(imported), options={"from": str(sit[0]), "family": "sit"},
