@@ -150,6 +150,7 @@ def test_nothing_is_executed(lab, whole, tmp_path):
             np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", trust.FOLDERS)
 def test_a_link_out_of_the_run_is_not_written_through(lab, whole, tmp_path, name):
     run, beside = lab.copy(whole, tmp_path / "run"), tmp_path / "beside"

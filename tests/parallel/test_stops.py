@@ -78,7 +78,9 @@ def test_what_was_begun_is_cleaned_up_even_if_the_signal_comes_again(ended):
     code = """
 stops.GRACE = 10  # so long may this take on a busy machine
 try:
-    ready(); time.sleep(60)
+    ready()
+    for _ in range(600):  # a signal just before a long sleep would be noticed only after it
+        time.sleep(0.1)
 finally:
     time.sleep(0.2); print("clean")
 """
