@@ -185,11 +185,11 @@ def _of_data(
         return [kind for kind, lack in zip(published, told, strict=True) if lack]
 
     writer = processes.is_writer()
+    missing = look()
     with contextlib.ExitStack() as stack:
-        if look() and writer:
-            stack.enter_context(sharing.alone(part))
-        left = {kind: published[kind] for kind in look()}
-        if left:
+        if missing and writer:
+            stack.enter_context(sharing.turn(folder / "real.lock"))
+        if left := {kind: published[kind] for kind in (look() if missing else ())}:
             ids = spread(config.evaluate.references or len(source), len(source))
             log(f"real images: {', '.join(left)} looks at {len(ids):,} images of {source.name}")
             tag = json.dumps({**about, **{kind: net.digest for kind, net in left.items()}})

@@ -98,6 +98,26 @@ def alone(folder: str | os.PathLike) -> Iterator[None]:
         os.close(number)
 
 
+@contextlib.contextmanager
+def turn(path: epath.Path) -> Iterator[None]:
+    """Wait until no other command is in such a block for a file, which is there meanwhile."""
+    if files.is_remote(path):
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = False
+    while True:
+        with contextlib.ExitStack() as stack:
+            if stack.enter_context(locked(path)):
+                stack.callback(path.unlink, missing_ok=True)
+                yield
+                return
+        if not told:
+            log(f"Another command is at {path.parent / path.stem}: wait for it.")
+            told = True
+        time.sleep(PAUSE)
+
+
 def share(
     jobs: Sequence[Job],
     file_of: Callable[[Job], epath.Path],

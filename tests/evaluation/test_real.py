@@ -1,6 +1,7 @@
 """Real images as statistics: accumulated in a stream, kept in a file, read again or not."""
 
 import dataclasses
+import shutil
 import time
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from sg_jax.evaluation import distances, real, scoring
 from sg_jax.evaluation.metrics import CLASSIFIER, METRICS
 from sg_jax.evaluation.reading import Reader
 from sg_jax.evaluation.real import View, found_in
+from sg_jax.runs import sharing
 
 PIXELS = Pixels(classes=4)
 ABOUT = dict(name="numbers", images=[600, 40], references=600)
@@ -94,20 +96,25 @@ def test_the_file_holds_for_its_network_and_its_data_alone(tmp_path):
 def test_of_two_commands_one_looks_at_the_images(tmp_path, monkeypatch):
     looked, whole = [], real.all_found_in
 
-    def slowly(*args):
-        looked.append(args)
+    def slowly(networks, reader, ids, part, about):
+        (part / "files").mkdir(parents=True)
+        shutil.rmtree(part)  # as what does not fit is removed
+        looked.append(ids)
         time.sleep(0.5)
-        return whole(*args)
+        return whole(networks, reader, ids, part, about)
 
     monkeypatch.setattr(real, "all_found_in", slowly)
+    monkeypatch.setattr(sharing, "PAUSE", 0.05)
     config = types.SimpleNamespace(evaluate=Evaluate(references=50))
     source = Source(600)
 
-    def command(_):
+    def command(later):
+        while later and not looked:
+            time.sleep(0.01)
         return scoring._of_data({"inception": PIXELS}, config, source, tmp_path, together=False)
 
     with ThreadPoolExecutor(2) as pool:
-        one, other = pool.map(command, range(2))
+        one, other = pool.map(command, (False, True))
     assert len(looked) == 1
     found, again = one["inception"].real, other["inception"].real
     np.testing.assert_array_equal(found.features, again.features)
