@@ -101,15 +101,10 @@ def alone(folder: str | os.PathLike) -> Iterator[None]:
 @contextlib.contextmanager
 def turn(path: epath.Path) -> Iterator[None]:
     """Wait until no other command is in such a block for a file, which is there meanwhile."""
-    if files.is_remote(path):
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
     told = False
     while True:
-        with contextlib.ExitStack() as stack:
-            if stack.enter_context(locked(path)):
-                stack.callback(path.unlink, missing_ok=True)
+        with _taken(path) as free:
+            if free:
                 yield
                 return
         if not told:
@@ -156,12 +151,20 @@ def _held(path: epath.Path, finished: Callable[[], bool]) -> Iterator[int]:
     with contextlib.ExitStack() as stack:
         state = FREE
         if processes.is_writer():
-            if not files.is_remote(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if not stack.enter_context(locked(path)):
-                    state = HELD
-                else:
-                    stack.callback(path.unlink, missing_ok=True)
-            if state == FREE and finished():
+            if not stack.enter_context(_taken(path)):
+                state = HELD
+            elif finished():
                 state = FINISHED
         yield int(processes.from_writer([state])[0])
+
+
+@contextlib.contextmanager
+def _taken(path: epath.Path) -> Iterator[bool]:
+    """Lock a file, which is there meanwhile; yield False if another command has it."""
+    with contextlib.ExitStack() as stack:
+        free = True
+        if not files.is_remote(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if free := stack.enter_context(locked(path)):
+                stack.callback(path.unlink, missing_ok=True)
+        yield free
