@@ -114,7 +114,7 @@ def _run(argv: Sequence[str]) -> None:
             if value:
                 by = "".join(f" with --{flag}" for flag in mode.unless if options[flag])
                 raise UserError(f"--{name} has no effect: --mode={mode.name}{by} has no config.")
-        if mode.single and jax.distributed.is_initialized():
+        if mode.single and jax.process_count() > 1:
             raise UserError(
                 f"--mode={mode.name} does not work in one of several processes: start it alone, "
                 "without srun, mpirun and JAX_NUM_PROCESSES; on a TPU pod with JAX_PLATFORMS=cpu."
@@ -205,7 +205,6 @@ def _by_writer(mode: Mode, work: Callable[[], Sequence]) -> Sequence:
     """
     if not jax.distributed.is_initialized():
         return work()
-    processes.barrier(f"{mode.name} begins")  # they connect now: later they wait only so long
     paths: Sequence = []
     failed, status = None, 0
     if processes.is_writer():
@@ -214,10 +213,11 @@ def _by_writer(mode: Mode, work: Callable[[], Sequence]) -> Sequence:
         except Exception as error:
             bad = isinstance(error, UserError) and not isinstance(error, failures.Failure)
             failed, status = error, 2 if bad else 1  # bad input is not tried again
-    status = int(processes.from_writer([status])[0])
     if failed is not None:
+        with contextlib.suppress(Exception):  # another process may be gone
+            processes.from_writer([status])
         raise failed
-    if status:
+    if status := int(processes.from_writer([status])[0]):
         kind = UserError if status == 2 else failures.Failure
         raise kind(f"--mode={mode.name} has failed in process 0, which says why.")
     return paths

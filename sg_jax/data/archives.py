@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sg_jax.data.checks import too_many_open
+from sg_jax.data.checks import Outside, not_read
 from sg_jax.data.containers import (
     LINKS,
     MOST_BYTES,
@@ -97,7 +97,7 @@ def _opened(path: str, stamp: tuple[int, int]) -> _Opened:
     """Open an archive; those that were read last stay open."""
     opened = _Opened(path)
     if _stamp(os.fstat(opened.descriptor)) != stamp:
-        raise UserError("the archive has changed since it was indexed: start again")
+        raise Outside("the archive has changed since it was indexed: start again")
     return opened
 
 
@@ -116,9 +116,7 @@ def index(path: pathlib.Path, told: tuple[str, ...] = TOLD) -> Archive:
             begins = file.read(8)
             found = _stamp(os.fstat(file.fileno()))
     except OSError as cause:
-        why = one_line(cause)
-        remedy = too_many_open(why) or "let this user read it"
-        raise UserError(f"{path} cannot be read ({why}): {remedy}.") from cause
+        raise not_read(os.fspath(path), cause, "let this user read it") from cause
     packed = next((kind for magic, kind in _MAGIC.items() if begins.startswith(magic)), "")
     if packed or path.suffix.lower() in PACKED:
         raise UserError(

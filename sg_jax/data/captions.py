@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sg_jax.data.checks import too_many_open
+from sg_jax.data.checks import not_read
 from sg_jax.data.containers import Files, readable
 from sg_jax.errors import UserError, one_line, shown
 
@@ -117,11 +117,8 @@ class _Beside:
         try:
             return texts(self.files.read_beside(path).splitlines())
         except (OSError, UserError) as cause:
-            why = one_line(cause)
-            raise UserError(
-                f"The captions in {readable(path)} cannot be read ({why}): "
-                f"{too_many_open(why) or 'mend or remove the file'}."
-            ) from cause
+            what = f"The captions in {readable(path)}"
+            raise not_read(what, cause, "mend or remove the file") from cause
 
 
 def of_files(files: Files, name: str) -> tuple[Captions | None, int, Collection[str]]:

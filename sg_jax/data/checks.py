@@ -4,16 +4,19 @@ import errno
 import operator
 import os
 import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 
-from sg_jax.errors import UserError
+from sg_jax.errors import UserError, one_line
 
 PART = 1024  # examples that are read at a time
-_MANY_OPEN = tuple(map(os.strerror, (errno.EMFILE, errno.ENFILE)))
+
+
+class Outside(UserError):
+    """A file cannot be read, by no fault of its own: too many are open, or another replaced it."""
 
 
 class Described(Protocol):
@@ -108,39 +111,63 @@ def is_passing(error: BaseException | None) -> bool:
 
 def too_many_open(why: str) -> str:
     """Return the remedy if the text of an error says that too many files are open, or ""."""
-    if not any(text in why for text in _MANY_OPEN):
-        return ""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return f"raise the limit of {limit} open files, such as by `ulimit -n 4096`"
+    if os.strerror(errno.ENFILE) in why:  # which begins like the next
+        return "end other processes, because this machine has too many open files"
+    if os.strerror(errno.EMFILE) in why:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        more = max(4096, 4 * limit)
+        return f"raise the limit of {limit} open files, such as by `ulimit -n {more}`"
+    return ""
+
+
+def not_read(what: str, cause: Exception, remedy: str) -> UserError:
+    """Return the error to raise where something cannot be read.
+
+    Args:
+      what: cannot be read, such as "photos.zip".
+      cause: what reading it raised.
+      remedy: what to do, unless the cause has one of its own.
+    """
+    why = one_line(cause)
+    if isinstance(cause, Outside):
+        return Outside(f"{what} cannot be read: {why}.")
+    if other := too_many_open(why):
+        return Outside(f"{what} cannot be read ({why}): {other}.")
+    return UserError(f"{what} cannot be read ({why}): {remedy}.")
 
 
 def unreadable(
-    source: Any, progress: Callable[[int], object], threads: int = 16
+    source: Any,
+    progress: Callable[[int], object],
+    threads: int = 16,
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, UserError]]:
-    """Read every example of a source; yield those that cannot be read, and why.
+    """Read the examples of a source; yield those that cannot be read, and why.
 
     Args:
       source: as `data.sources.Source` describes it.
       progress: called with the number of examples read, now and then.
       threads: that read.
+      numbers: of the examples; all by default.
 
     Raises:
-      UserError: too many files are open, which is no fault of an example.
+      Outside: an example cannot be read, by no fault of its own.
     """
 
     def read(i: int) -> UserError | None:
         try:
             source[i]
         except UserError as error:
-            if too_many_open(str(error)):
+            if isinstance(error, Outside) or too_many_open(str(error)):
                 raise
             return error
         return None
 
+    every = range(len(source)) if numbers is None else numbers
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(source), PART):
-            part = range(start, min(start + PART, len(source)))
+        for start in range(0, len(every), PART):
+            part = every[start : start + PART]
             for i, error in zip(part, pool.map(read, part), strict=True):
                 if error is not None:
                     yield i, error
-            progress(part.stop)
+            progress(start + len(part))

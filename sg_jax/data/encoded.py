@@ -5,9 +5,9 @@ import operator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from sg_jax.data.checks import fault, too_many_open
+from sg_jax.data.checks import fault, not_read
 from sg_jax.data.images import JPEG, decode, stored_size
-from sg_jax.errors import SettingError, UserError, one_line
+from sg_jax.errors import SettingError, UserError
 
 COLOURED = 3  # channels, unless config.data.channels says otherwise
 LOOKED_AT = 1000  # images whose size is read when a data set is opened
@@ -80,11 +80,7 @@ class Encoded:
             raise self._unreadable(i, cause) from cause
 
     def _unreadable(self, i: int, cause: Exception) -> UserError:
-        why = one_line(cause)
-        return UserError(
-            f"config.data.name={self.name!r}: {self.place(i)} cannot be read ({why}): "
-            f"{too_many_open(why) or REMEDY}."
-        )
+        return not_read(f"config.data.name={self.name!r}: {self.place(i)}", cause, REMEDY)
 
 
 Some = TypeVar("Some", bound=Encoded)

@@ -1,7 +1,8 @@
 """Damaged examples, left out before training starts, so that an epoch has each of the others once.
 
 Finding them takes reading everything once. What was found is kept in the user's cache, for images
-that have not changed since and the same Pillow, unless the system failed to read some.
+that have not changed since and the same Pillow. Only those that the system failed to read are tried
+again.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,24 +98,29 @@ class Damage(NamedTuple):
 
 
 def find(
-    source: Any, say: Callable[[str], object] = lambda line: None, what: str = ""
+    source: Any,
+    say: Callable[[str], object] = lambda line: None,
+    what: str = "",
+    numbers: Sequence[int] | None = None,
 ) -> list[Damage]:
-    """Read all examples of a source, with progress; return those that cannot be read, and why.
+    """Read the examples of a source, with progress; return those that cannot be read, and why.
 
     Args:
       source: as `data.sources.Source` describes it.
       say: called with a line for each that cannot be read.
       what: of the examples is read, for the log, such as "captions of the ".
+      numbers: of the examples; all by default.
     """
-    log(f"Reading the {what}{len(source):,} examples of split {source.split!r} ...")
-    progress = Progress(0, len(source), 1, unit="example")
+    count = len(source) if numbers is None else len(numbers)
+    log(f"Reading the {what}{count:,} examples of split {source.split!r} ...")
+    progress = Progress(0, count, 1, unit="example")
 
     def tell(done: int) -> None:
         if time.perf_counter() - progress.time > OFTEN:
             progress.update(done)
 
     found = []
-    for i, error in unreadable(source, tell):
+    for i, error in unreadable(source, tell, numbers=numbers):
         found.append(Damage(i, str(error), is_passing(error)))
         say(str(error))
     return found
@@ -127,14 +133,17 @@ def without_damaged(source: Any) -> Any:
       UserError: none can be read.
     """
     kept = _cache(source)
-    found = _kept(kept, len(source))
-    if found is None:
-        damaged = find(source)
-        found = [each.number for each in damaged]
-        if kept and not any(each.passing for each in damaged):
+    known = _kept(kept, len(source))
+    found, again = known or ([], None)
+    if again or known is None:
+        tried = find(source, numbers=again)
+        again = [each.number for each in tried if each.passing]
+        found = sorted({*found, *(each.number for each in tried if not each.passing)})
+        if kept:
             with contextlib.suppress(OSError):  # a cache is no must
-                files.write_atomically(kept, json.dumps(found).encode())
-    if not found:
+                content = json.dumps({"damaged": found, "again": again})
+                files.write_atomically(kept, content.encode())
+    if not (found := sorted([*found, *(again or [])])):
         return source
     return _without(source, found, "cannot be read")
 
@@ -179,13 +188,17 @@ def _cache(source: Any) -> pathlib.Path | None:
     return root / "sg_jax" / "damaged" / f"{key}.json"
 
 
-def _kept(path: pathlib.Path | None, count: int) -> list[int] | None:
-    """Return what a file of the cache says, or None if there is none that fits."""
+def _kept(path: pathlib.Path | None, count: int) -> tuple[list[int], list[int]] | None:
+    """Return which examples are damaged and which to try again, by the cache; None without it."""
     if path is None:
         return None
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        said = json.loads(path.read_bytes())
+        found = said["damaged"], said["again"]
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    fits = isinstance(found, list) and all(type(i) is int and 0 <= i < count for i in found)
+    fits = all(
+        isinstance(each, list) and all(type(i) is int and 0 <= i < count for i in each)
+        for each in found
+    )
     return found if fits else None

@@ -31,7 +31,7 @@ import numpy as np
 from sg_jax.data import archives, splits
 from sg_jax.data.archives import Archive
 from sg_jax.data.captions import KEYS, texts
-from sg_jax.data.checks import too_many_open
+from sg_jax.data.checks import not_read
 from sg_jax.data.containers import OUTSIDE, readable
 from sg_jax.data.encoded import Encoded, with_shape
 from sg_jax.data.images import WHITE
@@ -134,11 +134,8 @@ class _Captions:
             given.append(task.get("Caption") if isinstance(task, dict) else None)
             return tuple(dict.fromkeys(text for value in given for text in texts(value)))
         except (OSError, UserError) as cause:
-            why = one_line(cause)
-            raise UserError(
-                f"The captions of {self.source.place(i)} cannot be read ({why}): "
-                f"{too_many_open(why) or 'mend or remove them'}."
-            ) from cause
+            what = f"The captions of {self.source.place(i)}"
+            raise not_read(what, cause, "mend or remove them") from cause
 
 
 def claims(name: str) -> bool:
@@ -258,11 +255,8 @@ def _scores(shards: Shards, ids: np.ndarray, name: str) -> np.ndarray | None:
             about = shards.about(int(i))
         except (OSError, UserError) as cause:
             archive, number = shards.find(int(i))
-            why = one_line(cause)
-            raise UserError(
-                f"config.data.name={shown(name)}: {archive.place(number)} cannot be read ({why}): "
-                f"{too_many_open(why) or 'mend or remove it'}."
-            ) from cause
+            what = f"config.data.name={shown(name)}: {archive.place(number)}"
+            raise not_read(what, cause, "mend or remove it") from cause
         value = next((about[key] for key in SCORES if key in about), None)
         return float(value) if is_number(value) else -np.inf
 

@@ -266,8 +266,8 @@ class Composer:
         """Return whether files are to be kept that are not all there."""
         if not self._settings.keep:
             return False
-        pictures = self._folder(name, key).glob(PICTURES[self._settings.keep])
-        return sum(1 for _ in pictures) < len(self._texts)
+        pictures = files.named(self._folder(name, key), PICTURES[self._settings.keep])
+        return len(pictures) < len(self._texts)
 
 
 def _of_all(scores: Scores) -> dict[str, float]:

@@ -34,8 +34,9 @@ class Judge:
       keep: stores the classifier's view, with the scores of the test images.
       metrics: the names of those to measure; empty: all that the views allow.
       main: the kind of features that metrics of MAIN are measured in.
-      reference: the file that the real images come from, with its digest, or the data set or split
-        that is not the run's own, in words; "": the run's own data.
+      reference: the file that the real images come from, with its digest; or in words the data set
+        or split that is not the run's own; "": the run's own data.
+      from_file: whether `reference` is a file.
     """
 
     views: Mapping[str, View]
@@ -43,6 +44,7 @@ class Judge:
     metrics: tuple[str, ...] = ()
     main: str = CLASSIFIER
     reference: str = ""
+    from_file: bool = False
 
     @property
     def classifier(self) -> View:
@@ -86,8 +88,11 @@ class Judge:
         return f"{zlib.crc32(np.ascontiguousarray(statistics.scatter).tobytes(), crc):08x}"
 
     def compared_with(self, data: str) -> str:
-        """Return the real images in words; `data` is the name of the run's own."""
-        return self.reference or f"{self.references:,} images of {data} ({self.real_digest})"
+        """Return the real images in words; `data` is the name of the data set."""
+        if self.from_file:
+            return self.reference
+        other = f", {self.reference}" if self.reference else ""
+        return f"{self.references:,} images of {data}{other} ({self.real_digest})"
 
     @property
     def references(self) -> int:

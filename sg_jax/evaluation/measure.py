@@ -169,16 +169,7 @@ def score(
     # alone.
     writer = processes.is_writer()
     no_row = processes.from_writer(
-        [
-            int(
-                writer
-                and (
-                    judge.lacks(rows.get(key, {}))
-                    or scored.lacks_pictures(experiment, workdir, key)
-                )
-            )
-            for key in jobs
-        ]
+        [int(writer and scored.is_left(experiment, judge, workdir, rows, key)) for key in jobs]
     )
     no_images = processes.from_writer(
         [

@@ -59,10 +59,16 @@ def unlike_run(config: Config, source: Source, workdir: str | os.PathLike) -> st
     if not record.is_run(workdir):
         return ""
     saved, _ = record.read(workdir)
-    origin = origins.of(source)
-    own = origin.images.get("name", "") if origin else ""
-    name = config.evaluate.images or own
-    other = source.latents and name != (saved.evaluate.images or own)
-    words = [name] if other else []
-    words += [f"split {config.data.split}"] if config.data.split != saved.data.split else []
+    (name, split), own = _named(config, source), _named(saved, source)
+    words = [name] if name != own[0] else []
+    words += [f"split {split}"] if split != own[1] else []
     return ", ".join(words)
+
+
+def _named(config: Config, source: Source) -> tuple[str, str]:
+    """Return which images a config names beside latents, "" without any, and which split."""
+    if not source.latents:
+        return "", config.data.split
+    name, origin = config.evaluate.images, origins.of(source)
+    images = origin.images if origin and not name else {}
+    return name or images.get("name", ""), images.get("split", config.data.split)

@@ -63,8 +63,8 @@ def draw_all(
         if (now := table.stamp(workdir)) != seen:
             rows.update(table.read(workdir))
             seen = now
-        lacks = judge.lacks(rows.get(key, {})) or lacks_pictures(experiment, workdir, key)
-        return not (score and lacks) and not drawing.lacks_images(key)
+        lacks = score and is_left(experiment, judge, workdir, rows, key)
+        return not lacks and not drawing.lacks_images(key)
 
     jobs = sharing.share(left, lambda job: _place_of(workdir, job[0], "lock"), finished)
     with contextlib.closing(jobs):
@@ -207,14 +207,31 @@ def _kept_in(workdir: str | os.PathLike, key: Key) -> epath.Path:
     return files.path(workdir) / "samples" / f"evaluate_{key.digest}"
 
 
-def lacks_pictures(experiment: Experiment, workdir: str | os.PathLike, key: Key) -> bool:
-    """Return whether `config.evaluate.keep` asks for images of a drawing that are not all there."""
+def is_left(
+    experiment: Experiment,
+    judge: Judge,
+    workdir: str | os.PathLike,
+    rows: table.Table,
+    key: Key,
+) -> bool:
+    """Return whether a drawing lacks a metric, or images that `config.evaluate.keep` asks for.
+
+    There are none of samples that were not finite.
+    """
+    scores = rows.get(key, {})
+    if judge.lacks(scores):
+        return True
+    finite = any(math.isfinite(scores[name] or 0.0) for name in judge.measures)
+    return finite and _lacks_pictures(experiment, workdir, key)
+
+
+def _lacks_pictures(experiment: Experiment, workdir: str | os.PathLike, key: Key) -> bool:
     keep, folder = experiment.config.evaluate.keep, _kept_in(workdir, key)
     if not keep:
         return False
     if keep == "npz" and not folder.with_suffix(".npz").exists():
         return True
-    return sum(1 for _ in folder.glob("*.png")) < key.samples
+    return len(files.named(folder, "*.png")) < key.samples
 
 
 def versions() -> str:

@@ -120,7 +120,8 @@ def open_judge(
 
     Args:
       config: the sections `data`, `features` and `evaluate` are used.
-      source: the training images, or latents, see `of_images`; None with a reference.
+      source: the training images, or latents, see `real_images.of_images`; None with a
+        reference.
       workdir: folder of the run.
       side: of the images that are drawn; needed for latents.
       together: whether all processes call this, and then judge together.
@@ -140,7 +141,8 @@ def open_judge(
     label = reference.label if reference else ""
     if source is not None and CLASSIFIER not in kinds and not reference:
         label = real_images.unlike_run(config, source, workdir)
-    judge = Judge({}, metrics=tuple(config.evaluate.metrics), main=main, reference=label)
+    metrics = tuple(config.evaluate.metrics)
+    judge = Judge({}, metrics=metrics, main=main, reference=label, from_file=bool(reference))
     if source is not None and (CLASSIFIER in kinds or reference is None):
         config, source = real_images.of_images(config, source, side)
     views: dict[str, View] = {}
@@ -151,7 +153,8 @@ def open_judge(
     if reference is not None:
         every: dict[str, Any] = {kind: view.network for kind, view in views.items()} | published
         wanted = [metric for metric in measured(config) if metric.needs != DRAWING]
-        each = {judge.kind_of(metric) for metric in wanted if metric.each}
+        # The classifier is in the writer alone.
+        each = {judge.kind_of(metric) for metric in wanted if metric.each} & every.keys()
         found = reference.found(every, each, METRICS["sfid"] in wanted)
         views = {kind: View(network, found[kind]) for kind, network in every.items()}
     elif published:
@@ -187,8 +190,9 @@ def _of_data(
     writer = processes.is_writer()
     missing = look()
     with contextlib.ExitStack() as stack:
-        if missing and writer:
-            stack.enter_context(sharing.turn(folder / "real.lock"))
+        if missing and (together or writer):
+            what = f"looking at the real images of {folder}"
+            stack.enter_context(sharing.turn(folder / "real.lock", what, together))
         if left := {kind: published[kind] for kind in (look() if missing else ())}:
             ids = spread(config.evaluate.references or len(source), len(source))
             log(f"real images: {', '.join(left)} looks at {len(ids):,} images of {source.name}")

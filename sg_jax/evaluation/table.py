@@ -92,6 +92,7 @@ class Key:
 
 
 Table = dict[Key, Scores]
+REVISED = {"euler_maruyama": ("last step without noise",)}  # samplers that drew otherwise before
 SETTING: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Guidance)}
 # In every digest; those that came later only where they are set, so older files keep their names.
 FIRST = tuple(SETTING)[: list(SETTING).index("channels") + 1]
@@ -134,10 +135,10 @@ def canonical(guidance: Guidance) -> Guidance:
 
 def words(sampler: Sampler) -> str:
     """Return a sampler's name and the settings that are not default, such as "euler shift=3.0"."""
-    default = Sampler()
+    default, revised = Sampler(), REVISED.get(sampler.name, ())
     fields = [f.name for f in dataclasses.fields(sampler)[1:]]
     changed = [n for n in fields if getattr(sampler, n) != getattr(default, n)]
-    return " ".join([sampler.name, *(f"{n}={getattr(sampler, n)}" for n in changed)])
+    return " ".join([sampler.name, *revised, *(f"{n}={getattr(sampler, n)}" for n in changed)])
 
 
 def read(workdir: str | os.PathLike, tell: bool = False) -> Table:

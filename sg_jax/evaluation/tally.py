@@ -135,7 +135,7 @@ class Tally:
         self._classes = {n: [state[n]] if n in state else [] for n in self._classes}
         self._filed = int(np.searchsorted(self._kept, self.count))
         folder, name = os.path.split(start)
-        for path in sorted(files.path(folder).glob(f"{name}_*.npy"), key=lambda path: path.name):
+        for path in files.named(folder, f"{name}_*.npy"):
             if int(path.stem.rpartition("_")[2]) < self._filed:
                 self._files.append(path)
             else:

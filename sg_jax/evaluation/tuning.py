@@ -164,7 +164,7 @@ def _score(
     """
     cost = {key: trial.cost * key.samples for trial in found for key in keys[trial]}
     known = table.read(workdir)
-    left = [key for key in cost if judge.lacks(known.get(key, {}))]
+    left = [key for key in cost if scored.is_left(experiment, judge, workdir, known, key)]
     pieces = len(left) + later[0] * len(experiment.config.tune.report_seeds)
     ahead = Ahead(pieces, sum(cost[key] for key in left) + later[1], "drawing")
     return measure.score(

@@ -109,8 +109,8 @@ def evaluate(
         if found.unlike:
             log(
                 f"The report leaves out {found.unlike} settings of {table.NAME} that were measured "
-                "with another checkpoint, sampler, decoder, feature network, or number of steps or "
-                "images, or lack a seed."
+                "with another checkpoint, sampler, decoder or feature network, with other real "
+                "images or labels, or another number of steps or images, or lack a seed."
             )
     processes.barrier("report written")
     return [folder / "guidance.png", folder / "report.html"]

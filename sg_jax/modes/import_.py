@@ -1,7 +1,5 @@
 """Make a run of published weights, or of weights that another run exported."""
 
-import jax
-
 from sg_jax.errors import UserError, nearest
 from sg_jax.modes.base import Job, Mode, Option, register
 from sg_jax.runs import files
@@ -17,8 +15,6 @@ def run(job: Job) -> list:
         raise UserError(
             f"--family={family} must be one of {', '.join(FAMILIES)}." + nearest(family, FAMILIES)
         )
-    if jax.process_count() > 1:
-        raise UserError("--mode=import is for one process: start it without the others.")
     folder = files.absolute(job.workdir)
     if folder.exists() and (not folder.is_dir() or files.children(folder)):
         raise UserError(f"--workdir={job.workdir} is there already: give a new folder.")

@@ -110,9 +110,8 @@ def _train(
         position = rollbacks.position(start, position)
         watch.open(spent)
         seek(data, position)
-        profiler = Profiler(
-            config.profile.start, config.profile.steps, workdir=workdir, resumed=start
-        )
+        traced, again = config.profile, len(rollbacks) > 0
+        profiler = Profiler(traced.start, traced.steps, workdir, resumed=start, again=again)
         stack.callback(profiler.stop)
         writer = stack.enter_context(contextlib.closing(Writer(workdir, start, tracker)))
         names = list(checkpoints.named(experiment.model))

@@ -28,6 +28,8 @@ VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 HEARTBEAT = 60  # seconds of silence after which a process counts as dead
 NOTICE = 2.0  # seconds in which jax notices a SIGTERM and has informed all processes
 SHUTDOWN = 30  # seconds that a process waits for the others when it ends or fails
+PATIENT = "xla_cpu_collective_timeout_seconds"
+PATIENCE = 7 * 24 * 3600  # seconds, for what process 0 does alone; a heartbeat tells who is gone
 
 
 def start() -> None:
@@ -36,6 +38,9 @@ def start() -> None:
     JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID take
     precedence. Without them, jax asks the cluster if it started several processes: srun, mpirun or
     a TPU pod.
+
+    The processes are connected when this returns: CPUs connect when they first wait for each other,
+    and then only for 30 seconds.
 
     Raises:
       UserError: some of the three variables are missing or wrong.
@@ -47,6 +52,9 @@ def start() -> None:
     cluster = None if arguments else _cluster()
     if not (arguments or cluster):
         return
+    flags = os.environ.get("XLA_FLAGS", "")
+    if jax.config.jax_platforms == "cpu" and PATIENT not in flags:  # type: ignore[attr-defined]
+        os.environ["XLA_FLAGS"] = f"{flags} --{PATIENT}={PATIENCE}".strip()
     try:
         jax.distributed.initialize(
             **arguments, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=SHUTDOWN
@@ -57,6 +65,7 @@ def start() -> None:
             f"Error: {cluster or ', '.join(VARIABLES)}: this process cannot join the others "
             f"({error}). Set {', '.join(VARIABLES)} in each process, and do not use jax before."
         ) from error
+    barrier("joined")
 
 
 def is_writer() -> bool:
@@ -129,7 +138,7 @@ def _rows(sharding: jax.sharding.Sharding, size: int) -> dict[int, tuple[tuple[i
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[..., str]]:
-    """Make SIGTERM and Ctrl-C end a run after a step, in all processes after the same one.
+    """Make stops.SIGNALS end a run after a step, in all processes after the same one.
 
     A signal of which nobody was told ends the command when the block ends, so that none is lost.
 
@@ -138,6 +147,7 @@ def stop_signals() -> Iterator[Callable[..., str]]:
       signal that makes this step the last, or "".
     """
     together = jax.distributed.is_initialized()
+    ours = [number for number in stops.SIGNALS if number != signal.SIGTERM]  # which is jax's
     calls = itertools.count(1)  # not steps, because jax expects every number from 1
     told, looked = "", False
 
@@ -159,7 +169,7 @@ def stop_signals() -> Iterator[Callable[..., str]]:
             signal.raise_signal(signal.SIGTERM)
 
     try:
-        with stops.deferred((signal.SIGINT,) if together else stops.SIGNALS, inform) as received:
+        with stops.deferred(ours if together else stops.SIGNALS, inform) as received:
             yield asked
             untold = together and not (told or looked) and asked(last=True)
         if untold or (received and not told):

@@ -1,10 +1,11 @@
-"""Ctrl-C and SIGTERM: they end a command with one sentence and a status, at any moment.
+"""Ctrl-C, SIGTERM and a closed terminal: they end a command with one sentence, at any moment.
 
-A command that is stopped says so, cleans up, and ends with status 130 (Ctrl-C) or 143 (SIGTERM).
-If that takes more than `GRACE` seconds, because a library waits or keeps the exception to itself,
-it is ended from another thread. Training has signals `deferred`, saves, and ends by itself. Another
-Ctrl-C always ends the command at once, unless it comes within `TOGETHER` seconds: `timeout` signals
-a command and then its group, of which the command is a part.
+A command that is stopped says so, cleans up, and ends with status 130 (Ctrl-C), 143 (SIGTERM) or
+129 (SIGHUP, of a closed terminal; where `nohup` has it ignored, it stays ignored). If that takes
+more than `GRACE` seconds, because a library waits or keeps the exception to itself, it is ended
+from another thread. Training has signals `deferred`, saves, and ends by itself. Another Ctrl-C
+always ends the command at once, unless it comes within `TOGETHER` seconds: `timeout` signals a
+command and then its group, of which the command is a part.
 
 This file imports nothing that takes time, so that it works while jax is imported.
 """
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 5.0  # seconds in which a stopped command may clean up
 TOGETHER = 0.3  # nobody presses Ctrl-C twice in so few seconds
 
@@ -36,7 +37,8 @@ def install() -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     for number in SIGNALS:
-        signal.signal(number, _handle)
+        if not _stays_ignored(number):
+            signal.signal(number, _handle)
     # The main thread handles a signal only when it is back from native code, such as a compile.
     # What comes through this pipe tells another thread at once.
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -83,7 +85,8 @@ def deferred(
 
     with contextlib.suppress(ValueError):  # not the main thread: signals stay as they are
         for number in numbers:
-            before[number] = signal.signal(number, note)
+            if not _stays_ignored(number):
+                before[number] = signal.signal(number, note)
     _deferring += 1
     try:
         yield received
@@ -91,6 +94,10 @@ def deferred(
         _deferring -= 1
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def _stays_ignored(number: int) -> bool:
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
 
 
 def end(number: int) -> NoReturn:

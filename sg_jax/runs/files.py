@@ -1,6 +1,7 @@
 """A run's files, on a disk or in a bucket; each is written completely or not at all."""
 
 import contextlib
+import fnmatch
 import os
 import pathlib
 import shutil
@@ -92,8 +93,19 @@ def children(folder: str | os.PathLike) -> list[epath.Path]:
     found = path(folder)
     if not found.is_dir():
         return []
-    # A bucket lists a folder made by hand as a file in itself, which does not exist.
-    return sorted(child for child in found.iterdir() if child.exists() or not is_remote(found))
+    # A bucket lists a folder made by hand as a file of its name in itself, which does not exist.
+    return sorted(
+        child
+        for child in found.iterdir()
+        if child.name != found.name or not is_remote(found) or child.exists()
+    )
+
+
+def named(folder: str | os.PathLike, pattern: str) -> list[epath.Path]:
+    """Return what in a folder fits a pattern such as "*.png" or "*/samples/*.png", by name."""
+    first, _, rest = pattern.partition("/")
+    found = [child for child in children(folder) if fnmatch.fnmatchcase(child.name, first)]
+    return [path for child in found for path in named(child, rest)] if rest else found
 
 
 def check_writable(folder: str | os.PathLike) -> None:

@@ -40,14 +40,20 @@ class Held:
 
     def check(self) -> None:
         """Raise a UserError if another run has taken the folder over, as after a long pause."""
-        if self._path is None:
-            return
-        other = _read(self._path)
-        if other is not None and other.get("token") != self._token:
+        if self._path is not None and (other := self.other()):
             raise UserError(
                 f"{_who(other)} has taken {self._path.parent} over, because this run gave no sign "
                 f"of life for {BEAT * SILENCE:.0f} seconds. Nothing was overwritten."
             )
+
+    def other(self) -> dict[str, Any] | None:
+        """Return what another run says that holds the folder, as far as this can be known now."""
+        assert self._path is not None
+        try:
+            found = _read(self._path)
+        except Exception:  # a bucket that does not answer raises many kinds of errors
+            return None
+        return found if found is not None and found.get("token") != self._token else None
 
 
 @contextlib.contextmanager
@@ -90,7 +96,8 @@ def _hold(folder: epath.Path) -> Iterator[Held]:
         _write(path, me, 0)
         if not locked:  # of two that start at once, the later write wins
             time.sleep(min(2.0, BEAT))
-            held.check()
+            if other := held.other():
+                raise _held(path, other)
         thread = threading.Thread(target=_beat, args=(held, path, me, ended), daemon=True)
         thread.start()
         try:
@@ -145,7 +152,7 @@ def _beat(held: Held, path: epath.Path, me: dict[str, Any], ended: threading.Eve
             _write(path, me, count)
         except UserError:  # replaced; the next save says so
             return
-        except OSError:  # such as a full disk, which ends the run elsewhere
+        except Exception:  # such as a full disk, which ends the run elsewhere, or a bucket's own
             continue
 
 

@@ -21,12 +21,13 @@ class Profiler:
       steps: how many.
       workdir: folder of the run.
       resumed: the step that the run continues from, 0 for a new one.
+      again: whether this command has trained before, and went back to that step.
 
     Raises:
       UserError: the run is past the first step, and has no trace of it.
     """
 
-    def __init__(self, start: int, steps: int, workdir: str, resumed: int):
+    def __init__(self, start: int, steps: int, workdir: str, resumed: int, again: bool = False):
         self.first, self.last = start, start + steps - 1
         self.folder = files.path(workdir) / "profile"
         self._annotation: jax.profiler.StepTraceAnnotation | None = None
@@ -34,12 +35,12 @@ class Profiler:
         self._open = False
         if 0 < start <= resumed:
             # Not an error if it was traced before, because the same command continues a run.
-            if not self.folder.exists():
+            if not (again or self.folder.exists()):
                 raise UserError(
                     f"config.profile.start={start} must be after step {resumed}, from which "
                     f"--workdir={workdir} continues; or 0 for no trace."
                 )
-            log(f"Step {start} is not traced again, because the run is past it. See {self.folder}.")
+            log(f"Step {start} is not traced again, because the run is past it.")
             self.first = self.last = 0
 
     def before(self, step: int) -> None:
@@ -68,7 +69,7 @@ class Profiler:
         return True
 
     def stop(self) -> None:
-        """End a trace that is open, and drop it: the steps after it were not made."""
+        """End a trace that is open, as after an error; what it has does not reach a bucket."""
         if self._annotation is not None:
             self._annotation.__exit__(None, None, None)
             self._annotation = None

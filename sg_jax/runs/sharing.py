@@ -99,16 +99,22 @@ def alone(folder: str | os.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def turn(path: epath.Path) -> Iterator[None]:
-    """Wait until no other command is in such a block for a file, which is there meanwhile."""
+def turn(path: epath.Path, what: str, together: bool = True) -> Iterator[None]:
+    """Wait until no other command is in such a block for a file, which is there meanwhile.
+
+    Args:
+      path: the file.
+      what: another command is doing, for the log.
+      together: whether all processes of a command call this, or the writer alone.
+    """
     told = False
     while True:
-        with _taken(path) as free:
-            if free:
+        with _held(path, lambda: False, together) as state:
+            if state == FREE:
                 yield
                 return
         if not told:
-            log(f"Another command is at {path.parent / path.stem}: wait for it.")
+            log(f"Another command is {what}: wait for it.")
             told = True
         time.sleep(PAUSE)
 
@@ -146,7 +152,7 @@ def share(
 
 
 @contextlib.contextmanager
-def _held(path: epath.Path, finished: Callable[[], bool]) -> Iterator[int]:
+def _held(path: epath.Path, finished: Callable[[], bool], together: bool = True) -> Iterator[int]:
     """Hold a file if it is free; yield the state of its job, the same in all processes."""
     with contextlib.ExitStack() as stack:
         state = FREE
@@ -155,7 +161,7 @@ def _held(path: epath.Path, finished: Callable[[], bool]) -> Iterator[int]:
                 state = HELD
             elif finished():
                 state = FINISHED
-        yield int(processes.from_writer([state])[0])
+        yield int(processes.from_writer([state])[0]) if together else state
 
 
 @contextlib.contextmanager

@@ -115,11 +115,10 @@ def write_file(
     path = files.absolute(name)
     if path.exists():
         raise UserError(f"{path} is there already: give a new file.")
-    if family and family in FAMILIES:
+    weights = arrays_of(network, family, dtype)
+    if family:
         _tell_what_others_read(network, family)
-    described.write(
-        path, arrays_of(network, family, dtype), about(config, family, dtype=dtype, **values)
-    )
+    described.write(path, weights, about(config, family, dtype=dtype, **values))
     return path
 
 
@@ -129,8 +128,8 @@ def _tell_what_others_read(network: Backbone, family: str) -> None:
     if network.prediction != known.prediction:
         log(
             f"The network returns {network.prediction!r}, and the published code of "
-            f"family={family!r} takes what it reads for {known.prediction!r}. sg_jax reads the "
-            "file as it is meant, because the file says so."
+            f"family={family!r} takes what it reads for {known.prediction!r}: it has to be told. "
+            "sg_jax reads the file as it is meant, because the file says so."
         )
     if network.time_endpoint != known.time_endpoint:
         log(
@@ -164,16 +163,6 @@ def write_diffusers(
     family = networks.DIFFUSERS
     weights = arrays_of(network, family, dtype)
     assert isinstance(network, DiT)
-    if network.prediction != "noise":
-        log(
-            f"The network returns {network.prediction!r}, and diffusers' DiTPipeline takes what it "
-            "reads for noise: use its transformer in a pipeline of your own."
-        )
-    if not network.time_endpoint:
-        log(
-            "diffusers spaces the frequencies of time a little wider than this network does, so "
-            "its outputs differ slightly there."
-        )
     settings = {
         "_class_name": networks.CLASSES[0],
         "_diffusers_version": "0.30.0",
@@ -199,6 +188,7 @@ def write_diffusers(
             f"diffusers' DiT has mlp_ratio=4, and this network {network.mlp_ratio:g}: export it "
             "as a file instead."
         )
+    _tell_what_others_read(network, family)
     with files.making(name) as folder:
         described.write(
             folder / networks.IN_FOLDERS[0],

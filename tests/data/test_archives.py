@@ -1,7 +1,9 @@
 """Archives that are damaged, hostile or of another kind are named, with the remedy."""
 
+import errno
 import gzip
 import io
+import os
 import pathlib
 import tarfile
 import zipfile
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sg_jax.data import archives
+from sg_jax.data import archives, checks, skipping
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 
@@ -192,8 +194,29 @@ def test_an_archive_that_changes_while_it_is_read_is_named(tmp_path):
     path = _tar(tmp_path / "a.tar", [("cat/1.png", _picture())])
     source = open_source(str(path), "train", image_size=2, tried=False)
     _tar(path, [("cat/0.png", _picture()), ("cat/1.png", _picture())])
-    with pytest.raises(UserError, match="the archive has changed since it was indexed"):
+    with pytest.raises(
+        UserError, match=r"cannot be read: the archive has changed .* start again\.$"
+    ):
         source[0]
+    with pytest.raises(UserError, match="the archive has changed"):  # no image of it is damaged
+        skipping.without_damaged(source)
+
+
+@pytest.mark.parametrize(
+    "number, limit, remedy",
+    [
+        (errno.EMFILE, 256, "raise the limit of 256 open files, such as by `ulimit -n 4096`"),
+        (errno.EMFILE, 65536, "raise the limit of 65536 open files, such as by `ulimit -n 262144`"),
+        (errno.ENFILE, 256, "end other processes, because this machine has too many open files"),
+        (errno.EACCES, 256, "mend it"),
+    ],
+)
+def test_a_limit_has_a_remedy_of_its_own(monkeypatch, number, limit, remedy):
+    monkeypatch.setattr(checks.resource, "getrlimit", lambda which: (limit, limit))
+    cause = OSError(number, os.strerror(number), "a.tar")
+    error = checks.not_read("a.tar", cause, "mend it")
+    assert str(error).endswith(f"): {remedy}.")
+    assert isinstance(error, checks.Outside) == (number != errno.EACCES)
 
 
 def test_a_member_that_stands_for_gigabytes_takes_none(tmp_path, monkeypatch):

@@ -51,7 +51,7 @@ def test_what_was_found_is_kept_for_files_that_have_not_changed(tmp_path, monkey
     name = write(tmp_path / "animals", animals() | BAD)
     reads = []
     real = skipping.find
-    monkeypatch.setattr(skipping, "find", lambda *given: reads.append(1) or real(*given))
+    monkeypatch.setattr(skipping, "find", lambda *a, **k: reads.append(1) or real(*a, **k))
 
     def count(**options):
         return len(open_source(name, "train", damaged="skip", **options))
@@ -78,6 +78,10 @@ def test_what_the_system_failed_to_read_is_tried_again(tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(containers, "read_file", failing)
     assert len(open_source(name, "train", image_size=2, damaged="skip")) == 19
+    read = []
+    monkeypatch.setattr(containers, "read_file", lambda path: read.append(path) or failing(path))
+    assert len(open_source(name, "train", image_size=2, damaged="skip", tried=False)) == 19
+    assert [pathlib.Path(path).name for path in read] == ["1.png"]  # the others are known
     monkeypatch.setattr(containers, "read_file", real)
     assert len(open_source(name, "train", image_size=2, damaged="skip")) == 20
     assert len(list(cache.rglob("*.json"))) == 1

@@ -1,12 +1,16 @@
 """Scores say which real images they compare with, where the digest of no network says it."""
 
+import re
 import types
 
+import numpy as np
 import pytest
 
 from sg_jax.config import record
 from sg_jax.config.sections import Data, Evaluate
 from sg_jax.evaluation import real_images
+from sg_jax.evaluation.judge import Judge
+from sg_jax.evaluation.real import View
 
 
 def config(split="train", images=""):
@@ -21,8 +25,8 @@ def run(monkeypatch):
         monkeypatch.setattr(record, "is_run", lambda workdir: True)
         monkeypatch.setattr(record, "read", lambda workdir: (saved, ()))
 
-        def said(given, origin=None):
-            origin = origin and types.SimpleNamespace(images=dict(name=origin))
+        def said(given, origin=None, **images):
+            origin = origin and types.SimpleNamespace(images=dict(name=origin, **images))
             source = types.SimpleNamespace(latents=origin is not None, origin=origin)
             return real_images.unlike_run(given, source, "run")
 
@@ -41,6 +45,24 @@ def test_others_are_named(run):
     assert run(config())(config("test")) == "split test"
     assert run(config())(config(images="others"), origin="pixels") == "others"
     assert run(config(images="others"))(config("test"), origin="pixels") == "pixels, split test"
+
+
+def test_a_split_that_the_latents_name_is_the_one_that_is_read(run):
+    assert run(config())(config("test"), origin="pixels", split="train") == ""
+    others = run(config())(config("test", images="others"), origin="pixels", split="train")
+    assert others == "others, split test"
+
+
+def test_a_judge_says_what_it_compared(tmp_path):
+    real = types.SimpleNamespace(
+        count=40, statistics=types.SimpleNamespace(mean=np.zeros(2), scatter=np.eye(2))
+    )
+    judge = Judge({"classifier": View(None, real)}, reference="split test")
+    assert re.fullmatch(
+        r"40 images of cifar10, split test \([0-9a-f]{8}\)", judge.compared_with("cifar10")
+    )
+    judge = Judge({}, reference="r.npz (0123)", from_file=True)
+    assert judge.compared_with("cifar10") == "r.npz (0123)"
 
 
 def test_a_folder_that_is_no_run_has_none_of_its_own(tmp_path):

@@ -11,6 +11,7 @@ from sg_jax.errors import UserError
 from sg_jax.evaluation import networks, references, scoring
 from sg_jax.evaluation.distances import Statistics, frechet
 from sg_jax.evaluation.references import look_at
+from sg_jax.parallel import processes
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 6, 6, 3), np.uint8)
 
@@ -119,3 +120,13 @@ def test_a_file_that_makes_no_sense_is_named(tmp_path, parts, words):
     np.savez(tmp_path / "r.npz", **parts)
     with pytest.raises(UserError, match=words):
         references.read(tmp_path / "r.npz")
+
+
+def test_a_process_that_does_not_write_opens_the_judge_too(tmp_path, net, monkeypatch):
+    """It has no classifier, in which the metrics of a run are measured by default."""
+    np.savez(tmp_path / "r.npz", IMAGES)
+    monkeypatch.setattr(processes, "is_writer", lambda: False)
+    evaluate = Evaluate(reference=str(tmp_path / "r.npz"))
+    config = types.SimpleNamespace(evaluate=evaluate)
+    source = types.SimpleNamespace(latents=False)
+    assert scoring.open_judge(config, source, tmp_path).views == {}

@@ -312,3 +312,7 @@ def test_keys_are_equal_exactly_where_images_are(one, other, equal, draw):
 def test_samplers_in_words():
     assert table.words(Sampler("heun")) == "heun"
     assert table.words(Sampler("heun", shift=2.0)) == "heun shift=2.0"
+
+
+def test_what_a_sampler_drew_before_it_was_mended_is_not_its_own():
+    assert table.words(Sampler("euler_maruyama")) != "euler_maruyama"

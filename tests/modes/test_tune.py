@@ -53,10 +53,11 @@ def tune_of(tmp_path, small, mesh_of, monkeypatch):
     monkeypatch.setattr(checkpoints, "load", lambda *args, **kwargs: small)
     monkeypatch.setattr(scoring, "open_judge", lambda *args: judge)
 
-    def run(at=tmp_path, **changes):
+    def run(at=tmp_path, keep="", **changes):
         drawn.clear()
         config = types.SimpleNamespace(
-            seed=0, data=Data(), train=Train(), evaluate=Evaluate(columns=3), guidance=SETTINGS,
+            seed=0, data=Data(), train=Train(), guidance=SETTINGS,
+            evaluate=Evaluate(columns=3, keep=keep),
             sample=Sample(steps=4, batch_size=8), tune=Tune(**{**TUNE, **changes}),
         )  # fmt: skip
         mesh, sampler = mesh_of(1, 1), Sampler()
@@ -150,6 +151,8 @@ def test_samples_that_are_not_finite_lose(tune_of, tmp_path, capsys):
     scales = {row.key.guidance.scale for row in rows if row.chosen}
     assert scales == {1.5} and np.isnan(rows[0].scores["frechet"])
     assert tune_of(**wild)[1] == []  # and are not drawn again
+    assert tune_of(**wild, keep="png")[1] != []  # but for the images of the others
+    assert tune_of(**wild, keep="png")[1] == []
 
 
 def test_a_setting_that_fails_in_the_report_alone_has_no_result(tune_of, monkeypatch):

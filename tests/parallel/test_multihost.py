@@ -345,6 +345,16 @@ def test_a_killed_process_ends_the_first(start, tmp_path):
 
 
 @pytest.mark.slow
+def test_processes_take_over_a_run_that_is_gone(four, run, tmp_path):
+    """Only process 0 waits for its beat, longer than CPUs wait for each other to connect."""
+    workdir = shutil.copytree(four, tmp_path / "run")
+    gone = {"host": "tpu-7", "pid": 1, "since": "yesterday", "token": "other", "machine": "?"}
+    (workdir / "training.json").write_text(json.dumps(gone))
+    text = run(workdir, "--config.train.steps=9", number=2)
+    assert "which gives no sign of life" in text and saved(workdir) == [4, 8, 9]
+
+
+@pytest.mark.slow
 def test_an_error_of_all_processes_is_one_paragraph_of_each(start, tmp_path):
     group = start(tmp_path / "run", *STEPS, "--config.objective.gamma=2", number=2)
     assert group.end(timeout=60) == [2, 2]

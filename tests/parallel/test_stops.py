@@ -24,7 +24,7 @@ def ready():
 def native():  # 100 s in C, where no Python handler runs
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)
 """
-INT, TERM = signal.SIGINT, signal.SIGTERM
+INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def ended():
     return run
 
 
-@pytest.mark.parametrize("number", [INT, TERM])
+@pytest.mark.parametrize("number", [INT, TERM, HUP])
 @pytest.mark.parametrize(
     "code",
     [
@@ -100,13 +100,21 @@ sys.exit(1)
 """
 
 
-@pytest.mark.parametrize("signals", [(INT,), (TERM,), (INT, TERM), (TERM, TERM)])
+@pytest.mark.parametrize("signals", [(INT,), (TERM,), (HUP,), (INT, TERM), (TERM, TERM)])
 def test_deferred_signals_leave_time_to_save(ended, signals):
     """keep_running.sh passes a Ctrl-C on as SIGTERM, so a process may get both."""
     status, output, errors = ended(DEFERRED.format(save="time.sleep(0.5)"), *signals)
     assert (status, output) == (1, ["saved"])
     told = ["Ctrl-C: saving after this step. Another one ends the command at once."]
     assert errors in {(INT,): [told], (INT, TERM): [[], told]}.get(signals, [[]])  # in any order
+
+
+def test_what_nohup_ignores_stays_ignored(ended):
+    code = "ready(); time.sleep(1); print('done')"
+    ignored = "signal.signal(signal.SIGHUP, signal.SIG_IGN); stops.install()\n"
+    assert ended(ignored + code, HUP)[:2] == (0, ["done"])
+    ignored = "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    assert ended(ignored + DEFERRED.format(save="pass"), HUP, 0.2, TERM)[:2] == (1, ["saved"])
 
 
 def test_two_signals_at_once_are_one(ended):

@@ -173,6 +173,11 @@ def test_children_of_a_folder_with_a_pattern_in_its_name(tmp_path, name):
     found = files.children(tmp_path / name)
     assert [child.name for child in found] == ["10", "4"]
     assert files.children(tmp_path / "missing") == []
+    (tmp_path / name / "4" / "a[1].png").write_text("")
+    for pattern in ("*/*.png", "4/a?1?.png"):
+        assert [path.name for path in files.named(tmp_path / name, pattern)] == ["a[1].png"]
+    assert files.named(tmp_path / name, "*.png") == []
+    assert files.named(tmp_path / "missing", "*/*.png") == []
 
 
 def test_a_folder_that_can_be_written(tmp_path):

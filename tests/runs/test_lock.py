@@ -100,6 +100,37 @@ def test_a_foreign_file_is_replaced(tmp_path, content):
     assert files.children(tmp_path) == []
 
 
+def test_of_two_that_start_at_once_the_earlier_one_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "try_lock", lambda descriptor: None)  # a disk without locks
+    write = lock._write
+
+    def late(path, me, count):
+        write(path, me, count)
+        write(path, ELSEWHERE, 0)
+
+    monkeypatch.setattr(lock, "_write", late)
+    with pytest.raises(UserError, match="is in use: Process 1 on host 'tpu-7'"):
+        with lock.hold(tmp_path):
+            pass
+
+
+def test_a_bucket_that_does_not_answer_ends_no_beat(tmp_path, monkeypatch):
+    read, failed = lock._read, []
+
+    def fails(path):
+        failed.append(1)
+        raise RuntimeError("HTTP 503")
+
+    with lock.hold(tmp_path) as held:
+        monkeypatch.setattr(lock, "_read", fails)
+        held.check()
+        time.sleep(0.2)
+        monkeypatch.setattr(lock, "_read", read)
+        before = json.loads((tmp_path / lock.NAME).read_text())["beat"]
+        time.sleep(0.2)
+        assert len(failed) > 2 and json.loads((tmp_path / lock.NAME).read_text())["beat"] > before
+
+
 def test_a_run_that_was_replaced_stops(tmp_path):
     with lock.hold(tmp_path) as held:
         (tmp_path / lock.NAME).write_text(json.dumps(ELSEWHERE))

@@ -106,6 +106,13 @@ def test_a_step_that_is_over_cannot_be_traced(tmp_path):
     Profiler(5, 5, str(tmp_path), resumed=4)
 
 
+def test_a_command_that_goes_back_past_a_trace_goes_on(tmp_path, capsys):
+    profiler = Profiler(4, 5, str(tmp_path), resumed=6, again=True)  # in a bucket, say
+    profiler.before(7)
+    assert not profiler.after(7, None)
+    assert "Step 4 is not traced again" in capsys.readouterr().out
+
+
 def test_the_same_command_continues_a_run_that_was_traced(tmp_path, capsys):
     (tmp_path / "profile").mkdir()
     profiler = Profiler(4, 5, str(tmp_path), resumed=6)

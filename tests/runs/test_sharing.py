@@ -38,6 +38,26 @@ def test_what_is_finished_once_it_is_held_is_not_done_again(share):
     assert list(share("abc", lambda job: job == "b")) == [("a", 0), ("b", 1), ("c", 0)]
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_a_turn_is_waited_for(tmp_path, capsys, together):
+    path = tmp_path / "new" / "a.lock"
+    with sharing.turn(path, "there", together):
+        assert path.exists()
+
+        def later():
+            with sharing.turn(path, "there", together):
+                ended.append(path.exists())
+
+        ended = []
+        thread = threading.Thread(target=later)
+        thread.start()
+        time.sleep(0.1)
+        assert not ended
+    thread.join()
+    assert ended == [True] and not path.exists()
+    assert capsys.readouterr().out == "Another command is there: wait for it.\n"
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_what_another_command_holds_comes_last(share, tmp_path, capsys, finished):
     (tmp_path / "new").mkdir()
