@@ -3,11 +3,11 @@
     python -m sg_jax.main --config configs/cifar10_dit_s2_routing.py --workdir runs/cifar10_routing
 
 Blocks 2 to 9 of 12 are routed at rate 0.5. These are the paper's settings (arXiv 2601.01608) scaled
-down, with a higher learning rate and a shorter moving average for a shorter run. Every 5,000 steps
-a checkpoint is kept for autoguidance. --config.data.data_dir=DIR reads the data from a folder other
-than TFDS's own. `bash launch/results.sh` trains this network, the dense and the masking one, and
-compares them. One H100 trains 30 steps a second, so a training takes 17 minutes. That was seen in a
-try of 3,085 steps; RESULTS.md has no results of a whole run yet.
+down, with a higher learning rate and a shorter moving average for a shorter run. A checkpoint is
+kept every 5,000 steps for autoguidance. --config.data.data_dir=DIR reads the data from a folder
+other than TFDS's own. `bash launch/results.sh` trains this network, the dense and the masking one,
+and compares them. One H100 runs 30 training steps a second, so training takes 17 minutes. That rate
+comes from a trial of 3,085 steps. RESULTS.md has no results of a whole run yet.
 """
 
 from cifar10_settings import settings

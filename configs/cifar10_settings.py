@@ -68,8 +68,8 @@ def for_dense(names):
 def for_masking(names):
     """Return the names of the settings to score a masking network with.
 
-    They leave out the details of sampling, and path-drop guidance, which keeps no token: masking
-    needs at least one.
+    These leave out the settings that vary details of sampling, and path-drop guidance, which keeps
+    no token, while masking needs at least one.
     """
     return tuple(
         name

@@ -2,9 +2,9 @@
 
     python -m sg_jax.main --config configs/cifar10_small_routing.py --workdir runs/small_routing
 
-Blocks 1 to 6 of 8 are routed at rate 0.5. Two cores train 3.6 steps a second, so it takes half an
-hour, and one draws 18 images a second in 20 unguided steps. The feature network trains for 5
-minutes and gets 70.9% of the test images right.
+Blocks 1 to 6 of 8 are routed at rate 0.5. Two cores run 3.6 training steps a second, so training
+takes half an hour. One core draws 18 images a second in 20 unguided steps. The feature network
+trains for 5 minutes and gets 70.9% of the test images right.
 """
 
 from cifar10_dit_s2_routing import get_config as cifar10

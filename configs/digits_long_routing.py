@@ -2,9 +2,9 @@
 
     python -m sg_jax.main --config configs/digits_long_routing.py --workdir runs/digits_routing_0
 
-The network is that of digits.py, with more steps and the paper's rate. One core trains 6 steps a
-second. `bash launch/results.sh --data digits` trains this network, the dense and the masking one,
-with three seeds each, and tunes every method of guidance on them.
+The network is that of digits.py, with more steps and the paper's rate. One core runs 6 training
+steps a second. `bash launch/results.sh --data digits` trains this network, the dense and the
+masking one, with three seeds each, and tunes every method of guidance on them.
 """
 
 from digits import get_config as digits

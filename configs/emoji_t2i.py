@@ -4,8 +4,8 @@
     python -m sg_jax.main --config configs/emoji_t2i.py --workdir runs/emoji
     python -m sg_jax.main --mode sample --workdir runs/emoji --prompts prompts.txt
 
-The pictures are OpenMoji's, under CC BY-SA 4.0. Whoever shows them, or what a network has learned
-from them, names both.
+The pictures are OpenMoji's, under CC BY-SA 4.0. Name both when you show them, or anything that a
+network has learned from them.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ def get_config():
     return ConfigDict(
         dict(
             data=dict(name="emoji", image_size=32),
-            text=dict(encoder="bytes", length=104, words=25),  # the longest name has 102, and 25
+            text=dict(encoder="bytes", length=104, words=25),  # longest name: 102 bytes, 25 words
             model=dict(
                 kind="text_dit",
                 depth=8,

@@ -3,7 +3,7 @@
     python -m sg_jax.main --config configs/imagenet256_sit_l2_routing.py --workdir RUN \\
       --config.data.data_dir=DATA_DIR
 
-Blocks 2 to 20 of 24 are routed at rate 0.5. Everything else, and the data, are as for XL/2, in
+Blocks 2 to 20 of 24 are routed at rate 0.5. Everything else, including the data, is as for XL/2 in
 imagenet256_sit_xl2_routing.py.
 On v5e:4x4 (16 chips) the TPU compiler estimates 2.0 of 15.75 GiB per chip, 38 ms a step and MFU
 61%, without the time on the wires (`--mode aot`).
@@ -16,5 +16,5 @@ from imagenet256_sit_xl2_routing import get_config as xl2
 def get_config():
     config = xl2()
     config.model.update(dict(size="L/2", routes=((2, 20),)))
-    config.evaluate.published = ""  # the paper has no figures of it
+    config.evaluate.published = ""  # the paper gives no figures for it
     return config

@@ -16,5 +16,5 @@ from imagenet256_sit_xl2_routing import get_config as xl2
 def get_config():
     config = xl2()
     config.model.update(dict(kind="maskdit", routes=(), learn_sigma=False))
-    config.evaluate.published = ""  # the paper has no figures of it
+    config.evaluate.published = ""  # the paper gives no figures for it
     return config

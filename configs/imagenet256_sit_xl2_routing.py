@@ -1,6 +1,6 @@
 """SiT-XL/2 with routing on ImageNet-256 latents: the paper's network (arXiv 2601.01608, Table 2).
 
-From the images to latents, a trained network, pictures, scores, and weights for others:
+From the images to latents, a trained network, pictures, scores, and weights to share:
 
     python -m sg_jax.main --config configs/imagenet256_sit_xl2_routing.py --mode latents \\
       --to DATA_DIR --name imagenet256_latents --config.data.name=imagenet2012 \\
@@ -17,12 +17,12 @@ From the images to latents, a trained network, pictures, scores, and weights for
 
 It trains on latents of 32x32x4 (sd-vae-ft-ema), with batch 256 and blocks 2 to 24 of 28 routed at
 rate 0.5. `evaluate` measures FID, sFID, IS, precision and recall by ADM's protocol and
-prints the paper's figures beside ours; configs/README.md says where Inception's weights come from.
+prints the paper's figures next to ours; configs/README.md says where Inception's weights come from.
 The first command encodes ImageNet, from TFDS or a folder of its images; with --from DIR instead it
-converts the .npy files that DiT and SiT trainings store (configs/README.md).
+converts the .npy files that DiT and SiT training runs store (configs/README.md).
 
 With --dry-run --chips 16*v5e, each command says what it would read, compute and write, and how
-long that would take at 40% of the peak, which is assumed; it needs neither data nor weights:
+long that would take at an assumed 40% of the peak. It needs neither data nor weights:
 
     latents    55 min (9 in bfloat16) for 1,281,167 images, 148 GB -> 42.5 GB
     train      1.95 days for 2,000,000 steps -> 41 checkpoints of 10.8 GB
@@ -30,8 +30,8 @@ long that would take at 40% of the peak, which is assumed; it needs neither data
     evaluate   60 min for the 6 settings of the paper's Table 3, 50,000 images each, by Inception
     export     -> 2.7 GB
 
-For sample and evaluate it needs --config.autoencoder.path=stabilityai/sd-vae-ft-ema and
---config.evaluate.images=imagenet2012, as long as there are no latents, which name both.
+As long as there are no latents, which name both, sample and evaluate need
+--config.autoencoder.path=stabilityai/sd-vae-ft-ema and --config.evaluate.images=imagenet2012.
 On v5e:4x4 (16 chips) the TPU compiler estimates 2.7 of 15.75 GiB per chip, 54 ms a step and MFU
 63%, without the time on the wires (`--mode aot`).
 The paper's FID after 400 epochs: 4.89 unguided, 2.57 CFG, 2.14 SG_FLOPS, 1.58 SG_FID; after 160

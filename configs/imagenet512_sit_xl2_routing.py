@@ -17,5 +17,5 @@ def get_config():
     config = xl2()
     config.data.name = "imagenet512_latents"
     config.model.image_size = 64
-    config.evaluate.published = ""  # the paper has no figures of it
+    config.evaluate.published = ""  # the paper gives no figures for it
     return config

@@ -13,17 +13,17 @@
     python -m sg_jax.main --mode evaluate --workdir runs/openmoji
 
 ./taef2 holds taef2_encoder.pth and taef2_decoder.pth (madebyollin/taesd). The 1,333 pictures of 11
-classes are OpenMoji's, under CC BY-SA 4.0; 1,200 of them and their mirror images are trained on, as
+classes are OpenMoji's, under CC BY-SA 4.0. Training uses 1,200 of them and their mirror images, as
 latents of 8x8x32.
-Encoding takes a minute and a half. Training does 3.5 steps a second on two free cores, which is 12
-minutes, and its loss falls from 1.55 to 0.42. Then come 6 minutes for the feature network, which
-gets 82% of 133 other pictures right, and 4 for the scores.
-With seed 0 and 220 pictures, CFG had the Fréchet distances 11.22, 11.46 and 12.19 with the scales
-1.25, 1.5 and 2, SG 11.10, 11.03 and 10.69 with 2, 3 and 4, and unguided 11.48. So CFG has 1.25 and
-SG 4 below; both are the edge of what was tried. With seed 1 the distances are 10.77 unguided, 10.88
-with CFG and 9.17 with SG, at 1, 2 and 1.21 times the cost; the accuracies are 57.7, 62.7 and 55.9%.
-Each class is drawn equally often, but the data has 24 clocks and 282 people: 20 real pictures of
-each class have a distance of 6.7, and 220 at random 0.5.
+Encoding takes a minute and a half. Training runs 3.5 steps a second on two free cores, which takes
+12 minutes, and its loss falls from 1.55 to 0.42. The feature network then takes 6 minutes and gets
+82% of 133 other pictures right, and the scores take 4.
+With seed 0 and 220 pictures, the Fréchet distances were 11.22, 11.46 and 12.19 for CFG at scales
+1.25, 1.5 and 2, 11.10, 11.03 and 10.69 for SG at 2, 3 and 4, and 11.48 unguided. So CFG uses 1.25
+and SG 4 below, both at the edge of the scales tried. With seed 1 the distances are 10.77 unguided,
+10.88 with CFG and 9.17 with SG, at 1, 2 and 1.21 times the cost; the accuracies are 57.7, 62.7 and
+55.9%. Each class is drawn equally often, but the data has 24 clocks and 282 people, so 20 real
+pictures of each class have a distance of 6.7, and 220 random ones have 0.5.
 """
 
 from ml_collections import ConfigDict

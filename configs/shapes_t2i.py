@@ -5,16 +5,16 @@
     python -m sg_jax.main --mode compose --workdir runs/shapes
     python -m sg_jax.main --mode control --workdir runs/shapes --measure
 
-The 20,000 images of 32x32 pixels are drawn on the first start, in 10 to 20 seconds. Two free cores
-train about 21 steps of 8 images a second, so all of it takes 10 to 11 minutes, and 16 on one core.
-The loss ends at 0.045. With --config.train.steps=32000 it draws 0.70 instead of 0.47 of the prompts
-right, and tells two things apart (configs/README.md).
+The 20,000 images of 32x32 pixels are drawn on the first run, in 10 to 20 seconds. Two free cores
+run about 21 training steps of 8 images a second, so everything takes 10 to 11 minutes, or 16 on one
+core. The loss ends at 0.045. With --config.train.steps=32000 the network draws 0.70 instead of 0.47
+of the prompts right, and tells two things apart (configs/README.md).
 
-Steps count more than images here: with 8, 16 and 32 images, the loss fell about as fast with each
-step. Words as tokens take a quarter less time than bytes. Captions that say the size or the shade
-of both things teach which is whose. Muon's rates of 4e-3 and 8e-3 did as well as each other, and so
-did widths of 48 to 96 and depths of 4 to 8. A convolution over neighbouring words, with still
-longer captions, did harm: held-out colours fell from 0.80 to 0.37.
+Steps count more than images here: with 8, 16 and 32 images per step, the loss fell about equally
+fast per step. Words as tokens take a quarter less time than bytes. Captions that give the size or
+the shade of both things teach the network which belongs to which. Muon's learning rates of 4e-3 and
+8e-3 did equally well, and so did widths of 48 to 96 and depths of 4 to 8. A convolution over
+neighbouring words, with even longer captions, did harm: held-out colours fell from 0.80 to 0.37.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +24,7 @@ def get_config():
     return ConfigDict(
         dict(
             data=dict(name="shapes"),
-            text=dict(encoder="bytes", length=56, words=12),  # the longest caption has 56, and 10
+            text=dict(encoder="bytes", length=56, words=12),  # longest caption: 56 bytes, 10 words
             model=dict(
                 kind="text_dit",
                 depth=6,
@@ -39,7 +39,7 @@ def get_config():
                 bias=False,
                 mlp_ratio=8 / 3,
             ),
-            objective=dict(gamma=0.25, time_mean=-0.7),  # more noise: there the layout is decided
+            objective=dict(gamma=0.25, time_mean=-0.7),  # more noise, where layout is decided
             optimizer=dict(name="muon", learning_rate=4e-3, warmup=50, b2=0.99, schedule="cosine"),
             train=dict(
                 steps=12_000,

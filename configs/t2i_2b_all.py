@@ -1,7 +1,7 @@
 """Text to image with the routed 2.5B network at 512 pixels, first stage: all pairs.
 
 The paper's second result (arXiv 2601.01608): 100 million images of COYO-700M with new captions.
-From tars of WebDataset to latents and features of their captions, and a trained network:
+From WebDataset tars to latents, features of their captions, and a trained network:
 
     python -m sg_jax.main --config configs/t2i_2b_all.py --mode latents --to DATA_DIR \\
       --name coyo512 --config.data.name=wds:./coyo --config.data.image_size=512 \\
@@ -14,11 +14,11 @@ From tars of WebDataset to latents and features of their captions, and a trained
       --config.compose.guidance=unguided,cfg,t2i_geneval \\
       --config.compose.prompts=evaluation_metadata.jsonl --config.compose.keep=geneval
 
-t2i_2b_filtered.py is the second stage. ./flux_vae stands for an AutoencoderKL of 16 channels; the
+t2i_2b_filtered.py is the second stage. ./flux_vae stands for an AutoencoderKL with 16 channels; the
 paper does not say which one it used. With --dry-run --chips 256*v5p, each command says what it
-would read, compute and write. For sampling each chip holds all weights, and computes four images at
+would read, compute and write. For sampling, each chip holds all weights and computes four images at
 a time. None of this has been run at full size; tests/benchmarks/blocks.md has what the TPU compiler
-says of it.
+says about it.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Text to image with the routed 2.5B network, second stage: beautiful and synthetic pairs.
+"""Text to image with the routed 2.5B network, second stage: aesthetic and synthetic pairs.
 
     python -m sg_jax.main --config configs/t2i_2b_filtered.py --mode latents --to DATA_DIR \\
       --name filtered512 --config.data.name=wds:./coyo,./journeydb,./flux6m \\
@@ -6,9 +6,9 @@
     python -m sg_jax.main --config configs/t2i_2b_filtered.py --workdir RUN2 \\
       --config.data.data_dir=DATA_DIR --config.train.init_from=RUN
 
-It goes on from the network of t2i_2b_all.py, in RUN. Of COYO, only images with an aesthetics score
-of at least 5 are taken, as in the paper. JourneyDB and FLUX-6M have no scores, so all of them are.
-./journeydb@2 would take its images twice in an epoch.
+It continues from the network of t2i_2b_all.py, in RUN. From COYO it takes only images with an
+aesthetics score of at least 5, as in the paper. JourneyDB and FLUX-6M have no scores, so it takes
+all of their images. ./journeydb@2 would use its images twice in an epoch.
 """
 
 from ml_collections import ConfigDict

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: options, --help, --dry-run, and errors that say what to do.
+# Sourced by the scripts next to it: options, --help, --dry-run, and errors that say what to do.
 # A script declares its verbs and options, and then calls: parse "$@"
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
@@ -101,7 +101,7 @@ require() {
   done
 }
 
-# Print a command as one line that a shell reads back.
+# Print a command as one line that a shell can read back.
 quoted() {
   local word line="" apostrophe="'" escaped="'\\''"
   for word in "$@"; do

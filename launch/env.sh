@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: their --help, and the environment that the project is installed in.
+# Sourced by the scripts next to it: their --help, and the environment that the project is installed in.
 
-# Memory in large pages: 12 to 16% of a training step on a CPU (tests/benchmarks/peer.md).
+# Memory in large pages saves 12 to 16% of a training step on a CPU (tests/benchmarks/peer.md).
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
-# usage "$@": where the first argument of a script is --help, print the comment it begins with, and stop
+# usage "$@": if a script's first argument is --help, print the comment at its top, and stop
 usage() {
   case "${1:-}" in --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit 0 ;; esac
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# TPU slices on Google Kubernetes Engine, one or several: create them, run sg_jax there, look, delete them.
+# TPU slices on Google Kubernetes Engine, one or several: create them, run sg_jax there, check on it, delete them.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -53,7 +53,7 @@ HOSTS=$((HOSTS / CHIPS))
 kubectl_here() { run kubectl "--context=gke_${PROJECT}_${LOCATION}_$CLUSTER" "$@"; }
 pools() { run gcloud container node-pools "$@" "--cluster=$CLUSTER" "--location=$LOCATION" "--project=$PROJECT"; }
 
-# The words as a YAML list. Kubernetes would fill in $(NAME); $$( is its way to say $(.
+# The words as a YAML list. Kubernetes would fill in $(NAME); $$( is how it writes a plain $(.
 json_list() {
   local word line="" open="\$(" doubled="\$\$("
   for word in "$@"; do
@@ -112,7 +112,7 @@ apply() { # TEXT
   say_where
 }
 
-# In the foreground: until the Pods are gone, which save first.
+# In the foreground: wait until the Pods have saved and are gone.
 stop() { kubectl_here delete jobset "$NAME" --ignore-not-found --cascade=foreground; }
 
 case "$VERB" in

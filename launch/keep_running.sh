@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Run a command until it has done its work: one that fails is run again, as training continues by itself.
+# Run a command until it has done its work. If it fails it is run again, because training continues by itself.
 #
 # Usage: bash launch/keep_running.sh COMMAND [ARGUMENTS]
 #
-# Status 0 is done. Status 2 is bad input, which another try would not change. After any other status the command
-# runs again, PAUSE_SECONDS (30) later and at most MAX_FAILURES (10) times in a row; a run that lasted
-# HEALTHY_SECONDS (600) starts that count anew. SIGTERM and SIGINT are passed on as one SIGTERM, and the command is
-# not run again; SIGUSR1 only says not to run it again. The status is the last one of the command.
+# Status 0 means done. Status 2 means bad input, which another try would not change. After any other status the
+# command runs again, PAUSE_SECONDS (30) later and at most MAX_FAILURES (10) times in a row. A run that lasts
+# HEALTHY_SECONDS (600) resets that count. SIGTERM and SIGINT are passed on as one SIGTERM, and the command is not
+# run again. After SIGUSR1 it is not run again either, but gets no signal. This script ends with its last status.
 set -euo pipefail
 case "${1:-}" in
   --help | -h)

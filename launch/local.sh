@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Several jax.distributed processes on this machine. Process 0 prints here; each other one writes a log file.
-# When one fails the others are ended. Ctrl-C and SIGTERM are passed on once, and waited for: the run saves.
+# Several jax.distributed processes on this machine. Process 0 prints here, and each of the others writes a log
+# file. When one fails, the others are ended. Ctrl-C and SIGTERM are passed on once, and this waits while they save.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -28,7 +28,7 @@ free_port() { # below the ports that the system gives out by itself
   echo "$port"
 }
 
-# Words of the command of one process.
+# The command of one process, as words.
 process_command() { # ID
   command=(env "JAX_COORDINATOR_ADDRESS=localhost:$port" "JAX_NUM_PROCESSES=$PROCESSES" "JAX_PROCESS_ID=$1")
   if [ -n "$DEVICES" ]; then

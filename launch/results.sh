@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Train and tune the networks of RESULTS.md: every method of guidance alike, and score what was best.
-# A second call continues where the first one stopped, and skips what is trained or drawn.
+# Train the networks of RESULTS.md, tune every method of guidance alike, and score the best settings.
+# A second call continues where the first one stopped, and skips what is already trained or drawn.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A Slurm cluster with NVIDIA GPUs: submit sg_jax, look, save and end it.
+# A Slurm cluster with NVIDIA GPUs: submit sg_jax, check on it, save and end it.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -56,7 +56,7 @@ cancel() {
   local user
   user="$(id -un)"
   run scancel "--name=$NAME" "--user=$user" --state=PENDING
-  # To the script of the job alone: launch/slurm_job.sh lets the processes save.
+  # Only to the job's script: launch/slurm_job.sh lets the processes save.
   run scancel "--name=$NAME" "--user=$user" --state=RUNNING --batch --signal=TERM
 }
 

@@ -3,10 +3,10 @@
 #
 # Usage: sbatch ... launch/slurm_job.sh LOG_PREFIX [flags of python -m sg_jax.main]
 #
-# jax.distributed finds its place in SLURM_PROCID and so on, and takes GPU number SLURM_LOCALID of the node: every
+# jax.distributed reads its place from SLURM_PROCID and so on, and takes GPU number SLURM_LOCALID of the node. So every
 # process has to see all GPUs of its node, hence --gpu-bind=none.
 #
-# SIGUSR1 (from sbatch --signal, when the time is nearly over): save, and go back to the queue. SIGTERM (from
+# SIGUSR1 (from sbatch --signal, when the time is nearly up): save, and go back to the queue. SIGTERM (from
 # slurm.sh cancel): save, and end. A preempted job is sent SIGTERM and requeued by Slurm itself.
 set -euo pipefail
 . launch/env.sh
@@ -22,7 +22,7 @@ stop() { # srun would kill the processes if it got SIGTERM: Slurm tells them ins
 trap 'again=yes; stop' USR1
 trap 'stop' TERM
 
-# --wait: when one process has ended, the others have 300 s, to finish saving.
+# --wait: when one process has ended, the others have 300 s to finish saving.
 bash launch/keep_running.sh srun --gpu-bind=none --kill-on-bad-exit=0 --wait=300 --open-mode=append \
   "--output=$log-%t.log" "--cpus-per-task=${SLURM_CPUS_PER_TASK:-1}" \
   python -u -m sg_jax.main "${@:2}" &

@@ -2,10 +2,10 @@
 # Sourced by tpu_vm.sh and tpu_pod.sh: what both do with the TPU's hosts ("workers").
 # GROUP is the group of gcloud commands: tpu-vm or queued-resources.
 #
-# The code goes there as one archive by scp: what git sees in this checkout, committed or not, without
-# tests (about 0.1 MB), so it needs no repository that the hosts may read, and 64 hosts get it at once.
-# There a systemd unit runs launch/keep_running.sh, so that the command outlives the connection and starts
-# again, from its last checkpoint, after a failure or a reboot.
+# The code goes to the hosts as one archive by scp. It holds what git sees in this checkout, committed or
+# not, without the tests (about 0.1 MB). So the hosts need no access to a repository, and 64 hosts get it at
+# the same time. On each host a systemd unit runs launch/keep_running.sh, so that the command outlives the
+# connection and starts again, from its last checkpoint, after a failure or a reboot.
 
 POLL_SECONDS="${POLL_SECONDS:-60}"
 
@@ -49,7 +49,7 @@ gcloud_tpu() {
   run "${COMMAND[@]}"
 }
 
-# read_state FORMAT: set STATE to the state of the TPU, MISSING where there is none, UNKNOWN with --dry-run
+# read_state FORMAT: set STATE to the state of the TPU, MISSING if there is none, UNKNOWN with --dry-run
 read_state() {
   local errors status=0
   gcloud_words "$GROUP" describe "$NAME" "--format=value($1)"
@@ -79,7 +79,7 @@ on_workers() {
   gcloud_tpu "$GROUP" ssh "$NAME" "--worker=$1" "--command=$2" ${more[@]+"${more[@]}"}
 }
 
-# Bring code and command to all workers and start them; what runs there already saves and ends first.
+# Copy code and command to all workers and start the run there. One that is already running saves and ends first.
 start_run() {
   local more=() archive=build/sg_jax.tgz list
   read -ra more <<<"$SSH_FLAGS"

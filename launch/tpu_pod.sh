@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A TPU pod slice (several hosts), asked for as a queued resource: create it, run sg_jax there, look, delete it.
+# A TPU pod slice (several hosts), requested as a queued resource: create it, run sg_jax there, check on it, delete it.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"

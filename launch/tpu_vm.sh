@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One TPU VM (a single host): create it, run sg_jax there, look, delete it.
+# One TPU VM (a single host): create it, run sg_jax there, check on it, delete it.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -20,8 +20,8 @@ fi
 prepare_environment tpu
 
 echo "exec bash launch/keep_running.sh .venv/bin/python -m sg_jax.main $(quoted "$@")" >.command.sh
-# KillMode: a stop signals keep_running.sh alone, which passes it on, and has the time that saving takes.
-# MAX_FAILURES: hosts whose neighbour is away fail every five minutes; they wait for it some two hours.
+# KillMode: a stop signals keep_running.sh alone, which passes it on. TimeoutStopSec leaves time to save.
+# MAX_FAILURES: a host whose neighbour is away fails every five minutes, so it waits about two hours for it.
 # LimitMEMLOCK: the TPU driver pins host memory. Huge pages: JAX asks for them on v5e and later.
 sudo tee /etc/systemd/system/sg_jax.service >/dev/null <<END
 [Unit]

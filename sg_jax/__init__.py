@@ -9,7 +9,7 @@ In a notebook:
     model = sg_jax.load("runs/digits")
     guidance = sg_jax.Guidance(scale=1.5, gamma_strong=0.0, gamma_weak=0.75)
     images = sg_jax.sample(model, [0, 1, 2], guidance=guidance, steps=40, seed=0)  # [3, H, W, C]
-    sg_jax.sample(text_model, ["a red circle"], "cfg")  # of a network of texts
+    sg_jax.sample(text_model, ["a red circle"], "cfg")  # from a network of texts
     sg_jax.sample(text_model, ["a red circle"], control=[("circle", "size.npz", 1.5)])  # larger
     sg_jax.settings("runs/digits")  # the run's guidance settings by name, such as "sg"
 

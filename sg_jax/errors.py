@@ -56,13 +56,13 @@ def nearest(name: object, options: Iterable[object]) -> str:
 
 
 def one_of(key: str, value: Any, options: Iterable[str]) -> None:
-    """Raise unless a value, that of `key`, is one of the texts in `options`."""
+    """Raise unless the value of `key` is one of the texts in `options`."""
     if broken := _other(value, options):
         raise UserError(f"{key}={shown(value)} {broken}")
 
 
 def _other(value: Any, options: Iterable[str]) -> str:
-    """Return "must be one of ..." for a value that is none of the texts in `options`, or ""."""
+    """Return "must be one of ..." for a value that is not one of the texts in `options`, or ""."""
     if isinstance(value, str) and value in options:
         return ""
     return f"must be one of {', '.join(map(repr, options))}.{nearest(value, options)}"
@@ -163,7 +163,7 @@ class Declared:
         return ""
 
     def _inside(self, value: float, strict: bool = False) -> bool:
-        """Return whether a value lies within the bounds; `strict`: within those it cannot reach."""
+        """Return whether a value lies within the bounds; `strict`: only those it cannot reach."""
         return (
             value == value  # not NaN
             and (strict or self.low is None or value >= self.low)
@@ -264,9 +264,9 @@ def default_of(settings: type[Settings], name: str) -> Any:
 
 
 def plain(value: Any, levels: int = 6) -> Any:
-    """Return a value as Python's own: NumPy and JAX scalars as numbers, lists and arrays as tuples.
+    """Return a plain Python value: NumPy and JAX scalars as numbers, lists and arrays as tuples.
 
-    Lists may be nested `levels` deep; what lies deeper stays as it is, and so does all else.
+    Lists may be nested `levels` deep. Anything deeper stays as it is, and so does everything else.
     """
     if isinstance(value, list | tuple):
         return tuple(plain(v, levels - 1) for v in value) if levels else value
@@ -277,6 +277,6 @@ def plain(value: Any, levels: int = 6) -> Any:
         return value
     try:
         found = value.tolist()
-    except Exception:  # a value that is traced, or a random key
+    except Exception:  # a traced value, or a random key
         return value
     return plain(found, levels - 1) if levels else value

@@ -128,7 +128,7 @@ def _run(argv: Sequence[str]) -> None:
 
 
 def _may_be_run(workdir: str) -> bool:
-    """Return whether there is something in a folder, if only a run without its config."""
+    """Return whether a folder has anything in it, even just a run without its config."""
     return bool(workdir) and bool(files.children(files.path(workdir)))
 
 
@@ -199,7 +199,7 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
 
 
 def _by_writer(mode: Mode, work: Callable[[], Sequence]) -> Sequence:
-    """Do the work of a mode in process 0; the others wait for its end, and fail if it does.
+    """Do the work of a mode in process 0; the others wait for it to end, and fail if it does.
 
     If they ended first, jax would end process 0 too.
     """
@@ -226,7 +226,7 @@ def _by_writer(mode: Mode, work: Callable[[], Sequence]) -> Sequence:
 def _says_enough(config: Config, workdir: str, job: Job) -> bool:
     """Return whether a run's record replaces its data.
 
-    That of latents says what decodes them, and captions are needed where no prompts are given.
+    The record of latents says what decodes them. Captions are needed if no prompts are given.
     """
     if reads_texts(config.model.kind) and not job.options.get("prompts"):
         return False

@@ -112,7 +112,7 @@ class Control(Learning):
         return contrasts.of_templates(self.neutral, self.positive, self.negative, self.subjects)
 
     def drawn(self, found: list[Contrast]) -> list[Marked]:
-        """Return the prompts to draw: `prompts`, or the neutral ones of what was found."""
+        """Return the prompts to draw: `prompts`, or the neutral ones of the contrasts."""
         if self.prompts:
             return [subjects.marked(text) for text in self.prompts]
         return list(dict.fromkeys(contrast.neutral for contrast in found))

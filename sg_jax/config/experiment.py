@@ -45,7 +45,7 @@ SMALLER = (
     "devices by config.mesh.fsdp"
 )
 
-KERNELS = {  # that only some devices run
+KERNELS = {  # those that only some devices run
     "pallas": ("tpu", "TPUs", " (--mode aot compiles it for TPUs without one.)"),
     "cudnn": ("gpu", "NVIDIA GPUs", ""),
 }
@@ -60,9 +60,9 @@ class Experiment:
     tx: optax.GradientTransformation
     schedule: Callable[[int], jax.Array]  # the learning rate at a step
     mesh: Mesh
-    autoencoder: Autoencoder | None = None  # decodes what is drawn; see `modes.base.Job.drawing`
-    pixels: bool = True  # whether what is drawn are images; otherwise they stay latents
-    captions: Captioned | None = None  # that are drawn, by a network of texts; likewise
+    autoencoder: Autoencoder | None = None  # decodes drawn latents; see `modes.base.Job.drawing`
+    pixels: bool = True  # whether drawings are images; otherwise they stay latents
+    captions: Captioned | None = None  # what a network of texts draws; see there too
 
     @property
     def objective(self) -> FlowMatching:
@@ -103,18 +103,18 @@ class Experiment:
         return self.captions.ask(count)
 
     def blank(self, count: int) -> Condition:
-        """Return conditions of the right shapes, for what only takes time."""
+        """Return conditions of the right shapes, to time or compile a program."""
         return self.wording.blank(count) if self.wording else np.zeros(count, np.int32)
 
     @property
     def taught(self) -> Guidance | None:
-        """The setting that a teacher makes the target of training with, if one does."""
+        """The setting that a teacher uses to make the training target, if there is a teacher."""
         name = self.objective.distill
         return self.settings[name] if name else None
 
     @property
     def teachers(self) -> int:
-        """How many frozen networks make the target of training: 2 with autoguidance."""
+        """How many frozen networks make the training target: 2 with autoguidance."""
         return 0 if self.taught is None else 1 + self.taught.two_networks
 
     def objective_at(self, gamma: float) -> Callable:
@@ -130,9 +130,9 @@ class Experiment:
         That call raises a UserError, before it runs anything, if there is too little memory.
 
         Args:
-          gamma: the sparsity rate, or those that each step draws from.
+          gamma: the sparsity rate, or the rates that each step draws from.
           state: arrays or shapes, with the shardings that the step keeps.
-          teachers: the `teachers` networks that make the target.
+          teachers: the frozen networks that make the target; `self.teachers` is their number.
         """
         rates, train = as_rates(gamma), self.config.train
         step = make_train_step(
@@ -152,7 +152,7 @@ class Experiment:
         return f"A training step of config.train.batch_size={self.config.train.batch_size} images"
 
     def check_training(self) -> None:
-        """Raise if these devices cannot train, or draw what training asks for at its end.
+        """Raise if these devices cannot train, or cannot draw what training asks for at its end.
 
         Raises:
           UserError: a kernel needs other devices, or there is too little memory.
@@ -220,7 +220,7 @@ class Experiment:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """H, W and C of what is drawn."""
+        """H, W and C of a drawing."""
         return decoding.shape(self.model, self.autoencoder)
 
     @property

@@ -21,7 +21,7 @@ FROM_TEXT = {"text_length": "length", "text_words": "words"}  # config.model to 
 
 
 def from_data(kind: str) -> tuple[str, ...]:
-    """Return the arguments of a backbone that the data give."""
+    """Return the arguments of a backbone that come from the data."""
     return tuple(key for key in FROM_DATA if key in reads(kind))
 
 
@@ -48,7 +48,7 @@ def complete(
       image_shape: (H, W, C) of the data.
       num_classes: of the data.
       latents: whether the data are latents; then whatever needs pixels needs an autoencoder.
-      decodable: whether one is named.
+      decodable: whether an autoencoder is named.
       features: F of the texts, for a network of texts; 0 if they are bytes.
     """
     check_flip(config.data.flip, latents)
@@ -88,7 +88,7 @@ def complete(
 def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
     """Return a copy with `config.model` filled from its size and `values`, then checked.
 
-    What has its default is filled, and what has another value must be the size's.
+    A key at its default is filled. Any other value must be the one that the size has.
     """
     config = config.copy_and_resolve_references()
     model = config.model

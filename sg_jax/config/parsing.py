@@ -19,7 +19,7 @@ from sg_jax.config.tree import defaults
 from sg_jax.errors import UserError, nearest, plain, shown
 from sg_jax.method.guidance import Guidance
 
-SCHEDULED = ("scale", "gamma_strong", "gamma_weak")  # ends of keys of a guidance setting
+SCHEDULED = ("scale", "gamma_strong", "gamma_weak")  # last parts of a guidance setting's keys
 OF_TWO_TYPES = (*SCHEDULED, "weak_step", ".skip")
 NAME = re.compile(r"\w[\w +=()\[\],;@#%!~^-]{0,99}")  # of a guidance setting; no path, no HTML
 SWITCH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
@@ -32,7 +32,7 @@ def load(path: str) -> ConfigDict:
         exists = file.is_file()
         folder = file if file.is_dir() else file.parent
         known = [] if exists else [str(p) for p in sorted(folder.glob("*.py"))]
-    except (OSError, RuntimeError, ValueError):  # what cannot name a file
+    except (OSError, RuntimeError, ValueError):  # a text that cannot name a file
         exists, known = False, []
     if not exists:
         known = known or ["configs/digits.py"]
@@ -54,7 +54,7 @@ def _run(path: str, file: pathlib.Path) -> Any:
     if spec is None or spec.loader is None:
         raise UserError(f"--config={path} must be a Python file with a function get_config().")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(file.parent.resolve()))  # a config may import one beside it
+    sys.path.insert(0, str(file.parent.resolve()))  # a config may import one next to it
     try:
         spec.loader.exec_module(module)
         found = getattr(module, "get_config", None)
@@ -98,7 +98,7 @@ def _lay(config: ConfigDict, given: Mapping | ConfigDict, prefix: str) -> None:
             _lay(now, value, path)
             continue
         try:
-            if isinstance(value, bool) and type(now) in (int, float):  # True is no 1
+            if isinstance(value, bool) and type(now) in (int, float):  # True is not 1
                 raise TypeError
             if not config.is_type_safe:  # otherwise an int would become a float
                 del config[key]
@@ -174,7 +174,7 @@ def _value(dotted: str, text: str | None) -> Any:
 
 
 def _literal(text: str) -> Any:
-    """Return the Python number, text or tuple that a text is, or raise a ValueError."""
+    """Return the Python number, text or tuple that a text spells, or raise a ValueError."""
     try:
         return ast.literal_eval(text.strip())
     except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
@@ -182,7 +182,7 @@ def _literal(text: str) -> Any:
 
 
 def _tuple(text: str) -> tuple:
-    """Return the tuple that a text is: "(1, 2)", "[1, 2]", "1,2", "1" and "cfg,sg" all are."""
+    """Return the tuple that a text spells, such as "(1, 2)", "[1, 2]", "1,2", "1" or "cfg,sg"."""
     try:
         found = _literal(text) if text.strip() else ()
     except ValueError:

@@ -50,7 +50,7 @@ def settings(workdir: str | os.PathLike) -> dict[str, Guidance]:
 def _read(
     workdir: str | os.PathLike,
 ) -> tuple[ConfigDict, tuple[str, ...], identity.Identity, bool]:
-    """Return a run's config, the names of its classes, what its data is, and if it is exported."""
+    """Return a run's config, its class names, what its data is, and whether it is exported."""
     path = files.path(workdir) / NAME
     if not path.parent.is_dir():
         raise UserError(f"workdir={str(workdir)!r} does not exist: train there first.")
@@ -85,15 +85,15 @@ def prepare(
       config: completed.
       class_names: names of the data's classes.
       begun: whether the folder has checkpoints.
-      data: what the training data is, by `data.identity.of`. A run of before, which does not say
-        what its data was, takes this one's.
+      data: what the training data is, by `data.identity.of`. An older run, which does not say
+        what its data was, takes this value.
     """
     folder = files.path(workdir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--workdir={workdir} is a file: give a folder.")
     known: identity.Identity = {}
     if is_run(workdir):
-        saved, _, found, _ = _read(workdir)  # which refuses that of another program
+        saved, _, found, _ = _read(workdir)  # which refuses the config of another program
         if begun:
             known = found
             check_same(config, workdir, "continued")
@@ -144,7 +144,7 @@ def write(
 
 
 def data_of(workdir: str | os.PathLike) -> identity.Identity:
-    """Return what the data of a run is, as far as its config.json says so."""
+    """Return what the data of a run is, as far as its config.json says."""
     return _read(workdir)[2]
 
 
@@ -161,22 +161,22 @@ def is_exported(workdir: str | os.PathLike) -> bool:
 def portable(config: ConfigDict) -> ConfigDict:
     """Return a copy without paths to what lies outside the run, and without its tracker.
 
-    Guidance settings that take their weak prediction from another run are left out. Of a text
-    encoder and an autoencoder the name stays, which tells what to give.
+    Guidance settings that take their weak prediction from another run are left out. The names of a
+    text encoder and an autoencoder stay, because they tell the user what to give.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.data_dir = config.features.path = config.train.init_from = ""
         config.data.classes = config.compose.prompts = config.tune.winners = ""
         if _is_path(config.data.name):
-            config.data.name = UNNAMED  # what the data is, is kept
+            config.data.name = UNNAMED  # the entry on what the data is stays
         for section, key in ((config.text, "encoder"), (config.autoencoder, "path")):
             if _is_path(section[key]):
                 section[key] = pathlib.PurePath(section[key]).name
         for section, key in ((config.evaluate, "images"), (config.compose, "clip")):
             if _is_path(section[key]):
                 section[key] = ""
-        config.objective.distill = ""  # by the network of init_from
+        config.objective.distill = ""  # its teacher was the network of init_from
         config.track.name = config.track.entity = ""
         config.evaluate.reference = config.evaluate.inception = config.evaluate.dinov2 = ""
         config.control.pairs = ""
@@ -205,7 +205,7 @@ def _forget(tune: ConfigDict, names: Sequence[str]) -> None:
 
 
 def _is_path(name: str) -> bool:
-    """Return whether a text says where something is, and is no data set's name or hub id."""
+    """Return whether a text says where something is, and is not a data set's name or hub id."""
     return web_shards.claims(name) or pictures.claims(name.removeprefix(hf_source.PREFIX))
 
 
@@ -245,7 +245,7 @@ def check_data(
 
 
 def _tell_of_changes(config: ConfigDict, saved: ConfigDict) -> None:
-    """Log what changes the remaining steps: other rates, or another number of steps."""
+    """Log what changes about the remaining steps: other rates, or another number of steps."""
     for key in ("learning_rate", "weight_decay"):
         rate, old = config.optimizer[key], saved.optimizer[key]
         if rate != old:

@@ -67,7 +67,7 @@ def check(config: Config, model: Backbone, mesh: Mesh) -> None:
 
 
 def _check_texts(config: Config) -> None:
-    """Raise if what is for classes is set, and the network reads texts."""
+    """Raise if a setting for classes is set, but the network reads texts."""
     for key, value, default in (
         ("sample.labels", config.sample.labels, ()),
         ("evaluate.labels", config.evaluate.labels, "balanced"),
@@ -81,7 +81,7 @@ def _check_texts(config: Config) -> None:
 
 
 def _check_classes(config: Config, model: Backbone) -> None:
-    """Raise if what is for texts is set, and the network reads classes."""
+    """Raise if a setting for texts is set, but the network reads classes."""
     model.conditioning.check(config.sample.labels, "config.sample.labels")
     for name in declared_in(Text):
         value, default = getattr(config.text, name), default_of(Text, name)
@@ -94,7 +94,7 @@ def _check_classes(config: Config, model: Backbone) -> None:
 
 
 def _check_tuning(config: Config) -> None:
-    """Raise if tuning names a method or a setting that there is not."""
+    """Raise if tuning names a method or a setting that does not exist."""
     tune, own = config.tune, dict(config.tune.candidates)
     known = dict.fromkeys([*METHODS, *own])
     for method in tune.methods:
@@ -168,7 +168,7 @@ def _check_tensor(config: Config, size: int) -> None:
 
 
 def _check_drawing(config: Config, model: Backbone) -> None:
-    """Raise if training could not draw a setting that it is asked for, at its end or in between."""
+    """Raise if training could not draw a setting that it is to draw, at its end or in between."""
     train, names = config.train, []
     if "sample" in train.then or train.sample_every:
         names.append(config.sample.guidance)
@@ -198,7 +198,7 @@ def _check_drawing(config: Config, model: Backbone) -> None:
 
 
 def _check_best(config: Config) -> None:
-    """Raise if the best checkpoint is to be kept by a number that is not measured."""
+    """Raise if the best checkpoint is to be chosen by a number that is not measured."""
     metric, train = config.checkpoint.keep_best, config.train
     key = "heldout_every" if metric == HELDOUT else "evaluate_every"
     if metric and not getattr(train, key):
@@ -214,7 +214,7 @@ def _check_weak_step(config: Config, key: str, step: int | float) -> None:
     if isinstance(step, int):
         fits, which, remedy = any(step in steps for steps in found), "is not a checkpoint", ""
     else:
-        # Of each range only the two steps around the one that is wanted, because it may be long.
+        # Of each range, take only the two steps around the wanted one, because it may be long.
         around = [steps[max(0, bisect.bisect(steps, step * last) - 1) :][:2] for steps in found]
         fits = early.nearest(step, last, [s for steps in around for s in steps]) is not None
         which = f"is step {step * last:.0f}, near which there is no checkpoint"

@@ -1,7 +1,7 @@
 """Every setting of an experiment, in sections: each is a dataclass that checks itself.
 
 To add a setting, add a field to its section (`errors.setting`). To add a section, add a row to
-`SECTIONS` and a field to `Config`. The section of a single object lies beside it: `Guidance`,
+`SECTIONS` and a field to `Config`. The section of a single object is next to it: `Guidance`,
 `Sampler` and `FlowMatching` in method/, `Data` in data/, `Optimizer` in programs/, `Recipe` and
 `Text` in encoders/, `Track` in runs/.
 """
@@ -144,7 +144,7 @@ class Model(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderOf(Settings):
-    """The autoencoder that makes latents (--mode latents), and decodes what is drawn of them."""
+    """The autoencoder that makes latents (--mode latents), and decodes drawn ones."""
 
     SECTION = "config.autoencoder"
 

@@ -6,9 +6,9 @@ from sg_jax.config import tuples
 from sg_jax.errors import CONTINUED, Settings, setting
 from sg_jax.programs.health import DIVERGED
 
-MOST_IMAGES = 10_000_000  # that a command draws
+MOST_IMAGES = 10_000_000  # the most that a command draws
 HELDOUT = "heldout_loss"  # its name among the numbers of a run, and in config.checkpoint.keep_best
-EVAL = "eval/"  # before the name of a metric among them
+EVAL = "eval/"  # before a metric's name there
 
 
 @dataclasses.dataclass(frozen=True)

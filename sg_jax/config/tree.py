@@ -60,7 +60,7 @@ def settings(config: ConfigDict) -> dict[str, Guidance]:
 
 
 def without_unread(config: ConfigDict) -> ConfigDict:
-    """Return a copy with defaults for what nothing reads; configs of older runs may set more."""
+    """Return a copy with defaults for keys that nothing reads; older configs may set them."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
         for name, kind in SECTIONS.items():

@@ -18,7 +18,7 @@ from sg_jax.errors import UserError
 from sg_jax.runs import files
 
 DATA, IMAGES = "data.data_dir", "evaluate.images"
-NAMES = {DATA: "data.name", IMAGES: IMAGES}  # the key of a data set, by that which says it is used
+NAMES = {DATA: "data.name", IMAGES: IMAGES}  # the key that names a data set, by the used key
 JUDGES = ("features.path", IMAGES, *(f"evaluate.{n}" for n in ("reference", "inception", "dinov2")))
 TRACK = "track.name"
 SENT_TO = (TRACK, "track.project", "track.entity")
@@ -41,7 +41,7 @@ def check(config: ConfigDict, workdir: str, used: Iterable[str], said: Collectio
     """Raise if a run's own config makes a command use a path outside the run.
 
     Args:
-      config: that of the run, with what the command sets.
+      config: the run's, with the keys that the command sets.
       workdir: the run.
       used: the keys of the paths that the command uses, such as "features.path".
       said: the keys that the command line sets.
@@ -70,7 +70,7 @@ def check(config: ConfigDict, workdir: str, used: Iterable[str], said: Collectio
 
 
 def _check_name(key: str, name: str, workdir: str, said: Collection[str]) -> None:
-    """Raise if a data set would be downloaded that the command does not name."""
+    """Raise if a data set that the command does not name would be downloaded."""
     if key not in said and hf_source.claims(name) and not hf_source.on_disk(name):
         raise UserError(
             f"config.{key}={name!r} is read from the hub of Hugging Face, and only the "
@@ -94,7 +94,7 @@ def _check_track(values: dict[str, object], workdir: str, said: Collection[str])
 
 
 def _is_elsewhere(name: str) -> bool:
-    """Return whether a data set is not in data_dir, but where its name says; it is only read."""
+    """Return whether a data set is where its name says, not in data_dir; it is only read."""
     return hf_source.claims(name) or pictures.claims(name)
 
 

@@ -9,7 +9,7 @@ from sg_jax.errors import FLOAT32, INT32, is_number, is_whole, nearest, shown
 
 THEN = ("sample", "evaluate")  # modes that may follow training
 ALL = "all"  # methods of guidance
-OTHERS = "..."  # at the end of candidates: those of the table follow
+OTHERS = "..."  # at the end of candidates: those of the method's table follow
 METRICS = (  # of images, by name; `evaluation.metrics` says what they are
     "frechet", "fid", "sfid", "is", "fd_dinov2", "kid", "mind", "precision", "recall", "accuracy",
 )  # fmt: skip
@@ -31,7 +31,7 @@ def numbers_in(low: float, high: float = FLOAT32) -> Callable[[Any], str]:
 
 
 def scales(values: Any) -> str:
-    """Allow different omegas of guidance that acts, or none."""
+    """Allow different omegas, all but 1, or none."""
     if isinstance(values, tuple) and 1 in values:
         return "must not contain 1, which is no guidance."
     return numbers_in(0)(values) if values != () else ""
@@ -50,7 +50,7 @@ def some_seeds(values: Any) -> str:
 
 
 def labels(values: Any) -> str:
-    """Allow numbers of classes; how many classes there are is known later."""
+    """Allow class numbers; how many classes there are is known only later."""
     whole = isinstance(values, tuple) and all(is_whole(v) and 0 <= v <= INT32 for v in values)
     return "" if whole else "must be numbers of classes, ints from 0, such as (0, 1)."
 
@@ -132,5 +132,5 @@ def references(value: Any) -> str:
 
 
 def _twice(values: tuple[str, ...]) -> str:
-    """Return the first name that is there a second time, or ""."""
+    """Return the first name that appears a second time, or ""."""
     return next((v for i, v in enumerate(values) if v in values[:i]), "")

@@ -76,7 +76,7 @@ def _inside(equation: Any) -> list[Any]:
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:
-    """Yield all steps of a program, also those within others."""
+    """Yield all steps of a program, including those within others."""
     for equation in jaxpr.eqns:
         yield equation
         for inner in _inside(equation):

@@ -9,8 +9,8 @@ from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
 from sg_jax.models.backbone import Backbone
 
-FEWEST, START = 2, 40  # steps of a run: at least, and of a first guess
-NEAR = 4  # steps around a first answer that are looked at, because an interval cuts whole steps
+FEWEST, START = 2, 40  # steps of a run: the fewest, and a first guess
+NEAR = 4  # steps to try around a first answer, because an interval cuts off whole steps
 
 
 def image(
@@ -20,7 +20,7 @@ def image(
     steps: int,
     weak_model: Backbone | None = None,
 ) -> float:
-    """Return FLOPs of drawing an image: everything counts, and what branches share counts once.
+    """Return the FLOPs of drawing an image: all of them, but work that branches share only once.
 
     Args:
       model: the network (its shapes).
@@ -48,10 +48,10 @@ def steps_for(
       model, guidance, sampler, weak_model: see `image`.
 
     Returns:
-      The steps, at least `FEWEST`, the fewer of two that are as near; and the FLOPs of an image.
+      The steps, at least `FEWEST`, the fewer of two equally near; and the FLOPs of an image.
 
     Raises:
-      UserError: the setting needs more steps than any that costs about as much.
+      UserError: the setting needs more steps than about this cost allows.
     """
 
     def cost(steps: int) -> float:
@@ -66,14 +66,14 @@ def steps_for(
 
     steps, known = START, possible([START])
     while not known and image(model, Guidance(), sampler, steps, weak_model) < target:
-        steps *= 2  # an interval that so few steps do not meet
+        steps *= 2  # so few steps miss the interval
         known = possible([steps])
     per_step = (known.get(steps) or cost(steps)) / steps
-    for _ in range(3):  # what a step costs changes with their number, a little
+    for _ in range(3):  # the cost of a step changes a little with their number
         steps = max(FEWEST, round(target / max(per_step, 1.0)))
         per_step = possible([steps]).get(steps, per_step * steps) / steps
     near = possible(range(max(FEWEST, steps - NEAR), steps + NEAR + 1))
     if not near:
-        cost(steps)  # which says why
+        cost(steps)  # raises the reason
     best = min(near, key=lambda n: (abs(near[n] - target), n))
     return best, near[best]

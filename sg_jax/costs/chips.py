@@ -38,7 +38,7 @@ CHIPS = {
 def set_flags() -> None:
     """Add our flags to LIBTPU_INIT_ARGS, except those set there already.
 
-    The compiler reads them when jax first uses a TPU, so call this before.
+    The compiler reads them when jax first uses a TPU, so call this before that.
     """
     given = os.environ.get("LIBTPU_INIT_ARGS", "")
     ours = [f"--{name}={value}" for name, value in FLAGS.items() if name not in given]

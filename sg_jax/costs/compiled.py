@@ -26,8 +26,7 @@ def measure(
 ) -> dict[str, Any]:
     """Compile a program and return `analyse` of it, with the seconds that compiling took.
 
-    If it does not fit, return only that, and the memory that it would need according to the
-    compiler.
+    If it does not fit, return only that and the memory that the compiler says it would need.
 
     Args:
       lowered: the program, for the devices of `topology`.
@@ -138,7 +137,7 @@ def render(report: dict[str, Any], remedy: str) -> str:
 
 
 def overflow(message: str) -> dict[str, float]:
-    """Return the memory that is needed according to the compiler, or raise its other message."""
+    """Return the memory that the compiler asks for; raise its message if it says something else."""
     units = {"G": 1.0, "M": 1 / 1024, "K": 1 / 1024**2}
     found = re.search(r"\(([\d.]+)([GMK])\) exceeds", message) or re.search(
         r"Used ([\d.]+)([GMK]) of", message

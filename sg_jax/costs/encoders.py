@@ -1,4 +1,4 @@
-"""What the networks that measure images cost, counted as jax traces them."""
+"""The cost of the networks that measure images, counted as jax traces them."""
 
 from typing import Any
 

@@ -4,7 +4,6 @@ The paper counts multiply-adds of linear layers and leaves out the work between 
 two products). The full count is 2 per multiply-add and includes them. Neither counts norms, softmax
 and the like.
 
-
 A block counts its own cost, `block.macs(tokens, mixing)`; the layers around the blocks are counted
 here. To add a network that is not a `Backbone`, register a function with `macs`.
 """
@@ -54,14 +53,14 @@ def sampling_step(
     sampler: Sampler | None = None,
     weak_model: Backbone | None = None,
 ) -> float:
-    """Return FLOPs per image of one step, the mean over a run of `steps`.
+    """Return the FLOPs per image of one step, averaged over a run of `steps`.
 
     Args:
       model: the network (its shapes).
       guidance: the setting; its schedules are rounded as in sampling.
       full: whether to count everything, with 2 per multiply-add, instead of the paper's convention.
-      shared_head: whether what equal branches share counts once, as our program computes it; the
-        paper counts each branch on its own.
+      shared_head: whether work that equal branches share counts once, as our program computes it;
+        the paper counts each branch on its own.
       steps: number of steps of the run, for schedules.
       sampler: decides how often and at which times a step evaluates; Euler by default.
       weak_model: the network of the weak prediction, if its shapes differ.
@@ -125,14 +124,14 @@ def training_step(
     full: bool = False,
     teacher: Guidance | None = None,
 ) -> float:
-    """Return FLOPs of one training step on a batch: forward, and twice that for the backward.
+    """Return the FLOPs of one training step on a batch: forward, and twice that for backward.
 
     Args:
       model: the network (its shapes).
-      gamma: the sparsity rate, or those that steps draw from, over which this is the mean.
+      gamma: the sparsity rate, or the rates that steps draw from, over which it averages.
       batch_size: images of a step.
       full: see `sampling_step`.
-      teacher: the setting that frozen networks of this size make the target with, if some do.
+      teacher: the setting with which frozen networks of this size make the target, if any do.
     """
     total = 0.0
     for rate, share in as_rates(gamma):

@@ -1,8 +1,8 @@
 """Read a compiled TPU program: estimated cycles by kind of operation, collectives by kind.
 
-Both come from the text of the optimised program, in which the compiler notes estimated cycles
-beside each operation that it schedules. Loop bodies count as often as they run, and of branches
-that the data chooses, the most costly one does, as if it always ran.
+Both come from the text of the optimised program, in which the compiler notes estimated cycles next
+to each operation that it schedules. Loop bodies count as often as they run. Of branches that the
+data chooses between, only the most costly one counts, as if it always ran.
 """
 
 import collections
@@ -54,10 +54,10 @@ class Operation:
 
 
 def cycles_by_kind(text: str, loops_only: bool = False) -> dict[str, int]:
-    """Return the estimated cycles of each kind of operation, most first; or only of those in loops.
+    """Return the estimated cycles of each kind of operation, or only of those in loops; most first.
 
     A fusion counts as the most costly kind in it: matmul, then reduction, indexing (gather,
-    slices), elementwise, copy. The estimates leave out the time of collectives on the wires.
+    slices), elementwise, copy. The estimates leave out the time that collectives take on wires.
     """
     computations, entry = parse(text)
     found: collections.Counter[str] = collections.Counter()
@@ -145,7 +145,7 @@ def _cycles(operations: list[Operation]) -> int:
 
 
 def _found(pattern: str, text: str) -> str:
-    """Return what the group of a pattern matches; every such line of the compiler has it."""
+    """Return what the group of a pattern matches; every such line of the compiler matches."""
     match = re.search(pattern, text)
     assert match, f"{pattern} is not in {text}"
     return match[1]

@@ -1,6 +1,6 @@
 """Estimate the cycles of our TPU kernels from the schedules that the compiler makes.
 
-The compiler's own estimates leave kernels out. If asked when it is loaded, it writes down which
+The compiler's own estimates leave kernels out. If asked to when it is loaded, it writes down which
 instructions a kernel's program runs in each cycle. So this runs in a process of its own.
 
     python -m sg_jax.costs.kernels v5e:4x4 attention_forward_16 32 128 1152
@@ -24,12 +24,12 @@ Call = tuple[str, tuple[int, ...]]  # name with its heads; images, tokens, chann
 
 
 def count(topology: str, calls: list[Call], bytes_per_cycle: float) -> list[float]:
-    """Return the cycles of each call: of its instructions, or of its memory if those are more.
+    """Return the cycles of each call: of its instructions, or of its memory traffic if more.
 
     Args:
       topology: see `chips.devices_of`.
       calls: calls of `models.attention_tpu`.
-      bytes_per_cycle: how much of its HBM a chip reads or writes.
+      bytes_per_cycle: bytes of its HBM that a chip reads or writes in a cycle.
     """
     words = [str(word) for name, shape in calls for word in (name, *shape)]
     command = [sys.executable, "-m", "sg_jax.costs.kernels", topology, *words]

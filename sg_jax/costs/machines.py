@@ -12,11 +12,11 @@ from sg_jax.errors import UserError, nearest, shown
 
 SHARE = 0.4  # of the peak, assumed; the TPU compiler's own estimates are higher (tests/benchmarks)
 CORE = "cpu"
-CORE_PEAK = 80e9  # FLOP/s of a CPU's core: 32 a cycle (AVX2) at 2.5 GHz
+CORE_PEAK = 80e9  # FLOP/s of a CPU core: 32 per cycle (AVX2) at 2.5 GHz
 MOST = 1_000_000  # chips
 GPUS = ("A100", "H100", "H200")
 EXACT = 1 / 6  # of the bfloat16 peak: TPUs multiply float32 exactly in six passes
-TENSOR32 = 1 / 2  # of the bfloat16 peak: GPUs' products of float32 by default (TF32)
+TENSOR32 = 1 / 2  # of the bfloat16 peak: float32 products on GPUs by default (TF32)
 EXACT_ON = {"A100": 19.5e12, "H100": 67e12, "H200": 67e12}  # FLOP/s without tensor cores; vendors'
 
 
@@ -27,7 +27,7 @@ class Machine:
     Attributes:
       kind: name of the device, as in `flops.PEAKS`, or `CORE`.
       number: of chips, or of cores.
-      share: of the peak that programs are assumed to reach.
+      share: share of the peak that programs are assumed to reach.
     """
 
     kind: str
@@ -35,12 +35,12 @@ class Machine:
     share: float = SHARE
 
     def rate(self, dtype: str = "bfloat16", exact: bool = False) -> float:
-        """Return the FLOP/s that are assumed, of all chips; see `peak`."""
+        """Return the assumed FLOP/s of all chips together; see `peak`."""
         return self.number * self.share * self.peak(dtype, exact)
 
     @property
     def device(self) -> "Machine":
-        """One device of it: a chip, or all cores of a CPU."""
+        """One of its devices: a chip, or all cores of a CPU."""
         return self if self.kind == CORE else dataclasses.replace(self, number=1)
 
     def peak(self, dtype: str = "bfloat16", exact: bool = False) -> float:

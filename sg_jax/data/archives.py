@@ -33,14 +33,14 @@ from sg_jax.runs.progress import log
 
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 PACKED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".7z", ".rar", ".lz4")
-SUFFIXES = (".zip", ".tar", *PACKED)  # by which a name is taken for that of an archive
+SUFFIXES = (".zip", ".tar", *PACKED)  # endings by which a name is taken for an archive
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
-OFTEN = 10.0  # seconds between two lines of progress
-MOST_OPEN = 256  # archives that a process keeps open, if it may
+OFTEN = 10.0  # seconds between progress lines
+MOST_OPEN = 256  # archives that a process keeps open, if its limit of open files allows it
 
 
 class _Member(NamedTuple):
-    """Where the bytes of a file are; for a zip, behind a header at `start`."""
+    """Where the bytes of a file are. In a zip they follow a header at `start`."""
 
     start: int
     stored: int  # bytes in the archive
@@ -54,7 +54,7 @@ class Archive:
     """The images in an archive, as `containers.Files` describes them."""
 
     path: str
-    stamp: tuple[int, int]  # size and time of change, when it was indexed
+    stamp: tuple[int, int]  # its size and modification time when it was indexed
     zipped: bool
     names: list[str]
     beside: dict[str, _Member]
@@ -68,7 +68,7 @@ class Archive:
         return self._contents(self.beside[path])
 
     def _contents(self, member: _Member) -> bytes:
-        opened = _opened(self.path, self.stamp)  # which stays open while this name refers to it
+        opened = _opened(self.path, self.stamp)  # it stays open while this name refers to it
         return _contents(opened.descriptor, self.zipped, member)
 
     def place(self, i: int) -> str:
@@ -79,7 +79,7 @@ class Archive:
 
 
 class _Opened:
-    """An open file, which is closed when nothing refers to it; reading at a place moves nothing."""
+    """An open file, closed once nothing refers to it. Reading at an offset moves no position."""
 
     def __init__(self, path: str):
         self.descriptor = os.open(path, os.O_RDONLY)
@@ -87,14 +87,14 @@ class _Opened:
 
 
 def _most_open() -> int:
-    """Return how many archives stay open: a part of the files that this process may open."""
+    """Return how many archives may stay open: a share of the files that this process may open."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_OPEN if limit == resource.RLIM_INFINITY else min(MOST_OPEN, limit // 4)
 
 
 @functools.lru_cache(maxsize=_most_open())
 def _opened(path: str, stamp: tuple[int, int]) -> _Opened:
-    """Open an archive; those that were read last stay open."""
+    """Open an archive; the most recently read ones stay open."""
     opened = _Opened(path)
     if _stamp(os.fstat(opened.descriptor)) != stamp:
         raise Outside("the archive has changed since it was indexed: start again")
@@ -106,10 +106,10 @@ def index(path: pathlib.Path, told: tuple[str, ...] = TOLD) -> Archive:
 
     Args:
       path: a .zip, or an uncompressed .tar.
-      told: ends of the names of files that tell of images.
+      told: name endings of files that describe images.
 
     Raises:
-      UserError: it cannot be read at random, is encrypted, damaged or cut short.
+      UserError: it does not allow random access, or is encrypted, damaged or cut short.
     """
     try:
         with open(path, "rb") as file:
@@ -144,14 +144,14 @@ def _indexed(path: str, found: tuple[int, int], told: tuple[str, ...]) -> Archiv
             if not name:
                 left_out.add(OUTSIDE, given)
             elif not (reason := kind_of(name)):
-                members[name] = member  # of several with one name, the last, as unpacked
+                members[name] = member  # the last of several with one name, as when unpacking
             elif reason == NO_IMAGES and name.endswith(told):
                 beside[name] = member
             else:
                 left_out.add(reason, name)
     except UserError:
         raise
-    except Exception as cause:  # damaged archives raise many kinds
+    except Exception as cause:  # damaged archives raise many kinds of errors
         raise UserError(
             f"{readable(path)} is no archive in .zip or .tar, or is damaged or cut short "
             f"({one_line(cause)}): make or copy it again."
@@ -164,7 +164,7 @@ def _indexed(path: str, found: tuple[int, int], told: tuple[str, ...]) -> Archiv
 def _clean(name: str) -> str:
     """Return a name in an archive without "./", or "" if it leads out of it."""
     if "/" not in name:
-        name = name.replace("\\", "/")  # as some programs of Windows write it
+        name = name.replace("\\", "/")  # as some Windows programs write it
     parts = [part for part in name.split("/") if part not in ("", ".")]
     outside = name.startswith("/") or ".." in parts or (parts and parts[0].endswith(":"))
     return "" if outside else "/".join(parts)
@@ -211,7 +211,7 @@ def _tar_members(path: str, left_out: LeftOut, size: int) -> Iterator[tuple[str,
                 told = time.monotonic()
                 log(f"Indexing {readable(path)}: {archive.offset / size:.0%} ...")
         end = archive.offset
-    with open(path, "rb") as file:  # a tar that is cut short has no mark of its end
+    with open(path, "rb") as file:  # a tar that is cut short lacks the end marker
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise ValueError(f"after {end:,} of {size:,} bytes there is no end")

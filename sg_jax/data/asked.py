@@ -23,13 +23,13 @@ ORDER = 0  # seed of the order of captions
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Asked:
-    """Prompts in order, of which slices are taken; features are read only when they are drawn.
+    """Prompts in order, to be taken in slices; features are read only when they are drawn.
 
     Attributes:
-      texts: what is asked for, for people; of all numbers.
-      read: from numbers to what the network's conditioning checks: texts, or arrays of features.
+      texts: what is asked for, in words, for every number.
+      read: maps numbers to what the network's conditioning checks: texts, or arrays of features.
       labels: classes int32 [B] that go with them; None if there are none.
-      numbers: those of this slice.
+      numbers: the numbers in this slice.
       encoder: the frozen encoder that reads the texts; None for bytes, or stored features.
     """
 
@@ -47,7 +47,7 @@ class Asked:
 
     @property
     def prompts(self) -> Any:
-        """What the network's conditioning checks, of this slice."""
+        """What the network's conditioning checks, for this slice."""
         return self.read(self.numbers)
 
     def digest(self) -> str:
@@ -68,7 +68,7 @@ def of_texts(texts: Sequence[str], encode: Callable[[list[str]], Any] | None = N
 
     Args:
       texts: the prompts.
-      encode: a frozen encoder, from texts to features; None for a network of bytes.
+      encode: a frozen encoder that turns texts into features; None for a network that reads bytes.
     """
 
     def read(numbers: Sequence[int]) -> Any:
@@ -79,7 +79,7 @@ def of_texts(texts: Sequence[str], encode: Callable[[list[str]], Any] | None = N
 
 
 def of_features(features: Mapping[str, np.ndarray], texts: Sequence[str] = ()) -> Asked:
-    """Return what to draw for features {"text" [B, L, F], "length" [B]}; the texts may be known."""
+    """Return what to draw for features {"text" [B, L, F], "length" [B]}, with texts if known."""
     count = len(features["length"])
 
     def read(numbers: Sequence[int]) -> Any:
@@ -90,12 +90,12 @@ def of_features(features: Mapping[str, np.ndarray], texts: Sequence[str] = ()) -
 
 
 def tell_cut(cut: Iterable[bool], most: str, lines: Sequence[int] = ()) -> None:
-    """Log how many prompts are cut, and which is the first.
+    """Log how many prompts are cut, and which one is the first.
 
     Args:
-      cut: whether each prompt is.
-      most: what a prompt may have, in words.
-      lines: the line of each in its file; without, prompts are numbered from 0.
+      cut: whether each prompt is cut.
+      most: the longest that a prompt may be, in words.
+      lines: the line of each prompt in its file; without them, prompts are numbered from 0.
     """
     if found := [i for i, is_cut in enumerate(cut) if is_cut]:
         prompts = "1 prompt is" if len(found) == 1 else f"{len(found):,} prompts are"
@@ -126,8 +126,8 @@ class Captioned:
     def ask(self, count: int) -> Asked:
         """Return captions of `count` images of the split with their classes, always the same ones.
 
-        They are drawn at random, because data may be in the order of classes. If there are fewer
-        images, each comes several times, with its further captions.
+        The images are drawn at random, because data may be sorted by class. If there are fewer
+        images, each comes several times, with its other captions.
         """
         return _ask(self, count)
 
@@ -160,12 +160,12 @@ class Captioned:
 
 @functools.lru_cache(maxsize=4)
 def _ask(captioned: Captioned, count: int) -> Asked:
-    """Return what `Captioned.ask` does; an evaluation asks for the same several times."""
+    """Return what `Captioned.ask` does, cached: an evaluation asks for the same several times."""
     return captioned._ask(count)
 
 
 def label_of(source: Any, i: int) -> int:
-    """Return the class of an example, without its image if the source can."""
+    """Return the class of an example, without reading its image if the source can do that."""
     return source.label_of(i) if hasattr(source, "label_of") else int(source[i]["label"])
 
 
@@ -173,9 +173,9 @@ def of_data(data: Data, text: Text, source: Source) -> Captioned:
     """Return the captions that are drawn if no prompts are given.
 
     Args:
-      data: the section; its test split is taken, if it is there and fits.
+      data: the section; its test split is used if it exists and fits.
       text: the section.
-      source: the training split, which is taken otherwise.
+      source: the training split, which is used otherwise.
 
     Raises:
       UserError: there are no captions.

@@ -1,9 +1,9 @@
-"""The captions of images: in files beside them, or in a column, and read only when asked for.
+"""The captions of images: in files next to them or in a column, and read only when asked for.
 
     captions.jsonl or metadata.jsonl   {"file_name": "a/1.png", "caption": "a dog"} in each line;
                                        names are relative to its folder, and one of `KEYS` holds a
                                        text or a list of texts; an image may have several lines
-    a/1.txt beside a/1.png             a caption in each line; used if there is no such table
+    a/1.txt next to a/1.png            a caption in each line; used if there is no such table
 
 An image may have no caption, one or several. Training on classes ignores them; latents keep them.
 """
@@ -21,7 +21,7 @@ from sg_jax.data.checks import not_read
 from sg_jax.data.containers import Files, readable
 from sg_jax.errors import UserError, one_line, shown
 
-KEYS = ("captions", "caption", "texts", "text", "prompt")  # of columns, the first that is there
+KEYS = ("captions", "caption", "texts", "text", "prompt")  # of columns; the first present is used
 TABLES = ("captions.jsonl", "metadata.jsonl")
 NAMES = ("file_name", "file", "image", "path")
 LONGEST = 100_000  # characters of a caption
@@ -46,12 +46,12 @@ def in_memory(captions: Captions | None) -> bool:
 
 
 def texts(found: Any) -> tuple[str, ...]:
-    """Return what a column holds, a text or several, as captions without empty ones.
+    """Return the text or texts that a column holds as captions, without empty ones.
 
     Raises:
       UserError: it holds something else, or a caption is far too long.
     """
-    if isinstance(found, Mapping):  # of lists, as TFDS returns sequences
+    if isinstance(found, Mapping):  # a mapping of lists, as TFDS returns sequences
         found = next((found[key] for key in KEYS if key in found), None)
     several = [] if found is None else [found] if isinstance(found, str | bytes) else _listed(found)
     result = []
@@ -106,7 +106,7 @@ class _Tabled:
 
 @dataclasses.dataclass(frozen=True)
 class _Beside:
-    """Captions from a file of text beside each image."""
+    """Captions from a text file next to each image."""
 
     files: Files
 
@@ -129,8 +129,8 @@ def of_files(files: Files, name: str) -> tuple[Captions | None, int, Collection[
       name: config.data.name, for messages.
 
     Returns:
-      The captions by the number of an image, or None if there are none; how many images have some;
-      and the paths of the files that hold them.
+      The captions by image number, or None if there are none; how many images have captions; and
+      the paths of the files that hold them.
 
     Raises:
       UserError: a table cannot be read.

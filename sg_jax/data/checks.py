@@ -1,4 +1,4 @@
-"""What an example must be, checked where it is read: its shape, its numbers and its label."""
+"""Checks of an example where it is read: its shape, its numbers and its label."""
 
 import errno
 import operator
@@ -12,11 +12,11 @@ import numpy as np
 
 from sg_jax.errors import UserError, one_line
 
-PART = 1024  # examples that are read at a time
+PART = 1024  # examples read at a time
 
 
 class Outside(UserError):
-    """A file cannot be read, by no fault of its own: too many are open, or another replaced it."""
+    """A file cannot be read, through no fault of its own: too many are open, or it was replaced."""
 
 
 class Described(Protocol):
@@ -71,7 +71,7 @@ def _wrong_array(array: Any, source: Described) -> str:
 
 
 def place_of(source: Any, i: int) -> str:
-    """Return where example `i` of a source is, for messages; "" if the source does not say it."""
+    """Return where example `i` of a source is, for messages; "" if the source does not say."""
     for name in ("place", "file_of"):
         if hasattr(source, name):
             return getattr(source, name)(i)
@@ -98,9 +98,9 @@ class Checked:
 
 
 def is_passing(error: BaseException | None) -> bool:
-    """Return whether an error was raised from one of the system, so that the data may be whole.
+    """Return whether an error was raised from a system error, so that the data may be intact.
 
-    Pillow raises an OSError for damaged images too, but one without a number.
+    Pillow raises an OSError for damaged images too, but without an error number.
     """
     while error is not None:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
@@ -111,7 +111,7 @@ def is_passing(error: BaseException | None) -> bool:
 
 def too_many_open(why: str) -> str:
     """Return the remedy if the text of an error says that too many files are open, or ""."""
-    if os.strerror(errno.ENFILE) in why:  # which begins like the next
+    if os.strerror(errno.ENFILE) in why:  # it begins like the next one
         return "end other processes, because this machine has too many open files"
     if os.strerror(errno.EMFILE) in why:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -124,7 +124,7 @@ def not_read(what: str, cause: Exception, remedy: str) -> UserError:
     """Return the error to raise where something cannot be read.
 
     Args:
-      what: cannot be read, such as "photos.zip".
+      what: the thing that cannot be read, such as "photos.zip".
       cause: what reading it raised.
       remedy: what to do, unless the cause has one of its own.
     """
@@ -147,11 +147,11 @@ def unreadable(
     Args:
       source: as `data.sources.Source` describes it.
       progress: called with the number of examples read, now and then.
-      threads: that read.
-      numbers: of the examples; all by default.
+      threads: how many threads read.
+      numbers: which examples to read; all by default.
 
     Raises:
-      Outside: an example cannot be read, by no fault of its own.
+      Outside: an example cannot be read, through no fault of its own.
     """
 
     def read(i: int) -> UserError | None:

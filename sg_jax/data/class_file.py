@@ -1,4 +1,4 @@
-"""Names of classes from a file, config.data.classes, instead of those of their folders.
+"""Class names from a file, config.data.classes, instead of from the names of their folders.
 
 A text file has a line for each class, in the order of their labels:
 
@@ -26,8 +26,8 @@ def ordered_classes(
     """Return the folders of the classes and their names, both in the order of labels.
 
     Args:
-      classes: path of the file, which may begin in the folder of the images; "" for none.
-      folders: those of the images, sorted.
+      classes: path of the file, which may be relative to the folder of the images; "" for none.
+      folders: the folders of the images, sorted.
       name: config.data.name, for messages.
 
     Raises:
@@ -38,7 +38,7 @@ def ordered_classes(
     known = set(folders)
     lines = _lines(classes, name, known)
     split = (_separator(line, known) for line in lines if isinstance(line, str))
-    usual = next(filter(None, split), "")  # that of lines whose folder has no images
+    usual = next(filter(None, split), "")  # the separator of lines whose folder has no images
     rows = [_row(line, known, usual, classes) for line in lines]
     listed = [folder for folder, _ in rows]
     if len(rows) == len(folders) and not known & set(listed):
@@ -65,7 +65,7 @@ def _wrong(classes: str, rule: str) -> SettingError:
 
 
 def _lines(classes: str, name: str, known: Collection[str]) -> list[Any]:
-    """Return the lines of a file, or what stands for them in a .json file."""
+    """Return the lines of a file, or their equivalents in a .json file."""
     try:
         path = pathlib.Path(classes).expanduser()
         if not path.exists() and (inside := pathlib.Path(name).expanduser() / classes).exists():
@@ -91,7 +91,7 @@ def _lines(classes: str, name: str, known: Collection[str]) -> list[Any]:
 
 
 def _separator(line: str, known: Collection[str]) -> str:
-    """Return what parts the folder of a line from the name of its class, or ""."""
+    """Return what separates the folder in a line from the name of its class, or ""."""
     for separator in ("\t", ",", " "):
         if line.strip() not in known and line.partition(separator)[0].strip() in known:
             return separator
@@ -99,7 +99,7 @@ def _separator(line: str, known: Collection[str]) -> str:
 
 
 def _row(line: Any, known: Collection[str], usual: str, classes: str) -> tuple[str, str]:
-    """Return the folder of a line and the name of its class, or all of a line without a folder."""
+    """Return the folder in a line and its class name; for a line without a folder, all of it."""
     if isinstance(line, list) and 1 <= len(line) <= 2 and all(isinstance(p, str) for p in line):
         return line[0], line[1] if len(line) > 1 else ""
     if not isinstance(line, str):

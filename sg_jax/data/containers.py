@@ -1,9 +1,9 @@
-"""Where image files lie: in a folder, a .zip or a .tar. They are listed once, and read at random.
+"""Where image files are: a folder, a .zip or a .tar. They are listed once, and read in any order.
 
 Nothing is extracted, and nothing outside is read: links that lead out of a folder are not followed,
-and names in archives are only names. What is left out is counted.
+and names in archives are treated only as names. Files that are left out are counted.
 
-To add one: write a class with the members of `Files`, and make it in
+To add a kind of place, write a class with the members of `Files`, and create it in
 `data.pictures`.
 """
 
@@ -20,40 +20,40 @@ import numpy as np
 
 from sg_jax.errors import UserError, nearest, one_line, shown
 
-# Files that hold an image, by the ends of their names.
+# Files that hold an image, by the endings of their names.
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm .pfm"
     " .avif .avifs .jp2 .j2k .jpx".split()
 )
-TABLE = "dataset.json"  # a file that tells the labels; see `data.layout`
-TOLD = (TABLE, ".jsonl", ".txt")  # ends of files that may tell of images; see `data.captions` too
-MOST_OTHERS = 20_000  # files of other kinds, after which a folder with few images is refused
+TABLE = "dataset.json"  # a file that gives the labels; see `data.layout`
+TOLD = (TABLE, ".jsonl", ".txt")  # endings of files that may describe images; see `data.captions`
+MOST_OTHERS = 20_000  # with more files of other kinds, a folder with few images is refused
 MOST_BYTES = 2**29  # of an image file
 
 
 class Files(Protocol):
     """The image files in one place, by number, in the order of their names.
 
-    They are read by several threads and processes at once, so it can be pickled.
+    Several threads and processes read them at the same time, so the object can be pickled.
     """
 
     @property
     def names(self) -> list[str]:
-        """Paths of the images from the top of the place, with "/", sorted."""
+        """Sorted paths of the images, from the top of the place and with "/"."""
 
     @property
     def beside(self) -> Collection[str]:
-        """Paths of the other files that may tell of the images."""
+        """Paths of the other files that may describe the images."""
 
     @property
     def left_out(self) -> "LeftOut":
-        """What else is there, and is not used."""
+        """What else is there but is not used."""
 
     def read(self, i: int) -> bytes:
         """Return the contents of image `i`; raise an OSError or a UserError with the reason."""
 
     def read_beside(self, path: str) -> bytes:
-        """Return the contents of a file of `beside`; raise as `read` does."""
+        """Return the contents of a file in `beside`; raise the same errors as `read`."""
 
     def place(self, i: int) -> str:
         """Return where image `i` is, for messages."""
@@ -63,7 +63,7 @@ class Files(Protocol):
 
 
 class LeftOut(dict[str, list[str]]):
-    """What is left out: by reason, the first few paths, and how many there are in `counts`."""
+    """What is left out: the first few paths by reason, and the number of all in `counts`."""
 
     SHOWN = 3
 
@@ -110,7 +110,7 @@ def kind_of(path: str) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Folder:
-    """Image files in a folder and the folders in it, as `Files` describes them."""
+    """Image files in a folder and its subfolders, as `Files` describes them."""
 
     root: str
     names: list[str]
@@ -138,13 +138,13 @@ class Folder:
 
 
 def scan(root: pathlib.Path) -> Folder:
-    """List the images in a folder: of a million on a local disk, in seconds.
+    """List the images in a folder; a million on a local disk take seconds.
 
-    Links to files in the folder are followed; those that lead out of it, and those to folders, are
+    Links to files in the folder are followed. Links that lead out of it and links to folders are
     not.
 
     Raises:
-      UserError: a folder in it cannot be read, or nearly all of its many files are no images.
+      UserError: a folder in it cannot be read, or nearly all of its many files are not images.
     """
     top = os.path.realpath(root)
     names: list[str] = []
@@ -203,7 +203,7 @@ def _leads_inside(entry: os.DirEntry, top: str) -> bool:
 
 
 def missing(path: pathlib.Path) -> str:
-    """Return that there is nothing at a path, and what is there instead."""
+    """Return a message that nothing is at a path, with the nearest name that is there."""
     above = next(parent for parent in path.parents if parent.exists())
     try:
         hint = nearest(path.name, os.listdir(above)) if above == path.parent else ""

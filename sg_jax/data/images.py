@@ -10,13 +10,13 @@ from PIL import Image, ImageColor, JpegImagePlugin, UnidentifiedImageError
 from sg_jax.errors import UserError, one_line, shown
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-# Of other formats, Pillow runs a program for some.
+# For some other formats, Pillow runs a program.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 MOST_PIXELS = 2**25  # of an image: a few bytes of a file can stand for gigabytes of pixels
-MOST_OF_JPEG = {False: 2**28, True: 2**27}  # that is reduced; if progressive, it is kept whole
+MOST_OF_JPEG = {False: 2**28, True: 2**27}  # that is reduced; if progressive, it is held whole
 MOST_SIDE = 4096  # of config.data.image_size
 WHITE = (255, 255, 255)
-JPEG = b"\xff\xd8\xff"  # how a file begins
+JPEG = b"\xff\xd8\xff"  # how such a file begins
 _BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF: the bits of a value, and whether 0 is white
 _ORIENTATION = 0x0112  # the tag of EXIF
 _TURNS = {
@@ -38,10 +38,10 @@ def decode(
 ) -> np.ndarray:
     """Decode an image file to uint8 [H, W, channels], centre-cropped if `image_size` is given.
 
-    It always uses Pillow, because TFDS would switch to OpenCV, which gives other pixels, if it is
-    installed. Whatever the file holds becomes plain 8-bit pixels: the rotation in its EXIF is
-    applied, grey of more than 8 bits keeps its range, palettes and CMYK are converted, and of an
-    animation the first frame is taken. Colour profiles are not applied.
+    It always uses Pillow, because TFDS would switch to OpenCV if that is installed, which gives
+    different pixels. Whatever the file holds becomes plain 8-bit pixels: the rotation in its EXIF
+    is applied, grey of more than 8 bits keeps its range, palettes and CMYK are converted, and the
+    first frame of an animation is used. Colour profiles are not applied.
 
     Args:
       encoded: the contents of the file.
@@ -50,9 +50,9 @@ def decode(
       background: the colour under what is transparent, with 1 or 3 channels.
 
     Raises:
-      UserError: these bytes are no image of `FORMATS`, are cut short or damaged, or stand for more
-        than `MOST_PIXELS` pixels. JPEGs of more are reduced while they are decoded, if they are
-        to be made smaller anyway.
+      UserError: the bytes are not an image in one of `FORMATS`, are cut short or damaged, or stand
+        for more than `MOST_PIXELS` pixels. Larger JPEGs are reduced while they are decoded, if
+        they are to be made smaller anyway.
     """
     if channels not in _MODES:
         raise UserError(
@@ -73,7 +73,7 @@ def stored_size(encoded: bytes) -> tuple[int, int]:
     """Return the height and width that `decode` would give, from the header of an image file.
 
     Raises:
-      UserError: these bytes are no image of `FORMATS`.
+      UserError: the bytes are not an image in one of `FORMATS`.
     """
     with _opened(encoded) as file:
         return file.size if _orientation(file) > 4 else (file.height, file.width)
@@ -89,7 +89,7 @@ def colour(text: str) -> tuple[int, int, int]:
         red, green, blue, *_ = ImageColor.getrgb(text)
         if max(red, green, blue) > 255:
             raise ValueError
-    except (ValueError, AttributeError, TypeError):  # the others for what is no text
+    except (ValueError, AttributeError, TypeError):  # the last two for what is not text
         raise UserError(
             f"config.data.background={shown(text)} must be a colour, such as 'white', '#808080' or "
             "'rgb(128, 128, 128)'."
@@ -99,9 +99,9 @@ def colour(text: str) -> tuple[int, int, int]:
 
 @contextlib.contextmanager
 def _opened(encoded: bytes) -> Iterator[Image.Image]:
-    """Open an image file; whatever goes wrong with it in this context is a UserError."""
+    """Open an image file; whatever goes wrong with it in this context raises a UserError."""
     try:
-        # Pillow would refuse a JPEG for its size, which `decode` can reduce.
+        # Pillow would refuse a JPEG that is too large, but `decode` can reduce it.
         if encoded.startswith(JPEG):
             opened: Image.Image = JpegImagePlugin.JpegImageFile(io.BytesIO(encoded))
         else:
@@ -113,21 +113,21 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise UserError(f"These {len(encoded)} bytes are no image in {known}.") from None
-    except Exception as cause:  # damaged files raise many kinds
+    except Exception as cause:  # damaged files raise many kinds of errors
         raise UserError(
             f"The image in these {len(encoded)} bytes cannot be decoded ({one_line(cause)})."
         ) from cause
 
 
 def _reduce(file: Image.Image, image_size: int) -> None:
-    """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, if this suffices for `image_size`."""
+    """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size, if that is enough for `image_size`."""
     if file.width * file.height > MOST_OF_JPEG[bool(file.info.get("progressive"))]:
         return
     for scale in (2, 4, 8):
         width, height = file.width // scale, file.height // scale
         if (width + 1) * (height + 1) <= MOST_PIXELS:
             if min(width, height) >= image_size:
-                file.draft(None, (width, height))  # which does nothing for other formats
+                file.draft(None, (width, height))  # does nothing for other formats
             return
 
 
@@ -140,7 +140,7 @@ def _check_pixels(size: tuple[int, int], what: str) -> None:
 
 
 def _orientation(file: Image.Image) -> int:
-    with contextlib.suppress(Exception):  # damaged EXIF, without which the pixels are whole
+    with contextlib.suppress(Exception):  # the EXIF may be damaged and the pixels intact
         return int(file.getexif().get(_ORIENTATION, 1))
     return 1
 
@@ -161,8 +161,8 @@ def _turned(file: Image.Image, mode: str, background: tuple[int, int, int]) -> I
 def _narrowed(file: Image.Image) -> Image.Image:
     """Return grey of 16 or 32 bits, or of floats, in 8 bits: its range becomes 0 to 255.
 
-    Files of 16 bits have the range of their bits. One of 32 bits or floats does not say which it
-    has, so it is 0 to 255 or 0 to 65,535, for floats also 0 to 1: the least that holds its values.
+    Files of 16 bits have the range of their bits. Files of 32 bits or floats do not state theirs:
+    it is taken as 0 to 255 or 0 to 65,535, for floats also 0 to 1, the smallest that fits.
     """
     values = np.asarray(file)
     most = 65535
@@ -171,7 +171,7 @@ def _narrowed(file: Image.Image) -> Image.Image:
         most = 2 ** min(tags.get(_BITS, (16,))[0], 16) - 1  # 12 bits in some
         if tags.get(_PHOTOMETRIC) == 0:
             values = most - values
-    elif file.format != "PPM" or file.mode != "I":  # which Pillow has scaled
+    elif file.format != "PPM" or file.mode != "I":  # Pillow has scaled those
         low, high = values.min(), values.max()
         if not (low >= 0 and high <= most):
             raise UserError(
@@ -190,9 +190,9 @@ def _narrowed(file: Image.Image) -> Image.Image:
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
     """Resize the shorter side to `size` pixels, then crop the centre to [size, size].
 
-    Halve by averaging while it is at least twice too large, then resize by bicubic interpolation.
-    This is ADM's preprocessing (Dhariwal & Nichol 2021, `center_crop_arr`), which FID statistics
-    assume.
+    Halve by averaging while that side is at least twice `size`, then resize by bicubic
+    interpolation. This is ADM's preprocessing (Dhariwal & Nichol 2021, `center_crop_arr`), which
+    FID statistics assume.
     """
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)

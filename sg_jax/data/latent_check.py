@@ -1,4 +1,4 @@
-"""Whether a finished data set of latents is whole: its files, their sums, and every example."""
+"""Whether a finished data set of latents is intact: its files, their sums, and every example."""
 
 import pathlib
 from typing import Any
@@ -13,7 +13,7 @@ REMEDY = "copy the data set again, or make it anew."
 
 
 def check(data_dir: str, name: str) -> None:
-    """Read a data set of latents whole.
+    """Read a whole data set of latents.
 
     Raises:
       UserError: it is not finished, or a file or an example is damaged; the first one is named.

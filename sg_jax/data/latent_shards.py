@@ -1,13 +1,13 @@
-"""Latents written file by file, each whole or not at all, so that a killed command goes on.
+"""Latents written file by file, each whole or not at all, so that a killed command can resume.
 
     DATA_DIR/NAME.unfinished/            until all files are there; then it becomes the data set
       NAME-train.array_record-00000, ...   finished files
-      progress/about.json                  what is written; another command must not mix in
-      progress/00000.json, ...             of each finished file: examples, bytes, SHA-256, sums
+      progress/about.json                  what is being written; no other command may mix in
+      progress/00000.json, ...             for each finished file: examples, bytes, SHA-256, sums
     DATA_DIR/NAME/1.0.0/                 the data set; see `data.latents`
 
-File k belongs to process k modulo the number of processes. What a file holds depends only on what
-about.json says, so any number of processes may go on.
+File k belongs to process k modulo the number of processes. What a file holds depends only on
+about.json, so any number of processes may continue.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from sg_jax.parallel import processes
 from sg_jax.runs import files, sharing
 
 SPLIT = "train"
-SUMS = ("mean", "square", "variance")  # over the pixels of a file, of each channel
+SUMS = ("mean", "square", "variance")  # of each channel, over the pixels of a file
 
 
 class Unfinished:
@@ -43,12 +43,12 @@ class Unfinished:
       posterior: whether standard deviations are stored too.
       classes: their names.
       captions: whether examples have captions.
-      examples: number of all examples.
-      per_file: examples of a file; the last one may have fewer.
+      examples: total number of examples.
+      per_file: examples per file; the last one may have fewer.
       text: what made the features of captions, and their type; None if there are none.
 
     Raises:
-      UserError: the folder cannot be written, or was begun with something else.
+      UserError: the folder cannot be written, or was begun with other values.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Unfinished:
 
     @contextlib.contextmanager
     def writing(self, index: int) -> Iterator[None]:
-        """Make the folder, or check that it is of the same latents; process `index` holds it."""
+        """Make the folder, or check that it is for the same latents; process `index` locks it."""
         if processes.is_writer():
             self.progress.mkdir(parents=True, exist_ok=True)
             path = self.progress / "about.json"
@@ -128,7 +128,7 @@ class Unfinished:
         return range(k * self.per_file, min((k + 1) * self.per_file, self.examples))
 
     def written(self, k: int) -> dict[str, Any] | None:
-        """Return what is known of file `k`; None unless it is finished."""
+        """Return what is known about file `k`; None unless it is finished."""
         try:
             known = dict(json.loads((self.progress / f"{k:05d}.json").read_bytes()))
             whole = self.file(k).stat().st_size == known["bytes"]
@@ -145,7 +145,7 @@ class Unfinished:
         """Write file `k` from its examples: latents or image, label, perhaps captions, ...
 
         Raises:
-          UserError: the file cannot be written, for lack of space say.
+          UserError: the file cannot be written, for example for lack of space.
         """
         target = self.file(k)
         partial = target.with_name(f".{target.name}{files.PARTIAL}")
@@ -229,7 +229,7 @@ def _write(path: pathlib.Path, records: Iterable[Mapping[str, Any]], features: A
     finally:
         writer.close()
     with path.open("rb+") as file:
-        os.fsync(file.fileno())  # or a machine that stops may leave an empty file
+        os.fsync(file.fileno())  # otherwise a machine that stops may leave an empty file
     reader = ArrayRecordReader(str(path))  # a writer may not notice that the disk was full
     found = reader.num_records()
     reader.close()

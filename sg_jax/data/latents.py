@@ -8,7 +8,7 @@ are computed once and stored, as a TFDS data set in ArrayRecord that needs no te
     label        ClassLabel
     captions     texts, if the images have captions; and perhaps their features, `text_features`
 
-"Scaled" means multiplied, once and here, by the autoencoder's factor (0.18215 for Stable
+"Scaled" means multiplied here, once, by the autoencoder's factor (0.18215 for Stable
 Diffusion's) that makes their standard deviation about 1. Training does not scale them again.
 
     python -m sg_jax.main --mode latents --from DIR --to DATA_DIR --name NAME --scale 1
@@ -78,7 +78,7 @@ def place(data_dir: str, name: str) -> pathlib.Path:
     """Return the folder of a new data set.
 
     Raises:
-      UserError: it exists, or is in a bucket, or the name does not fit.
+      UserError: it exists, or is in a bucket, or the name is not allowed.
     """
     if files.is_remote(data_dir):
         raise UserError(
@@ -140,12 +140,12 @@ def describe(
 
 
 def save_info(info: Any, lengths: Sequence[int], known: Sequence[Mapping[str, Any]]) -> None:
-    """Write TFDS's description of a split `train`, whose files are there, into its folder.
+    """Write TFDS's description of a split `train` into its folder, where its files already are.
 
     Args:
       info: from `describe`.
       lengths: examples of each file.
-      known: of each file, its "bytes".
+      known: for each file, its "bytes".
     """
     import tensorflow_datasets as tfds
 

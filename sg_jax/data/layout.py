@@ -1,12 +1,12 @@
 """From the paths of images to splits, classes and labels.
 
-    CLASS/....jpg         one split, 'train'; a class for each folder, with all folders in it
+    CLASS/....jpg         one split, 'train'; a class for each folder, with all its subfolders
     SPLIT/CLASS/....jpg   if all folders at the top have names of splits, such as train and val
-    ....jpg, SPLIT/....   without folders of classes: one class
+    ....jpg, SPLIT/....   without class folders: one class
 
-A sole folder around all of that is ignored. Classes are in the order of their folders' names, over
-all splits, unless a file says otherwise (`class_file`). A `dataset.json` at the top, as StyleGAN's
-and EDM's tools write it, gives labels instead: {"labels": [["00000/img0.png", 6], ...]}.
+A single folder around all of that is ignored. Classes are in the order of their folders' names,
+over all splits, unless a file says otherwise (`class_file`). A `dataset.json` at the top, as
+StyleGAN's and EDM's tools write it, gives labels instead: {"labels": [["00000/img0.png", 6], ...]}.
 """
 
 import dataclasses
@@ -32,10 +32,10 @@ class Layout:
     """The images of one place by split, and their classes.
 
     Attributes:
-      ids: int64, the numbers of a split's images in `Files`, spread as `splits.spread` says.
-      labels: int64, their classes; None for a split without labels beside ones with labels.
+      ids: int64, the numbers of a split's images in `Files`, in the order of `splits.spread`.
+      labels: int64, their classes; None for a split without labels where others have some.
       class_names: a name for each label.
-      left_out: images that have no place in it.
+      left_out: images that have no place in the layout.
     """
 
     ids: Mapping[str, np.ndarray]
@@ -121,12 +121,12 @@ def _listed(names: Collection[str]) -> str:
 
 
 def _wrapper(names: Sequence[str]) -> int:
-    """Return the length of the path of a sole folder around all classes and splits."""
+    """Return the length of the path of a single folder around all classes and splits."""
     start = 0
     while True:
         first, slash, rest = names[0][start:].partition("/")
         around = names[0][:start] + first + "/"
-        # Sorted, so that what the first and the last begin with, all do.
+        # The names are sorted, so all begin with what the first and the last begin with.
         if not slash or first.lower() in splits.NAMES or not names[-1].startswith(around):
             return start
         if "/" not in rest or not all("/" in name[len(around) :] for name in names):

@@ -11,7 +11,7 @@ from sg_jax.errors import UserError, one_line
 from sg_jax.runs import arrays, files
 
 ASKED = (8, 32)  # channels that may be twice those of an autoencoder
-AHEAD = 1024  # files that are read at a time
+AHEAD = 1024  # files read at a time
 
 
 def read_npy(
@@ -23,11 +23,11 @@ def read_npy(
       folder: contains one folder of features and one of labels; see `data.latents`.
       scale: factor for the files' latents; 1 if they are scaled already.
       posterior: what the second half of the channels holds, "std" or "logvar"; the first half is
-        the mean. "none": all channels are latents. None: so too, unless there may be a second half.
+        the mean. "none": all channels are latents. None: the same, unless there may be two halves.
 
     Raises:
-      UserError: the scale is no factor; a folder or file is missing, is damaged or has another
-        format.
+      UserError: the scale is not a valid factor; a folder or file is missing, is damaged or has
+        another format.
     """
     if not 0 < scale < np.inf:
         raise UserError(f"--scale={scale} must be above 0 and finite: all latents are multiplied.")
@@ -86,7 +86,7 @@ def _array(path: pathlib.Path) -> np.ndarray:
     """Return the array of a .npy file, which takes no more memory than the file."""
     try:
         return arrays.from_npy(arrays.read_bytes(epath.Path(path)))
-    except Exception as cause:  # damaged files raise many kinds
+    except Exception as cause:  # damaged files raise many kinds of errors
         raise UserError(
             f"{path} cannot be read as an array of numbers ({one_line(cause)}): write it again, by "
             "numpy.save."

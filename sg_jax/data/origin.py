@@ -1,4 +1,4 @@
-"""By which autoencoder, and from which images, a data set of latents was made: a file beside it."""
+"""Which autoencoder and which images a data set of latents was made from: a file in its folder."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ class Origin:
       autoencoder: its file, folder or hub id.
       fingerprint: of its weights in float32; see `Autoencoder.fingerprint`.
       scale, shift: latent = (z - shift) * scale; they are applied already.
-      factor: pixels along a side of a latent's pixel.
+      factor: image pixels along a side of a latent's pixel.
       mean, std: of each channel, over all latents.
       images: arguments of `data.sources.open_source` that open the images.
       shards: number of examples, bytes and SHA-256 of each file.
@@ -45,7 +45,7 @@ def write(folder: epath.Path, origin: Origin) -> None:
 
 
 def of(source: Any) -> Origin | None:
-    """Return what a data set of latents says about itself, if it does."""
+    """Return what a data set of latents says about itself, if anything."""
     return getattr(source, "origin", None)
 
 
@@ -71,7 +71,7 @@ def read(folder: Any) -> Origin | None:
             raise ValueError("a value is of another type")
     except FileNotFoundError:
         return None
-    except Exception as error:  # damaged files raise many kinds
+    except Exception as error:  # damaged files raise many kinds of errors
         raise UserError(
             f"{path} cannot be read ({one_line(error)}), so it is not known what made these "
             "latents: copy the data set again; or remove that file, and give the autoencoder by "

@@ -1,4 +1,4 @@
-"""A folder to write a data set in, beside its place, until it is complete."""
+"""A folder next to a data set's place, to write it in until it is complete."""
 
 import contextlib
 import fcntl
@@ -13,13 +13,13 @@ from typing import IO
 from sg_jax.errors import UserError
 from sg_jax.runs import files
 
-DAY = 24 * 3600  # seconds without a change after which another host's folder is abandoned
-LOCK = "lock"  # file that its writer holds a lock on, which the system releases when it ends
+DAY = 24 * 3600  # seconds without a change after which another host's folder counts as abandoned
+LOCK = "lock"  # file that its writer locks; the system releases the lock when the writer ends
 
 
 @contextlib.contextmanager
 def folder(root: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
-    """Yield a new folder in `root`, removed at the end: move what is complete out of it before.
+    """Yield a new folder in `root`, which is removed at the end: move what is complete out first.
 
     Folders of the same `name` whose writers were killed are removed too.
 
@@ -61,7 +61,7 @@ def _remove_abandoned(path: pathlib.Path) -> None:
 
 
 def _hold(lock: IO[str]) -> None:
-    """Hold the lock on an open file until it is closed; raise an OSError if another does."""
+    """Hold the lock on an open file until it is closed; raise an OSError if it is taken."""
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

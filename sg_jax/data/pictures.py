@@ -59,19 +59,19 @@ class PictureSource(Encoded):
 
 
 def claims(name: str) -> bool:
-    """Return whether a name is a path: by how it begins or ends, or because it is there."""
+    """Return whether a name is a path, by how it begins or ends or because the path exists."""
     if not name.strip() or "\0" in name or len(name) > 4096:
         return False
     if name[0] in "/.~" or "://" in name or name.lower().endswith(archives.SUFFIXES):
         return True
     if not ("/" in name or "." in name) or not os.path.exists(name):
         return False
-    # NAME/CONFIG may be prepared in this folder.
+    # NAME/CONFIG may be a data set that is prepared in this folder.
     return not (NAME.fullmatch(name) and any(pathlib.Path(name).glob(f"*/{FEATURES}")))
 
 
 def is_moved(before: str, now: str) -> bool:
-    """Return whether two names are paths, of which the first may be gone."""
+    """Return whether two names are paths; the first one may no longer exist."""
     return claims(now) and (claims(before) or "/" in before)
 
 
@@ -132,7 +132,7 @@ def files_at(name: str, key: str = "config.data.name", other: str = "a data set 
             raise UserError(f"{neither}. That is a file: give a folder, .zip or .tar of images.")
     except UserError:
         raise
-    except (OSError, ValueError) as cause:  # the latter for what is no name of a file
+    except (OSError, ValueError) as cause:  # the latter for what cannot be a file name
         raise UserError(
             f"{named} cannot be read ({one_line(cause)}): let this user read it, or give another "
             "folder."

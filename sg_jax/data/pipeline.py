@@ -1,8 +1,8 @@
 """From a source to the batch of a step: shuffled, repeated, flipped, shared among processes.
 
 Batch `s` depends only on the source, the seed, flip, the batch size and `s`. Processes and workers
-only divide the reading. So the position of an iterator is its step, and a checkpoint stores nothing
-else.
+only divide the reading. The position of an iterator is therefore its step, and a checkpoint stores
+nothing else.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from sg_jax.data.wording import Wording
 from sg_jax.data.workers import MOST_THREADS, MOST_WORKERS, end_with_parent, without_signals
 from sg_jax.errors import UserError, one_line
 
-KEPT = 256 * 2**20  # bytes of examples that a reading process keeps, at most
+KEPT = 256 * 2**20  # most bytes of examples that a reading process keeps
 
 
 def train_iterator(
@@ -40,11 +40,11 @@ def train_iterator(
 ) -> grain.DatasetIterator:
     """Return an endless iterator over {"image": float32 [b, H, W, C], "condition": int32 [b]}.
 
-    With a `wording` the condition is that of texts; see `data.wording`.
+    With a `wording`, the condition is made from texts; see `data.wording`.
 
     Images are in [-1, 1]; latents are as stored, or drawn anew in every epoch from the stored
     normal distributions. Every epoch is a new permutation of all examples; a batch may span two
-    epochs. The batches of all processes, concatenated in their order, are the batch of one process.
+    epochs. The batches of all processes, in order, make up the batch of a single process.
 
     Args:
       source: examples by index.
@@ -56,13 +56,13 @@ def train_iterator(
       threads: how many threads prepare batches ahead in each reading process; 0 for none.
       workers: how many processes read instead of this one. They import the main module again, so a
         script needs `if __name__ == "__main__"`.
-      wording: how a text network reads the captions, of which one is drawn in every epoch; None for
-        class labels.
+      wording: how a text network reads an image's captions, one of which is drawn in every epoch;
+        None for class labels.
 
     Raises:
       UserError: the processes cannot share the batch equally, the seed or the number of workers or
         threads is out of range, or latents are to be flipped. When a batch is read: an example is
-        unreadable, is no image or not finite, or its label is out of range.
+        unreadable, not an image or not finite, or its label is out of range.
     """
     if batch_size < 1 or batch_size % process_count:
         raise UserError(
@@ -109,7 +109,7 @@ def _kept(source: Source, wording: Wording | None) -> Any:
     """Return a source that checks its examples, and keeps them in memory if they are small."""
     numbers = len(source) * math.prod(source.image_shape) * (1 + source.posterior)
     size = numbers * (4 if source.latents else 1)
-    # Those of TFDS check themselves, because they know the file that an example comes from.
+    # TFDS sources check their own examples, because they know the file that each comes from.
     checked: Any = source if isinstance(source, TfdsSource) else Checked(source)
     if wording is not None:
         checked = wording.of(source, checked)
@@ -118,7 +118,7 @@ def _kept(source: Source, wording: Wording | None) -> Any:
 
 
 def check_flip(flip: bool, latents: bool) -> None:
-    """Raise if latents are to be mirrored, since a mirrored image has other latents."""
+    """Raise if latents are to be mirrored, since a mirrored image has different latents."""
     if flip and latents:
         raise UserError(
             "config.data.flip=True mirrors pixels, but the latents of a mirrored image are not the "
@@ -171,7 +171,7 @@ class _StepIterator(grain.DatasetIterator):
         self._workers = workers
         self._step = 0
         self._running: list[grain.DatasetIterator] = []  # empty before the first batch, then one
-        # Also at Python's end, where grain's own clean-up comes too late and complains.
+        # Close also when Python exits, where grain's own clean-up comes too late and complains.
         weakref.finalize(self, _close, self._running)
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -227,7 +227,7 @@ class _StepIterator(grain.DatasetIterator):
 
     def close(self) -> None:
         self._closed = True
-        if self._running:  # at Python's end `_close` may be gone; then nothing is left to close
+        if self._running:  # `_close` may be gone when Python exits; then nothing is left
             _close(self._running)
 
 

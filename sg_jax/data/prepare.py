@@ -48,16 +48,16 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
         ) from cause
     if not NAME.fullmatch(name):
         raise _unknown(name, root)
-    # Files first: they need neither the code that made them nor its exact version.
+    # Look for files first: they need neither the code that made them nor its exact version.
     if found := _find(name, root):
         return found
     try:
-        with files.temporary():  # TFDS leaves some
+        with files.temporary():  # TFDS leaves some behind
             if name in embedded.BUILDERS:
                 builder = embedded.builder(name, root)
             else:
                 builder = tfds.builder(name, data_dir=root)
-    except UserError:  # of an embedded one: what is missing
+    except UserError:  # from an embedded data set: what is missing
         raise
     except ValueError:
         raise _unknown(name, root) from None
@@ -67,8 +67,8 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
         with files.temporary():
             _prepare(builder, root)
     except Exception as cause:
-        # Another process may have been faster. A second folder cannot be renamed to the first
-        # one's place, and the data set is there.
+        # Another process may have been faster. A second folder cannot be moved to the place of
+        # the first, and the data set is there.
         if found := _find(name, root):
             return found
         raise _unprepared(name, root, cause) from cause
@@ -83,12 +83,12 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
 
 
 def is_prepared(name: str, data_dir: str | os.PathLike) -> bool:
-    """Return whether a data set is in a folder, "" for TFDS's own: opening it writes nothing."""
+    """Return whether a data set is in a folder ("": TFDS's own), so that opening writes nothing."""
     return bool(NAME.fullmatch(name)) and _find(name, _root(data_dir)) is not None
 
 
 def remedy(cause: str) -> str:
-    """Return what to do about files of a prepared data set that cannot be read, by the cause."""
+    """Return what to do, given the cause, about unreadable files of a prepared data set."""
     if "ermission denied" in cause:
         return "let this user read it"
     if many := too_many_open(cause):
@@ -141,9 +141,9 @@ def _described(name: str, root: Any) -> list[Any]:
 
 
 def _check_description(name: str, folder: Any) -> None:
-    """Raise unless a data set is described, and by features of TFDS alone.
+    """Raise unless a data set is described, and only by TFDS's own features.
 
-    Others are classes whose modules TFDS would import.
+    Other features are classes whose modules TFDS would import.
     """
     for path in (folder / FEATURES, folder / INFO):
         try:
@@ -151,7 +151,7 @@ def _check_description(name: str, folder: Any) -> None:
             classes = list(_classes(content)) if path.name == FEATURES else []
             wrong = "" if isinstance(content, dict) else "is another file"
         except PermissionError:
-            return  # which is reported with its remedy
+            return  # reported elsewhere, with its remedy
         except (OSError, ValueError, RecursionError) as cause:
             wrong = f"is damaged ({one_line(cause)})" if path.exists() else "is missing"
         if wrong:
@@ -170,7 +170,7 @@ def _classes(value: Any) -> Iterator[str]:
         for key, part in value.items():
             if key in ("type", "pythonClassName", "python_class_name") and isinstance(part, str):
                 yield part
-            elif key == "json" and isinstance(part, str):  # as some features keep their parts
+            elif key == "json" and isinstance(part, str):  # some features store parts this way
                 yield from _classes(json.loads(part))
             else:
                 yield from _classes(part)
@@ -224,13 +224,13 @@ def _unknown(name: str, root: Any) -> UnknownName:
 
 
 def _path_hint(name: str) -> str:
-    """Return what to do with a folder that is given as a name, or "" for what looks like a name."""
+    """Return what to do with a folder given as a name, or "" for what looks like a name."""
     try:
         path = files.absolute(name)
         if not name.strip() or not (path.is_dir() or name.endswith("/") or ".." in name):
             return ""
         there = path.is_dir()
-    except (OSError, ValueError):  # no name of a file either
+    except (OSError, ValueError):  # not a file name either
         return ""
     if not there:
         return "There is no such folder, and a name is NAME, NAME/CONFIG or NAME:VERSION."
@@ -241,7 +241,7 @@ def _path_hint(name: str) -> str:
 
 
 def folder_hint(path: Any) -> str:
-    """Return what to do with a folder of data that is given as a name, "" if it has no such data.
+    """Return what to do with a data folder that is given as a name, or "" for any other folder.
 
     Raises:
       OSError: the folder cannot be read.

@@ -1,4 +1,4 @@
-"""Prompts from a file: a text in each line, or features of a frozen encoder in an .npz file."""
+"""Prompts from a file: one text per line, or features of a frozen encoder in an .npz file."""
 
 import codecs
 import dataclasses
@@ -30,7 +30,7 @@ class Prompts:
       texts: one per image; "" where only features are known.
       lines: the number of each text's line, from 1.
       features: {"text" [B, L, F], "length" [B]}; None for texts.
-      fingerprint: of what made the features; "" if the file does not say it.
+      fingerprint: of what made the features; "" if the file does not say.
     """
 
     texts: Sequence[str]
@@ -43,13 +43,13 @@ def read(path: str) -> Prompts:
     """Read a file of prompts.
 
     A file of texts is in UTF-8, with or without a byte order mark, or in UTF-16 with one. Lines end
-    in LF, CRLF or CR. Empty lines are left out, with a sentence; spaces around a text are, too.
+    in LF, CRLF or CR. Empty lines are left out, which is logged. Spaces around a text are removed.
 
     An .npz file has "text" and "length", as a text encoder returns them, and perhaps "prompts", the
     texts, and "fingerprint", the encoder's.
 
     Raises:
-      UserError: there is no such file, or it cannot be read, or has no prompts.
+      UserError: there is no such file, it cannot be read, or it has no prompts.
     """
     given = f"--prompts={shown(path)}"
     features = path.lower().endswith(".npz")
@@ -63,7 +63,7 @@ def read_texts(path: str, setting: str) -> Prompts:
 
     Args:
       path: of the file.
-      setting: what gave it, for messages, such as "config.compose.prompts".
+      setting: the setting that gives it, for messages, such as "config.compose.prompts".
     """
     given = f"{setting}={shown(path)}"
     return _texts(_content(path, given, LINES, LARGEST), given)
@@ -97,7 +97,7 @@ def _texts(content: bytes, given: str) -> Prompts:
             "in each line."
         ) from None
     lines = whole.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    if lines[-1] == "":  # after the last end of a line
+    if lines[-1] == "":  # after the last line break
         lines.pop()
     found = [(n, text) for n, line in enumerate(lines, 1) if (text := line.strip())]
     if not found:
@@ -120,7 +120,7 @@ def _features(content: bytes, given: str) -> Prompts:
         fits = length.ndim == 1 and len(text) == len(length) and len(texts) in (0, len(length))
         if not fits or not len(length):
             raise UserError(f"its arrays are {list(text.shape)} and {list(length.shape)}")
-    except Exception as cause:  # damaged files raise many kinds
+    except Exception as cause:  # damaged files raise many kinds of errors
         raise UserError(
             f"{given} cannot be read as features ({one_line(cause)}): it must have {form}, as "
             "`numpy.savez(FILE, **encoder(prompts), prompts=prompts, "

@@ -1,6 +1,6 @@
 """TFDS builder for the shapes: coloured shapes on grey, with true captions, and no download.
 
-The scenes are drawn at random (`shapes_scenes`), always the same ones.
+The scenes are drawn at random (`shapes_scenes`), but they are always the same.
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ TRAIN, TEST = 20_000, 2_000  # images
 class Shapes(tfds.core.GeneratorBasedBuilder):
     """Build the shapes: one to three things in images of 32x32 pixels.
 
-    No image of `train` has a combination that is held out. Neither has the first half of `test`;
-    every image of its second half has one. The label is the shape and colour of the thing that is
-    furthest to the left.
+    No image of `train` has a combination that is held out, nor does any in the first half of
+    `test`. Every image in its second half has one. The label is the shape and colour of the
+    thing that is furthest to the left.
     """
 
     VERSION = tfds.core.Version("3.0.0")

@@ -1,4 +1,4 @@
-"""What is true of a scene, in words: several captions for each, all of at most 56 characters.
+"""What is true of a scene, in words: several captions for each, none over 56 characters.
 
 one thing         a circle / a red circle / a large red circle / a dark red circle
 things alike      two triangles / two green triangles / two small green triangles
@@ -64,7 +64,7 @@ def _of_two(first: Thing, second: Thing) -> list[str]:
             f"{plain} {where} {other}",
         ]
         for one, two in ((a.size, b.size), (a.brightness, b.brightness)):
-            if one or two:  # both are told, so that a network can learn which is whose
+            if one or two:  # both are given, so that a network can learn what goes with what
                 whole, rest = named(one, a.colour, a.shape), named(two, b.colour, b.shape)
                 found.append(f"{whole} {where} {rest}")
                 found.append(f"{whole} and {rest}")

@@ -1,9 +1,9 @@
-"""From an image back to its scene: the things in it, each with how sure that is.
+"""From an image back to its scene: the things in it, each with a confidence.
 
-Grey has no chroma (a colour less its mean over red, green and blue). So a pixel that a thing covers
-in part has a part of its chroma, whatever the shade of the background. Pixels of one colour that
-touch are a thing. Its size follows from the sum of what they cover, and its shape is the one that,
-drawn there, comes closest. So what `shapes_scenes.draw` has drawn is found again.
+Grey has no chroma (a colour less its mean over red, green and blue). So a pixel that a thing partly
+covers has part of its chroma, whatever the shade of the background. Touching pixels of one colour
+form a thing. Its size follows from the sum of what they cover, and its shape is the one that comes
+closest when it is drawn there. This recovers what `shapes_scenes.draw` has drawn.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ DIM = 0.25  # least shade of a thing
 LEAST = 8.0  # pixels of the smallest thing
 WIDEST = 9.0  # radius of the largest
 SURE = 0.75  # least confidence of a thing
-SCALES = (0.94, 1.0, 1.06)  # of the radius, of which the one that fits best is taken
-TOP = 4  # brightest pixels of a thing, which it covers as a whole
+SCALES = (0.94, 1.0, 1.06)  # of the radius; the one that fits best is taken
+TOP = 4  # brightest pixels of a thing, which it covers completely
 AT_ONCE = 256  # images
 
 
@@ -31,7 +31,7 @@ class Found:
 
     Attributes:
       thing: what it is and where.
-      confidence: 1 less the share of its pixels' squares that the drawn thing does not explain.
+      confidence: 1 minus the share of its pixels' squares that the drawn thing does not explain.
     """
 
     thing: Thing
@@ -56,7 +56,7 @@ def detect(images: np.ndarray, least: float = SURE) -> list[list[Found]]:
       least: the confidence below which nothing is reported.
 
     Raises:
-      UserError: images have another type or shape.
+      UserError: the images have the wrong type or shape.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (SIDE, SIDE, 3):
@@ -102,7 +102,7 @@ def _detect(images: np.ndarray, least: float) -> list[list[Found]]:
 
 
 def _within_planes(depth: int) -> np.ndarray:
-    """Return which pixels touch, also at corners, but not from plane to plane [depth, 3, 3]."""
+    """Return which pixels touch, even at corners, but not across planes: [depth, 3, 3]."""
     touching = np.zeros((depth, 3, 3), bool)
     touching[depth // 2] = True
     return touching

@@ -1,7 +1,7 @@
 """The outlines of the shapes: how much of each pixel one covers, and the room that it takes.
 
-Only sums, products, comparisons and square roots are used, which are exact in IEEE arithmetic, so
-that the same scene has the same pixels everywhere.
+Only sums, products, comparisons and square roots are used, which IEEE arithmetic rounds in
+one way, so that the same scene has the same pixels everywhere.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ _LINES = (
     (0.587785252292, -0.809016994375),
     (-0.587785252292, -0.809016994375),
 )
-_NEAR = 0.309016994375  # cos 72 degrees: from the centre to a line, over that to a tip
+_NEAR = 0.309016994375  # cos 72 degrees: the distance to a line over that to a tip, from the centre
 # How far a shape reaches to each side, up and down, over r.
 REACH = {
     "circle": (1.0, 1.0, 1.0),
@@ -41,7 +41,7 @@ AREA = {
 
 
 def distance(shape: str, x: np.ndarray, y: np.ndarray, r: np.ndarray | float) -> np.ndarray:
-    """Return the signed distance to an outline, in pixels; it is negative within.
+    """Return the signed distance to an outline, in pixels; it is negative inside.
 
     Args:
       shape: one of `SHAPES`.
@@ -70,7 +70,7 @@ def _lines(directions: tuple[tuple[float, float], ...], x: np.ndarray, y: np.nda
 def _with_tips(
     inner: np.ndarray, x: np.ndarray, y: np.ndarray, tip: np.ndarray | float
 ) -> np.ndarray:
-    """Return the distance to an outline with sharp tips, so that these do not reach beyond."""
+    """Return the distance to an outline with sharp tips, cut off beyond these."""
     return np.maximum(inner, np.sqrt(x * x + y * y) - tip)
 
 

@@ -1,11 +1,11 @@
 """Scenes of one to three things: what they may hold, how they are drawn, and which are held out.
 
-A scene is one thing, two or three alike, or two of different shapes beside or above each other.
-Things have one of three sizes and shades, and places near some fixed ones, in steps of a patch, so
-that a small network learns to draw them within minutes.
+A scene is one thing, two or three alike, or two of different shapes next to or above each other.
+Things have one of three sizes and shades, and lie near fixed places, in steps of a patch, so that a
+small network learns to draw them within minutes.
 
 Some combinations of shape and colour, shape and count, shape and shape, and of shapes and their
-places are held out: no training image has them. A network that draws them has put together what it
+places are held out: no training image has them. A network that draws them has combined what it
 knows.
 """
 
@@ -27,7 +27,7 @@ COLOURS = {
     "blue": (25, 65, 240),
     "purple": (165, 25, 205),
 }
-SIZES = {"small": 3.6, "": 4.6, "large": 5.6}  # radii in pixels, by their word
+SIZES = {"small": 3.6, "": 4.6, "large": 5.6}  # radii in pixels, by word
 SHADES = {"dark": 0.55, "": 0.75, "bright": 1.0}  # times the colour
 GREY = 225  # of the background
 # Where one, two or three things are, before each is moved by one of STEPS along each axis.
@@ -40,7 +40,7 @@ STEPS = (-4, 0, 4)
 # From the second thing to the first: to the right, and down.
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 GAP = 2.5  # least pixels between the boxes of two things
-SLANT = 0.5  # most that things may be shifted the other way, over their distance along a relation
+SLANT = 0.5  # most that things may be shifted across a relation, over their distance along it
 KINDS = (("one", 0.3), ("alike", 0.15), ("two", 0.55))
 
 UNSEEN_COLOURS = frozenset(
@@ -129,7 +129,7 @@ def relation(first: Thing, second: Thing) -> str:
 
 
 def unseen_place(first: str, where: str, second: str) -> bool:
-    """Return whether two shapes are never so placed in training, whichever is named first."""
+    """Return whether two shapes are never placed like this in training, in either order."""
     if where in ("right of", "below"):
         first, second = second, first
         where = {"right of": "left of", "below": "above"}[where]
@@ -156,7 +156,7 @@ class Draws:
         self._next = random.Random(seed).random
 
     def between(self, low: float, high: float) -> float:
-        """Return a number in [low, high), a whole number of 64ths if these are."""
+        """Return a number in [low, high), a whole number of 64ths if both bounds are."""
         return low + int((high - low) * self._next() * 64) / 64
 
     def one_of(self, options: Sequence[T]) -> T:
@@ -164,7 +164,7 @@ class Draws:
         return options[int(self._next() * len(options))]
 
     def kind(self) -> str:
-        """Return one of `KINDS`, as often as it says."""
+        """Return one of `KINDS`, with the frequency given there."""
         left = self._next()
         for name, share in KINDS:
             left -= share
@@ -174,7 +174,7 @@ class Draws:
 
 
 def random_scene(draws: Draws, unseen: bool = False) -> Scene:
-    """Return a scene of a random kind that is held out, or is not."""
+    """Return a scene of a random kind that is held out if `unseen`, and is not otherwise."""
     kind = draws.kind()
     while True:
         things = _things(kind, draws)
@@ -196,7 +196,7 @@ def _things(kind: str, draws: Draws) -> list[Thing]:
             second = _thing(draws)
         return [first, second]
     count = int(draws.between(2, 4))
-    if count == 3:  # three larger ones have no room
+    if count == 3:  # there is no room for three larger ones
         first = dataclasses.replace(first, radius=SIZES["small"])
     return [first] * count
 
@@ -208,7 +208,7 @@ def _thing(draws: Draws) -> Thing:
 
 
 def _placed(things: list[Thing], draws: Draws, tries: int = 40) -> tuple[Thing, ...] | None:
-    """Return things at random places, apart and clearly related; None if they find none."""
+    """Return things at random places, apart and clearly related; None if none are found."""
     for _ in range(tries):
         placed = []
         for thing, place in zip(things, draws.one_of(PLACES[len(things)]), strict=True):

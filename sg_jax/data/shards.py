@@ -1,4 +1,4 @@
-"""The files of a split of TFDS: which there are, and whether they are as their folder says."""
+"""The files of a TFDS split: which there are, and whether they are as their folder says."""
 
 import functools
 import pathlib
@@ -11,11 +11,11 @@ from sg_jax.data.prepare import remedy
 from sg_jax.errors import SettingError, UserError, nearest, one_line
 from sg_jax.runs import files
 
-THREADS = 16  # that open files, which may be far away
+THREADS = 16  # that open files, which may be remote
 
 
 def open_records(name: str, builder: Any, split: str, image_key: str | None) -> tuple[Any, list]:
-    """Return TFDS's data source of a split, and what it reads of which files.
+    """Return TFDS's data source of a split, and what it reads from which files.
 
     Args:
       name: config.data.name.
@@ -50,7 +50,7 @@ def open_records(name: str, builder: Any, split: str, image_key: str | None) -> 
     decoders = {image_key: tfds.decode.SkipDecoding()} if image_key else None
     try:
         records = builder.as_data_source(split, decoders=decoders)
-        # Only now, because as_data_source has chosen one of several file formats.
+        # Only now, because as_data_source has just chosen one of several file formats.
         shards = builder.info.splits[split].file_instructions
     except NotImplementedError as cause:
         raise UserError(
@@ -86,10 +86,10 @@ def _wrong(folder: epath.Path, file: Any) -> str:
     try:
         if not path.exists():
             return "the file is missing"
-        # For epath all are files that are no folders, such as a pipe, which waits for a writer.
+        # For epath, anything but a folder is a file, even a pipe, which waits for a writer.
         if not files.is_remote(path) and not pathlib.Path(path).is_file():
             return "it is no regular file"
-        # As the data source opens it; its index alone is read.
+        # Opened as the data source opens it; only its index is read.
         reader = ArrayRecordReader(
             str(path), options="readahead_buffer_size:0", file_reader_buffer_size=32768
         )

@@ -1,7 +1,7 @@
 """Damaged examples, left out before training starts, so that an epoch has each of the others once.
 
-Finding them takes reading everything once. What was found is kept in the user's cache, for images
-that have not changed since and the same Pillow. Only those that the system failed to read are tried
+Finding them means reading everything once. The result is kept in the user's cache, and holds for
+unchanged images and the same version of Pillow. Only those that the system failed to read are tried
 again.
 """
 
@@ -26,7 +26,7 @@ from sg_jax.runs import files
 from sg_jax.runs.progress import Progress, log
 
 SHOWN = 3  # damaged files that the log names
-OFTEN = 5.0  # seconds between two lines of progress
+OFTEN = 5.0  # seconds between progress lines
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class Without:
             "worded",
             "texts",
             "label_of",
-        ):  # which not every source has
+        ):  # not every source has them
             raise AttributeError(name)
         of_source = getattr(self.source, name)
         return lambda i, *more: of_source(int(self.ids[i]), *more)
@@ -73,7 +73,7 @@ class Without:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Captions:
-    """The captions of a source, of which those that are missing cannot be read."""
+    """The captions of a source; reading a missing one is an error."""
 
     source: Any
     texts: "captions.Captions"
@@ -108,8 +108,8 @@ def find(
     Args:
       source: as `data.sources.Source` describes it.
       say: called with a line for each that cannot be read.
-      what: of the examples is read, for the log, such as "captions of the ".
-      numbers: of the examples; all by default.
+      what: what is read of the examples, for the log, such as "captions of the ".
+      numbers: which examples to read; all by default.
     """
     count = len(source) if numbers is None else len(numbers)
     log(f"Reading the {what}{count:,} examples of split {source.split!r} ...")
@@ -127,7 +127,7 @@ def find(
 
 
 def without_damaged(source: Any) -> Any:
-    """Return a source without the examples that cannot be read, and log how many these are.
+    """Return a source without the examples that cannot be read, and log how many there are.
 
     Raises:
       UserError: none can be read.
@@ -140,7 +140,7 @@ def without_damaged(source: Any) -> Any:
         again = [each.number for each in tried if each.passing]
         found = sorted({*found, *(each.number for each in tried if not each.passing)})
         if kept:
-            with contextlib.suppress(OSError):  # a cache is no must
+            with contextlib.suppress(OSError):  # the cache is optional
                 content = json.dumps({"damaged": found, "again": again})
                 files.write_atomically(kept, content.encode())
     if not (found := sorted([*found, *(again or [])])):
@@ -179,7 +179,7 @@ def _without(source: Any, found: list[int], why: str) -> Without:
 
 
 def _cache(source: Any) -> pathlib.Path | None:
-    """Return the file that keeps what is damaged; None if a source cannot say what it reads."""
+    """Return the file that lists what is damaged; None if a source cannot say what it reads."""
     if not hasattr(source, "version"):
         return None
     read_by = f"Pillow {PIL.__version__}\n".encode()
@@ -189,7 +189,7 @@ def _cache(source: Any) -> pathlib.Path | None:
 
 
 def _kept(path: pathlib.Path | None, count: int) -> tuple[list[int], list[int]] | None:
-    """Return which examples are damaged and which to try again, by the cache; None without it."""
+    """Return which examples the cache lists as damaged and which to try again; None without it."""
     if path is None:
         return None
     try:

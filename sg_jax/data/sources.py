@@ -30,7 +30,7 @@ class Source(Protocol):
     its label; without it, `data.identity` takes the pixels. `source.file_of(i)` may return the file
     that holds an example, for messages, and `source.version()` bytes that change with what is read.
     `source.origin` may say how latents were made; see `data.origin`. `source.captions[i]` may be
-    the captions of an example, texts; `source.captions` is None if a data set has none.
+    the captions of an example, as texts; `source.captions` is None if a data set has none.
 
     To add a kind of data set:
 
@@ -81,10 +81,10 @@ class Kind:
       text: what its names look like and stand for, in one line for error messages.
       claims: whether a name belongs to this kind, judged only by how it looks.
       open: called with name, split, data_dir and image_size (None: as stored), as `open_source`
-        describes them. It raises a UserError, with the key and what is allowed, for an unknown
-        name, images that differ in size without an image_size, a file that is missing or damaged:
-        whatever can be checked before training. For a missing split it is a SettingError.
-      options: the arguments of `open_source` that `open` takes too, of "channels", "background"
+        describes them. It raises a UserError, with the key and what is allowed, for whatever can be
+        checked before training: an unknown name, images that differ in size without an image_size,
+        a file that is missing or damaged. For a missing split it raises a SettingError.
+      options: the arguments of `open_source` that `open` takes too, out of "channels", "background"
         (red, green and blue), "classes" and "aesthetics".
     """
 
@@ -130,7 +130,7 @@ def options_of(data: Any, all_damaged: bool = False) -> dict[str, Any]:
 
     Args:
       data: the section.
-      all_damaged: open the data set as it is, since all that is damaged will be named.
+      all_damaged: open the data set as it is, since everything damaged will be named.
     """
     names = ("data_dir", "image_size", "channels", "background", "classes", "aesthetics", "damaged")
     options = {name: getattr(data, name) for name in names}
@@ -163,14 +163,14 @@ def open_source(
       image_size: side in pixels to which images are resized and centre-cropped as in ADM; None or 0
         leaves them as stored.
       key: the key of config.data that gave the split, for messages: "split" or "test_split".
-      channels: 1 for grey or 3 for colour; 0 as the data set says, or colour where it does not.
+      channels: 1 for grey, 3 for colour; 0 for what the data set says, or else colour.
       background: the colour under what is transparent, see `images.colour`.
       classes: file with the names of the classes, see `data.class_file`; "" for none.
-      aesthetics: least score of an image, of tars of WebDataset; 0: all are taken.
+      aesthetics: least score of an image in WebDataset tars; 0: all are taken.
       damaged: "stop", so that reading a damaged example is an error, or "skip": all are read now,
-        and those that cannot be are left out.
-      captioned: whether captions are needed, so that "skip" also leaves out what has none.
-      tried: whether an example is read, which finds most of what is wrong.
+        and unreadable ones are left out.
+      captioned: whether captions are needed, so that "skip" also leaves out examples without one.
+      tried: whether one example is read, which finds most faults.
 
     Raises:
       UserError: the name, split or size is unknown; the data set is not prepared or has no image or

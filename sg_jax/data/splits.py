@@ -30,7 +30,7 @@ def select(name: str, split: str, counts: Mapping[str, int]) -> list[tuple[str, 
     Args:
       name: config.data.name, for messages.
       split: a split, a slice of one, or a sum of these.
-      counts: the number of examples of every split that there is.
+      counts: the number of examples in each split.
 
     Raises:
       SettingError: there is no such split, or it is empty.

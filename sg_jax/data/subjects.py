@@ -1,4 +1,4 @@
-"""Where a prompt speaks of its subject: the characters of a word in it, found or marked.
+"""Where a prompt names its subject: the characters of a word in it, found or marked.
 
 "circle" is found in "A circle above a square" as a whole word, whatever its case; "circle#2" is
 the second one of "a circle and a circle". In texts of our own, braces mark it: "a large {circle}".
@@ -37,11 +37,11 @@ def find(text: str, subject: str, name: str = "prompt") -> Marked:
 
     Args:
       text: the prompt.
-      subject: a word or several, or with a number, such as "circle#2", the second one.
+      subject: one or more words, perhaps with a number: "circle#2" is the second circle.
       name: of the text, for messages.
 
     Raises:
-      UserError: it is not there, or several times and the number does not say which.
+      UserError: it is not there, or it is there several times and no number says which.
     """
     number, words = 0, subject
     if numbered := NUMBERED.fullmatch(subject):
@@ -68,10 +68,10 @@ def find(text: str, subject: str, name: str = "prompt") -> Marked:
 
 
 def marked(text: str, name: str = "prompt") -> Marked:
-    """Return a text whose subject stands in braces, without them.
+    """Return a text without the braces that mark its subject.
 
     Raises:
-      UserError: no subject is marked, or several.
+      UserError: no subject is marked, or several are.
     """
     found = MARKED.fullmatch(text)
     if found is None:

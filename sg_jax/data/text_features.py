@@ -1,6 +1,6 @@
-"""Features of captions within the records of a prepared data set, and what made them beside it.
+"""Features of captions in the records of a prepared data set, and a file about what made them.
 
-    text_features   float [n1 + n2 + ..., F]: of each caption its tokens, one caption after another
+    text_features   float [n1 + n2 + ..., F]: the tokens of each caption, one caption after another
     text_lengths    int32: n1, n2, ..., none above L
     text.json       the values of `encoders.text.Described`, in the folder of the data set
 
@@ -25,7 +25,7 @@ FEATURES, LENGTHS = "text_features", "text_lengths"
 
 
 def declared(described: Described, dtype: str) -> dict[str, Any]:
-    """Return the features of TFDS that hold text features of a type."""
+    """Return the TFDS features that hold text features of a type."""
     import tensorflow_datasets as tfds
 
     shape = (None, described.features)
@@ -59,7 +59,7 @@ def unpacked(record: Mapping[str, Any], described: Described) -> Sequence[np.nda
     fits = whole.ndim == 2 and whole.shape == (sum(lengths), described.features)
     if not fits or any(not 0 < length <= described.length for length in lengths):
         raise UserError(f"its text features of shape {whole.shape} do not fit lengths {lengths}")
-    if whole.dtype == jnp.bfloat16:  # which few packages read
+    if whole.dtype == jnp.bfloat16:  # few packages read it
         whole = whole.astype(np.float32)
     if not np.isfinite(whole).all():
         raise UserError("its text features are not finite")
@@ -77,7 +77,7 @@ def read(folder: Any, features: Mapping[str, Any]) -> Described | None:
 
     Args:
       folder: of the data set.
-      features: its features of TFDS.
+      features: its TFDS features.
 
     Raises:
       UserError: the file is missing or damaged.
@@ -93,7 +93,7 @@ def read(folder: Any, features: Mapping[str, Any]) -> Described | None:
                 raise ValueError(f"{name} is of another type")
         if features[FEATURES].shape != (None, found.features) or found.length < 1:
             raise ValueError(f"the features are of shape {features[FEATURES].shape}")
-    except Exception as error:  # damaged files raise many kinds
+    except Exception as error:  # damaged files raise many kinds of errors
         raise UserError(
             f"{path} cannot be read ({one_line(error)}), so it is not known what made the text "
             "features of this data set: copy it again."

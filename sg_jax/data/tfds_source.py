@@ -54,7 +54,7 @@ class TfdsSource:
         return self._example(i, self._read_at(i))
 
     def worded(self, i: int, features: bool) -> tuple[dict[str, Any], Sequence[Any]]:
-        """Return example `i`, and its captions, or the features [n, F] of each, by one reading."""
+        """Return example `i`, and its captions, or the features [n, F] of each, from one read."""
         record = self._read_at(i)
         return self._example(i, record), self._texts(i, record, features)
 
@@ -270,7 +270,7 @@ def _label(there: str, features: Any, folder: str) -> tuple[str, tuple[str, ...]
 
 
 def _described_classes(folder: str, key: str) -> int | None:
-    """Return the number of classes that a description says; None if it does not."""
+    """Return the number of classes that a description gives; None if it gives none."""
     try:
         description = json.loads((epath.Path(folder) / FEATURES).read_text())
         return int(description["featuresDict"]["features"][key]["classLabel"]["numClasses"])

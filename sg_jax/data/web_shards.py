@@ -1,16 +1,16 @@
-"""Tars of WebDataset: the files of an image have one name and different ends.
+"""WebDataset tars: the files of an image have one name and different endings.
 
     00000.tar: 000000000.jpg   the image, or .png, .webp and so on
                000000000.txt   its caption
-               000000000.json  what is known of it: its caption, its aesthetics score
+               000000000.json  what is known about it: its caption, its aesthetics score
 
-as img2dataset writes COYO, and as JourneyDB comes when it is packed so (.json with "prompt" and
+This is how img2dataset writes COYO, and how JourneyDB can be packed (.json with "prompt" and
 "Task2"). config.data.name is "wds:FOLDER", "wds:FILE.tar", or several of these with how often the
-images of each come in an epoch: "wds:./coyo@0.5,./journeydb@2". The half is then the same one in
-every epoch. `config.data.aesthetics` is the least score of an image. Where no image of a part has a
-score, as those of synthetic data, all of them are taken.
+images of each come in an epoch: "wds:./coyo@0.5,./journeydb@2". The half is then the same in every
+epoch. `config.data.aesthetics` is the least score of an image. If no image of a part has a score,
+as in synthetic data, all of them are taken.
 
-Tars are read at random, which suits a disk. `--mode latents` stores them as a data set once.
+Tars are read in random order, which suits a disk. `--mode latents` stores them once as a data set.
 """
 
 import bisect
@@ -43,7 +43,7 @@ PREFIX = "wds:"
 TOLD = (".txt", ".json")
 SCORES = (
     "aesthetic_score_laion_v2", "aesthetic_score", "aesthetics", "aesthetic", "AESTHETIC_SCORE",
-)  # fmt: skip  # of a .json, the first that is there
+)  # fmt: skip  # in a .json; the first one present is used
 MOST_TIMES = 100
 THREADS = 16
 _PART = re.compile(r"(?P<path>.+?)(@(?P<times>\d+(\.\d+)?))?")
@@ -62,13 +62,13 @@ class Shards:
         return self.archives[shard], i - (self.ends[shard - 1] if shard else 0)
 
     def beside(self, i: int, end: str) -> bytes | None:
-        """Return the file beside image `i` with this end; None without one."""
+        """Return the file next to image `i` with this ending; None without one."""
         archive, number = self.find(i)
         path = os.path.splitext(archive.names[number])[0] + end
         return archive.read_beside(path) if path in archive.beside else None
 
     def about(self, i: int) -> dict[str, Any]:
-        """Return what the .json beside image `i` says; {} without one."""
+        """Return what the .json next to image `i` says; {} without one."""
         content = self.beside(i, ".json")
         try:
             found = json.loads(content) if content else {}
@@ -79,7 +79,7 @@ class Shards:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class ShardSource(Encoded):
-    """A split of tars of WebDataset. They have one class, because their captions tell of images."""
+    """A split of WebDataset tars. They have one class, because captions describe their images."""
 
     shards: Shards = dataclasses.field(repr=False)
     ids: np.ndarray = dataclasses.field(repr=False)  # numbers in `shards`
@@ -139,7 +139,7 @@ class _Captions:
 
 
 def claims(name: str) -> bool:
-    """Return whether a name is one of tars of WebDataset."""
+    """Return whether a name stands for WebDataset tars."""
     return name.startswith(PREFIX)
 
 
@@ -240,7 +240,7 @@ def _tars(given: str, name: str) -> list[pathlib.Path]:
 
 
 def _repeated(ids: np.ndarray, times: float) -> np.ndarray:
-    """Return ids so often; of a fraction, those whose hashes come first, in their order."""
+    """Return ids this often; for a fraction, those whose hashes come first, in their order."""
     whole, rest = int(times), times - int(times)
     keys = [hashlib.sha256(b"%d" % i).digest() for i in range(len(ids))] if rest else []
     some = sorted(sorted(range(len(keys)), key=keys.__getitem__)[: round(rest * len(keys))])

@@ -43,7 +43,7 @@ class Wording:
     Attributes:
       length: L.
       features: F; 0 for bytes.
-      words: of bytes, the most words of a text; 0: any number.
+      words: for bytes, the most words of a text; 0: any number.
     """
 
     length: int
@@ -60,19 +60,19 @@ class Wording:
         return {"text": padded, "length": np.int32(len(text))}
 
     def cuts(self, text: str) -> bool:
-        """Return whether a network of bytes reads only a part of a text."""
+        """Return whether a network that reads bytes reads only part of a text."""
         return bytes_read(text, self.length, self.words)[1]
 
     @property
     def most(self) -> str:
-        """What a text may have, in words, with the setting."""
+        """The longest that a text may be, in words, with the setting."""
         if self.features:
             return f"{self.length} tokens (config.text.length)"
         words = f" or {self.words} words (config.text.words)" if self.words else ""
         return f"{self.length} bytes (config.text.length){words}"
 
     def blank(self, count: int) -> dict[str, np.ndarray]:
-        """Return conditions of full length, for what only takes time."""
+        """Return conditions of full length, for uses where only shapes and time matter."""
         shape = (count, self.length, self.features) if self.features else (count, self.length)
         text = np.zeros(shape, np.float16 if self.features else np.int32)
         return {"text": text, "length": np.full(count, self.length, np.int32)}
@@ -102,7 +102,7 @@ class Worded:
     Args:
       source: as `data.sources.Source` describes it.
       features: whether features are wanted.
-      examples: where other examples than those of a record with texts are read; the source.
+      examples: where examples whose records hold no texts are read; by default the source.
     """
 
     def __init__(self, source: Any, features: bool, examples: Any = None):
@@ -114,7 +114,7 @@ class Worded:
 
     @property
     def split(self) -> str:
-        """That of the source."""
+        """The split of the source."""
         return self._source.split
 
     @property
@@ -123,7 +123,7 @@ class Worded:
         return not self._features and captions.in_memory(captions.of(self._source))
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        if hasattr(self._source, "worded"):  # one reading of a record is enough
+        if hasattr(self._source, "worded"):  # reading a record once is enough
             example, texts = self._source.worded(i, self._features)
         else:
             example, texts = self._examples[i], self.texts(i)
@@ -185,11 +185,11 @@ def of(text: Text, source: Source) -> Wording:
 
 
 def look(worded: "Worded", most: int = 0) -> list[Sequence[Any]]:
-    """Return the texts of many examples, all of those that are in memory, before long work.
+    """Return the texts of many examples, or of all if they are in memory, before long work.
 
     Args:
       worded: the examples.
-      most: how many are read, evenly spread; 0: `LOOKED_AT`, or all captions that are in memory.
+      most: how many are read, evenly spread; 0: `LOOKED_AT`, or all captions if in memory.
 
     Raises:
       UserError: an example has no caption, or features are not finite.
@@ -228,7 +228,7 @@ def identity(text: Text, source: Source) -> dict[str, Any]:
 
 
 def _stored(made: Described) -> dict[str, Any]:
-    """Return what a run keeps of its text features: not where the encoder was."""
+    """Return what a run keeps about its text features, without where the encoder was."""
     kept = dataclasses.asdict(made)
     del kept["encoder"]
     return kept

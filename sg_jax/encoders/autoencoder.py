@@ -22,7 +22,7 @@ from sg_jax.encoders.tiles import in_tiles
 from sg_jax.errors import UserError, is_whole, shown
 
 SMALLEST_TILE = 8  # pixels of latents
-FARTHEST = 8.0  # of an image's values from 0; decoded ones overshoot [-1, 1], but not as far
+FARTHEST = 8.0  # of an image's values from 0; decoded ones overshoot [-1, 1], but not this far
 
 
 class Autoencoder(nnx.Module):
@@ -34,7 +34,7 @@ class Autoencoder(nnx.Module):
       decoder: maps z to images; or None.
       name: what the weights were loaded from.
       scale, shift: latent = (z - shift) * scale.
-      factor: pixels along a side of a latent's pixel.
+      factor: image pixels along a side of a latent's pixel.
       channels: of a latent.
     """
 
@@ -61,15 +61,15 @@ class Autoencoder(nnx.Module):
 
         Args:
           images: floats [B, H, W, 3] in [-1, 1]; both sides are multiples of `factor`.
-          chunk: images at a time, where all of them would need too much memory.
-          tile: side in pixels of the parts that are encoded one after another, where one image
-            would need too much memory; the result is only close to that of whole images.
+          chunk: images at a time, if all of them would need too much memory.
+          tile: side in pixels of the parts that are encoded one after another, if one image would
+            need too much memory; the result is only close to that of whole images.
 
         Returns:
           Two float32 arrays [B, H / factor, W / factor, channels] of scaled latents.
 
         Raises:
-          UserError: the images have another shape, type or range, or there is no encoder.
+          UserError: the images have the wrong shape, type or range, or there is no encoder.
         """
         images = self._checked("images", images, 3, self.factor, self.encoder)
         if isinstance(images, np.ndarray) and images.size:
@@ -86,13 +86,13 @@ class Autoencoder(nnx.Module):
 
         Args:
           latents: floats [B, h, w, channels], scaled.
-          chunk, tile: as in `encode`; a tile's side is that of its images.
+          chunk, tile: as in `encode`; a tile's side is in pixels of the images.
 
         Returns:
-          Float32 [B, h * factor, w * factor, 3] in [-1, 1], but for overshoot: clip them.
+          Float32 [B, h * factor, w * factor, 3] in [-1, 1], except for overshoot: clip them.
 
         Raises:
-          UserError: the latents have another shape or type, or there is no decoder.
+          UserError: the latents have the wrong shape or type, or there is no decoder.
         """
         latents = self._checked("latents", latents, self.channels, 1, self.decoder)
         parts = _whole("chunk", chunk), self._tile(tile)
@@ -114,7 +114,7 @@ class Autoencoder(nnx.Module):
         return tile // self.factor
 
     def _checked(self, what: str, x: Any, channels: int, factor: int, network: Any) -> Any:
-        """Return an array as float32, of NumPy if it was no array of JAX."""
+        """Return an array as float32, as a NumPy array unless it was a JAX array."""
         if network is None:
             half, other = ("encoder", "decoder") if what == "images" else ("decoder", "encoder")
             raise UserError(

@@ -58,7 +58,7 @@ class Recipe(Settings):
 
 
 class ResidualBlock(nnx.Module):
-    """Two 3x3 convolutions, each after its norm, beside a shortcut (He et al., arXiv 1603.05027).
+    """Two 3x3 convolutions, each after its norm, with a shortcut (He et al., arXiv 1603.05027).
 
     Args:
       inputs: channels in.
@@ -265,7 +265,7 @@ def fit(
 
 def check_size(image_shape: tuple[int, int, int], recipe: Recipe) -> None:
     """Raise a UserError if the network would have more than `MOST_WEIGHTS` weights."""
-    # Of the 3x3 convolutions, which have nearly all.
+    # Those of the 3x3 convolutions, which have nearly all of them.
     weights = sum(9 * (i + o) * o for i, o, _ in _plan(image_shape, recipe))
     if weights > MOST_WEIGHTS:
         raise UserError(

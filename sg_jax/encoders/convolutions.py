@@ -1,8 +1,8 @@
 """Layers that the autoencoders share: convolutions, group norms, attention, doubled sides.
 
 Images and features are [B, H, W, C]. Kernels are stored in the type that they are computed in, all
-other weights in float32. A float32 network computes in float32 on every device, while TPUs and GPUs
-would round the factors of a product by default. A bfloat16 one sums in float32.
+other weights in float32. A float32 network computes in float32 on every device, although TPUs and
+GPUs would round the factors of a product by default. A bfloat16 network sums in float32.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from flax import nnx
 
 KERNEL_INIT = nnx.initializers.he_normal()
 EPSILON = 1e-6
-SCORES = 4096 * 4096  # of attention, at a time and image: all of an image of 512 pixels at factor 8
+SCORES = 4096 * 4096  # of attention per image at a time: all of them for 512 pixels at factor 8
 
 
 def precision_of(dtype: jnp.dtype) -> jax.lax.Precision:
@@ -110,7 +110,7 @@ class GroupNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Attention of one head between all pixels, beside a shortcut.
+    """Attention of one head between all pixels, with a shortcut.
 
     Args:
       channels: width of pixels, queries, keys and values.
@@ -137,9 +137,9 @@ class Attention(nnx.Module):
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Return softmax(query key^T / sqrt(D)) value, for at most `SCORES` pairs at a time and image.
+    """Return softmax(query key^T / sqrt(D)) value, for at most `SCORES` pairs per image at a time.
 
-    Larger images take their queries in parts, with the same result.
+    The queries of larger images are taken in parts, with the same result.
 
     Args:
       query, key, value: [B, N, D] each.
@@ -167,8 +167,8 @@ def in_parts(function, x: jax.Array, size: int, axis: int = 0) -> Any:
     """Return function(x), computed in a loop over parts of x; the last one is filled with zeros.
 
     Args:
-      function: maps arrays with `size` entries along the axis to arrays, or a tree of them, with as
-        many; no entry may depend on another.
+      function: maps arrays with `size` entries along the axis to arrays, or a tree of them, with
+        equally many; no entry may depend on another.
       x: an array.
       size: entries at a time.
       axis: the axis that is divided.

@@ -6,8 +6,8 @@
 FD-DINOv2 (Stein et al., arXiv 2306.04675) takes the class token after the last norm of ViT-L/14.
 Its published code (layer6ai-labs/dgm-eval, without `--clean_resize`) resizes whole images to
 224x224 with Pillow's antialiased bicubic filter, without cropping: rows, rounded to whole numbers,
-then columns. So does a call here, to the last bit. (Pillow 13 takes columns first in some images
-that are higher than wide.)
+then columns. A call here does the same, to the last bit. (Pillow 13 takes columns first in some
+images that are taller than wide.)
 
 Position embeddings are learned for images of 518 pixels and resized too. DINOv2's own code adds 0.1
 to the new sides before it computes the scale; transformers does not, so class tokens differ by up
@@ -50,7 +50,7 @@ class Sizes:
       gated: whether the MLP is gated (SwiGLU, as in ViT-g).
       patch: side of a patch in pixels.
       table: patches along a side of the table of position embeddings.
-      registers: tokens beside the class and the patches.
+      registers: tokens in addition to the class and the patches.
     """
 
     width: int
@@ -98,7 +98,7 @@ class LayerNorm(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention and an MLP, each after its norm and scaled, beside a shortcut."""
+    """Attention and an MLP, each after its norm, scaled and with a shortcut."""
 
     def __init__(self, sizes: Sizes, dtype: jnp.dtype, *, rngs: nnx.Rngs):
         width, self.heads, self.gated = sizes.width, sizes.heads, sizes.gated
@@ -133,7 +133,7 @@ class Block(nnx.Module):
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """Return x (1 + erf(x / sqrt(2))) / 2; that of jax is slower on CPUs."""
+    """Return x (1 + erf(x / sqrt(2))) / 2; jax's own is slower on CPUs."""
     return 0.5 * x * (1 + jax.lax.erf(x * np.float32(np.sqrt(0.5))))
 
 
@@ -180,7 +180,7 @@ class DINOv2(judges.Judge):
         self.norm = LayerNorm(width)
 
     def settings(self) -> tuple[Any, ...]:
-        """Return what the features depend on beside the weights."""
+        """Return what the features depend on besides the weights."""
         return (self.blocks.heads, self.offset)
 
     def embed(self, pixels: jax.typing.ArrayLike) -> jax.Array:
@@ -195,7 +195,7 @@ class DINOv2(judges.Judge):
           patches row by row.
 
         Raises:
-          UserError: they have another type or shape.
+          UserError: they have the wrong type or shape.
         """
         array = judges.as_array("pixels", pixels)
         if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -224,7 +224,7 @@ class DINOv2(judges.Judge):
           {"class": float32 [B, D]}, the class token after the last norm.
 
         Raises:
-          UserError: the images have another type or shape.
+          UserError: the images have the wrong type or shape.
         """
         return _class(self, judges.pictures(images))
 
@@ -262,5 +262,5 @@ def _positions(network: DINOv2, rows: int, columns: int) -> jax.Array:
 
 @functools.lru_cache(maxsize=8)
 def of_shapes(name: str, sizes: Sizes, dtype: jnp.dtype, offset: float = 0.0) -> DINOv2:
-    """Return a network of shapes in place of weights."""
+    """Return a network with shapes in place of weights."""
     return jax.eval_shape(lambda: DINOv2(name, sizes, dtype, offset, rngs=nnx.Rngs(0)))

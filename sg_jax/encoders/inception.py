@@ -1,16 +1,16 @@
 """The Inception network of FID, sFID and the Inception score (Szegedy et al., arXiv 1512.00567).
 
-It is the one that TensorFlow published in December 2015, with 1008 logits, as ADM's evaluator and
-torch-fidelity use it. It differs from torchvision's: average pools do not count what is around the
-image, and the last block takes a maximum where the one before it averages.
+It is the one that TensorFlow published in December 2015, with 1008 logits, and that ADM's evaluator
+and torch-fidelity use. It differs from torchvision's: average pools do not count the padding around
+the image, and the last block takes a maximum where the one before it averages.
 
     network = sg_jax.load_encoder("inception", "pt_inception-2015-12-05-6726825d.pth")
-    found = network(images)  # uint8 [B, H, W, 3], of any sides
+    found = network(images)  # uint8 [B, H, W, 3], of any size
     found["pool"]  # [B, 2048]
 
 Norms are folded into the convolutions before them. In each block, the 1x1 convolutions that read
-its input are one. A pool's convolution is among them: averaging pixels and mixing channels can
-change places, and the pool then has fewer channels.
+its input are merged into one. A pool's convolution is among them: averaging pixels and mixing
+channels can be swapped, and the pool then has fewer channels.
 """
 
 import functools
@@ -171,7 +171,7 @@ class Inception(judges.Judge):
           "logits" and, without their bias, "logits_unbiased" [B, 1008], for the Inception score.
 
         Raises:
-          UserError: the images have another type or shape.
+          UserError: the images have the wrong type or shape.
         """
         return _features(self, judges.pictures(images))
 
@@ -209,7 +209,7 @@ def largest(x: jax.Array, stride: int = 2) -> jax.Array:
 
 
 def averaged(x: jax.Array) -> jax.Array:
-    """Return the means of 3x3 pixels around each pixel of [B, H, W, C], of those in the image."""
+    """Return the mean of the 3x3 pixels around each pixel of [B, H, W, C], within the image."""
     counts = [np.convolve(np.ones(n), np.ones(3), mode="same") for n in x.shape[1:3]]
     share = (1 / np.outer(*counts)).astype(np.float32)[None, :, :, None]
     wide = x.astype(jnp.float32)
@@ -226,5 +226,5 @@ def averaged(x: jax.Array) -> jax.Array:
 
 @functools.lru_cache(maxsize=4)
 def of_shapes(name: str, dtype: jnp.dtype) -> Inception:
-    """Return a network of shapes in place of weights."""
+    """Return a network with shapes in place of weights."""
     return jax.eval_shape(lambda: Inception(name, dtype, rngs=nnx.Rngs(0)))

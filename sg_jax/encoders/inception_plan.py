@@ -1,6 +1,6 @@
 """The convolutions of the Inception network of 2015, by their published names.
 
-A name is the block's, the branch's and, in a branch of several convolutions, a number.
+A name is made of the block's, the branch's and, in a branch of several convolutions, a number.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ POOL = "branch_pool"
 class Layer:
     """A convolution: channels out, sides of the kernel, and 2 if it halves the sides.
 
-    With a stride of 1 it keeps them. What else its name has, `end` says.
+    With a stride of 1 it keeps them. Its name ends in `end`.
     """
 
     outputs: int
@@ -31,8 +31,8 @@ class Mixed:
 
     Args:
       branches: in the order of their outputs.
-      average: whether `branch_pool` averages, or takes the maximum.
-      halves: whether the sides are halved; then the maximum of the input is an output too.
+      average: whether `branch_pool` averages; otherwise it takes the maximum.
+      halves: whether the sides are halved; if so, the maximum of the input is an output too.
     """
 
     branches: dict[str, Branch]
@@ -96,7 +96,7 @@ MIXED = {
     "Mixed_7b": _e(average=True),
     "Mixed_7c": _e(average=False),
 }  # fmt: skip
-SPATIAL_BLOCK = "Mixed_6d"  # whose first channels are those of its first branch
+SPATIAL_BLOCK = "Mixed_6d"  # its first channels are those of its first branch
 
 
 def outputs(mixed: Mixed, inputs: int) -> int:

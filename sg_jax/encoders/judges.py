@@ -27,7 +27,7 @@ def hashed(settings: Any, tree: Any) -> str:
 class Judge(nnx.Module):
     """A published network that maps images to features.
 
-    It is a pytree. Its calls are compiled once for each shape of images, and may stand within a
+    It is a pytree. Its calls are compiled once for each shape of images. They can be part of a
     program of your own, with images that are divided over devices along their first axis.
 
     Args:
@@ -38,7 +38,7 @@ class Judge(nnx.Module):
         self.name = name
 
     def fingerprint(self) -> str:
-        """Return a hash of all weights as they are computed with: 16 hexadecimal digits."""
+        """Return a hash of all weights in the type they are used in: 16 hexadecimal digits."""
         leaves, _ = jax.tree.flatten(self)  # without the name
         return hashed((type(self).__name__, *self.settings()), leaves)
 
@@ -48,12 +48,12 @@ class Judge(nnx.Module):
 
 
 def pictures(images: Any) -> Any:
-    """Return images as uint8 [B, H, W, 3], of NumPy if they were no array of JAX.
+    """Return images as uint8 [B, H, W, 3], as a NumPy array unless they were a JAX array.
 
     Grey ones, [B, H, W, 1], are repeated for each colour.
 
     Raises:
-      UserError: they have another type or shape.
+      UserError: they have the wrong type or shape.
     """
     array = as_array("images", images)
     if array.dtype != np.uint8:
@@ -71,8 +71,8 @@ def pictures(images: Any) -> Any:
 
 
 def as_array(what: str, x: Any) -> Any:
-    """Return an array of JAX as it is, and anything else as one of NumPy."""
+    """Return a JAX array as it is, and anything else as a NumPy array."""
     try:
         return x if isinstance(x, jax.Array) else np.asarray(x)
-    except Exception:  # of lists of different lengths, and of whatever else it is
+    except Exception:  # from lists of different lengths, or whatever else it is
         raise UserError(f"{what} must be one array, not {shown(x)}.") from None

@@ -1,7 +1,7 @@
 """The autoencoder of latent diffusion (AutoencoderKL): SD, SDXL, SD3, FLUX.1.
 
-Residual blocks at sides that are halved or doubled between them, and one attention in the middle,
-at the smallest side. Rombach et al., arXiv 2112.10752.
+Levels of residual blocks, with sides halved or doubled between them, and one attention in the
+middle, at the smallest side. Rombach et al., arXiv 2112.10752.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ LOGVAR = (-30.0, 20.0)  # what log variances are clipped to
 
 @dataclasses.dataclass(frozen=True)
 class Half:
-    """The sizes of an encoder or a decoder, as it is passed through.
+    """The sizes of an encoder or a decoder, in the order of its layers.
 
     Args:
       channels: of each level; between two levels, sides are halved or doubled.
@@ -27,7 +27,7 @@ class Half:
       latents: channels of a latent.
       images: channels of an image.
       attention: whether there is one in the middle.
-      quant: whether a 1x1 convolution is around the latent.
+      quant: whether there is a 1x1 convolution next to the latent.
       groups: of the norms.
     """
 
@@ -41,7 +41,7 @@ class Half:
 
 
 class ResidualBlock(nnx.Module):
-    """Two 3x3 convolutions, each after its norm, beside a shortcut."""
+    """Two 3x3 convolutions, each after its norm, with a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, groups: int, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.norm1 = GroupNorm(inputs, groups)
@@ -73,7 +73,7 @@ class Level(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Images -> the mean and the log variance of a latent.
+    """Images -> the mean and the standard deviation of a latent.
 
     Args:
       half: the sizes.
@@ -91,7 +91,7 @@ class Encoder(nnx.Module):
         self.quant = _quant(moments, half, rngs)
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Map images [B, H, W, 3] in [-1, 1] to mean and std of latents that are not scaled."""
+        """Map images [B, H, W, 3] in [-1, 1] to mean and std of unscaled latents."""
         h = self.first(images)
         for level in self.levels:
             h = level(h)
@@ -104,7 +104,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Latents that are not scaled -> images.
+    """Unscaled latents -> images.
 
     Args:
       half: the sizes.
@@ -122,7 +122,7 @@ class Decoder(nnx.Module):
         self.last = Conv(last, half.images, 3, dtype, wide=True, rngs=rngs)
 
     def __call__(self, latents: jax.Array) -> jax.Array:
-        """Map latents [B, h, w, C] to images [B, H, W, 3], in [-1, 1] but for overshoot."""
+        """Map latents [B, h, w, C] to images [B, H, W, 3], in [-1, 1] except for overshoot."""
         h = latents if self.quant is None else self.quant(latents)
         h = _through(self, self.first(h))
         for level in self.levels:
@@ -132,7 +132,7 @@ class Decoder(nnx.Module):
 
 
 def _levels(half: Half, inputs: int, dtype: jnp.dtype, rngs: nnx.Rngs, **sampling) -> nnx.List:
-    """Return the levels; all but the last end with a convolution of these settings."""
+    """Return the levels; all but the last end with a convolution with these settings."""
     levels, top = [], len(half.channels) - 1
     for i, (width, count) in enumerate(zip(half.channels, half.blocks, strict=True)):
         widths = [inputs] + [width] * count

@@ -12,14 +12,14 @@ import numpy as np
 
 PILLOW_BITS = 22  # of the fraction of Pillow's weights
 DIGIT = 8  # bits of a part of a weight; bfloat16 holds whole numbers of 8 bits
-TORCH_CUBIC = -0.75  # the parameter a of its bicubic without antialiasing; Pillow's is -0.5
+TORCH_CUBIC = -0.75  # parameter a of torch's bicubic without antialiasing; Pillow's is -0.5
 PILLOW_CUBIC = -0.5
 
 
 def bilinear_tf1(images: jax.Array, side: int) -> jax.Array:
     """Resize images as TensorFlow 1 did: source = target * scale, without antialiasing.
 
-    Pixels have no centres of half a pixel, and a smaller image is made of neighbours alone.
+    Pixel centres have no offset of half a pixel, and a smaller image uses only neighbouring pixels.
 
     Args:
       images: numbers [B, H, W, C].
@@ -51,7 +51,7 @@ def bicubic_pillow(images: jax.Array, side: int) -> jax.Array:
 
     Pillow resizes rows, rounds to whole numbers, and resizes columns. Its weights are whole numbers
     of 22 bits. Here they are split into digits of 8 bits, so that every product and sum is exact
-    in float32, also where the factors are rounded to bfloat16, as on TPUs.
+    in float32, even where the factors are rounded to bfloat16, as on TPUs.
 
     Args:
       images: uint8 [B, H, W, C], with sides of at most 14,000.
@@ -70,7 +70,7 @@ def bicubic_pillow(images: jax.Array, side: int) -> jax.Array:
 
 
 def _rounded(axes: str, x: jax.Array, inputs: int, outputs: int) -> jax.Array:
-    """Return one pass of Pillow's: sums of whole weights times pixels, rounded, as uint8."""
+    """Return one of Pillow's passes: sums of whole weights times pixels, rounded, as uint8."""
     wide, total = x.astype(jnp.float32), jnp.int32(1 << (PILLOW_BITS - 1))
     for shift, digits in _digits(inputs, outputs):
         part = jnp.einsum(axes, wide, digits)  # whole numbers below 2^24
@@ -80,7 +80,7 @@ def _rounded(axes: str, x: jax.Array, inputs: int, outputs: int) -> jax.Array:
 
 @functools.lru_cache(maxsize=64)
 def _digits(inputs: int, outputs: int) -> list[tuple[int, np.ndarray]]:
-    """Return Pillow's whole weights as float32 digits, each with the power of 2 that it counts."""
+    """Return Pillow's whole weights as float32 digits, each with the power of 2 it stands for."""
     fixed = cubic_weights(inputs, outputs) * (1 << PILLOW_BITS)
     whole = np.trunc(fixed + np.copysign(0.5, fixed)).astype(np.int32)
     low, middle = whole & 255, (whole >> DIGIT) & 255
@@ -116,7 +116,7 @@ def bicubic_table(
     Args:
       table: float32 [M, M, D].
       height, width: of the result.
-      offset: added to both before the scale is computed, as DINOv2's own code does by 0.1.
+      offset: added to both before the scale is computed, as DINOv2's own code does with 0.1.
       antialias: whether to use the antialiased filter, which has no offset.
 
     Returns:

@@ -15,7 +15,7 @@ from sg_jax.encoders.convolutions import Conv, GroupNorm, doubled
 
 POOL_GROUPS = 4
 POOL_EPSILON = 1e-5
-REACH = 3.0  # what latents are bent into before they are decoded
+REACH = 3.0  # latents are squashed to below this before they are decoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Piece:
     Args:
       inputs: channels in.
       outputs: channels out.
-      block: whether it is a residual block, or else a convolution.
+      block: whether it is a residual block; otherwise it is a convolution.
       resample: whether it is a convolution that changes the side, and so has no bias.
-      pool: whether it is a block with a normed branch before it, as FLUX.2's has.
+      pool: whether it is a block with a normed branch before it, as in FLUX.2's.
     """
 
     inputs: int
@@ -51,7 +51,7 @@ class Pool(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Three 3x3 convolutions beside a shortcut."""
+    """Three 3x3 convolutions with a shortcut."""
 
     def __init__(self, piece: Piece, dtype: jnp.dtype, rngs: nnx.Rngs):
         widths = (piece.inputs, piece.outputs, piece.outputs)
@@ -104,7 +104,7 @@ class Decoder(nnx.Module):
         self.layers = _layers(pieces, dtype, rngs, stride=1)
 
     def __call__(self, latents: jax.Array) -> jax.Array:
-        """Map latents [B, h, w, C] to images [B, H, W, 3], in [-1, 1] but for overshoot."""
+        """Map latents [B, h, w, C] to images [B, H, W, 3], in [-1, 1] except for overshoot."""
         first, *others = self.layers
         h = nnx.relu(first(REACH * jnp.tanh(latents / REACH)))
         for layer, resample in zip(others, self.resamples[1:], strict=True):

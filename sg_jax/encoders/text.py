@@ -17,9 +17,9 @@ import numpy as np
 
 from sg_jax.errors import ALWAYS, CONTINUED, Settings, UserError, one_line, setting, shown
 
-BYTES = "bytes"  # of config.text.encoder: no frozen encoder, but one that is trained along
+BYTES = "bytes"  # value of config.text.encoder: not a frozen encoder, but one that is trained too
 MOST_TOKENS = 4096
-PARTS = ("language_model", "text_model")  # of models that also see images, the first that is there
+PARTS = ("language_model", "text_model")  # of models that also see images; the first found is used
 VOLATILE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
 PROBES = ("a red circle left of a blue square", " Two  lines\nof 12,345 Ünïcödé ω 字 🙂")
 
@@ -73,7 +73,7 @@ class Described:
       fingerprint: of its weights, configuration and tokenizer.
       length: L, the most tokens of a text.
       prefix, cut_prefix: see `Text`.
-      features: F, numbers of a token.
+      features: F, numbers per token.
     """
 
     encoder: str
@@ -97,8 +97,8 @@ class TextEncoder:
 
     Args:
       name: what it was loaded from.
-      network: of torch, returns `last_hidden_state`; in evaluation mode.
-      tokenizer: of transformers.
+      network: a torch module that returns `last_hidden_state`, in evaluation mode.
+      tokenizer: from transformers.
       config: the contents of config.json, for the fingerprint.
       text: the section; `encoder` is not read.
     """
@@ -107,7 +107,7 @@ class TextEncoder:
         self.name, self._network, self._tokenizer = name, network, tokenizer
         self._batch, self.dtype = text.batch, text.dtype
         tokenizer.padding_side = tokenizer.truncation_side = "right"
-        tokenizer.model_max_length = sys.maxsize  # or every longer text is warned of
+        tokenizer.model_max_length = sys.maxsize  # otherwise it warns about every longer text
         self._leading = self._ids([text.prefix])[0] if text.cut_prefix else []
         most = getattr(network.config, "max_position_embeddings", 0) or sys.maxsize
         if (needed := text.length + len(self._leading)) > most:
@@ -137,7 +137,7 @@ class TextEncoder:
 
     @property
     def features(self) -> int:
-        """F, numbers of a token."""
+        """F, numbers per token."""
         return self.about.features
 
     def fingerprint(self) -> str:
@@ -159,7 +159,7 @@ class TextEncoder:
           an empty text is 0.
 
         Raises:
-          UserError: a text is none, or its features are not finite.
+          UserError: one of them is not a text, or its features are not finite.
         """
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise UserError(f"texts={shown(texts)} must be a list of texts.")
@@ -191,11 +191,11 @@ class TextEncoder:
           texts: B of them, without the prefix.
 
         Returns:
-          For each a pair (first, last) per token, as its features come; an empty range for tokens
-          that stand for nothing, and a negative one for those of the prefix.
+          For each text a pair (first, last) per token, in the order of its features; an empty range
+          for tokens that stand for nothing, and a negative one for those of the prefix.
 
         Raises:
-          UserError: the tokenizer does not tell it.
+          UserError: the tokenizer does not report this.
         """
         if not getattr(self._tokenizer, "is_fast", False):
             raise UserError(
@@ -222,7 +222,7 @@ class TextEncoder:
         """Yield the hidden states [n, F] of each text of a batch, from its n tokens."""
         import torch
 
-        # Always as wide, so that what a text becomes does not depend on its neighbours' lengths.
+        # Always this wide, so that what a text becomes does not depend on its neighbours' lengths.
         tokens = torch.zeros((len(ids), self._most), dtype=torch.long)
         mask = torch.zeros_like(tokens)
         for row, of_text in enumerate(ids):
@@ -258,14 +258,14 @@ def _fingerprint(network: Any, tokenizer: Any, config: Mapping) -> str:
 
 
 def load(name: str, text: Text) -> TextEncoder:
-    """Return the encoder in a folder or of a hub id, by transformers; no code of it is run.
+    """Return the encoder in a folder or of a hub id, by transformers; none of its code is run.
 
     Args:
       name: the folder or hub id.
       text: the section; `encoder` is not read.
 
     Raises:
-      UserError: the packages are missing, or there is no such encoder, or it cannot be read.
+      UserError: the packages are missing, there is no such encoder, or it cannot be read.
     """
     try:
         import torch
@@ -283,7 +283,7 @@ def load(name: str, text: Text) -> TextEncoder:
             config, _ = transformers.PretrainedConfig.get_config_dict(name)
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **safe)
             network: Any = transformers.AutoModel.from_pretrained(name, **safe)
-    except Exception as cause:  # many kinds, also those of other packages
+    except Exception as cause:  # many kinds of errors, also from other packages
         raise UserError(
             f"The text encoder {name!r} cannot be loaded ({one_line(cause)}): give a folder that "
             "transformers' save_pretrained wrote, with its tokenizer, or a hub id; that needs "

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-OVERLAP = 4  # neighbouring tiles share a side's fourth part, or more
+OVERLAP = 4  # neighbouring tiles share a quarter of a side or more
 
 
 def in_tiles(
@@ -63,7 +63,7 @@ def _starts(side: int, size: int, multiple: int) -> np.ndarray:
 
 
 def _ramp(size: int) -> np.ndarray:
-    """Return the weights along a tile's side: 1, but for the parts that overlap."""
+    """Return the weights along a tile's side: 1, except for the parts that overlap."""
     places = np.arange(size) + 1
     edge = max(1, size // OVERLAP)
     return np.minimum(1, np.minimum(places, places[::-1]) / (edge + 1)).astype(np.float32)

@@ -1,9 +1,9 @@
 """Judge generated images: features, distances, and the report that a user opens.
 
-In the order of understanding:
+In reading order:
 
     rows         features of many samples, read in blocks
-    statistics   mean and scatter, which batches are merged into; the Fréchet distance
+    statistics   mean and scatter, merged from batches; the Fréchet distance
     predictions  sums over a classifier's predictions; the Inception Score
     pairs        programs over all pairs of samples, on the devices
     neighbours   precision and recall
@@ -13,27 +13,27 @@ In the order of understanding:
     found        what a network finds in images
     metrics      one row per metric: what it is computed from, how it prints, how to read it
     results      a setting's scores over seeds
-    tally        what networks find in a stream of images, kept on the way
+    tally        what networks find in a stream of images, saved along the way
     reading      the real images, in batches
-    image_sets   images of others: .npz files, folders and archives
+    image_sets   other people's images: .npz files, folders and archives
     fingerprint  what the run's own feature network was made from
     features     that network, and its file classifier.npz
     networks     Inception and DINOv2
-    real         what networks find in the real images, and the files of it
+    real         what networks find in the real images, and the files that keep it
     real_images  which images these are
-    references   the same in files such as ADM's
+    references   the same from reference files such as ADM's
     judge        networks, real images, and the scores of generated ones
     scoring      opens the judge
     table        scores.csv, one row per setting, seed and conditions
-    stream       draw and score batch by batch, and go on after an interruption
+    stream       draw and score batch by batch, and continue after an interruption
     scored       one setting after another
     measure      draw what is missing in scores.csv, and score it
-    published    figures of papers, beside ours
-    pictures, captioned, style, figures, heatmaps, method_figures, page: what is shown
-    report       tables, report.json and report.html, of one run or many
-    prompts, composed: what images of prompts must show, and whether they do
+    published    figures from papers, next to ours
+    pictures, captioned, style, figures, heatmaps, method_figures, page: how results are shown
+    report       tables, report.json and report.html, for one run or many
+    prompts, composed: what the images of a prompt must show, and whether they do
     clip_score, prompted: the CLIP score, and images for other scorers
-    compose_rows, composing, compose_tables: the same for all guidance settings
+    compose_rows, composing, compose_tables: scores of prompts for all guidance settings
     controlled   how steadily attribute control changes one thing on the shapes
     comparison, compare: several runs as points, and their report
 """

@@ -1,6 +1,6 @@
-"""Images with their captions: a grid with texts under the pictures, and captions as headings.
+"""Images with their captions: a grid with a text under each picture, and captions as headings.
 
-A character that the font lacks becomes a box; what cannot be drawn at all becomes a space.
+A character that the font lacks becomes a box; one that cannot be drawn at all becomes a space.
 """
 
 import functools
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FONT_SIZE = 12
-LINES = 5  # of a caption; the last ends in "…" if there is more
-NARROWEST = 112  # pixels of a caption's column
-SHORT = 60  # characters of a heading
+LINES = 5  # of a caption, at most; the last ends in "…" if there is more
+NARROWEST = 112  # least pixels of a caption's column
+SHORT = 60  # most characters of a heading
 
 
 def plain(text: str) -> str:
-    """Return a text on one line, without what fonts and files cannot take."""
+    """Return a text on one line, without characters that fonts or files cannot take."""
     odd = ("Cc", "Cf", "Cs", "Co", "Cn")  # control, format, surrogates, private, unassigned
     kept = "".join(" " if unicodedata.category(c) in odd else c for c in text)
     return " ".join(kept.split())
@@ -101,13 +101,13 @@ def _wrapped(text: str, font: Any, width: int) -> list[str]:
 
 
 def shown_of(experiment: Experiment, source: Source, columns: int, samples: int) -> int:
-    """Return how many images a row of a picture shows: of each class one, or of some captions."""
+    """Return how many images a row of a picture shows: one per class, or some of the captions."""
     most = columns if experiment.captions else min(columns, source.num_classes)
     return min(most, samples)
 
 
 def headings(experiment: Experiment, source: Source, shown: int, samples: int) -> list[str]:
-    """Return what the first `shown` of so many images are of: classes, or captions."""
+    """Return what the first `shown` of `samples` images show: classes, or captions."""
     if experiment.captions is not None:
         return [short(text) for text in experiment.captions.ask(samples)[:shown].words]
     return list(source.class_names[:shown])

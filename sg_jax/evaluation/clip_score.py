@@ -1,7 +1,7 @@
 """The CLIP score of images and texts: 100 times the cosine of their embeddings, at least 0.
 
-Hessel et al., "CLIPScore" (arXiv 2104.08718), without their factor of 2.5, as it is mostly
-reported. The networks are those of transformers, which computes with torch.
+Hessel et al., "CLIPScore" (arXiv 2104.08718), without their factor of 2.5, as it is usually
+reported. The networks come from the package transformers, which computes with torch.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Clip:
         try:
             self._model = CLIPModel.from_pretrained(name).eval()
             self._processor = AutoProcessor.from_pretrained(name)
-        except Exception as cause:  # whatever loading a network of others raises
+        except Exception as cause:  # loading someone else's network may raise anything
             raise UserError(
                 f"config.compose.clip={name!r} cannot be loaded ({one_line(cause)}): give the hub "
                 "id or the folder of a CLIP network in transformers' form."

@@ -7,10 +7,10 @@
     DIR/cost.png       quality against GFLOPs per image, every setting, with the Pareto front
     DIR/gain.png       what each kind of guidance does to each run
     DIR/weak.png       autoguidance, over the step of the checkpoint that makes the weak prediction
-    DIR/training.png   loss and quality over the time of training
+    DIR/training.png   loss and quality over training time
 
-It compares only what was measured in the same way. Rows with other numbers of samples or real
-images than most are left out, and their number is printed.
+It compares only what was measured in the same way. Rows whose number of samples or real images
+differs from that of most rows are left out, and the log says how many.
 """
 
 import os
@@ -47,7 +47,7 @@ Gains = Mapping[str, Mapping[str, tuple[float, float]]]  # method -> run -> (sha
 def run(
     workdirs: Sequence[str | os.PathLike], out: str | os.PathLike, command: str = ""
 ) -> list[epath.Path]:
-    """Write tables and figures of what the runs measured; return their paths.
+    """Write tables and figures of what was measured in the runs; return their paths.
 
     Args:
       workdirs: the folders of the runs.
@@ -55,7 +55,7 @@ def run(
       command: shown in the report, so that it can be made again; empty: not shown.
 
     Raises:
-      UserError: a run has no scores, two have one name, or they were measured in different ways.
+      UserError: a run has no scores, two share a name, or they were measured in different ways.
     """
     folder, names = files.path(out), [comparison.name_of(w) for w in workdirs]
     if len(set(names)) < len(names):
@@ -103,7 +103,7 @@ def run(
 
 
 def front(points: Sequence[Point]) -> "Figure":
-    """Draw the quality against GFLOPs per image, with a colour per method and a marker per run."""
+    """Draw quality against GFLOPs per image, with a colour per method and a marker per run."""
     spots = [
         Spot(
             p.cost,
@@ -122,10 +122,10 @@ def front(points: Sequence[Point]) -> "Figure":
 def over_training(
     points: Sequence[Point], metrics: Mapping[str, list[dict[str, Any]]]
 ) -> "Figure | None":
-    """Draw the losses over the time of training, and the quality; None without records.
+    """Draw the losses and the quality over training time; None without records.
 
     Args:
-      points: at all scored checkpoints; with one per run, only the losses are drawn.
+      points: those at all scored checkpoints; with one per run, only the losses are drawn.
       metrics: run -> records of its metrics.jsonl.
     """
     seconds = {run: _seconds(records) for run, records in metrics.items()}
@@ -145,7 +145,7 @@ def over_training(
 
 
 def _seconds(records: list[dict[str, Any]]) -> dict[int, float]:
-    """Return step -> seconds of training, as far as the records' rates make sense."""
+    """Return step -> seconds of training, where the records' rates make sense."""
     found = training_seconds([r for r in records if r.get("steps_per_second", 1.0) > 0])
     return {step: time for step, time in found.items() if drawable(np.array(time))}
 
@@ -153,7 +153,7 @@ def _seconds(records: list[dict[str, Any]]) -> dict[int, float]:
 def _over_checkpoints(
     points: Sequence[Point], run: str, times: Mapping[int, float], unit: int
 ) -> list[Line]:
-    """Return a line for each setting scored at the most checkpoints, if at more than one."""
+    """Return a line for each setting scored at the most checkpoints, if that is more than one."""
     found: dict[tuple[str, str], list[Point]] = {}
     for point in points:
         if point.run == run:

@@ -65,7 +65,7 @@ class Point:
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of the quality over seeds; 0 for one."""
+        """Standard deviation of the quality over seeds; 0 for one seed."""
         return self.result.deviations.get(self.metric.name) or 0.0
 
     @property
@@ -136,7 +136,7 @@ def method(guidance: Guidance, checkpoint: int) -> str:
 
     Args:
       guidance: the setting.
-      checkpoint: step of the strong prediction; a weak one of the same step is the same network.
+      checkpoint: step of the strong prediction; a weak one of the same step uses the same network.
     """
     if not guidance.guided:
         return "unguided"
@@ -184,7 +184,7 @@ def read(workdir: str | os.PathLike) -> list[Point]:
 
 
 def alike(points: Sequence[Point]) -> list[Point]:
-    """Return the points that were measured like most, and log how many others there are.
+    """Return the points measured in the most common way, and log how many others there are.
 
     Raises:
       UserError: a run has no point that was measured like the others.
@@ -231,7 +231,7 @@ def baseline(point: Point, points: Sequence[Point]) -> Point | None:
 
 
 def best_of_methods(points: Sequence[Point]) -> dict[str, dict[str, Point]]:
-    """Return method -> run -> its setting with the best quality, of those with a baseline.
+    """Return method -> run -> its setting with the best quality, among those with a baseline.
 
     Only points with the most common sampler and number of steps count. If some have more seeds,
     only those count, because the best of many one-seed numbers is partly luck.

@@ -1,7 +1,7 @@
-"""compose.csv of a run: how well each guidance setting follows prompts, with each seed.
+"""A run's compose.csv: how well each guidance setting follows prompts, with each seed.
 
-A line for each setting, seed and task, for seen prompts and held-out ones apart. What is in it is
-not drawn again; delete the file after you train again from the start.
+It has a line for each setting, seed and task, with seen and held-out prompts apart. Drawings in it
+are not made again; delete the file after you train again from the start.
 """
 
 import csv
@@ -36,8 +36,8 @@ class Row:
       stage: `SEARCH` or `REPORT`.
       method: the name of its guidance setting in the config.
       key: the setting, and how it was drawn: `samples` images of each prompt.
-      scores: of each task.
-      counts: images of each task.
+      scores: the score of each task.
+      counts: the number of images of each task.
       chosen: whether it has the best scale of its method.
     """
 
@@ -53,7 +53,7 @@ def read(workdir: str | os.PathLike) -> dict[str, Scores]:
     """Return the scores of all drawings in a run's file, by the digests of their keys.
 
     Raises:
-      UserError: it is another file, or damaged.
+      UserError: the file is of another kind, or damaged.
     """
     return {digest: {k: v for k, (v, _) in each.items()} for digest, each in _read(workdir).items()}
 
@@ -82,9 +82,9 @@ def _read(workdir: str | os.PathLike) -> dict[str, dict[tuple[str, bool], tuple[
 
 
 def write(workdir: str | os.PathLike, rows: Sequence[Row]) -> epath.Path:
-    """Write rows to a run's file, in place of those of the same drawings; others stay.
+    """Write rows to a run's file, replacing those of the same drawings; others stay.
 
-    Commands that write at the same time wait for each other, so that none loses a row of another.
+    Commands that write at the same time wait for each other, so that no row is lost.
     """
     with sharing.alone(workdir):
         return _write(files.path(workdir) / NAME, rows)
@@ -115,7 +115,7 @@ def _write(path: epath.Path, rows: Sequence[Row]) -> epath.Path:
 
 
 def overall(scores: Scores, unseen: bool | None = None) -> float:
-    """Return the mean of a drawing's tasks, of seen or of held-out prompts, or of both alike."""
+    """Return the mean over a drawing's tasks, for seen or held-out prompts, or for both."""
     values = [
         score
         for (task, held), score in scores.items()

@@ -30,11 +30,11 @@ def title(task: str) -> str:
 
 
 def spreads(rows: Sequence[Row], unseen: bool) -> dict[str, dict[str, Spread]]:
-    """Return by method and task the mean and deviation over the report's seeds.
+    """Return the mean and deviation over the report's seeds, by method and task.
 
     Args:
       rows: all rows of a run.
-      unseen: of held-out prompts, or of seen ones.
+      unseen: whether for held-out prompts; otherwise for seen ones.
     """
     found: dict[str, dict[str, Spread]] = {}
     report = [row for row in rows if row.stage == REPORT]
@@ -55,7 +55,7 @@ def spreads(rows: Sequence[Row], unseen: bool) -> dict[str, dict[str, Spread]]:
 
 
 def _cells(found: dict[str, dict[str, Spread]]) -> tuple[list[str], list[list[str]]]:
-    """Return the tasks, and for each method its texts such as "0.83 ± 0.02"."""
+    """Return the tasks, and the texts of each method, such as "0.83 ± 0.02"."""
     tasks = list(dict.fromkeys(task for each in found.values() for task in each))
     lines = [
         [f"{each[t][0]:.2f} ± {each[t][1]:.2f}" if t in each else "–" for t in tasks]
@@ -85,7 +85,7 @@ def markdown(rows: Sequence[Row], count: int, about: str = "") -> str:
     Args:
       rows: all rows of a run.
       count: the number of prompts.
-      about: a further sentence, such as whose pictures the images are learned from.
+      about: a further sentence, such as whose pictures the network learned from.
     """
     report = [row for row in rows if row.stage == REPORT]
     key, seeds = report[0].key, sorted({row.key.seed for row in report})
@@ -142,7 +142,7 @@ def _tried(search: Sequence[Row]) -> list[tuple[str, str, float]]:
 
 
 def figure(rows: Sequence[Row]) -> "Figure":
-    """Draw the share of right images of each task, a bar per method, seen above held out."""
+    """Draw each task's share of right images, with a bar per method, seen above held out."""
     panels = [
         (words, found)
         for words, unseen in ((SEEN, False), (UNSEEN, True))

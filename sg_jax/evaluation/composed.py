@@ -11,12 +11,12 @@ from sg_jax.data.shapes_scenes import COLOURS, Thing
 from sg_jax.errors import UserError, shown
 from sg_jax.evaluation.prompts import Prompt, Wanted
 
-NEAR = 0.1  # of the sum of two widths, or heights: less is no offset
-CLEAR = 0.5  # of a distance: an offset along one axis above it is a relation
+NEAR = 0.1  # of the sum of two widths or heights: a smaller offset does not count
+CLEAR = 0.5  # of a distance: a larger offset along one axis is a relation
 
 
 def check(prompts: Sequence[Prompt]) -> None:
-    """Raise unless the detector of the shapes can tell whether images show these prompts."""
+    """Raise unless the shapes detector can tell whether images show these prompts."""
     for prompt in prompts:
         wanted = (*prompt.include, *prompt.exclude)
         unknown = [w.kind for w in wanted if w.kind not in SHAPES]
@@ -32,13 +32,13 @@ def check(prompts: Sequence[Prompt]) -> None:
 
 
 def correct(images: np.ndarray, prompts: Sequence[Prompt]) -> np.ndarray:
-    """Return for each image [B, 32, 32, 3] whether it shows its prompt, bool [B]."""
+    """Return whether each image [B, 32, 32, 3] shows its prompt, bool [B]."""
     scenes = shapes_detector.detect(images)
     return np.array([shows(found, p) for found, p in zip(scenes, prompts, strict=True)], bool)
 
 
 def shows(found: Sequence[Found], prompt: Prompt) -> bool:
-    """Return whether a scene, the surest things first, has what a prompt asks for."""
+    """Return whether a scene, with the surest things first, has what a prompt asks for."""
     groups: list[list[Thing]] = []
     for wanted in prompt.include:
         things = _of_kind(found, wanted)[: wanted.count]
@@ -62,8 +62,8 @@ def _of_kind(found: Sequence[Found], wanted: Wanted) -> list[Thing]:
 def relations(first: Thing, second: Thing) -> set[str]:
     """Return where the first thing is, seen from the second: up to two relations.
 
-    Along each axis, the offset of the centres of the boxes less a tenth of the boxes' sides, over
-    the distance of the centres, must be above a half.
+    Along each axis, take the offset of the boxes' centres less a tenth of the boxes' sides.
+    Divided by the distance of the centres, it must be above one half.
     """
     one, other = (np.reshape(thing.box, (2, 2)) for thing in (first, second))  # [corner, axis]
     offset = (one - other).mean(axis=0)
@@ -80,17 +80,17 @@ def relations(first: Thing, second: Thing) -> set[str]:
 
 
 def shares(right: np.ndarray, prompts: Sequence[Prompt]) -> dict[tuple[str, bool], float]:
-    """Return the share of right images by task and whether it is held out.
+    """Return the share of right images, by task and by whether its prompts are held out.
 
     Args:
       right: whether each image shows its prompt, bool [prompts, images of each].
-      prompts: in the order of its rows.
+      prompts: in the order of the rows of `right`.
     """
     return {key: float(right[ids].mean()) for key, ids in groups(prompts).items()}
 
 
 def groups(prompts: Sequence[Prompt]) -> dict[tuple[str, bool], list[int]]:
-    """Return the numbers of the prompts of each task, of seen and of held-out ones."""
+    """Return the numbers of each task's prompts, seen and held-out ones apart."""
     found: dict[tuple[str, bool], list[int]] = {}
     for i, prompt in enumerate(prompts):
         found.setdefault((prompt.task, prompt.unseen), []).append(i)

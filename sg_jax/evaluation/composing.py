@@ -1,8 +1,8 @@
 """Draw prompts under each guidance setting, and score what the images show.
 
-Each setting tries the same scales with the seeds `config.compose.seeds`. The scale that is best
-there is drawn again with other seeds, and only these are reported. compose.csv keeps each drawing,
-and samples/composed/ the first images of some prompts.
+Each setting tries the same scales with the seeds `config.compose.seeds`. The best scale is drawn
+again with other seeds, and only these drawings are reported. compose.csv keeps each drawing's
+scores, and samples/composed/ the first images of some prompts.
 """
 
 import contextlib
@@ -35,16 +35,16 @@ from sg_jax.runs.progress import Ahead, Progress, log
 from sg_jax.weights import checkpoints, weak_networks
 
 Job = tuple[str, Key]  # a method and a drawing
-DETECTOR = "shapes 2"  # what scores and is shown; a new version draws again
+DETECTOR = "shapes 2"  # what scores and is shown; with a new version, all is drawn again
 
 
 def candidates(
     experiment: Experiment, workdir: str | os.PathLike, step: int
 ) -> dict[str, list[Guidance]]:
-    """Return the settings that each named setting tries: its own, or with each of the scales.
+    """Return the settings to try for each named one: the setting itself, or with each scale.
 
     Raises:
-      UserError: the network cannot draw one.
+      UserError: the network cannot draw one of them.
     """
     config = experiment.config.compose
     found = {}
@@ -61,7 +61,7 @@ def candidates(
 def shown_prompts(prompts: Sequence[Prompt]) -> list[int]:
     """Return the prompts whose images are shown: one of each task, seen and held out.
 
-    The first group shows its first prompt, the next ones later ones, so that they differ.
+    The first group shows its first prompt and later groups show later ones, so that they differ.
     """
     groups = list(composed.groups(prompts).values())
     return [ids[len(ids) * n // len(groups)] for n, ids in enumerate(groups)]
@@ -74,10 +74,10 @@ class Composer:
       experiment: the run's objects.
       workdir: folder of the run.
       prompts: what is asked for.
-      step: of the checkpoint.
-      scores: whether the detector of the shapes scores the images.
-      clip: what measures the CLIP score; None: nothing does.
-      encoder: of a network that reads the features of a frozen one.
+      step: step of the checkpoint.
+      scores: whether the shapes detector scores the images.
+      clip: measures the CLIP score; None: it is not measured.
+      encoder: the frozen text encoder, for a network that reads its features.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Composer:
         self._model = functools.cache(lambda: checkpoints.load(workdir, step, **self._how))
 
     def run(self, found: Mapping[str, Sequence[Guidance]]) -> list[Row]:
-        """Draw all settings, then the best of each again with other seeds; [] but in the writer."""
+        """Draw all settings, then the best ones again with other seeds; [] except in the writer."""
         settings = self._settings
         search = [(name, g) for name, each in found.items() for g in each if len(each) > 1]
         rows = self._draw(SEARCH, search, settings.seeds, len(found)) if search else []
@@ -203,7 +203,7 @@ class Composer:
         return budgets.image(experiment.model, key.guidance, experiment.sampler, key.steps)
 
     def _score(self, name: str, key: Key, keep: bool) -> Scores:
-        """Draw all prompts under a setting with a seed, and return what is found."""
+        """Draw all prompts under a setting with a seed, and return the scores."""
         samples, shown = self._settings.samples, shown_prompts(self._prompts)
         log(f"Draw {len(self._texts)} images: {name} ({key.guidance.describe()}), seed {key.seed}.")
         batches = sample_batches(
@@ -263,7 +263,7 @@ class Composer:
         return Kept(self._folder(name, key), keep, self._prompts, self._settings.samples)
 
     def _lacks_files(self, name: str, key: Key) -> bool:
-        """Return whether files are to be kept that are not all there."""
+        """Return whether files that are to be kept are missing."""
         if not self._settings.keep:
             return False
         pictures = files.named(self._folder(name, key), PICTURES[self._settings.keep])

@@ -1,8 +1,8 @@
-"""How well attribute control works on the shapes: the claim of arXiv 2403.17064, by the detector.
+"""Test the claim of arXiv 2403.17064, attribute control, on the shapes with their detector.
 
 Prompts name two things. A direction acts on one of them, at several scales and from the same noise.
-Its attribute should rise with the scale, and that of the other one should stay. Spearman's rho, the
-correlation of ranks, says how steadily: 1 if an attribute always rises.
+Its attribute should rise with the scale, and that of the other should stay the same. Spearman's
+rho, the correlation of ranks, says how steadily: 1 if an attribute always rises.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from sg_jax.data.shapes_scenes import (
     unseen_place,
 )
 
-LEAST = 0.0  # confidence of a thing that is measured: that of a rough one is low
+LEAST = 0.0  # confidence that a thing needs to be measured: rough ones have little
 FEWEST = 3  # scales at which both things must be found
 
 
@@ -46,7 +46,7 @@ class Pair:
     Attributes:
       text: the prompt.
       subject: shape and colour of the thing that is steered.
-      other: of the other one.
+      other: those of the other thing.
     """
 
     text: str
@@ -56,14 +56,14 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Steadiness:
-    """What was measured of the images of some prompts; each pair is (subject, other).
+    """What was measured on the images of some prompts; each pair is (subject, other).
 
     Attributes:
-      rho: Spearman's rho over the scales, the mean of all prompts.
+      rho: Spearman's rho over the scales, the mean over all prompts.
       error: its standard error.
-      pooled: rho over all images at once, of attributes less their mean in a prompt.
+      pooled: rho over all images together, of attributes minus their mean over a prompt.
       ends: the mean attribute at the lowest scale and at the highest: [2, 2], ends first.
-      found: the share of images in which both things are there.
+      found: the share of images in which both things were found.
       prompts: how many of the prompts could be measured.
     """
 
@@ -114,7 +114,7 @@ def measure(images: np.ndarray, asked: Sequence[Pair], attribute: str) -> Steadi
 
 
 def _the(found: Sequence[Found], shape: str, colour: str) -> Thing | None:
-    """Return the thing of a colour: of several that of the shape, or else the surest."""
+    """Return the thing of a colour; among several, the one of the shape, or else the surest."""
     things = [one.thing for one in found if one.thing.colour == colour]
     return next((t for t in things if t.shape == shape), things[0] if things else None)
 
@@ -122,8 +122,8 @@ def _the(found: Sequence[Found], shape: str, colour: str) -> Thing | None:
 def steadiness(values: np.ndarray) -> Steadiness:
     """Return the correlations of attributes [S, P, (subject, other)] with ascending scales.
 
-    Scales at which either thing is NaN, not found, do not count; neither do prompts of which fewer
-    than `FEWEST` scales are left.
+    Scales at which either thing was not found (NaN) do not count, nor do prompts with fewer than
+    `FEWEST` scales left.
     """
     both = ~np.isnan(values).any(axis=2)  # [S, P]
     steps = np.arange(len(values), dtype=float)

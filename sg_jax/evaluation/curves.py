@@ -18,7 +18,7 @@ def of_run(records: Sequence[Mapping[str, Any]]) -> "Figure | None":
     """Draw what a run has measured over its steps; None without a loss that can be drawn.
 
     Args:
-      records: of its metrics.jsonl.
+      records: the records of its metrics.jsonl.
     """
     losses = _line(records, "loss")
     if losses is None:
@@ -30,7 +30,7 @@ def of_run(records: Sequence[Mapping[str, Any]]) -> "Figure | None":
         if metric.of_images and (line := _line(records, EVAL + metric.name, "in training"))
     ]
     metric = quality([{metric.name: line.y[-1] for metric, line in measured}])
-    # Best by what settings are ranked by, otherwise by the first.
+    # Preferably the metric that settings are ranked by, otherwise the first one.
     measured.sort(key=lambda pair: pair[0] != metric)
     metric, lines = (measured[0][0], [measured[0][1]]) if measured else (metric, [])
     return figures.training([losses], lines, metric, heldout=[heldout] if heldout else [])

@@ -1,7 +1,7 @@
 """Distances between two sets of features, and scores of a classifier's predictions.
 
-Each takes arrays or `Rows`: features in parts, also in files, that are read in blocks. What each
-set alone contributes can be computed once, or gathered batch by batch.
+Each takes arrays or `Rows`: features in parts, in memory or in files, which are read in blocks.
+What each set alone contributes can be computed once, or gathered batch by batch.
 """
 
 from sg_jax.evaluation.kernel import KernelReference, kid

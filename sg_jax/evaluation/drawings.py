@@ -1,12 +1,12 @@
 """Write the images of a drawing as they come, so that only one batch of them is in memory.
 
     samples/NAME/000000.png, 000001.png, ...   each image
-    samples/NAME/prompts.jsonl                 of prompts: {"file_name": ..., "prompt": ...}
+    samples/NAME/prompts.jsonl                 for prompts: {"file_name": ..., "prompt": ...}
     samples/NAME.npz                           all of them, with their labels
     samples/NAME.png                           the first ones side by side
 
-Of latents there is the .npz file alone. It is complete after the images, and the picture comes
-last: a folder without them is of a drawing that was interrupted.
+Latents have only the .npz file. It is completed after the images, and the picture is written last:
+a folder without these two is from a drawing that was interrupted.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from sg_jax.evaluation import image_sets, pictures
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
-SHOWN = 200  # most images of a picture
+SHOWN = 200  # most images in a picture
 PROMPTS = "prompts.jsonl"
 THREADS = 8  # that encode and write images
 
@@ -40,13 +40,13 @@ def writing(
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """Yield the function that writes the next images, uint8 [b, H, W, C], or latents, float32.
 
-    All of them must be given before the end; the .npz file is only then there.
+    All of them must be given before the end; the .npz file appears only then.
 
     Args:
       folder: where to write.
-      name: of the files.
-      labels: of all images [B]; of a network of texts the prompts, which get a file of their own.
-      about: in words, how they were drawn.
+      name: name of the files.
+      labels: those of all images [B]; for a network of texts the prompts, which get their own file.
+      about: how they were drawn, in words.
       shape: H, W and C.
       latents: whether these are latents.
     """
@@ -59,7 +59,7 @@ def writing(
         array.write(np.ascontiguousarray(images, dtype).tobytes())
         if not latents:
             names = [place / name / f"{done + i:06d}.png" for i in range(len(images))]
-            list(pool.map(_write_png, images, names))  # which raises what went wrong
+            list(pool.map(_write_png, images, names))  # raises what went wrong in a thread
         done += len(images)
 
     with (
@@ -88,20 +88,20 @@ def writing(
 
 
 def _write_prompts(path: epath.Path, prompts: Sequence[str], latents: bool) -> None:
-    """Write the prompt of each image, one in a line, beside the images; of latents its number."""
+    """Write the prompt of each image, one per line, next to the images; latents go by number."""
     with files.writing(path) as file:
         for i, prompt in enumerate(prompts):
             which = {"number": i} if latents else {"file_name": f"{i:06d}.png"}
             line = json.dumps({**which, "prompt": prompt}, ensure_ascii=False)
-            file.write(f"{line}\n".encode(errors="replace"))  # half of a surrogate pair is no UTF-8
+            file.write(f"{line}\n".encode(errors="replace"))  # half a surrogate pair is not UTF-8
 
 
 class Kept:
-    """All images of an evaluation, for evaluators of others: FOLDER/000000.png and so on.
+    """All images of an evaluation, for other people's evaluators: FOLDER/000000.png and so on.
 
     Args:
       folder: where to write.
-      as_npz: whether FOLDER.npz follows at the end, as ADM's evaluator reads it (arr_0).
+      as_npz: whether FOLDER.npz is also written at the end, as ADM's evaluator reads it (arr_0).
     """
 
     def __init__(self, folder: epath.Path, as_npz: bool):
@@ -109,13 +109,13 @@ class Kept:
         files.check_writable(folder)
 
     def add(self, images: np.ndarray, first: int) -> None:
-        """Write images uint8 [b, H, W, C], of which the first one has the number `first`."""
+        """Write images uint8 [b, H, W, C], numbered from `first`."""
         names = [self._folder / f"{first + i:06d}.png" for i in range(len(images))]
         with ThreadPoolExecutor(THREADS, "pictures") as pool:
             list(pool.map(_write_png, images, names))
 
     def finish(self, count: int) -> None:
-        """Write the .npz, if it is wanted, and say where all are; there are `count` images."""
+        """Write the .npz, if it is wanted, and log where the `count` images are."""
         where = [self._folder]
         if self._as_npz:
             found = image_sets.open_images(self._folder)
@@ -131,7 +131,7 @@ def save_grid(
 ) -> epath.Path:
     """Write whole rows of the first images [B, H, W, C] side by side; return the path.
 
-    `name` is that of the data; see `pictures.credited`.
+    `name` is the name of the data; see `pictures.credited`.
     """
     rows = max(1, min(len(images), SHOWN) // columns)
     shown = images[: rows * columns].reshape(rows, columns, *images.shape[1:])

@@ -70,7 +70,7 @@ class Scorer:
         outputs = []
         for start in range(0, max(len(images), 1), BATCH):
             part = images[start : start + BATCH]
-            # Padded to one shape, so that all numbers of images share one compiled program.
+            # Padded to one shape, so that any number of images uses the same compiled program.
             padded = np.zeros((BATCH, *part.shape[1:]), np.uint8)
             padded[: len(part)] = part
             outputs.append([out[: len(part)] for out in _score_batch(self.model, padded)])
@@ -118,7 +118,7 @@ class Scorer:
           A Scorer that scores exactly like the saved one.
 
         Raises:
-          Unusable: the file is missing or damaged, or was made otherwise.
+          Unusable: the file is missing or damaged, or was made from something else.
           UserError: the file cannot be reached.
         """
         try:
@@ -132,7 +132,7 @@ class Scorer:
             fingerprint = Fingerprint.from_json(str(found["fingerprint"]))
         except Exception as error:  # one flipped byte of a zip file raises many kinds of errors
             raise _unreadable(path, error) from error
-        # Before the network is built, because another recipe may be of any size.
+        # Checked before the network is built, because another recipe may be of any size.
         wanted = expect
         if wanted is None and recipe is not None:
             wanted = dataclasses.replace(fingerprint, recipe=recipe)
@@ -145,7 +145,7 @@ class Scorer:
             accuracy = float(found["test_accuracy"])
             empty = jax.eval_shape(functools.partial(_new_model, fingerprint))
             leaves = [_take(found, name, leaf.shape) for name, leaf in _named_leaves(empty)]
-        except Exception as error:  # a file of another version, or by someone else
+        except Exception as error:  # a file of another version, or someone else's
             raise _unreadable(path, error) from error
         model = jax.tree.unflatten(jax.tree.structure(empty), leaves)
         return cls(model, accuracy, fingerprint)
@@ -166,7 +166,7 @@ def train_classifier(
       train: the training images, with labels in 0..num_classes - 1.
       test: the test images.
       num_classes: number of classes.
-      name: of the data set, for the fingerprint.
+      name: name of the data set, for the fingerprint.
       recipe: size, training and seed.
       log: called with each line of progress.
 

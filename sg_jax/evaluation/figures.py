@@ -39,7 +39,7 @@ class Spot:
       text: its name in the list of the front.
       kind: spots of one kind have one colour.
       run: spots of one run have one marker.
-      deviation: of the quality over seeds; 0 draws no bar.
+      deviation: that of the quality over seeds; 0 draws no bar.
     """
 
     cost: float
@@ -107,7 +107,7 @@ def front(
 
 
 def pareto_front(costs: np.ndarray, qualities: np.ndarray, better: int) -> list[int]:
-    """Return the indices of the Pareto front by rising cost: no other is both cheaper and better.
+    """Return the Pareto front's indices by rising cost: no other point is both cheaper and better.
 
     Args:
       costs: [P], less is better.
@@ -130,8 +130,8 @@ class Line:
       run: its run, which decides its colour.
       x: steps, or time, ascending [N].
       y: losses, or a metric's values [N].
-      text: its name; empty: only the run's.
-      deviations: of y over seeds [N], or None.
+      text: its name; empty: only the run's name.
+      deviations: those of y over seeds [N], or None.
     """
 
     run: str
@@ -153,18 +153,18 @@ def training(
     axis: str = STEPS,
     heldout: Sequence[Line] = (),
 ) -> "Figure":
-    """Draw the loss of one or more runs over training, and a metric beside it if there is one.
+    """Draw the loss of one or more runs over training, and a metric next to it if there is one.
 
     Args:
-      losses: one line per run, faint as logged and bold as a running mean. NaN, infinity and what
-        is nearly so are left out and counted in the legend.
+      losses: one line per run, faint as logged and bold as a running mean. NaN, infinity and
+        numbers close to it are left out and counted in the legend.
       scores: values of `metric`, one line per run and setting.
       metric: the metric of `scores`.
       axis: the name of the horizontal axis.
       heldout: losses of images that were not trained on, dashed, in the colours of their runs.
 
     Raises:
-      UserError: a line has unequal lengths, or no finite loss.
+      UserError: a line's x and y differ in length, or it has no finite loss.
     """
     figure = new_figure((9.6, 4.2) if scores else (7.2, 3.8))
     left, *others = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
@@ -223,7 +223,7 @@ def _draw_losses(
         shown.append(y)
         smooth.append(y)
     every, means = np.concatenate(shown), np.concatenate(smooth)
-    # A steep start would flatten the rest: then use a logarithmic axis, or else crop the start.
+    # A steep start would flatten the rest, so use a logarithmic axis, or else crop the start.
     if every.min() > 0 and means.max() > 10 * means.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
@@ -300,7 +300,7 @@ def densities(samples: Mapping[str, np.ndarray], label: str) -> "Figure":
 def density(values: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Estimate the density [X] at x >= 0 of values >= 0 [B] by Gaussian kernels.
 
-    What the kernels spread below 0 is folded back, so that the density integrates to 1.
+    Mass that the kernels spread below 0 is folded back, so that the density integrates to 1.
     """
     from scipy.stats import gaussian_kde
 

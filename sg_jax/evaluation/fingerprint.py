@@ -18,7 +18,7 @@ class Fingerprint:
     """What a feature network was made from; results with equal fingerprints can be compared.
 
     Attributes:
-      name: of the data set.
+      name: name of the data set.
       image_shape: (H, W, C).
       num_classes: number of classes.
       train_images: number of training images.
@@ -74,7 +74,7 @@ def fingerprint_of(
       train: the training images.
       test: the test images.
       num_classes: number of classes.
-      name: of the data set.
+      name: name of the data set.
       recipe: how the network is trained on it.
 
     Returns:

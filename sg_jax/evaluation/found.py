@@ -1,4 +1,4 @@
-"""What a feature network finds in images: of one batch, and of a whole set."""
+"""What a feature network finds in images: in one batch, and in a whole set."""
 
 import dataclasses
 import functools
@@ -21,9 +21,9 @@ class Seen(NamedTuple):
 
     Attributes:
       features: float32 [B, F].
-      probabilities: of the classes of the data [B, num_classes]; None from a network without them.
-      spatial: float32 [B, S], features that still know places (sFID); None if there are none.
-      logits: float32 [B, C], of the network's own classes without their bias (IS); or None.
+      probabilities: those of the data's classes [B, num_classes]; None from a network without them.
+      spatial: float32 [B, S], features that still depend on position (sFID); or None.
+      logits: float32 [B, C], for the network's own classes, without the bias (IS); or None.
     """
 
     features: np.ndarray
@@ -38,12 +38,12 @@ class FeatureSet:
 
     Attributes:
       features: [N, F] as an array, or in parts; None if only sums were kept.
-      labels: the class that each image is of, int [M].
-      predicted: the class that the network sees in it, int [M]; None from a network without classes
-        of the data.
+      labels: the class of each image, int [M].
+      predicted: the class that the network sees in each, int [M]; None from a network without
+        classes of the data.
       counted: statistics over more images, of which `features` are evenly spread examples; None
         if `features` are all there are.
-      spatial: statistics of the features that know places.
+      spatial: statistics of the spatial features.
       predictions: sums over the logits.
     """
 
@@ -82,10 +82,10 @@ class FeatureSet:
 
     @functools.cached_property
     def kernel(self) -> KernelReference:
-        """`features` as the real ones of KID."""
+        """`features` as the real features of KID."""
         return KernelReference(self.kept)
 
     @functools.cached_property
     def sliced(self) -> SlicedReference | Rows:
-        """`features` as the real ones of MIND; in files they stay as they are."""
+        """`features` as the real features of MIND; those in files stay as they are."""
         return self.kept if isinstance(self.kept, Rows) else SlicedReference(self.kept)

@@ -24,7 +24,7 @@ def heatmaps(
     gamma_weak: Sequence[float],
     metric: Metric,
 ) -> "Figure":
-    """Draw a panel per scale, gamma_weak to the right and gamma_strong upwards.
+    """Draw a panel per scale, with gamma_weak to the right and gamma_strong upwards.
 
     All panels share one colour scale; brighter is better. Cells without guidance are hatched; the
     best cell of a panel has a thin frame, and the best of all a thick one.
@@ -33,8 +33,8 @@ def heatmaps(
       values: [S, A, W], in the units of the metric's value.
       unguided: which cells have no guidance, bool [S, A, W].
       scales: omega of each panel [S].
-      gamma_strong: of each row of cells [A].
-      gamma_weak: of each column of cells [W].
+      gamma_strong: the rate of each row of cells [A].
+      gamma_weak: the rate of each column of cells [W].
       metric: the metric of `values`.
     """
     from matplotlib.patches import Patch

@@ -23,8 +23,8 @@ from sg_jax.evaluation.reading import BATCH, THREADS, ahead
 from sg_jax.runs import arrays, files
 
 IMAGES = "arr_0"  # ADM's name; what numpy.savez calls its first array
-OTHERS = ("images",)  # of --mode sample
-MOST_SMALL = 2**30  # bytes of an array that is read whole
+OTHERS = ("images",)  # the name in files of --mode sample
+MOST_SMALL = 2**30  # most bytes of an array that is read whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +54,10 @@ def open_images(name: str | os.PathLike, key: str = "images") -> ImageSet:
 
     Args:
       name: where they are.
-      key: what it is called in messages.
+      key: what the set is called in messages.
 
     Raises:
-      UserError: there is none, it is damaged, or its images differ in size.
+      UserError: the set is missing or damaged, or its images differ in size.
     """
     path = files.path(name)
     if str(path).lower().endswith(".npz"):
@@ -125,7 +125,7 @@ class _Npz(ImageSet):
 
 @contextlib.contextmanager
 def _opened(path: epath.Path, wanted: str) -> Iterator[zipfile.ZipFile]:
-    """Open an .npz file; whatever goes wrong with it in this context is a UserError."""
+    """Open an .npz file; whatever goes wrong with it in this context becomes a UserError."""
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             yield archive
@@ -156,10 +156,10 @@ def _open_npz(path: epath.Path) -> ImageSet:
 
 
 def small_arrays(path: str | os.PathLike, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Return those of the `wanted` arrays that an .npz file has; compressed ones too.
+    """Return the `wanted` arrays that an .npz file has, compressed ones too.
 
     Raises:
-      UserError: the file cannot be read, or one is larger than 1 GiB.
+      UserError: the file cannot be read, or an array is larger than 1 GiB.
     """
     found = {}
     with _opened(files.path(path), " of a reference") as archive:

@@ -1,4 +1,4 @@
-"""The judge of an evaluation: networks, what they find in real images, and scores of others."""
+"""The judge of an evaluation: networks, what they find in real images, and other images' scores."""
 
 import dataclasses
 import functools
@@ -29,13 +29,13 @@ class Judge:
     """Feature networks, each with what it finds in the real images.
 
     Attributes:
-      views: by the kind of features that metrics need. In processes that do not write, only those
-        that all processes compute together, without the real images.
+      views: one for each kind of features that metrics need. Processes that do not write have only
+        those that all processes compute together, without the real images.
       keep: stores the classifier's view, with the scores of the test images.
       metrics: the names of those to measure; empty: all that the views allow.
       main: the kind of features that metrics of MAIN are measured in.
-      reference: the file that the real images come from, with its digest; or in words the data set
-        or split that is not the run's own; "": the run's own data.
+      reference: the file that the real images come from, with its digest; or, in words, the data
+        set or split if it is not the run's own; "": the run's own data.
       from_file: whether `reference` is a file.
     """
 
@@ -53,7 +53,7 @@ class Judge:
 
     @property
     def main_view(self) -> View | None:
-        """That of the main network, or the first, if nothing is measured in its features."""
+        """The view of the main network, or the first if nothing is measured in its features."""
         return self.views.get(self.main) or next(iter(self.views.values()), None)
 
     @property
@@ -101,7 +101,7 @@ class Judge:
 
     @property
     def compared(self) -> int:
-        """How many of them represent all in precision and recall; 0: all are used."""
+        """How many real images represent all in precision and recall; 0: all are used."""
         kept = len(self.real.features) if self.real and self.real.features is not None else 0
         return 0 if kept == self.references else kept
 
@@ -126,7 +126,7 @@ class Judge:
         return self.main if metric.needs == MAIN else metric.needs
 
     def tallies(self, count: int, folder: Any = None, about: str = "") -> Tallies:
-        """Return what gathers what the networks find in `count` images; see `Tallies`."""
+        """Return tallies of what the networks find in `count` images; see `Tallies`."""
         each = {self.kind_of(METRICS[n]) for n in self.measures if METRICS[n].each}
         every, none = np.arange(count), np.arange(0)
         kinds = {
@@ -152,7 +152,7 @@ class Judge:
         return scores
 
     def of_test_images(self) -> Scores:
-        """Score the real test images, which is about the best that generated ones can reach.
+        """Score the real test images: about the best scores that generated ones can reach.
 
         For 10,000 of them this takes half a minute, so the scores are kept.
         """

@@ -10,8 +10,8 @@ from sg_jax.errors import UserError, is_whole
 from sg_jax.evaluation import pairs
 from sg_jax.evaluation.rows import BLOCK, Rows, check_widths
 
-DEVICE_PAIRS = 2**24  # of more pairs, the devices do most of the work
-SIZE = 1000  # samples of a subset
+DEVICE_PAIRS = 2**24  # with more pairs, the devices do most of the work
+SIZE = 1000  # samples in a subset
 
 
 class KernelReference:
@@ -40,25 +40,25 @@ class KernelReference:
 
     @functools.cached_property
     def sum_by_devices(self) -> float:
-        """The sum of the kernel over i != j, as `_by_devices`."""
+        """The sum of the kernel over i != j, computed as in `_by_devices`."""
         return _own_sum(self.rows, self.moments, pairs.Centred(self.rows))
 
 
 # Bińkowski et al. 2018 (arXiv 1801.01401), with k(x, y) = (x·y / F + 1)^3:
 #   MMD^2 = mean over i != j of k(x_i, x_j) + that of k(y_i, y_j) - 2 mean over i, j of k(x_i, y_j)
 def kid(real: Any, fake: Any, subsets: int | None = None, size: int = SIZE, seed: int = 0) -> float:
-    """Compute the Kernel Inception Distance, which has no bias and so compares sets of any sizes.
+    """Compute the Kernel Inception Distance, which has no bias and so compares sets of any size.
 
     Args:
       real: features [N, F], an array or `Rows`, or their `KernelReference`.
       fake: features [M, F].
       subsets: how many random subsets to average over, as other programs do, often 100; None for
         all pairs, which varies less.
-      size: samples of a subset, without repetition.
-      seed: of the subsets.
+      size: samples in a subset, without repetition.
+      seed: seed of the subsets.
 
     Returns:
-      The squared discrepancy; around 0, and also below, for two sets from one distribution.
+      The squared discrepancy; around 0, even below it, for two sets from the same distribution.
 
     Raises:
       UserError: wrong shapes, unequal F, NaN or infinity, fewer than 2 samples or than `size`.
@@ -81,7 +81,7 @@ def kid(real: Any, fake: Any, subsets: int | None = None, size: int = SIZE, seed
         return _of_subsets(rows, fake, subsets, size, np.random.default_rng(seed))
     large = (len(rows) + len(fake)) ** 2 > DEVICE_PAIRS
     found = _by_devices(real, fake) if large else np.nan
-    # Outliers, a million times as large as others, can be too large for float32.
+    # Outliers a million times as large as other samples can be too large for float32.
     return found if np.isfinite(found) else _on_host(real, fake)
 
 
@@ -95,7 +95,7 @@ def _of_subsets(real: Rows, fake: Rows, subsets: int, size: int, rng: np.random.
 
 
 def _combined(xx: float, yy: float, xy: float, n: int, m: int) -> float:
-    """Return MMD^2 from sums over pairs, those of one set without i = j."""
+    """Return MMD^2 from sums over pairs, those within one set without i = j."""
     return float(xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m))
 
 
@@ -106,7 +106,7 @@ def _on_host(real: KernelReference, fake: Rows) -> float:
 
 
 def _sum_on_host(a: Rows, b: Rows, same: bool) -> float:
-    """Return the sum of the kernel over all pairs of two sets, or over i != j of one."""
+    """Return the sum of the kernel over all pairs of two sets, or over i != j within one."""
     found = 0.0
     for start, x in pairs.blocks(a, BLOCK):
         x = x.astype(np.float64) / a.width
@@ -153,9 +153,9 @@ class _Moments:
 
 # With t = a·b / F, k = (t + u + v)^3 = t^3 + 3 t^2 (u + v) + 3 t (u + v)^2 + (u + v)^3.
 def _by_devices(real: KernelReference, fake: Rows) -> float:
-    """Return MMD^2: the sum of t^3 from float32 products, and all else from float64 moments.
+    """Return MMD^2: the sum of t^3 from float32 products, and the rest from float64 moments.
 
-    Around a common centre t is small, so that t^3 is a small share of the distance, and so is its
+    Around a common centre, t is small, so t^3 is a small share of the distance, and so is its
     rounding error.
     """
     centred = pairs.Centred(real.rows, fake)
@@ -166,7 +166,7 @@ def _by_devices(real: KernelReference, fake: Rows) -> float:
 
 
 def _own_sum(rows: Rows, moments: _Moments, centred: pairs.Centred) -> float:
-    """Return the sum of the kernel over i != j of one set."""
+    """Return the sum of the kernel over i != j within one set."""
     cubes = _cubes(rows, rows, centred, same=True)
     return _rest(moments, moments) - moments.own + cubes
 
@@ -181,7 +181,7 @@ def _rest(p: _Moments, q: _Moments) -> float:
 
 
 def _cubes(real: Rows, fake: Rows, centred: pairs.Centred, same: bool) -> float:
-    """Return the sum of t^3 over all pairs of two sets, or over i != j of one."""
+    """Return the sum of t^3 over all pairs of two sets, or over i != j within one."""
     rows, columns = pairs.row_count(len(real)), min(pairs.COLUMNS, len(fake))
     total = 0.0
     for start, block in pairs.blocks(real, pairs.ROWS):
@@ -191,7 +191,7 @@ def _cubes(real: Rows, fake: Rows, centred: pairs.Centred, same: bool) -> float:
         points = pairs.spread((own, centred.single(block, rows)))
         for first, others in pairs.blocks(fake, columns):
             if same and first < start:
-                continue  # counted twice, when these were the points
+                continue  # already counted, twice, when these were the points
             single = centred.single(others, columns)
             found = pairs.run(pairs.cubes, points, (single, np.int32(first)))
             twice = 2 if same and first >= start + len(block) else 1

@@ -3,7 +3,7 @@
 workdir/scores.csv            one row per setting and seed; settings in it are skipped, unless
                               a metric that can be measured or images to keep are missing
 workdir/samples/scored/*.npy  the first images of a setting, for pictures
-workdir/samples/scored/*.part what an interrupted drawing has found until then
+workdir/samples/scored/*.part what an interrupted drawing had found
 workdir/samples/scored/*.lock held by the command that draws it; others draw something else
 """
 
@@ -31,7 +31,7 @@ class Found:
     """The result of `run`; empty except in the writer.
 
     Attributes:
-      scores: of each setting, one per seed, in the given order.
+      scores: those of each setting, one per seed, in the given order.
       images: the first images of each setting with the first seed, uint8 [shown, H, W, C].
       drawn: each setting as it was drawn; see `resolved`.
       others: the scores of further settings in the table, by the setting as it was drawn, if they
@@ -57,20 +57,20 @@ def run(
     step: int,
     shown: int = 0,
 ) -> Found:
-    """Score each setting with each seed, and write each score at once.
+    """Score each setting with each seed, and write each score immediately.
 
     Image i has the same label and noise under every setting: label i modulo the number of classes,
-    or one that the seed draws (`config.evaluate.labels`). A drawing that is interrupted goes on.
+    or one that the seed draws (`config.evaluate.labels`). An interrupted drawing is resumed.
     All processes draw; the writer scores and writes.
 
     Args:
       experiment: the run's objects.
-      judge: what scores; from `scoring.open_judge`, in all processes.
+      judge: scores the images; from `scoring.open_judge`, in all processes.
       workdir: folder of the run.
       guidances: the settings; neighbours that differ only in omega share one compiled program.
       samples: images per setting and seed.
-      seeds: of noise and token ids, at least one.
-      step: of the checkpoint.
+      seeds: seeds of noise and token ids, at least one.
+      step: step of the checkpoint.
       shown: how many of the first images to return.
 
     Raises:
@@ -108,9 +108,9 @@ def conditions(experiment: Experiment, judge: Judge, samples: int, step: int) ->
 
     Args:
       experiment: the run's objects.
-      judge: what scores.
+      judge: scores the images.
       samples: images per drawing.
-      step: of the checkpoint.
+      step: step of the checkpoint.
     """
     autoencoder = experiment.autoencoder
     return Key(
@@ -133,7 +133,7 @@ def conditions(experiment: Experiment, judge: Judge, samples: int, step: int) ->
 
 
 def _labels_in_words(experiment: Experiment) -> str:
-    """Return what a table says of the labels: how classes are drawn, or whose captions are."""
+    """Return what a table says about the labels: how classes are drawn, or which captions."""
     if experiment.captions is None:
         return experiment.config.evaluate.labels
     return f"captions of {experiment.captions.source.split}"
@@ -154,12 +154,12 @@ def score(
 
     Args:
       experiment: the run's objects.
-      judge: what scores.
+      judge: scores the images.
       workdir: folder of the run.
-      keys: at least one, of one checkpoint and number of samples, from `conditions`; each has its
-        own setting (see `resolved`), seed and number of steps.
+      keys: at least one, from `conditions`, all with the same checkpoint and number of samples;
+        each has its own setting (see `resolved`), seed and number of steps.
       pictured: the keys whose first images are kept.
-      shown: how many images of each that is.
+      shown: how many of the first images are kept for each.
       told, tolerant: see `scored.draw_all`.
     """
     rows = table.read(workdir, tell=True)
@@ -188,7 +188,7 @@ def score(
 
 
 def _others(rows: table.Table, like: Key, seeds: Sequence[int]) -> dict[Guidance, list[Scores]]:
-    """Return the scores of each setting that was measured like a key, with all of the seeds."""
+    """Return the scores of each setting that was measured like a key, with all the seeds."""
     found = {}
     for guidance in dict.fromkeys(key.guidance for key in rows):
         keys = [dataclasses.replace(like, guidance=guidance, seed=seed) for seed in seeds]
@@ -210,9 +210,9 @@ def resolved(
       experiment: the run's objects.
       guidance: the setting.
       workdir: folder of the run.
-      step: of the strong network, of which `weak_step` may be a share; the latest by default. In
-        another run it is a share of the latest.
-      tell: log which step stands for a share.
+      step: step of the strong network, of which `weak_step` may be a share; the latest by default.
+        For another run, `weak_step` is a share of that run's latest step.
+      tell: whether to log which step a share stands for.
 
     Raises:
       UserError: the networks cannot run the setting, or a checkpoint is missing.

@@ -23,7 +23,7 @@ def gain(
     Args:
       gains: method -> run -> (share, standard deviation over seeds).
       runs: names of the runs, in their order.
-      metric: of the quality.
+      metric: the metric of the quality.
     """
     methods = sorted(gains)
     figure = new_figure((max(6.4, 1.8 + 0.32 * len(methods) * (len(runs) + 1)), 4.4))

@@ -23,10 +23,10 @@ Scores = dict[str, float | None]  # by the name of the metric; None: not measure
 CLASSIFIER = "classifier"  # features of the small classifier trained on the same data
 INCEPTION = "inception"  # of Inception, which the papers use
 DINOV2 = "dinov2"
-MAIN = "main"  # of whichever of them an evaluation is mainly about; see `main_of`
+MAIN = "main"  # of the network that an evaluation is mainly about; see `main_of`
 DRAWING = "drawing"  # not features, but how the images were drawn
 RESULT = "result"  # neither: a field of `results.SettingResult`
-LARGEST = 1e30  # size of a number in a figure
+LARGEST = 1e30  # largest size of a number in a figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Metric:
       header: its name in a table.
       unit: the unit of the printed number.
       better: 1 if higher is better, -1 if lower is, 0 if neither.
-      digits: from a column's largest printed value to the number of decimals.
+      digits: turns a column's largest printed value into the number of decimals.
       needs: a kind of features, such as CLASSIFIER; or MAIN, DRAWING, or RESULT.
       explanation: how to read it, for the report; empty: not explained. Words in braces are filled
         in: {real} and {test} images, {compared} of the real ones for precision and recall, and
         their {neighbours}.
-      function: of (real, generated), two `FeatureSet`s, or of a `Drawing`; a RESULT has none.
-      factor: from the value to the printed number.
-      floor: what to add if the metric of the real test images is known, which is {floor}.
+      function: takes (real, generated), two `FeatureSet`s, or a `Drawing`; a RESULT has none.
+      factor: multiplies the value to give the printed number.
+      floor: text to add if the value of the real test images is known; {floor} stands for it.
       each: whether it needs the features of each image; otherwise sums are enough.
     """
 
@@ -136,7 +136,7 @@ def finite(value: float | None) -> float | None:
 
 
 def drawable(values: np.ndarray) -> np.ndarray:
-    """Return which numbers a figure can hold: not NaN, and nowhere near the largest ones."""
+    """Return which numbers a figure can hold: not NaN, and nowhere near the largest floats."""
     return np.abs(values) < LARGEST
 
 
@@ -263,9 +263,9 @@ def main_of(names: Iterable[str], network: str = "") -> str:
     """Return the kind of network whose features the metrics of MAIN are measured in.
 
     Args:
-      names: of the metrics of an evaluation.
-      network: the one that was asked for; "" for the first that another metric needs, Inception
-        before the classifier before DINOv2, or the classifier.
+      names: the names of an evaluation's metrics.
+      network: the one that was asked for; "" for the first that another metric needs, in the order
+        Inception, classifier, DINOv2, or else the classifier.
     """
     needed = {METRICS[name].needs for name in names}
     found = [kind for kind in (INCEPTION, CLASSIFIER, DINOV2) if kind in needed]

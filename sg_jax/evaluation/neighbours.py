@@ -1,8 +1,8 @@
 """Precision and recall, by the nearest neighbours of each sample.
 
-All decisions are those of float64 differences, also among duplicates and ties. Products of whole
-blocks decide what they can, given a bound of their rounding errors; only the pairs within it are
-subtracted. Large sets are first looked at in float32 on the devices.
+All decisions are those that float64 differences give, even for duplicates and ties. Products of
+whole blocks decide what they can, given a bound on their rounding errors; only pairs within that
+bound are subtracted. Large sets are first looked at in float32 on the devices.
 """
 
 import functools
@@ -16,8 +16,8 @@ from sg_jax.evaluation.rows import BLOCK, Rows, check_widths
 
 NEIGHBOURS = 3  # k of precision and recall
 SPARE = 5  # further candidates for the k nearest neighbours, found in float32
-DEVICE_PAIRS = 2**24  # of more pairs, the devices do most of the work
-POINTS = 2048  # samples whose distances are on the host at a time: with BLOCK others, 64 MiB
+DEVICE_PAIRS = 2**24  # with more pairs, the devices do most of the work
+POINTS = 2048  # samples whose distances the host holds at a time: with BLOCK others, 64 MiB
 SUBTRACTED = 4096  # pairs that are subtracted at a time
 
 
@@ -27,7 +27,7 @@ class Manifold:
     The radii are computed once, when first needed, however many sets are compared.
 
     Args:
-      features: [N, F], an array or `Rows`; of files, only blocks are held in memory.
+      features: [N, F], an array or `Rows`; for files, only blocks are held in memory.
       k: which nearest neighbour sets the radius, not counting the point itself.
       name: the name of the features in error messages.
 
@@ -72,7 +72,7 @@ class Manifold:
         return float(np.mean(self.inside(points)))
 
     def _radii_by_devices(self, start: int, block: np.ndarray) -> np.ndarray:
-        """Return the radii of one block of the samples, of which the first is `start`."""
+        """Return the radii of one block of the samples, numbered from `start`."""
         stop, rows = len(self.points), pairs.row_count(len(self.points))
         scale, wanted = self._centred.scale, self.k + SPARE
         own = start + np.arange(rows, dtype=np.int32)
@@ -88,7 +88,7 @@ class Manifold:
             )
         lower, ids = (np.asarray(each)[: len(block)] for each in found)
         radii = np.partition(self._distances_to(block, ids), self.k - 1, axis=1)[:, self.k - 1]
-        # No other sample is nearer than the last candidate may be.
+        # No other sample can be nearer than the last candidate's lower bound.
         last = lower[:, -1].astype(np.float64) / scale**2
         sure = np.isfinite(lower).all(axis=1) & ((radii <= last) | (radii == 0))
         rest = np.flatnonzero(~sure)
@@ -157,11 +157,11 @@ class Manifold:
         return inside
 
     def _bounds(self, points: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return bounds of the squared distances, float64 [B, C], below and above."""
+        """Return bounds on the squared distances, float64 [B, C], below and above."""
         points, others = self._centred.double(points), self._centred.double(others)
         norms = np.sum(points**2, axis=1)[:, None] + np.sum(others**2, axis=1)[None, :]
         squared = norms - 2 * (points @ others.T)
-        # As `pairs.bound` says, for units of 2^-53.
+        # As in `pairs.bound`, for units of 2^-53.
         norms *= (points.shape[1] + 32) * 2.0**-52
         lower = squared - norms
         squared += norms
@@ -169,7 +169,7 @@ class Manifold:
 
 
 def _subtracted(points: np.ndarray, i: np.ndarray, others: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """Return |points[i] - others[j]|^2 of pairs, float64 [P], which depends on nothing else."""
+    """Return |points[i] - others[j]|^2, float64 [P], each computed from its own pair alone."""
     found = np.empty(len(i))
     for start in range(0, len(i), SUBTRACTED):
         some = slice(start, start + SUBTRACTED)

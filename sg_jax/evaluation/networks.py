@@ -28,12 +28,12 @@ KINDS = (INCEPTION, DINOV2)
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """One of them.
+    """A published network.
 
     Attributes:
       kind: INCEPTION or DINOV2.
-      encoder: with its weights on the local devices.
-      together: whether each process looks at its share of a batch; otherwise one looks at all.
+      encoder: the network itself, with its weights on the local devices.
+      together: whether the processes share each batch; otherwise one process looks at all of it.
     """
 
     kind: str
@@ -68,10 +68,10 @@ class Network:
         """Return what it finds in the images of all processes, each of which gives its own.
 
         Args:
-          images: those of this process, at most `size`; only the last ones that have some have
-            fewer.
+          images: those of this process, at most `size`; only the last processes may have fewer, or
+            none.
           size: the same in all processes.
-          count: images of all.
+          count: number of images of all processes together.
         """
         if not self.together or jax.process_count() == 1:
             return self._seen(observing.observe(self.encoder, images, self._mesh))
@@ -94,7 +94,7 @@ class Network:
 
 
 def load(kind: str, config: Config, together: bool = True) -> Network:
-    """Load one of them.
+    """Load a published network.
 
     Args:
       kind: INCEPTION or DINOV2.
@@ -116,7 +116,7 @@ def load(kind: str, config: Config, together: bool = True) -> Network:
 
 
 def shapes_of(kind: str) -> Any:
-    """Return a network of shapes, of the usual size: Inception, or DINOv2's ViT-L/14."""
+    """Return a network of shapes, not weights, in the usual size: Inception, DINOv2's ViT-L/14."""
     if kind == INCEPTION:
         return inception.of_shapes(kind, jnp.dtype("float32"))
     sizes = dinov2.Sizes(1024, 24, 16, hidden=4096, gated=False, patch=14, table=37)

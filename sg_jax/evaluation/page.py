@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sg_jax.errors import UserError
 from sg_jax.runs import files
 
-# One style for phone and desk, light and dark; figures stay on white, because their ink is dark.
+# One style for phones and desktops, light and dark; figures stay on white, as their ink is dark.
 CSS = """
 :root { color-scheme: light dark; --ink: #1f2328; --faint: #59636e; --paper: #fff;
   --line: #d1d9e0; --box: #f6f8fa; }

@@ -1,7 +1,7 @@
 """All pairs of the samples of two sets, block by block, in float32 on this host's devices.
 
 Each device has its own part of a block of the first set, and the whole of a block of the second.
-Of the products only what is kept of each row leaves the device, so no matrix of all pairs is held.
+Only what is kept of each row of products leaves the device, so no matrix of all pairs is held.
 """
 
 import functools
@@ -16,22 +16,22 @@ from jax.sharding import PartitionSpec as P
 
 from sg_jax.evaluation.rows import Rows
 
-ROWS, COLUMNS = 8192, 4096  # samples of blocks of the first set, a multiple of the second's
+ROWS, COLUMNS = 8192, 4096  # samples per block of the first set, a multiple of the second's
 TINY = 1e-30  # above what float32 loses by rounding to 0, for samples of about unit size
-HUGE = 1e37  # below what it can hold
-PARTS = 64  # sums of each row of cubes, so that few float32 numbers are added up
+HUGE = 1e37  # below the largest float32
+PARTS = 64  # partial sums of each row of cubes, so that few float32 numbers are added up
 
 
 class Centred:
     """Samples around the mean of a set, in float32; those of all sets have about unit size.
 
     Distances and products keep more digits near the origin. The centre has float32 numbers and the
-    scale is a power of 2, so each result differs from the exact one by half a unit of its last
-    digit.
+    scale is a power of 2, so each result differs from the exact one by up to half a unit in its
+    last digit.
 
     Attributes:
       centre: float64 [F].
-      scale: the factor.
+      scale: the factor that samples are multiplied by.
     """
 
     def __init__(self, rows: Rows, *others: Rows) -> None:
@@ -58,8 +58,8 @@ class Centred:
 def bound(width: int) -> float:
     """Return c such that float32 distances err by at most c (|x|^2 + |y|^2).
 
-    A sum of F products in any order errs by F units, of 2^-24, of the sum of their sizes, and
-    |x y| <= (|x|^2 + |y|^2) / 2. So do the two squares; the rest is for single roundings.
+    A sum of F products in any order errs by up to F units, of 2^-24, of the sum of their sizes,
+    and |x y| <= (|x|^2 + |y|^2) / 2. So do the two squares; the rest is for single roundings.
     """
     return (width + 32) * 2.0**-23
 
@@ -81,7 +81,7 @@ def nearest(
 
     Args:
       values: the smallest so far, ascending, [B, K].
-      ids: whose they are, int [B, K].
+      ids: the samples that they belong to, int [B, K].
       own: the id of each point itself, which is left out, int [B].
       points: [B, F].
       others: [C, F], with the ids start, start + 1, ...
@@ -102,7 +102,7 @@ def nearest(
 
 
 def margins(least: jax.Array, points: jax.Array, others: jax.Array, reach: jax.Array) -> jax.Array:
-    """Return lower and upper bounds of how far points are from the nearest of balls.
+    """Return lower and upper bounds on how far points are from the nearest ball.
 
     Args:
       least: the smallest bounds so far, [B, 2].
@@ -117,7 +117,7 @@ def margins(least: jax.Array, points: jax.Array, others: jax.Array, reach: jax.A
     product = 2 * _product(points, others)
     points, others = (jnp.sum(x**2, axis=1) for x in (points, others))
     found = []
-    # Infinity stands for some larger radius: it does not keep points out, nor let all of them in.
+    # Infinity stands for some larger radius: it neither keeps points out nor lets all in.
     for sign, squared in ((-1, reach), (1, jnp.minimum(reach, HUGE))):
         offset = (1 + sign * c) * others - (1 - sign * c) * squared + sign * TINY  # [C]
         found.append(jnp.min(offset[None, :] - product, axis=1) + (1 + sign * c) * points)
@@ -128,7 +128,7 @@ def cubes(own: jax.Array, points: jax.Array, others: jax.Array, start: jax.Array
     """Return sums over others of (point · other / F)^3, without the point itself, in parts [B, S].
 
     Args:
-      own, points, others, start: as of `nearest`.
+      own, points, others, start: as for `nearest`.
     """
     there = start + jnp.arange(len(others), dtype=jnp.int32)
     product = _product(points, others) / points.shape[1]
@@ -153,7 +153,7 @@ def _on_devices(program: Callable, split: tuple[bool, ...]) -> Callable:
 
 
 def run(program: Callable, rows: tuple[Any, ...], whole: tuple[Any, ...]) -> Any:
-    """Return a program's results, of arguments that are split over devices and of whole ones."""
+    """Return a program's results for arguments that are split over devices and for whole ones."""
     split = (True,) * len(rows) + (False,) * len(whole)
     return _on_devices(program, split)(*(spread(x) for x in rows), *whole)
 
@@ -172,6 +172,6 @@ def blocks(rows: Rows, size: int) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def row_count(samples: int) -> int:
-    """Return the rows of blocks of so many samples: a multiple of the devices."""
+    """Return the rows of a block for a number of samples: a multiple of the number of devices."""
     devices = _mesh().size
     return -(-min(ROWS, samples) // devices) * devices

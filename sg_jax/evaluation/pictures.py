@@ -101,17 +101,17 @@ def grid(
 
 
 def credited(picture: "Image.Image", name: str) -> "Image.Image":
-    """Return a picture with whom it must name below it, if it shows such data.
+    """Return a picture with a credit below it, if it shows data that requires one.
 
     Args:
       picture: RGB.
-      name: config.data.name of what it shows, or of what drew it was trained on.
+      name: config.data.name of the data that it shows, or that its network was trained on.
     """
     from PIL import Image, ImageDraw
 
     if not (credit := embedded.CREDITS.get(name, "")):
         return picture
-    text = _Text(["", credit])  # in small and grey, as the second line
+    text = _Text(["", credit])  # small and grey, as a second line
     width = max(picture.width, text.width + 2 * MARGIN)
     whole = Image.new("RGB", (width, picture.height + text.height), PAPER)
     whole.paste(picture.convert("RGB"), (0, 0))
@@ -147,7 +147,7 @@ def _wrapped(label: str) -> list[str]:
 
 @functools.cache
 def font_of(size: int) -> "ImageFont.FreeTypeFont":
-    """Return the font of pictures in a size."""
+    """Return the font for pictures in a given size."""
     from PIL import ImageFont
 
     try:

@@ -13,13 +13,13 @@ SPLIT = 5000  # images of a split in ADM's evaluation
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Sums over a classifier's probabilities, of which the Inception Score is made.
+    """Sums over a classifier's probabilities, from which the Inception Score is computed.
 
     The images are divided into splits in their order, and S splits have begun. All fields are
-    numbers and arrays, so that they can be stored; `Predictions(**fields)` goes on from them.
+    numbers and arrays, so that they can be stored; `Predictions(**fields)` continues from them.
 
     Attributes:
-      split: images of a split.
+      split: images in a split.
       count: N, images so far.
       probabilities: sum of p(c | x) over the images of each split, float64 [S, C].
       information: sum of p(c | x) log p(c | x) over its images and classes, float64 [S].
@@ -66,7 +66,7 @@ class Predictions:
         if rows.width != classes:
             raise UserError(f"logits has {rows.width} classes; those before had {classes}.")
         count = self.count
-        # With the information in a last column, one sum from image to image is all there is.
+        # With the information in a last column, one running sum over the images is enough.
         sums = list(np.concatenate([self.probabilities, self.information[:, None]], axis=1))
         for block in rows.blocks(BLOCK):
             while len(block):
@@ -80,7 +80,7 @@ class Predictions:
 
     # Salimans et al. 2016 (arXiv 1606.03498): exp E_x KL(p(c | x) || p(c)), of one split
     def score(self) -> float:
-        """Return the Inception Score, 1..C: the mean over the splits, the last one may be shorter.
+        """Return the Inception Score, 1..C: the mean over the splits (the last one may be shorter).
 
         Raises:
           UserError: there are no images.
@@ -109,9 +109,9 @@ def inception_score(logits: Any, split: int = SPLIT) -> float:
     """Compute the Inception Score as ADM's evaluation does: the mean over splits of the images.
 
     Args:
-      logits: of the classifier without its bias, [N, C], an array or `Rows`; or `Predictions`,
+      logits: the classifier's, without its bias, [N, C], an array or `Rows`; or `Predictions`,
         which have their own `split`.
-      split: images of a split, in their order; the last split may be shorter, and counts as much.
+      split: images in a split, in their order; the last may be shorter, and counts as much.
 
     Returns:
       The score, 1..C; higher is better.

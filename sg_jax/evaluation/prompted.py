@@ -2,7 +2,7 @@
 
 geneval   FOLDER/00000/metadata.jsonl          what the prompt asks for
           FOLDER/00000/samples/0000.png        its images
-hpsv3     FOLDER/00000_0000.png and .txt       each image, and its prompt beside it
+hpsv3     FOLDER/00000_0000.png and .txt       each image, and its prompt next to it
           FOLDER/prompts.json                  [{"image": ..., "prompt": ...}, ...]
 """
 
@@ -27,8 +27,8 @@ class Kept:
     Args:
       folder: where to write.
       layout: "geneval" or "hpsv3".
-      prompts: of the drawing.
-      samples: images of each prompt.
+      prompts: the prompts of the drawing.
+      samples: number of images of each prompt.
     """
 
     def __init__(self, folder: epath.Path, layout: str, prompts: Sequence[Prompt], samples: int):
@@ -37,7 +37,7 @@ class Kept:
         files.check_writable(folder)
 
     def add(self, images: np.ndarray, first: int) -> None:
-        """Write images uint8 [b, H, W, C], of which the first one has the number `first`."""
+        """Write images uint8 [b, H, W, C], numbered from `first`."""
         with ThreadPoolExecutor(THREADS, "pictures") as pool:
             list(pool.map(self._write, images, range(first, first + len(images))))
 

@@ -1,7 +1,7 @@
-"""Prompts with what an image of each must show: GenEval's six tasks, on the shapes or from a file.
+"""Prompts, and what an image of each must show: GenEval's six tasks, on the shapes or from a file.
 
 A prompt is scored as in GenEval (arXiv 2310.11513): an image must show the things that the prompt
-includes, with their colours and places, and fewer than the number of things that it excludes.
+includes, with their colours and places, and fewer of each excluded thing than its number.
 """
 
 import dataclasses
@@ -35,8 +35,8 @@ class Wanted:
     Attributes:
       kind: what they are, such as "circle".
       count: how many.
-      colour: of each; "" for any.
-      place: where each is, and the number of the wanted things seen from which; () for anywhere.
+      colour: the colour of each; "" for any.
+      place: where each is, and the number of the wanted thing it is seen from; () for anywhere.
     """
 
     kind: str
@@ -51,7 +51,7 @@ class Prompt:
 
     Attributes:
       text: what is asked for.
-      task: one of `TASKS`, or the tag of a file; "" for none.
+      task: one of `TASKS`, or the tag in a file; "" for none.
       unseen: whether it asks for a combination that is held out from training.
       include: the image must show all of these.
       exclude: it must show none of these.
@@ -83,10 +83,11 @@ def _row(wanted: Wanted) -> dict[str, Any]:
 
 
 def of_shapes(most: int = 0) -> list[Prompt]:
-    """Return the prompts on the shapes, task by task, the seen ones before the held-out ones.
+    """Return the prompts for the shapes, task by task, the seen ones before the held-out ones.
 
     Args:
-      most: seen ones and held-out ones of each task, drawn at random, always the same; 0: all.
+      most: how many seen and how many held-out ones of each task, at random but always the same
+        ones; 0: all.
     """
     found = []
     for every in (_single(), _two(), _counting(), _colours(), _places(), _attribution()):
@@ -164,10 +165,10 @@ def _attribution() -> list[Prompt]:
 
 
 def read(name: str | os.PathLike) -> list[Prompt]:
-    """Read prompts from a file: GenEval's evaluation_metadata.jsonl, or a prompt in each line.
+    """Read prompts from a file: GenEval's evaluation_metadata.jsonl, or one prompt per line.
 
     Raises:
-      UserError: it cannot be read, or a line is no prompt.
+      UserError: it cannot be read, or a line is not a prompt.
     """
     found = prompt_file.read_texts(str(name), "config.compose.prompts")
     if not str(name).endswith(".jsonl"):
@@ -188,7 +189,7 @@ def _parse(line: str) -> Prompt:
     row = json.loads(line)
     if not isinstance(row["prompt"], str) or not row["prompt"].strip():
         raise ValueError(f"prompt is {shown(row['prompt'])}")
-    row["prompt"].encode()  # raises at half of a character, which no file could hold
+    row["prompt"].encode()  # raises for half a character, which no file could hold
     include, exclude = (_wanted(row.get(name, [])) for name in ("include", "exclude"))
     for i, wanted in enumerate(include):
         if wanted.place and not 0 <= wanted.place[1] < i:

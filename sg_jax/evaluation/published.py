@@ -1,4 +1,4 @@
-"""Figures that papers report, to be shown beside ours."""
+"""Figures that papers report, to be shown next to ours."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,10 @@ class Table:
     """What a paper measured.
 
     Attributes:
-      source: the paper, and where in it.
+      source: the paper, and the place in it.
       protocol: what was measured, and how.
-      rows: by the name of the setting, a value by the name of the metric; what the paper does not
-        give is absent.
+      rows: by the name of the setting, a value by the name of the metric; values that the paper
+        does not give are absent.
     """
 
     source: str
@@ -51,11 +51,11 @@ HEAD = ("Setting", "Metric", "paper", "ours", "difference")
 
 
 def beside(name: str, rows: Sequence[SettingResult]) -> list[tuple[str, ...]]:
-    """Return lines of a paper's figures, ours and by how much ours differ, headed by `HEAD`.
+    """Return lines with a paper's figures, ours and the difference, for the heading `HEAD`.
 
     Args:
-      name: of a table in `TABLES`.
-      rows: our results; those whose names the table has are compared.
+      name: name of a table in `TABLES`.
+      rows: our results; those with a name in the table are compared.
     """
     table = TABLES[name]
     lines: list[tuple[str, ...]] = []
@@ -79,7 +79,7 @@ def _compared(metric: Metric, theirs: float, ours: float | None) -> tuple[str, s
 
 
 def text(name: str, rows: Sequence[SettingResult]) -> str:
-    """Return `beside` as a table for the terminal; "" if no setting is in the paper's."""
+    """Return `beside` as a table for the terminal; "" if the paper has none of the settings."""
     lines = beside(name, rows)
     if not lines:
         return ""

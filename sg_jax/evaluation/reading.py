@@ -62,7 +62,7 @@ class Reader:
         """Return images uint8 [b, H, W, C] and labels int32 [b] of the examples `ids` [b].
 
         Raises:
-          UserError: an image has another type or shape than the first.
+          UserError: an image differs from the first one in type or shape.
         """
         if self.keeps:
             images, labels = self._all

@@ -1,8 +1,8 @@
-"""What networks find in real images, and the file that keeps it: they are read only once.
+"""What networks find in real images, and the file that keeps it, so images are read only once.
 
 Sums are accumulated batch by batch and features of at most 10,000 images are kept, so memory does
-not grow with the data set. The file belongs to the data sets that it names: their sizes, and what
-`data.identity` finds in them.
+not grow with the data set. The file is valid for the data sets that it names, with their sizes
+and what `data.identity` finds in them.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ class View:
       network: the network.
       real: the images that generated ones are compared with.
       test: images that the network was not trained on; None if there are none.
-      scores: how the test images score, as far as that was measured.
+      scores: the scores of the test images that have been measured.
     """
 
     network: FeatureNetwork
@@ -62,7 +62,7 @@ class View:
     scores: Scores = dataclasses.field(default_factory=dict)
 
 
-NOTHING = FeatureSet(None, np.zeros(0, np.int32))  # what a process has that does not write
+NOTHING = FeatureSet(None, np.zeros(0, np.int32))  # what processes that do not write have
 
 
 def found_in(network: FeatureNetwork, reader: Reader, ids: np.ndarray) -> FeatureSet:
@@ -87,8 +87,8 @@ def all_found_in(
       about: what the result depends on; see `Tallies`.
 
     Returns:
-      By kind: sums over all N; features and labels of min(N, 10,000) evenly spread. If processes
-      look at the images together, only the writer has it; others return {}.
+      By kind: sums over all N; features and labels of min(N, 10,000) evenly spread ones. If the
+      processes look at the images together, only the writer has these; others return {}.
     """
     kept = spread(KEPT, len(ids))
     tallies = Tallies({kind: Tally(kept) for kind in networks}, folder, about)
@@ -119,7 +119,7 @@ def _alone(networks: Mapping[str, Any], reader: Reader, ids: np.ndarray) -> Look
 
 
 def _together(networks: Mapping[str, Any], reader: Reader, ids: np.ndarray) -> Looked:
-    """Yield the same, in all processes at once: each reads its share of a batch."""
+    """Yield the same, in all processes together: each reads its share of a batch."""
     first, count = jax.process_index() * BATCH, jax.process_count() * BATCH
     parts = list(in_parts(ids, count))
     shares = [part[first : first + BATCH] for part in parts]
@@ -143,7 +143,7 @@ def save(path: str | os.PathLike, about: Mapping[str, Any], view: View) -> epath
     Args:
       path: the .npz file.
       about: what it depends on, as JSON values by name.
-      view: both sets, the scores and the network's digest are stored, its weights are not.
+      view: both sets, the scores and the network's digest are stored, but not its weights.
     """
     parts: dict[str, Any] = {
         "about": json.dumps({**about, "digest": view.network.digest}),
@@ -203,7 +203,7 @@ def of_arrays(parts: Mapping[str, np.ndarray], name: str) -> FeatureSet:
     for key, shape in wanted.items():
         if parts[key].shape != shape:
             raise ValueError(f"{name}/{key} has shape {parts[key].shape} instead of {shape}")
-    probabilities = parts.get("probabilities")  # of older files
+    probabilities = parts.get("probabilities")  # in older files
     if probabilities is not None and (probabilities.ndim != 2 or len(probabilities) != kept):
         raise ValueError(f"{name}/probabilities has shape {probabilities.shape}")
     if not all(np.isfinite(x).all() for x in parts.values()) or labels.dtype.kind != "i":

@@ -12,14 +12,14 @@ from sg_jax.errors import UserError
 
 
 def of_images(config: Config, source: Source, side: int) -> tuple[Config, Source]:
-    """Return the config and the source of the real images, if the source is of latents.
+    """Return the given config and source or, for latents, those of the real images.
 
     These are the images that the latents were made from, or `config.evaluate.images`.
 
     Args:
       config: `config.data` is that of the latents.
       source: the training data.
-      side: of decoded images.
+      side: side of decoded images.
 
     Raises:
       UserError: nothing names the images, or they cannot be opened, or have another size.
@@ -38,7 +38,7 @@ def of_images(config: Config, source: Source, side: int) -> tuple[Config, Source
     try:
         data = dataclasses.replace(config.data, **options)
         found = open_source(data.name, data.split, **options_of(data))
-    except (UserError, TypeError) as error:  # the latter for a file that was changed by hand
+    except (UserError, TypeError) as error:  # TypeError: a file that was changed by hand
         raise UserError(
             f"The real images that decoded latents are compared with cannot be opened: {error} "
             "Give them by config.evaluate.images, the name of a data set."
@@ -66,7 +66,7 @@ def unlike_run(config: Config, source: Source, workdir: str | os.PathLike) -> st
 
 
 def _named(config: Config, source: Source) -> tuple[str, str]:
-    """Return which images a config names beside latents, "" without any, and which split."""
+    """Return which images a config names for its latents, "" if none, and which split."""
     if not source.latents:
         return "", config.data.split
     name, origin = config.evaluate.images, origins.of(source)

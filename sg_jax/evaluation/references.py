@@ -1,9 +1,9 @@
-"""Files of references: what generated images are compared with, as ADM publishes it and as we do.
+"""Reference files: what generated images are compared with, as ADM publishes them and as we do.
 
     arr_0          uint8 [M, H, W, 3], some of the real images: for precision, recall, KID and MIND
     mu, sigma      mean [2048] and covariance of Inception's pooled features, over all real images
-    mu_s, sigma_s  the same of its spatial features [2023]
-    dinov2/mean, dinov2/covariance, about    only in ours: of DINOv2; what it was made from (JSON)
+    mu_s, sigma_s  the same for its spatial features [2023]
+    dinov2/mean, dinov2/covariance, about    only in ours: DINOv2's; what it was made from (JSON)
 
 ADM's evaluator reads both. What a file lacks is computed from its images.
 """
@@ -42,13 +42,13 @@ PAIRS = {  # names of a mean and a covariance, by the kind of network and what t
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """A file that was read.
+    """A reference file that was read.
 
     Attributes:
       path: where it is.
       moments: the statistics that it has, as in `PAIRS`.
       images: the real images in it; None if there are none.
-      about: what ours says of itself.
+      about: what one of our files says about itself.
     """
 
     path: str
@@ -58,7 +58,7 @@ class Reference:
 
     @functools.cached_property
     def digest(self) -> str:
-        """The first 16 hexadecimal digits of the file's SHA-256, which reads all of it."""
+        """The first 16 hexadecimal digits of the file's SHA-256; this reads the whole file."""
         return digest(self.path)
 
     @property
@@ -73,8 +73,8 @@ class Reference:
 
         Args:
           networks: by kind.
-          each: the kinds of which the features of images are needed.
-          spatial: whether Inception's spatial features are.
+          each: the kinds for which the features of each image are needed.
+          spatial: whether Inception's spatial features are needed.
 
         Raises:
           UserError: the file has neither what is needed nor images.
@@ -109,7 +109,7 @@ class Reference:
         return found
 
     def check(self, networks: Mapping[str, Any]) -> None:
-        """Raise if the statistics were made by other weights, as far as the file says."""
+        """Raise if the file says that its statistics were made by other weights."""
         for kind, made_by in self.about.get("networks", {}).items():
             if kind in networks and networks[kind].label != made_by:
                 raise UserError(
@@ -147,13 +147,13 @@ def gather(
     observe: Callable[[np.ndarray], Mapping[str, Seen]],
     unit: str,
 ) -> dict[str, FeatureSet]:
-    """Return what tallies have of all images of a set, with those that they have already.
+    """Return the tallies of all images of a set, including the images that they already have.
 
     Args:
       images: the set, which has no labels.
       tallies: by kind.
       observe: returns what each network finds in images.
-      unit: of the progress.
+      unit: the unit that progress is shown in.
     """
     progress = Progress(tallies.count, len(images), 1, unit=unit)
     for part in images.batches(tallies.count):
@@ -163,7 +163,7 @@ def gather(
 
 
 def read(path: str | os.PathLike) -> Reference:
-    """Read a file of a reference; its images are read when they are needed.
+    """Read a reference file; its images are read when they are needed.
 
     Raises:
       UserError: it is missing or damaged, has neither images nor statistics, or these do not fit.
@@ -211,13 +211,13 @@ def write(
     shape: tuple[int, ...],
     about: Mapping[str, Any],
 ) -> epath.Path:
-    """Write a reference that `read` and ADM's evaluator read, completely or not at all.
+    """Write a reference that `read` and ADM's evaluator can read, completely or not at all.
 
     Args:
       path: the .npz file.
       found: what the networks found in all real images, by kind.
-      images: an iterator over uint8 [b, H, W, C], in all as `shape` says.
-      shape: of all images that are stored [M, H, W, C].
+      images: an iterator over uint8 [b, H, W, C], as many in all as `shape` says.
+      shape: shape of all images that are stored [M, H, W, C].
       about: what it was made from, as JSON values; "images" is the number of all real images.
     """
     place = files.path(path)

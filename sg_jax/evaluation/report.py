@@ -26,7 +26,7 @@ class Reference:
       real_images: number of real training images they were compared with; 0: not known.
       compared: how many of them represent all in precision and recall; 0: all are used.
       source: the file that they come from, with its digest; empty: the run's own data.
-      network: whose features were compared, in words.
+      network: the network whose features were compared, in words.
       test_images: number of real images that were not trained on; 0: not known.
       classifier_accuracy: share of those that the feature network labels correctly, 0..1.
       test_scores: scores of the real test images themselves, by metric; empty: not known.
@@ -42,7 +42,7 @@ class Reference:
 
 
 def format_table(rows: Sequence[SettingResult]) -> str:
-    """Format results for the terminal: aligned columns, with "*" beside the best of each.
+    """Format results for the terminal: aligned columns, with "*" next to the best of each.
 
     Args:
       rows: at least one result.
@@ -51,7 +51,7 @@ def format_table(rows: Sequence[SettingResult]) -> str:
       Lines without a final newline.
 
     Raises:
-      UserError: without rows.
+      UserError: there are no rows.
     """
     _check_rows(rows)
     columns = [_padded(["Setting", "", *[row.name for row in rows]], left=True)]
@@ -72,7 +72,7 @@ def measured(rows: Sequence[SettingResult]) -> list[Metric]:
 
 
 def write_table(path: str | os.PathLike, rows: Sequence[SettingResult]) -> epath.Path:
-    """Write results as a JSON list of objects, one per setting; what is not finite becomes null.
+    """Write results as a JSON list of objects, one per setting; non-finite numbers become null.
 
     Args:
       path: the file to write, whole or not at all.
@@ -82,7 +82,7 @@ def write_table(path: str | os.PathLike, rows: Sequence[SettingResult]) -> epath
       `path` as a path.
 
     Raises:
-      UserError: without rows.
+      UserError: there are no rows.
     """
     _check_rows(rows)
     table = [

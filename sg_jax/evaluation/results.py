@@ -36,14 +36,14 @@ class SettingResult:
         return getattr(self, metric.name, None)  # "samples"
 
     def has(self, metric: Metric) -> bool:
-        """Return whether there is a value of a metric."""
+        """Return whether there is a value for a metric."""
         return self.value(metric) is not None
 
     @classmethod
     def over_seeds(
         cls, name: str, description: str, samples: int, scores: Sequence[Scores]
     ) -> "SettingResult":
-        """Summarise the scores of each seed."""
+        """Summarise the scores of all seeds."""
         means, deviations = mean_and_deviation(scores)
         varies = {name: value for name, value in deviations.items() if value}
         return cls(name, description, means, samples, len(scores), varies)

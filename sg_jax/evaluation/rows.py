@@ -11,13 +11,13 @@ import numpy as np
 from sg_jax.errors import UserError, one_line
 from sg_jax.runs import arrays, files
 
-BLOCK = 4096  # samples that are read at a time; of 2,048 float64, they are 64 MiB
+BLOCK = 4096  # samples that are read at a time; with 2,048 float64 each, they take 64 MiB
 LARGEST = np.finfo(np.float32).max
 
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """An array [N, F], or what reads parts of one from a file."""
+    """An array [N, F], in memory or in a file that is read in parts."""
 
     name: str
     shape: tuple[int, ...]
@@ -60,7 +60,7 @@ class Rows:
         """Return features [N, F] as Rows, which may be Rows already.
 
         Raises:
-          UserError: as Rows itself, and fewer than `at_least` samples.
+          UserError: as for Rows itself, or fewer than `at_least` samples.
         """
         rows = features if isinstance(features, Rows) else cls([features], name)
         if len(rows) < at_least:
@@ -73,7 +73,7 @@ class Rows:
         return self._count
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
-        """Yield the features in order, [size, F] at a time, [1..size, F] in the end.
+        """Yield the features in order, [size, F] at a time, [1..size, F] at the end.
 
         The blocks do not depend on how the features are divided into parts.
         """

@@ -45,12 +45,12 @@ def draw_all(
     told: Told | None = None,
     tolerant: bool = False,
 ) -> None:
-    """Draw what is `left`: keys, each with whether it is to be scored, or only its images kept.
+    """Draw the keys that are `left`, each with whether to score it or only keep its images.
 
     Other commands that score this run share the drawings; see `runs.sharing`. `told` is called in
-    the writer with each key that was scored, and its scores of images; by default this prints the
-    progress. If it is `tolerant`, samples that are not finite do not end the call: every score of
-    theirs is NaN.
+    the writer with each key that was scored, and its scores of images; by default, progress is
+    printed instead. With `tolerant`, samples that are not finite do not end the call: all their
+    scores are NaN.
     """
     drawing = _Drawing(experiment, judge, workdir, left, no_images, shown, tolerant)
     progress = Progress(0, len(left), left[0][0].samples, unit="drawing")
@@ -106,7 +106,7 @@ class _Drawing:
         self._programs: set[Any] = set()
 
     def lacks_images(self, key: Key) -> bool:
-        """Return whether the first images of a key are wanted, and not there."""
+        """Return whether the first images of a key are wanted but not there."""
         shown, shape = self._shown, self._experiment.image_shape
         return (
             key in self._no_images
@@ -143,7 +143,7 @@ class _Drawing:
         )
         self._programs.add(program)
         about = repr((key, key.decoder, key.labels, key.reference, judge.measures))
-        about += experiment.config.evaluate.keep  # what is continued has kept its images
+        about += experiment.config.evaluate.keep  # so that a continued drawing has kept its images
         found = None
         try:
             if score:
@@ -216,7 +216,7 @@ def is_left(
 ) -> bool:
     """Return whether a drawing lacks a metric, or images that `config.evaluate.keep` asks for.
 
-    There are none of samples that were not finite.
+    Samples that were not finite have no such images.
     """
     scores = rows.get(key, {})
     if judge.lacks(scores):

@@ -25,16 +25,16 @@ from sg_jax.parallel import processes
 from sg_jax.runs import files, sharing
 from sg_jax.runs.progress import log
 
-NAME = "real.npz"  # of the classifier's features of real images
+NAME = "real.npz"  # has the classifier's features of real images
 
 
 def check_ready(config: Config, source: Source, side: int) -> None:
-    """Raise if an evaluation, after training say, would not find what it needs.
+    """Raise if an evaluation, for example after training, would not find what it needs.
 
     Args:
       config: all sections.
       source: the training data.
-      side: of the images that will be drawn.
+      side: side of the images that will be drawn.
 
     Raises:
       UserError: a test split that cannot be opened; a `config.features.path` that is another file,
@@ -120,10 +120,10 @@ def open_judge(
 
     Args:
       config: the sections `data`, `features` and `evaluate` are used.
-      source: the training images, or latents, see `real_images.of_images`; None with a
+      source: the training images, or latents (see `real_images.of_images`); None with a
         reference.
       workdir: folder of the run.
-      side: of the images that are drawn; needed for latents.
+      side: side of the images that are drawn; needed for latents.
       together: whether all processes call this, and then judge together.
 
     Raises:
@@ -153,7 +153,7 @@ def open_judge(
     if reference is not None:
         every: dict[str, Any] = {kind: view.network for kind, view in views.items()} | published
         wanted = [metric for metric in measured(config) if metric.needs != DRAWING]
-        # The classifier is in the writer alone.
+        # Only the writer has the classifier.
         each = {judge.kind_of(metric) for metric in wanted if metric.each} & every.keys()
         found = reference.found(every, each, METRICS["sfid"] in wanted)
         views = {kind: View(network, found[kind]) for kind, network in every.items()}
@@ -170,9 +170,9 @@ def _of_data(
     workdir: str | os.PathLike,
     together: bool,
 ) -> dict[str, View]:
-    """Return what published networks find in the run's images: kept, or read now.
+    """Return what published networks find in the run's images, from its files or computed now.
 
-    Of several commands one looks at them; the others wait for it.
+    If several commands need it, one looks at the images and the others wait for it.
     """
     folder = files.path(workdir)
     part, about = folder / "real.part", _about(config, [source])
@@ -207,7 +207,7 @@ def _of_data(
 def _classifier(
     config: Config, source: Source, workdir: str | os.PathLike
 ) -> tuple[View, Callable[[View], object]]:
-    """Return the view of the classifier, and what stores it.
+    """Return the view of the classifier, and the function that stores it.
 
     The network learns from all training images. It is stored in the run's classifier.npz, or in
     `config.features.path`, which runs on the same data can share; what it finds is stored in the
@@ -252,7 +252,7 @@ def _about(config: Config, sources: Sequence[Source]) -> dict[str, Any]:
         name=source.name,
         splits=[each.split for each in sources],
         images=[len(each) for each in sources],
-        # Only of sources that know an example without decoding it, so that this stays quick.
+        # Only for sources that identify an example without decoding it, so that this stays quick.
         data=[identity.of(s) if hasattr(s, "identify") else None for s in sources],
         image_shape=source.image_shape,
         references=min(config.evaluate.references or len(source), len(source)),
@@ -267,7 +267,7 @@ def _kept(path, folder, about: dict[str, Any], wanted: Recipe) -> View | None:
     except features.Unusable:
         return None
     view = real.load(folder / NAME, about, scorer)
-    # By someone else's file, because such a network would not have written it.
+    # It is someone else's file, because such a network would not have written it.
     if view is not None and view.real.width != wanted.features:
         return None
     return view

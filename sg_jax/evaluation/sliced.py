@@ -1,6 +1,6 @@
 """The Monge Inception Distance (MIND): sliced Wasserstein distances of two sets of features.
 
-In float64 on the host, so that all machines find the same value.
+Computed in float64 on the host, so that all machines find the same value.
 """
 
 import functools
@@ -13,19 +13,19 @@ from sg_jax.errors import UserError, is_whole
 from sg_jax.evaluation.rows import Rows, check_widths
 
 PROJECTIONS = 1000
-STREAM = 2605  # features may have been drawn from the same seed
-GROUP = 128  # projections at a time: of 50,000 samples, they are 49 MiB
+STREAM = 2605  # keeps the directions apart from features drawn with the same seed
+GROUP = 128  # projections at a time: for 50,000 samples, they take 49 MiB
 
 
 class SlicedReference:
     """Real features whose sorted projections are kept, however many sets are compared.
 
-    They are 8 N bytes a projection, 76 MiB of 10,000 samples.
+    They take 8 N bytes per projection, 76 MiB for 10,000 samples.
 
     Args:
       features: [N, F], an array or `Rows`.
       projections: how many random directions.
-      seed: of the directions.
+      seed: seed of the directions.
       name: the name of the features in error messages.
 
     Raises:
@@ -64,16 +64,16 @@ def mind(real: Any, fake: Any, projections: int = PROJECTIONS, seed: int = 0) ->
     From the paper: the squared Wasserstein distance of one-dimensional projections by sorting, its
     mean over random unit vectors, and the factor α = 3 F, which brings the values of Inception's
     features near those of FID. Our own choice: sets of unequal sizes are compared exactly, by their
-    quantile functions, where others drop samples; and the vectors are normal numbers of NumPy's
+    quantile functions, where others drop samples; and the vectors are normal numbers from NumPy's
     default generator, divided by their lengths. So values differ from those of other programs as
-    values of two seeds do: by up to a few percent with 1,000 projections, which others take too.
+    those of two seeds do: by up to a few percent with 1,000 projections, which others use too.
 
     Args:
       real: features [N, F], an array or `Rows`, or their `SlicedReference`.
       fake: features [M, F]; M may differ from N. Fewer samples read higher, so compare only values
         from the same numbers.
       projections: how many random directions; a reference has its own.
-      seed: of the directions; a reference has its own. The same seed gives the same value
+      seed: seed of the directions; a reference has its own. The same seed gives the same value
         everywhere.
 
     Returns:
@@ -97,7 +97,7 @@ def mind(real: Any, fake: Any, projections: int = PROJECTIONS, seed: int = 0) ->
     total = 0.0
     for x, y in zip(sorted_real, real.computed(fake), strict=True):
         for a, b in zip(x, y, strict=True):
-            # No product of vectors: its threads would wait for each other on busy cores.
+            # Not a product of vectors, whose threads would wait for each other on busy cores.
             total += float(np.sum(shares * (a[i] - b[j]) ** 2))
     return 3 * real.rows.width * total / real.projections
 

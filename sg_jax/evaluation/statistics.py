@@ -1,6 +1,7 @@
 """Mean and scatter of features, and the Fréchet distance of two such Gaussians (FID).
 
-In float64 on the host: the distance is a difference of large numbers, and TPUs have no float64.
+Computed in float64 on the host: the distance is a difference of large numbers, and TPUs have no
+float64.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from sg_jax.evaluation.rows import Rows, check_widths
 
 EPSILON = np.finfo(np.float64).eps
 # The quick way to a Fréchet distance is taken if its rounding error is estimated to be below this
-# share of both variances. Of spectra as steep as 1 / i^3, the estimate is 10^5 times too large.
+# share of both variances. For spectra as steep as 1 / i^3, the estimate is 10^5 times too large.
 SURE = 1e-8
 
 
@@ -23,7 +24,7 @@ class Statistics:
     """Mean and scatter of features; those of batches of any size can be merged.
 
     Attributes:
-      count: N, the number of samples; 0 if it is not known, then `scatter` is the covariance.
+      count: N, the number of samples; 0 if unknown, in which case `scatter` is the covariance.
       mean: float64 [F].
       scatter: sum over the samples of (x - mean) (x - mean)^T, float64 [F, F].
     """
@@ -55,7 +56,7 @@ class Statistics:
     def from_moments(
         cls, mean: Any, covariance: Any, count: int | None = None, name: str = "statistics"
     ) -> "Statistics":
-        """Return statistics from what files of references hold, often as mu and sigma.
+        """Return statistics from what reference files hold, often as mu and sigma.
 
         Args:
           mean: [F].
@@ -65,7 +66,7 @@ class Statistics:
           name: what they are called in error messages.
 
         Raises:
-          UserError: wrong shapes, NaN or infinity, a matrix that is no covariance, `count` below 2.
+          UserError: wrong shapes, NaN or infinity, a matrix that is not a covariance, `count` < 2.
         """
         mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
         if mean.ndim != 1 or not len(mean) or covariance.shape != (len(mean), len(mean)):
@@ -172,8 +173,9 @@ def _quick_spread(a: np.ndarray, b: np.ndarray) -> float | None:
 def _exact_spread(a: np.ndarray, b: np.ndarray) -> float:
     """Return Tr(a + b - 2 (a b)^(1/2)) of any covariances, singular ones too.
 
-    With a = A A^T and b = B B^T, it is the sum of the singular values of B^T A: never complex, and
-    as exact as a and b, which neither a general matrix square root is, nor roots of eigenvalues.
+    With a = A A^T and b = B B^T, Tr (a b)^(1/2) is the sum of the singular values of B^T A. Unlike
+    a general matrix square root or roots of eigenvalues, the sum is never complex, and it is as
+    exact as a and b.
     """
     a, b = _factor(a), _factor(b)
     overlap = np.linalg.svd(b.T @ a, compute_uv=False).sum()
@@ -182,11 +184,11 @@ def _exact_spread(a: np.ndarray, b: np.ndarray) -> float:
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
     """Return a matrix [F, R] of rank R that gives the covariance when multiplied by itself."""
-    # Features of other sizes are scaled to variance 1, so that rounding errors of the largest are
-    # not taken for the smallest; constant ones stay 0.
+    # Features of different sizes are scaled to variance 1, so that rounding errors of the largest
+    # are not mistaken for the smallest; constant ones stay 0.
     deviations = np.sqrt(np.maximum(np.diag(covariance), 0.0))
     scale = np.where(deviations > 0, deviations, 1.0)
     values, vectors = np.linalg.eigh(covariance / scale[:, None] / scale[None, :])
-    # Values below rounding error are zero, in particular all beyond the first N - 1 if N <= F.
+    # Values below the rounding error are zero, in particular all beyond the first N - 1 if N <= F.
     kept = values > values[-1] * len(values) * EPSILON
     return scale[:, None] * vectors[:, kept] * np.sqrt(values[kept])[None, :]

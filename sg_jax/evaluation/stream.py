@@ -1,4 +1,4 @@
-"""Draw images and score them as they come: none is kept, and an interrupted drawing goes on."""
+"""Draw images and score them as they come: none are kept, and an interrupted drawing is resumed."""
 
 import dataclasses
 import time
@@ -39,12 +39,12 @@ class Stream:
       draw: (wanted, first=, progress=) -> iterator over images uint8 [b, H, W, C]; see
         `programs.sampling.sample_batches`.
       wanted: labels of all images [B], or captions with labels.
-      judge: what scores.
+      judge: scores the images.
       keep: called with the first `shown` images; None: they are not needed.
-      shown: how many.
+      shown: how many that is.
       compiled: whether the program has run before, so that its first batch can be timed.
       batch_size: most images at once.
-      files: keeps all images; None: nothing does.
+      files: keeps all images; None: they are not kept.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Stream:
         self._batch, self._files = min(batch_size, len(wanted)), files
 
     def first(self) -> None:
-        """Draw and keep the first images alone."""
+        """Draw and keep only the first images."""
         images = np.concatenate(list(self._draw(self._wanted[: max(self._batch, self._shown)])))
         if self._keep is not None and processes.is_writer():
             self._keep(images[: self._shown])
@@ -74,7 +74,7 @@ class Stream:
         """Draw and score all images.
 
         Args:
-          folder: where an interrupted call goes on; of the writer.
+          folder: the writer's, from which an interrupted call continues.
           about: what the drawing depends on; see `Tallies`.
         """
         assert self._judge is not None
@@ -89,7 +89,7 @@ class Stream:
         elif not self._compiled and count - begun <= self._batch:
             for _ in self._draw(
                 self._wanted[begun:], first=begun
-            ):  # one batch: timed the next time
+            ):  # one batch: it is timed the second time
                 self._compiled = True
         progress, done, seconds, timed = Progress(begun, count, 1, unit="image"), begun, 0.0, 0
         batches = self._draw(self._wanted[begun:], first=begun)
@@ -98,7 +98,7 @@ class Stream:
             while done < count:
                 began = time.perf_counter()
                 images = next(batches)
-                if self._compiled:  # a last batch that is filled up costs as much as a full one
+                if self._compiled:  # a padded last batch costs as much as a full one
                     seconds, timed = seconds + time.perf_counter() - began, timed + self._batch
                 self._compiled = True
                 seen, labels = self._judge.observe(images), self._labels[done : done + len(images)]
@@ -116,7 +116,7 @@ class Stream:
         return Drawn(tallies.results(), rate, tallies.remove)
 
     def _rate(self) -> float:
-        """Return the images/s of one batch, where nothing else was left to draw."""
+        """Return the images/s of one batch, for when nothing else was left to draw."""
         for _ in range(2 - self._compiled):
             began = time.perf_counter()
             for _ in self._draw(self._wanted[: self._batch]):

@@ -1,7 +1,7 @@
 """The style of all figures: sizes, colours, axes, and how to write a figure.
 
-No pyplot, so there is no global state and no display. matplotlib is imported inside the functions,
-because sampling does not need it.
+Pyplot is not used, so there is no global state or display. matplotlib is imported inside the
+functions, because sampling does not need it.
 """
 
 import io
@@ -28,7 +28,7 @@ LOG_ABOVE = 4  # a scale is logarithmic if the largest value is this many times 
 
 
 def shades(names: Sequence[str]) -> dict[str, Any]:
-    """Return a colour for each of names that have an order, from dark to bright."""
+    """Return a colour for each of several ordered names, from dark to bright."""
     from matplotlib import colormaps
 
     found = colormaps["viridis"](np.linspace(0.1, 0.92, max(len(names), 1)))
@@ -36,7 +36,7 @@ def shades(names: Sequence[str]) -> dict[str, Any]:
 
 
 def hues(names: Sequence[str]) -> dict[str, Any]:
-    """Return a colour for each of names that have no order."""
+    """Return a colour for each of several names without an order."""
     from matplotlib import colormaps
 
     return dict(zip(names, colormaps["tab20"](np.arange(len(names)) % 20), strict=True))
@@ -71,7 +71,7 @@ def is_wide(values: np.ndarray | Iterable[float]) -> bool:
 
 
 def log_ticks() -> Any:
-    """Return the places of numbers on a logarithmic scale."""
+    """Return the tick positions on a logarithmic scale."""
     from matplotlib.ticker import LogLocator
 
     return LogLocator(subs=(1, 1.5, 2, 3, 5, 7))

@@ -1,10 +1,10 @@
-"""scores.csv of a run: the scores of each guidance setting, saved as soon as they are measured.
+"""A run's scores.csv: the scores of each guidance setting, saved as soon as they are measured.
 
 `evaluate`, `sweep` and `tune` write it, and skip what is in it; `compare` reads it. Columns are
 read by name: those of the setting, those of the conditions under which it was measured, and one per
 metric. A setting or condition without a column has its default, a metric without one was not
 measured, and columns with unknown names stay in the file. The column `check` is a checksum of those
-to its left, so no other figure passes for a measured one. A row is valid for the weights of its
+to its left, so no other figure can pass as measured. A row is valid for the weights of its
 checkpoint, so delete the file after you train again from the start.
 """
 
@@ -32,7 +32,7 @@ from sg_jax.runs.progress import log
 NAME = "scores.csv"
 CHECK = "check"  # the column of checksums
 LONGEST = 10_000  # characters of a value that is parsed
-# What a line of another kind may raise; some of it from within Python's parser.
+# Errors that a line of another kind may raise, some of them inside Python's parser.
 NOT_A_ROW = (
     ValueError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError,
 )  # fmt: skip
@@ -47,7 +47,7 @@ class Key:
       sampler: in words, see `words`.
       steps: number of steps of the sampler.
       samples: number of generated images.
-      references: number of real images compared with.
+      references: number of real images that they are compared with.
       features: digest of the feature network.
       seed: seed of noise and token ids.
       checkpoint: the step of the checkpoint.
@@ -56,11 +56,11 @@ class Key:
       labels: how classes are drawn, "balanced" or "uniform"; see `config.evaluate.labels`.
       reference: the file of real images, with its digest, or the data that is not the run's own;
         "" for the real images of the run.
-      decoder_name: what it was loaded from; the same weights may lie elsewhere.
+      decoder_name: what the decoder was loaded from; the same weights may be elsewhere too.
       real: digest of the statistics of the real images.
       networks: the feature networks and the digests of their weights, in words.
-      ema: decay of the moving average of the weights that drew.
-      versions: of this project and of jax.
+      ema: decay of the moving average of the weights that drew the images.
+      versions: the versions of this project and of jax.
     """
 
     guidance: Guidance = dataclasses.field(default_factory=Guidance)
@@ -92,9 +92,9 @@ class Key:
 
 
 Table = dict[Key, Scores]
-REVISED = {"euler_maruyama": ("last step without noise",)}  # samplers that drew otherwise before
+REVISED = {"euler_maruyama": ("last step without noise",)}  # samplers that used to draw differently
 SETTING: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Guidance)}
-# In every digest; those that came later only where they are set, so older files keep their names.
+# In every digest; later ones only where they are set, so that older files keep their names.
 FIRST = tuple(SETTING)[: list(SETTING).index("channels") + 1]
 OF_WEAK = (
     "scale", "gamma_weak", *(n for n in SETTING if n.startswith("weak_")), "time_noise",
@@ -134,7 +134,7 @@ def canonical(guidance: Guidance) -> Guidance:
 
 
 def words(sampler: Sampler) -> str:
-    """Return a sampler's name and the settings that are not default, such as "euler shift=3.0"."""
+    """Return a sampler's name and its settings that are not defaults, such as "euler shift=3.0"."""
     default, revised = Sampler(), REVISED.get(sampler.name, ())
     fields = [f.name for f in dataclasses.fields(sampler)[1:]]
     changed = [n for n in fields if getattr(sampler, n) != getattr(default, n)]
@@ -146,7 +146,7 @@ def read(workdir: str | os.PathLike, tell: bool = False) -> Table:
 
     Args:
       workdir: the run.
-      tell: log it if a line is left out.
+      tell: whether to log that a line is left out.
 
     Raises:
       UserError: the file is another table, or a line is not a row of scores.
@@ -169,7 +169,7 @@ def read(workdir: str | os.PathLike, tell: bool = False) -> Table:
 
 
 def stamp(workdir: str | os.PathLike) -> tuple[int, ...] | None:
-    """Return what changes when a run's table is written; None without one, or in a bucket."""
+    """Return values that change when a run's table is written; None without one, or in a bucket."""
     if files.is_remote(workdir):
         return None
     try:
@@ -182,7 +182,7 @@ def stamp(workdir: str | os.PathLike) -> tuple[int, ...] | None:
 def add(workdir: str | os.PathLike, rows: Table) -> Table:
     """Add scores to a run's table, and return all of it.
 
-    Commands that add at the same time wait for each other, so that none loses a row of another.
+    Commands that add at the same time wait for each other, so that no row is lost.
     """
     with sharing.alone(workdir):
         table = read(workdir)
@@ -246,7 +246,7 @@ def _rows(path: epath.Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the number of each whole line and its cells by column.
 
     Raises:
-      UserError: it is no table, or its header has no condition.
+      UserError: the file is not a table, or its header has no condition.
     """
     try:
         lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))

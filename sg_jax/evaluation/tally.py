@@ -1,10 +1,10 @@
 """What networks find in a stream of images: sums, and the features that some metrics need.
 
 Memory does not grow with the number of images: sums have one size, and features go to files, from
-which the metrics read them in parts. These files are also where an interrupted stream goes on:
+which the metrics read them in parts. An interrupted stream also continues from these files:
 
-    FOLDER/state.npz              the sums after so many images
-    FOLDER/KIND_000000000.npy     kept features from the first one on, and so on
+    FOLDER/state.npz              the sums after a number of images
+    FOLDER/KIND_000000000.npy     kept features from number 0 on; more files may follow
 """
 
 import dataclasses
@@ -54,13 +54,13 @@ class Tally:
         self._kept, self._labelled = kept, kept if labelled is None else labelled
         self._statistics: dict[str, Statistics] = {}
         self._predictions: Predictions | None = None
-        self._fresh: list[np.ndarray] = []  # features that are in no file
+        self._fresh: list[np.ndarray] = []  # features that are not yet in a file
         self._files: list[epath.Path] = []
         self._filed = 0  # how many are in files
         self._classes: dict[str, list[np.ndarray]] = {"labels": [], "predicted": []}
 
     def empty(self) -> "Tally":
-        """Return another that has seen no images."""
+        """Return a tally of the same kind that has seen no images."""
         return Tally(self._kept, self._labelled)
 
     def add(self, seen: Seen, labels: np.ndarray) -> None:
@@ -89,7 +89,7 @@ class Tally:
 
     @property
     def waiting(self) -> int:
-        """Bytes of the features that are in no file."""
+        """Bytes of the features that are not yet in a file."""
         return sum(part.nbytes for part in self._fresh)
 
     def spill(self, start: str) -> None:
@@ -116,7 +116,7 @@ class Tally:
         return found
 
     def restore(self, state: Mapping[str, np.ndarray], start: str) -> None:
-        """Take up what `state` returned, and the files of the features that `spill` wrote.
+        """Continue from what `state` returned, and from the files of features that `spill` wrote.
 
         Files of later images are removed.
 
@@ -144,7 +144,7 @@ class Tally:
             raise ValueError(f"features of {found} images instead of {self._filed}")
 
     def result(self) -> FeatureSet:
-        """Return what was found in all images until now."""
+        """Return what has been found in all images so far."""
         classes = {name: np.concatenate(p) if p else None for name, p in self._classes.items()}
         kept: Any = None
         if self._files:
@@ -163,12 +163,12 @@ class Tally:
 
 
 class Tallies:
-    """The tallies of several networks over one stream, kept in a folder on the way.
+    """The tallies of several networks over one stream, saved in a folder along the way.
 
     Args:
       tallies: by the kind of network.
       folder: where to keep them; None: in memory.
-      about: what they depend on, in words; what was kept with other words is dropped.
+      about: what they depend on, in words; anything saved with other words is dropped.
     """
 
     def __init__(self, tallies: Mapping[str, Tally], folder: Any = None, about: str = ""):
@@ -181,7 +181,7 @@ class Tallies:
 
     @property
     def count(self) -> int:
-        """Number of images until now."""
+        """Number of images so far."""
         return next(iter(self.tallies.values())).count if self.tallies else 0
 
     def add(self, seen: Mapping[str, Seen], labels: np.ndarray) -> None:
@@ -196,7 +196,7 @@ class Tallies:
             self._spill(self._folder)
 
     def save(self) -> None:
-        """Keep all until now, so that another process can go on from here."""
+        """Save everything so far, so that another process can continue from here."""
         if self._folder is None or not self.count:
             return
         began = time.monotonic()
@@ -216,7 +216,7 @@ class Tallies:
             tally.spill(os.fspath(folder / kind))
 
     def results(self) -> dict[str, FeatureSet]:
-        """Return what each network found until now."""
+        """Return what each network has found so far."""
         return {kind: tally.result() for kind, tally in self.tallies.items()}
 
     def remove(self) -> None:
@@ -225,7 +225,7 @@ class Tallies:
             self._folder.rmtree(missing_ok=True)
 
     def _restore(self, folder: epath.Path) -> None:
-        """Take up what an interrupted process has kept, if it is whole and belongs to this."""
+        """Continue from what an interrupted process saved, if it is complete and belongs here."""
         path = folder / STATE
         if not path.exists():
             self.remove()

@@ -16,7 +16,7 @@ from sg_jax.method.candidates import METHODS, UNGUIDED, USUAL
 from sg_jax.method.guidance import Guidance
 from sg_jax.weights import checkpoints
 
-NEAR = 0.05  # a cost within this share of its budget keeps it
+NEAR = 0.05  # a cost that differs by at most this share keeps its budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Trial:
     Attributes:
       method: its name.
       guidance: the setting, as it is drawn; see `measure.resolved`.
-      budget: what its run may cost, as a multiple of one without guidance.
+      budget: what its run may cost, as a multiple of a run without guidance.
       steps: its number of steps.
-      cost: what it costs, likewise.
+      cost: what its run does cost, as the same multiple.
     """
 
     method: str
@@ -60,7 +60,7 @@ def candidates(
 
     Args:
       config: all sections.
-      able: returns a setting as it is drawn; raises a UserError if it cannot be.
+      able: returns a setting as it is drawn; raises a UserError if it cannot be drawn.
 
     Raises:
       UserError: a method has too few candidates, or one that the config names has too few that can
@@ -112,11 +112,11 @@ def _different(
 
 
 def trials(experiment: Experiment, settings: Mapping[str, Sequence[Guidance]]) -> list[Trial]:
-    """Return every setting at every budget; no guidance also at budget 1, for comparison.
+    """Return every setting at every budget; no guidance at budget 1 too, for comparison.
 
     Args:
       experiment: the run's objects.
-      settings: of each method, from `candidates`.
+      settings: those of each method, from `candidates`.
     """
     return _with_steps(
         experiment,

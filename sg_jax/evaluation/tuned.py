@@ -16,9 +16,9 @@ class Spread(NamedTuple):
     """A mean, and how much it varies.
 
     Attributes:
-      mean: over runs, of their means over seeds; None: not measured, or not finite with each seed.
-      seeds: standard deviation over the seeds of a run; of several, the root mean square; None: no
-        run has two.
+      mean: over runs, of their means over seeds; None: not measured, or not finite with some seed.
+      seeds: standard deviation over the seeds of a run; for several runs, the root mean square;
+        None: no run has two seeds.
       runs: standard deviation of the runs' means; None for one run.
     """
 
@@ -28,10 +28,10 @@ class Spread(NamedTuple):
 
 
 class Gain(NamedTuple):
-    """A difference of two settings, seed by seed.
+    """The difference between two settings, seed by seed.
 
     Attributes:
-      spread: of the differences.
+      spread: the spread of the differences.
       better: in how many of the pairs it is an improvement.
       pairs: their number.
     """
@@ -60,7 +60,7 @@ class Winner:
 
     @property
     def cost(self) -> float:
-        """The cost that it has, the mean over runs."""
+        """Its actual cost, the mean over runs."""
         return float(np.mean([row.cost for row in self.rows]))
 
     @property
@@ -80,7 +80,7 @@ class Winner:
         return {place: value for place, value in found.items() if value is not None}
 
     def failed(self, metric: Metric) -> bool:
-        """Return whether some seed has no finite value: samples that were not, or a bad score."""
+        """Return whether some seed has no finite value, because of its samples or its score."""
         return any(finite(row.scores.get(metric.name, 0.0)) is None for row in self.rows)
 
     def spread(self, metric: Metric) -> Spread:
@@ -88,7 +88,7 @@ class Winner:
         return Spread(None) if self.failed(metric) else spread(self.values(metric))
 
     def less(self, other: "Winner", metric: Metric) -> Gain:
-        """Return the difference to another one, compared seed by seed: both have the same noise."""
+        """Return the difference from another one, seed by seed, as both have the same noise."""
         if self.failed(metric) or other.failed(metric):
             return Gain(Spread(None), 0, 0)
         mine, theirs = self.values(metric), other.values(metric)
@@ -124,5 +124,5 @@ def winners(rows: Sequence[Row]) -> list[Winner]:
 
 
 def unguided(found: Sequence[Winner], budget: float) -> Winner:
-    """Return what no guidance has at a budget."""
+    """Return the result of no guidance at a budget."""
     return next(w for w in found if w.method == UNGUIDED and w.budget == budget)

@@ -19,7 +19,7 @@ def curves(winners: Sequence[Winner], metrics: Sequence[Metric]) -> "Figure":
     """Draw each metric over the cost of a run; bars are deviations over runs, or over seeds of one.
 
     Args:
-      winners: of all methods and budgets; at least one.
+      winners: those of all methods and budgets; at least one.
       metrics: the panels; at least one.
     """
     wide = min(PER_ROW, len(metrics))
@@ -34,7 +34,7 @@ def curves(winners: Sequence[Winner], metrics: Sequence[Metric]) -> "Figure":
             points = [(cost, s.mean, s) for cost, s in found if s.mean is not None]
             points.sort(key=lambda point: point[0])
             bars = [s.seeds if s.runs is None else s.runs for _, _, s in points]
-            # The bars of one budget would lie on each other.
+            # Otherwise the bars of one budget would overlap.
             moved = 0.004 * (i - len(methods) / 2)
             axes.errorbar(
                 [cost * (1 + moved) for cost, _, _ in points],

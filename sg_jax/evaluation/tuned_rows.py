@@ -33,7 +33,7 @@ class Row:
       stage: `SEARCH` or `REPORT`.
       method: its method of guidance.
       budget: the cost that was allowed, as a multiple of a run without guidance.
-      cost: the cost of this run, likewise.
+      cost: the cost of this run, as the same multiple.
       chosen: whether it is its method's best at this budget.
       metric: the name of the metric that decides this.
       key: the setting and how it was measured.
@@ -127,7 +127,7 @@ def _parse(run: str, line: Mapping[str, str]) -> Row:
 
 
 def columns(rows: Sequence[Row]) -> list[Metric]:
-    """Return the metrics of images that were measured, that which decides first."""
+    """Return the metrics of images that were measured, the deciding one first."""
     measured = [METRICS[name] for name in _measured(rows) if METRICS[name].of_images]
     return sorted(measured, key=lambda metric: metric.name != rows[0].metric)
 
@@ -141,7 +141,7 @@ def joined(workdirs: Sequence[str | os.PathLike]) -> list[Row]:
     """Return the rows of several runs that were tuned alike.
 
     Raises:
-      UserError: a file is missing, two runs have one name, or they were tuned in different ways.
+      UserError: a file is missing, two runs share a name, or they were tuned in different ways.
     """
     rows = [row for workdir in workdirs for row in read(workdir)]
     names = [comparison.name_of(workdir) for workdir in workdirs]
@@ -178,7 +178,7 @@ def joined(workdirs: Sequence[str | os.PathLike]) -> list[Row]:
 
 
 def _check_search(rows: Sequence[Row], names: Sequence[str]) -> None:
-    """Raise unless the runs that searched did so alike, and the others took settings of theirs."""
+    """Raise unless the runs that searched did so alike, and the others took one run's settings."""
     ways: dict[str, Counter[Any]] = {}
     settings: dict[str, dict[Any, Guidance]] = {}
     for name in names:

@@ -19,7 +19,7 @@ def terminal(rows: Sequence[Row], settings: Mapping[str, Guidance] = {}) -> str:
     """Return a table per budget for the terminal: quality, and what it gains over no guidance.
 
     Args:
-      rows: of one run, or of several.
+      rows: the rows of one run, or of several.
       settings: the run's guidance settings; the flags of each budget's best are then shown.
     """
     found = tuned.winners(rows)
@@ -55,7 +55,7 @@ def _padded(name: str, cells: Sequence[str]) -> list[str]:
 
 
 def _texts(metric: Metric, spreads: Sequence[Spread]) -> list[str]:
-    """Return the text of each spread, such as "0.34 ± 0.04", with the runs' before the seeds'."""
+    """Return the text of each spread, such as "0.34 ± 0.04", the runs' spread before the seeds'."""
     means = metric.texts([s.mean for s in spreads])
     digits = max(len(text.partition(".")[2]) for text in means)
     texts = []
@@ -74,7 +74,7 @@ def _best_bold(metric: Metric, spreads: Sequence[Spread]) -> list[str]:
 def _gains(
     metric: Metric, each: Sequence[Winner], found: Sequence[Winner], budget: float
 ) -> list[str]:
-    """Return the differences to no guidance at a budget, such as "-0.07 ± 0.04 (5/5)"."""
+    """Return the differences from no guidance at a budget, such as "-0.07 ± 0.04 (5/5)"."""
     base = tuned.unguided(found, budget)
     gains = [winner.less(base, metric) for winner in each]
     texts = _texts(metric, [gain.spread for gain in gains])
@@ -92,7 +92,7 @@ def markdown(
     """Return tables of every metric at every budget.
 
     Args:
-      rows: of one run, or of several.
+      rows: the rows of one run, or of several.
       settings: the run's guidance settings by name; empty: no flags are shown.
       notes: further sentences.
     """
@@ -175,7 +175,7 @@ def _searched(rows: Sequence[Row]) -> str:
 
 
 def failed(rows: Sequence[Row]) -> str:
-    """Return a sentence on what has no result: samples that are not finite; "" if all have one."""
+    """Return a sentence on methods and budgets without a finite result; "" if all have one."""
     metric = METRICS[rows[0].metric]
     found = tuned.winners(rows)
     without = [f"{w.method} at {w.budget:g}" for w in found if w.failed(metric)]
@@ -188,7 +188,7 @@ def failed(rows: Sequence[Row]) -> str:
 
 
 def at_edges(rows: Sequence[Row]) -> str:
-    """Return a sentence on the winners whose scale is the largest or the least that was tried."""
+    """Return a sentence on the winners whose scale is the largest or smallest that was tried."""
     tried: dict[tuple[str, float, str], set[float]] = {}
     chosen: dict[tuple[str, float, str], dict[float, None]] = {}
     for row in rows:
@@ -212,7 +212,7 @@ def at_edges(rows: Sequence[Row]) -> str:
 
 
 def flags(winner: Winner, settings: Mapping[str, Guidance]) -> str:
-    """Return the flags of a command by which `--mode sample` draws with a winner of one run.
+    """Return the flags that make `--mode sample` draw with a winner of one run.
 
     Args:
       winner: from one run.

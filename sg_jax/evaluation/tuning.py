@@ -1,9 +1,9 @@
 """Tune every method of guidance by one rule, so that their results can be compared.
 
 Each method tries the same number of settings, with the same seeds, at each budget. A budget is the
-cost of a whole run, as a multiple of one without guidance: what costs more a step makes fewer
-steps. The setting that is best there is scored again with other seeds, and only these scores are
-reported. The search and the report are drawings like any others, so scores.csv keeps each.
+cost of a whole run, as a multiple of one without guidance: a setting that costs more per step makes
+fewer steps. The best setting is scored again with other seeds, and only these scores are reported.
+The search and the report are drawings like any others, so scores.csv keeps each.
 """
 
 import dataclasses
@@ -45,10 +45,10 @@ def run(
 
     Args:
       experiment: the run's objects.
-      judge: what scores.
+      judge: scores the images.
       workdir: folder of the run.
-      found: from `trials.trials`.
-      step: of the checkpoint.
+      found: the trials, from `trials.trials`.
+      step: step of the checkpoint.
       shown: how many images to return of each method.
       searched: called in the writer with the rows of the search, before the report is drawn.
 
@@ -105,7 +105,7 @@ def run(
 
 
 def middle(tune: Tune) -> float:
-    """Return the middle one of the budgets, whose images are shown."""
+    """Return the middle budget, whose images are shown."""
     return sorted(tune.budgets)[len(tune.budgets) // 2]
 
 
@@ -130,9 +130,10 @@ def _keys(found: Sequence[Trial], like: Key, seeds: Sequence[int]) -> dict[Trial
 def _winner(
     metric: Metric, each: Sequence[Trial], keys: Mapping[Trial, list[Key]], rows: table.Table
 ) -> int:
-    """Return the index of the best mean over seeds, of those that are finite with all seeds.
+    """Return the index of the best mean over seeds, among those that are finite with all seeds.
 
-    It is -1 if there is none; raise if this is no guidance, to which the others are compared.
+    It is -1 if there is none; raise if the method is no guidance, with which the others
+    are compared.
     """
     means = [mean_and_deviation([rows[k] for k in keys[t]])[0].get(metric.name) for t in each]
     best = metric.winner(means)
@@ -158,9 +159,9 @@ def _score(
     pictured: Mapping[str, Key] = {},
     shown: int = 0,
 ) -> table.Table:
-    """Score the trials, those of one program after each other, and say how long the rest takes.
+    """Score the trials, those of one program in a row, and log how long the rest takes.
 
-    `later` is what follows: methods and budgets, and their cost.
+    `later` is what follows: the number of methods and budgets, and their cost.
     """
     cost = {key: trial.cost * key.samples for trial in found for key in keys[trial]}
     known = table.read(workdir)
@@ -180,7 +181,7 @@ def _score(
 
 
 def _in_order(experiment: Experiment, keys: Mapping[Key, float]) -> list[Key]:
-    """Sort so that a weak network is loaded once, and what shares a program comes together."""
+    """Sort so that a weak network is loaded once, and drawings of one program come together."""
     networks: dict[Any, int] = {}
     programs: dict[Any, int] = {}
 

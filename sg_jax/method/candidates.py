@@ -1,9 +1,9 @@
-"""The settings that tuning tries for each method of guidance, in one table.
+"""The settings that tuning tries for each guidance method, in one table.
 
-Each row crosses lists of values. A list begins with a usual value of the papers or of our networks
-(RESULTS.md), and goes on so that its first ones span what was best on either. The candidates of a
-row are ordered by how far down their lists their values are, all lists together. So the first n of
-any row are those that one would try first, and n is the same for every method.
+Each row crosses lists of values. A list begins with a value that is usual in the papers or for our
+networks (RESULTS.md), and its first few values span what worked best in either. The candidates of a
+row are ordered by the sum of their values' places in the lists. So the first n of any row are the
+ones to try first, and n is the same for every method.
 
 To add a method, add a row.
 """
@@ -17,7 +17,7 @@ from sg_jax.method.weak import RAW
 
 UNGUIDED = "unguided"
 USUAL = (UNGUIDED, "cfg", "sg", "cfg_sg", "icg", "ag", "pdg", "ig")  # tried unless others are named
-Values = Sequence[dict[str, Any]]  # what a list sets, value by value
+Values = Sequence[dict[str, Any]]  # the fields that a list sets, value by value
 
 
 def each(field: str, *values: Any) -> Values:
@@ -31,11 +31,11 @@ def rates(*pairs: tuple[Any, Any]) -> Values:
 
 
 def crossed(*lists: Values, **fixed: Any) -> tuple[Guidance, ...]:
-    """Return every combination of values, those first whose places in the lists add up to least.
+    """Return every combination of values, ordered by the sum of their places in the lists.
 
     Args:
-      lists: of equal rank; of two combinations with one sum, the first list decides.
-      fixed: values that all have.
+      lists: all count alike; between combinations with equal sums, the first list decides.
+      fixed: values that all combinations share.
     """
     places = itertools.product(*(range(len(values)) for values in lists))
     found = []
@@ -56,7 +56,7 @@ RISES = (1.0, 4.0), (4.0, 1.0), (1.0, 3.0), (3.0, 1.0), (1.0, 6.0), (6.0, 1.0), 
 EARLY = each("weak_step", 0.33, 0.15, 0.6)
 
 METHODS: dict[str, tuple[Guidance, ...]] = {
-    UNGUIDED: (Guidance(),),  # its number of steps is all that there is to choose
+    UNGUIDED: (Guidance(),),  # only its number of steps can be chosen
     "cfg": crossed(CFG_SCALES, TIMES, weak_label="null"),
     "sg": crossed(SG_RATES, SG_SCALES, TIMES),
     "cfg_sg": crossed(
@@ -115,7 +115,7 @@ METHODS: dict[str, tuple[Guidance, ...]] = {
     "ema": crossed(SCALES, each("weak_weights", RAW), TIMES),
 }
 
-TITLES = {  # what figures call the methods; those without a line, in capitals
+TITLES = {  # what figures call the methods; any others appear in capitals
     UNGUIDED: "no guidance",
     "cfg_sg": "CFG+SG",
     "ag_sg": "AG+SG",
@@ -134,5 +134,5 @@ TITLES = {  # what figures call the methods; those without a line, in capitals
 
 
 def title(method: str) -> str:
-    """Return what figures call a method; one that a config names keeps its name."""
+    """Return a method's name in figures; a method that a config defines keeps its name."""
     return TITLES.get(method, method.upper() if method in METHODS else method)

@@ -1,4 +1,4 @@
-"""Check that networks can run at sparsity rates and with guidance settings, before any work."""
+"""Check before any work that networks can run at sparsity rates and with guidance settings."""
 
 from collections.abc import Mapping
 
@@ -31,7 +31,7 @@ def check_setting(
     Args:
       model: the network of the strong prediction; its shapes are enough.
       guidance: the setting.
-      weak_model: the network of the weak prediction, if it is another one.
+      weak_model: the network of the weak prediction, if it is a different one.
       key: names the setting in the error.
     """
     check_rate(model, schedule.highest(guidance.gamma_strong), f"{key}.gamma_strong")

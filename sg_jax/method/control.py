@@ -1,15 +1,15 @@
 """Attribute control: a direction in text space that changes one attribute of one subject.
 
-A prompt c has text tokens e_i(c), as the blocks of a network read them. S(c) are those of its
-subject, such as the word "circle". Adding s d to them, and to no other token, changes the attribute
-of the subject by the scale s, and nothing else of the image (Baumann et al., "Continuous,
+A prompt c has text tokens e_i(c), as the blocks of a network read them. S(c) are the tokens of its
+subject, such as the word "circle". Adding s d to these, and to no other tokens, changes the
+subject's attribute by the scale s, and nothing else in the image (Baumann et al., "Continuous,
 Subject-Specific Attribute Control in T2I Models by Identifying Semantic Directions", arXiv
 2403.17064). The direction d [D] is found from triples of prompts that differ only in the attribute:
 a neutral one c0 ("a circle"), a positive one c+ ("a large circle") and a negative one c-.
 
-In the paper tokens are the outputs of a frozen encoder. Here they are those of the layers that
-refine the text, because only there do the tokens of a subject know their context: of bytes, what
-enters these layers is the same for "circle" in every prompt.
+In the paper the tokens are the outputs of a frozen encoder. Here they are the outputs of the layers
+that refine the text, because only there do a subject's tokens know their context: if the text is
+bytes, the input of these layers is the same for "circle" in every prompt.
 """
 
 import jax
@@ -29,7 +29,7 @@ def difference(
 
     Args:
       positive, negative: text tokens e [P, L, D] of the prompts of each pair.
-      on_positive, on_negative: which of them are the subject's, bool [P, L], at least one each.
+      on_positive, on_negative: which are the subject's, bool [P, L], at least one per prompt.
     """
 
     def of_subject(tokens: jax.Array, places: jax.Array) -> jax.Array:
@@ -40,7 +40,7 @@ def difference(
 
 
 def shifted(condition: Condition, places: jax.Array, amount: jax.Array) -> Condition:
-    """Return a condition whose subject's tokens are moved.
+    """Return a condition with its subject's tokens shifted.
 
     Args:
       condition: of B prompts.
@@ -62,7 +62,7 @@ def loss(
     places: jax.Array,
     scales: jax.Array,
 ) -> jax.Array:
-    """Return how far a direction is from what it should do to the velocity; learning lowers it.
+    """Return how far a direction's effect on the velocity is from its target; learning lowers it.
 
     v_target(s) = v(x_t, t, c0) + s (v(x_t, t, c+) - v(x_t, t, c-))
     loss = mean || v(x_t, t, c0 with e_i + s d for i in S(c0)) - v_target(s) ||^2

@@ -36,7 +36,7 @@ def describe(setting: Any) -> str:
 
 
 def _weak(setting: Any) -> list[str]:
-    """Return what makes the weak prediction another one, besides its rate."""
+    """Return what sets the weak prediction apart from the strong one, besides its rate."""
     words = [w] if (w := WEAK_LABELS[setting.weak_label].words) else []
     if setting.weak_step:
         at = setting.weak_step

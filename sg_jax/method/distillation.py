@@ -1,8 +1,8 @@
-"""Distillation: a network learns the guided velocity, so that later one call makes it.
+"""Distillation: a network learns the guided velocity, so that one call is enough to make it later.
 
-The target is not v* = x - z but what a frozen network, the teacher, makes of the same x_t under a
-guidance setting: omega * strong + (1 - omega) * weak. By autoguidance a second one makes the weak
-prediction. The network that learns keeps its own rate.
+The target is not v* = x - z but what a frozen network, the teacher, makes of the same x_t with a
+guidance setting: omega * strong + (1 - omega) * weak. With autoguidance a second frozen network
+makes the weak prediction. The network that learns keeps its own sparsity rate.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from sg_jax.method.objective import FlowMatching
 from sg_jax.method.sampler import Sampler
 
 NUMBERS = ("scale", "gamma_strong", "gamma_weak", "skip_scale", "inner_scale")  # no schedules
-STEPS = ("refresh", "momentum", "zero_steps")  # settings that speak of a sampler's steps
+STEPS = ("refresh", "momentum", "zero_steps")  # settings that depend on a sampler's steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +51,11 @@ def guided(
     """Return the velocity [B, H, W, C] that networks make with a guidance setting.
 
     Args:
-      teachers: the network, and that of the weak prediction if it is another.
+      teachers: the network, and the one that makes the weak prediction if that is another.
       guidance: a setting that `check` allows.
       x: images x_t [B, H, W, C].
       t: times [B].
-      condition: the condition of each image. The null one is guided too; by CFG it stays as it is.
+      condition: the condition of each image. The null one is guided too; CFG leaves it as it is.
       keys: one per image [B], for kept tokens and other labels.
     """
 
@@ -78,7 +78,7 @@ def guided(
 
 
 def parts_of(guidance: Guidance) -> list[Guidance]:
-    """Return the settings whose velocities are made at every time: within the interval, outside."""
+    """Return the settings to evaluate at every time: one for the interval, and one for outside."""
     always = dataclasses.replace(guidance, interval=(0.0, 1.0))
     if not guidance.guided or always == guidance:
         return [always]
@@ -86,7 +86,7 @@ def parts_of(guidance: Guidance) -> list[Guidance]:
 
 
 def check(guidance: Guidance, name: str) -> None:
-    """Raise unless a setting, called `name`, means something at a single time of training."""
+    """Raise unless the setting called `name` makes sense at a single training time."""
     key = f"config.objective.distill={name!r}: config.guidance.{name}"
     for field in NUMBERS:
         if isinstance(value := getattr(guidance, field), tuple):

@@ -1,4 +1,4 @@
-"""Which checkpoint makes autoguidance's weak prediction, if a setting says a share of the training.
+"""Which checkpoint makes autoguidance's weak prediction if a setting gives a share of the training.
 
 `weak_step=0.33` stands for the kept checkpoint nearest to a third of the strong network's steps.
 """
@@ -19,12 +19,12 @@ def nearest(share: float, last: int, kept: Sequence[int]) -> int | None:
 
 
 def advice(share: float, last: int, every: int) -> str:
-    """Return the keys of a config by which a training of `last` steps keeps such a checkpoint.
+    """Return the config keys that make a training run of `last` steps keep such a checkpoint.
 
     Args:
       share: of the training.
       last: its last step.
-      every: steps between saves, of which only multiples can be kept.
+      every: steps between saves; only multiples of it can be kept.
     """
     period = max(1, round(share * last / every)) * every
     if nearest(share, last, range(period, last, period)) is not None:

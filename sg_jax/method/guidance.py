@@ -20,17 +20,17 @@ guided = omega * strong + (1 - omega) * weak          (Krause et al., arXiv 2601
 | CFG-Zero* | any             | any, rescaled to fit the strong one; the first steps are 0 |
 
 SLG, S2 and IG are terms of their own, which can be added to any pair above them: each adds its
-(omega_k - 1) (strong - weak_k). APG and CFG-Zero* are switches over all of these. SLG is published
-on top of CFG, and so is S2 (arXiv 2508.12880): D(null) + lambda (D(c) - D(null)) - omega (D_skipped
-- D(c)) is our sum with scale = lambda and skip_scale = 1 + omega. IG is published with CFG too, in
-both of CFG's predictions; here it acts in the strong one alone. TSG perturbs the time of all blocks
-here, where its paper also offers the first ones alone. PDG's tokens bypass the routed blocks; its
-paper puts a mask token in their place.
+(omega_k - 1) (strong - weak_k). APG and CFG-Zero* are switches that apply to all of these. SLG was
+published on top of CFG, and so was S2 (arXiv 2508.12880): D(null) + lambda (D(c) - D(null)) - omega
+(D_skipped - D(c)) is our sum with scale = lambda and skip_scale = 1 + omega. IG was published with
+CFG too, in both of CFG's predictions; here it acts only in the strong one. TSG perturbs the time of
+all blocks here; in its paper it can also perturb only the first ones. PDG's tokens bypass the
+routed blocks; its paper puts a mask token in their place.
 
-Our own: with `refresh` k, step n uses the difference d of step k floor(n / k), counted from where
-the guidance begins to act; with ids "borrowed", after a route h_weak,i = h_strong,i for each token
-i that the weak prediction keeps; with `weak_weights`, the weak network has the same checkpoint's
-raw weights, or another average of them.
+Our own options: with `refresh` k, step n uses the difference d of step k floor(n / k), counted from
+where the guidance begins to act; with ids "borrowed", h_weak,i = h_strong,i after a route for each
+token i that the weak prediction keeps; with `weak_weights`, the weak network has the same
+checkpoint's raw weights, or another average of them.
 
 Autoguidance (AG): arXiv 2406.02507. ICG and TSG: arXiv 2407.02687. Path-drop (PDG): arXiv
 2510.21986. IG: arXiv 2512.24176. APG: arXiv 2410.02416. CFG-Zero*: arXiv 2503.18886.
@@ -155,12 +155,12 @@ class Guidance(Settings):
 
     @property
     def other_checkpoint(self) -> bool:
-        """Whether the weak prediction is that of another checkpoint (AG)."""
+        """Whether the weak prediction comes from another checkpoint (AG)."""
         return bool(self.weak_step or self.weak_workdir)
 
     @property
     def two_networks(self) -> bool:
-        """Whether the weak prediction is another network's: of other weights (AG)."""
+        """Whether the weak prediction comes from another network, with other weights (AG)."""
         return self.other_checkpoint or bool(self.weak_weights)
 
     @property
@@ -177,7 +177,7 @@ class Guidance(Settings):
 
     @property
     def weak_acts(self) -> bool:
-        """Whether a weak prediction is needed: not at omega 1, and not if both are equal."""
+        """Whether a weak prediction is needed: not at omega 1, nor if it equals the strong one."""
         return self.scale != 1.0 and self.differs(self.gamma_strong, self.gamma_weak)
 
     @property
@@ -192,7 +192,7 @@ class Guidance(Settings):
 
     @property
     def guided(self) -> bool:
-        """Whether any other prediction than the strong one is needed."""
+        """Whether any prediction other than the strong one is needed."""
         return self.weak_acts or self.skip_acts or self.inner_acts
 
     def describe(self) -> str:
@@ -205,9 +205,9 @@ def plan(
 ) -> tuple[Plan, np.ndarray]:
     """Cut a run of steps into stretches of constant rates, so that each has static shapes.
 
-    Scheduled rates are averaged over `guidance.segments` equal stretches. What acts on differences,
-    or in the first steps, has no effect without guidance. The seed decides about the blocks that S2
-    leaves out.
+    Scheduled rates are averaged over `guidance.segments` equal stretches. Options that act on
+    differences, or in the first steps, have no effect without guidance. The seed decides which
+    blocks S2 leaves out.
 
     Returns:
       The plan, and the rows of `Values`, float32 [rows, steps], which can change without a new
@@ -253,7 +253,7 @@ def plan(
     rows = [*scales, fresh, *(np.full(steps, number) for number in numbers)]
     terms = {name for stretch in stretches for name in stretch.terms}
     weak = "weak" in terms
-    made = Plan(  # of what has no effect, nothing
+    made = Plan(  # leaves out what has no effect
         tuple(stretches),
         weak_label=g.weak_label if weak else "same",
         two_networks=weak and g.two_networks,

@@ -1,4 +1,4 @@
-"""What the method needs from a network: the two Protocols that all of `method` is written for.
+"""What the method needs from a network: the two Protocols that all of `method` is written against.
 
 A network predicts something about noisy images x_t [B, H, W, C] at times t [B] under a condition.
 It may compute only some of its tokens, given by the ids [B, K] to keep for each independent choice
@@ -24,8 +24,8 @@ class Branch(NamedTuple):
       ids: its kept tokens.
       time_noise: keys [B] and amounts [B]: the embedding e of time becomes e + amount std(e) n with
         n ~ N(0, I) from the key, std over the width (time step guidance, arXiv 2407.02687).
-      borrow: after each route its kept tokens take their values from the first branch, instead of
-        running the route's blocks.
+      borrow: whether its kept tokens take their values after each route from the first branch,
+        instead of running the route's blocks.
     """
 
     condition: Condition
@@ -101,6 +101,6 @@ class Network(Protocol):
           inner: whether the inner head's output is wanted too.
 
         Returns:
-          For each branch a prediction [B, H, W, C]; with `inner` a pair of these and the output
-          [B, H, W, C] of the inner head in the first branch.
+          A prediction [B, H, W, C] for each branch; with `inner`, a pair of these and the inner
+          head's output [B, H, W, C] in the first branch.
         """

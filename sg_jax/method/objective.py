@@ -16,7 +16,7 @@ from sg_jax.method.tokens import patchify
 
 Rates = tuple[tuple[float, float], ...]  # sparsity rates, each with its share of the steps
 Teacher = Callable[[jax.Array, jax.Array, Condition, jax.Array], jax.Array]
-TEACHER = 0x7EAC_4E12  # folded into an image's key for its teacher, so that no other draw has it
+TEACHER = 0x7EAC_4E12  # folded into an image's key for the teacher, so that no other draw has it
 
 
 def _rates(pairs: Any) -> str:
@@ -33,7 +33,7 @@ def _rates(pairs: Any) -> str:
 
 
 def as_rates(gamma: float | Rates) -> Rates:
-    """Return one rate as all of the steps have it, and several as they are."""
+    """Return a single rate as one that all steps have, and several rates unchanged."""
     return gamma if isinstance(gamma, tuple) else ((float(gamma), 1.0),)
 
 
@@ -49,13 +49,13 @@ class FlowMatching(Settings):
     """Flow matching on a sparse network.
 
     Routing:  E w(t) || v(x_t, t, c; gamma) - v* ||^2,  v* = x - z   (arXiv 2601.01608, Eq. 2, 5)
-    Masking:  that on the visible tokens, plus lambda (1 - t)^2 || v - v* ||^2 on the masked ones,
+    Masking:  the same on visible tokens, plus lambda (1 - t)^2 || v - v* ||^2 on the masked ones,
               which is lambda || D - x ||^2 with D = x_t + (1 - t) v             (Eq. A1 to A4)
 
     w is 1, or the weight of EDM's preconditioning (`prediction.loss_weight`).
 
-    With `route_loss` lambda, our reading of the loss over all routes that the abstract of TREAD
-    speaks of (arXiv 2501.04765), tokens that bypass routes count as masked ones do:
+    With `route_loss` lambda, tokens that bypass routes count as masked ones do, which is our
+    reading of the loss over all routes in TREAD's abstract (arXiv 2501.04765):
               w mean_{i computed by all routes} || v_i - v*_i ||^2
               + lambda (1 - t)^2 mean_{routes r} mean_{i bypasses r} || v_i - v*_i ||^2
     An image without tokens that every route computes has only the second part. At gamma 1, where no
@@ -64,7 +64,7 @@ class FlowMatching(Settings):
     An inner head v_inner has the same loss: L(v) + inner L(v_inner) (Internal Guidance, arXiv
     2512.24176).
 
-    With `rates`, each step draws its rate; `programs.training` does this. One of gamma 1 trains the
+    With `rates`, each step draws its rate; `programs.training` does this. A rate of 1 trains the
     network without its routed blocks, as Sprint's path-drop (arXiv 2510.21986) does for each image.
     """
 
@@ -124,7 +124,7 @@ class FlowMatching(Settings):
 
     @property
     def drawn(self) -> Rates:
-        """The rates that steps draw from, also if there is only one."""
+        """The rates that steps draw from, even if there is only one."""
         return self.rates or as_rates(self.gamma)
 
     def at(self, gamma: float) -> "FlowMatching":
@@ -168,14 +168,14 @@ class FlowMatching(Settings):
         return losses[0] + self.inner * losses[1]
 
     def _loss(self, model: Network, error: jax.Array, t: jax.Array, ids: KeepIds) -> jax.Array:
-        """Return the loss of each image [B] from the square error of its pixels [B, H, W, C]."""
+        """Return the loss of each image [B] from the squared error of its pixels [B, H, W, C]."""
         weight = prediction.loss_weight(model, t)
         factor = self.reconstruction if model.masks else self.route_loss
         if ids is None or not ids[0].shape[1] or not (model.masks or factor):
             return weight * error.mean(axis=(1, 2, 3))
         error = patchify(error, model.patch).mean(axis=-1)  # [B, N]
         kept = jnp.stack([_seen(error, rows) for rows in ids])  # [R, B, N]
-        computed = kept.prod(axis=0)  # [B, N], 1 where every route computes
+        computed = kept.prod(axis=0)  # [B, N], 1 where every route computes it
         visible = (error * computed).sum(axis=1) / jnp.maximum(computed.sum(axis=1), 1)
         hidden = (error[None] * (1 - kept)).sum(axis=2) / (model.tokens - ids[0].shape[1])  # [R, B]
         return weight * visible + factor * jnp.square(1 - t) * hidden.mean(axis=0)
@@ -196,5 +196,5 @@ def dropped(model: Network, condition: Condition, drop: jax.Array) -> Condition:
 
 
 def _seen(like: jax.Array, ids: jax.Array) -> jax.Array:
-    """Return 1 for the tokens ids [B, K] and 0 for the others, [B, N] as `like`."""
+    """Return 1 for the tokens ids [B, K] and 0 for the others, shaped like `like` [B, N]."""
     return jax.vmap(lambda row, i: row.at[i].set(1.0))(jnp.zeros_like(like), ids)

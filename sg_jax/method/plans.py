@@ -10,7 +10,7 @@ class Values(NamedTuple):
     weak: Any  # omega of each term
     skip: Any
     inner: Any
-    fresh: Any  # 1 where differences are computed, 0 where the last ones are used again
+    fresh: Any  # 1 where differences are computed, 0 where the last ones are reused
     noise: Any  # s and alpha of TSG
     power: Any
     parallel: Any  # of APG
@@ -21,13 +21,13 @@ class Values(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
-    """Steps first..stop-1 that compute the same.
+    """Steps first..stop-1, which all run the same computation.
 
     Attributes:
       first, stop: the steps.
       gammas: the rates of the strong and the weak prediction, or of the strong one alone; empty
         where the velocity is 0.
-      others: whether the prediction without some blocks, and the inner head, act too.
+      others: which act too: "skip", the prediction without some blocks; "inner", the inner head.
     """
 
     first: int
@@ -42,7 +42,7 @@ class Stretch:
 
     @property
     def apart(self) -> tuple[str, ...]:
-        """The terms that take a computation of their own: all but the inner head."""
+        """The terms that need a computation of their own: all but the inner head."""
         return tuple(name for name in self.terms if name != "inner")
 
 

@@ -1,4 +1,4 @@
-"""Turn the output of a network into the velocity, so that nothing else depends on what it is.
+"""Turn a network's output into the velocity, so that nothing else depends on what it predicts.
 
 EDM (Karras et al., arXiv 2206.00364) reads y = data + sigma * noise; on our path that is x_t / t
 with sigma = (1 - t) / t. Its preconditioning, written in t, has no singular point:
@@ -35,7 +35,7 @@ SIGMA_RANGE = (0.002, 80.0)  # c_noise is clipped to EDM's noise levels
 KEPT = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # a of each step of DDPM
 SNR = np.log(KEPT / (1 - KEPT))  # log of the signal's power over the noise's, falling
 LAST = float(np.sqrt(KEPT[-1]))  # the share of data in the noisiest step
-RATIO = float(np.sqrt(KEPT[-1] / (1 - KEPT[-1])))  # there, of data to noise
+RATIO = float(np.sqrt(KEPT[-1] / (1 - KEPT[-1])))  # of data to noise in that step
 
 
 def velocities(
@@ -47,7 +47,7 @@ def velocities(
 ) -> Any:
     """Return the velocity [B, H, W, C] of each branch at the same x_t; see `Network.branches`.
 
-    With `inner` it is a pair of these and the inner head's velocity in the first branch.
+    With `inner`, return a pair of these and the inner head's velocity in the first branch.
     """
     if model.prediction == "velocity":
         return model.branches(x, t, branches, inner)
@@ -93,10 +93,10 @@ def velocity_and_inner(
 
 
 def loss_weight(model: Network, t: jax.Array) -> jax.Array:
-    """Return the weight [B] of the velocity's squared error under which F's error counts as 1.
+    """Return the weight [B] of the velocity's squared error that gives F's error a weight of 1.
 
-    EDM's lambda(sigma) ||D - x||^2 = ||F - F*||^2 = s^2 / s_d^2 ||v - v*||^2; of noise, the error
-    counts as in DDPM's loss.
+    EDM's lambda(sigma) ||D - x||^2 = ||F - F*||^2 = s^2 / s_d^2 ||v - v*||^2; if the network
+    predicts noise, its error counts as in DDPM's loss.
     """
     if model.prediction == "edm":
         return jnp.square(edm_scale(t) / SIGMA_DATA)
@@ -111,9 +111,9 @@ def edm_scale(t: jax.Array) -> jax.Array:
 
 
 def ddpm_step(t: jax.Array) -> jax.Array:
-    """Return the step tau of DDPM, 0 to 999 and fractions, that is as noisy as our time t.
+    """Return the DDPM step tau, from 0 to 999 with fractions, that is as noisy as our time t.
 
-    Between steps the log of a / (1 - a) is interpolated; at the ends it is the first or last step.
+    Between steps the log of a / (1 - a) is interpolated; at the ends tau is the first or last step.
     """
     small = 1e-6
     log_snr = 2 * (jnp.log(jnp.maximum(t, small)) - jnp.log(jnp.maximum(1 - t, small)))
@@ -122,5 +122,5 @@ def ddpm_step(t: jax.Array) -> jax.Array:
 
 
 def _noise_scale(t: jax.Array) -> jax.Array:
-    """Return how many times the error of the velocity that of the noise is: t, but at the start."""
+    """Return the ratio of the noise's error to the velocity's: t, except at the start."""
     return jnp.maximum(t, RATIO * (1 - t))

@@ -1,8 +1,8 @@
-"""Guidance settings by name, with what the paper measured where it did.
+"""Guidance settings by name, with the paper's measurements where it has any.
 
 For SiT-XL/2 with routing on ImageNet-256: FID, and GFLOPs per step (arXiv 2601.01608, Table 3).
-There the paper takes the early checkpoint after 50,000 of 2,000,000 steps, as configs/imagenet*.py
-do. Small networks did best with one from a third of the training (RESULTS.md), as here.
+There the early checkpoint is from step 50,000 of 2,000,000, as in configs/imagenet*.py. Small
+networks did best with one from a third of the way through training (RESULTS.md), as here.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ PRESETS = {
     "icg": Guidance(scale=1.5, weak_label="random"),  # FID 2.81, 228.84
     "ag": Guidance(scale=1.5, weak_step=0.33),  # FID 2.95, 228.84
     "pdg": Guidance(scale=1.5, gamma_weak=1.0, weak_label="null"),
-    "sg": Guidance(scale=2.0, gamma_weak=0.9),  # larger scales gain or harm: RESULTS.md
+    "sg": Guidance(scale=2.0, gamma_weak=0.9),  # larger scales help or harm: RESULTS.md
     "sg_flops": Guidance(scale=3.0, gamma_strong=0.5, gamma_weak=0.9),  # FID 2.14, 97.67
     "sg_fid": Guidance(  # FID 1.58, 173.16
         scale=1.5,
@@ -28,12 +28,12 @@ PRESETS = {
     "ag_sg": Guidance(scale=2.0, gamma_weak=0.5, weak_step=0.33),  # RESULTS.md, section 2
     "cfg_sg": Guidance(scale=1.5, gamma_strong=0.2, gamma_weak=0.7, weak_label="null"),
     "ig": Guidance(inner_scale=1.4),  # arXiv 2512.24176: 1.4 for SiT-XL/2, in an interval
-    "slg": Guidance(skip=(3,), skip_scale=1.5),  # which blocks depends on the network
-    "s2": Guidance(  # arXiv 2508.12880: 0.25 on CFG; more blocks of deep networks
+    "slg": Guidance(skip=(3,), skip_scale=1.5),  # the best blocks depend on the network
+    "s2": Guidance(  # arXiv 2508.12880: 0.25 on CFG; more blocks in deep networks
         scale=1.15, weak_label="null", skip=1, skip_scale=1.25, interval=(0.5, 1.0)
     ),
     "tsg": Guidance(scale=1.5, time_noise=1.0),  # arXiv 2407.02687 tunes s and alpha by network
-    # Of the 2.5B network of texts, route 2 to 30, by 50 Euler steps.
+    # For the 2.5B text-to-image network with route 2 to 30, in 50 Euler steps.
     "t2i_hps": Guidance(scale=1.8, gamma_strong=0.1, gamma_weak=0.8),  # HPSv3 9.87; CFG 9.21
     "t2i_geneval": Guidance(  # GenEval 0.62; CFG 0.61, unguided 0.48
         scale=2.5, gamma_strong=0.2, gamma_weak=0.7, weak_label="null"
@@ -42,10 +42,10 @@ PRESETS = {
 
 
 class Named:
-    """What a network carries along of the run that it comes from.
+    """What a network carries along from its run.
 
-    Any two are equal. Networks that differ in them alone have one structure and share one program,
-    which does not depend on them.
+    Any two are equal. So networks that differ only in this have the same structure and share one
+    program, which does not depend on it.
 
     Args:
       settings: the run's guidance settings.

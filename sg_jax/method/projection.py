@@ -1,4 +1,4 @@
-"""What is done to a difference of two predictions before it is scaled: APG and CFG-Zero*.
+"""APG and CFG-Zero*, which change the difference of two predictions before it is scaled.
 
 Both act on each image by itself, and on any pair of velocities.
 """
@@ -31,21 +31,21 @@ def project(
     norm: jax.Array | float,
     momentum: jax.Array | float,
 ) -> tuple[jax.Array, jax.Array]:
-    """Return a difference of velocities as adaptive projected guidance has it, and the new memory.
+    """Return a difference of velocities after adaptive projected guidance, and the new memory.
 
     dD = (1 - t) d + beta previous,  dD' = min(1, r / ||dD||) dD          (APG, arXiv 2410.02416)
     dD'' = dD' + (eta - 1) <dD', D> / ||D||^2 D,  D = x_t + (1 - t) v_s;  d'' = dD'' / (1 - t)
 
-    At t = 1 the denoised images are equal, so there is no momentum; the rest is the limit there.
+    At t = 1 the denoised images are equal, so there is no momentum; the rest takes its limit.
 
     Args:
       d: v_s - v_w [B, H, W, C].
       strong: v_s.
       x: images x_t.
       t: times [B].
-      previous: dD of the evaluation before [B, H, W, C]; zeros at first.
+      previous: dD of the previous evaluation [B, H, W, C]; zeros at first.
       parallel: eta; 1 leaves the part parallel to D as it is, and 0 removes it.
-      norm: r, the L2 norm of an image's dD at most; 0: no limit.
+      norm: r, the largest L2 norm of an image's dD; 0: no limit.
       momentum: beta in (-1, 1).
     """
     left = flow.per_image(1 - t, x)  # [B, 1, 1, 1]

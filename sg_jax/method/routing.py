@@ -43,7 +43,7 @@ Conditioned = jax.Array | Context  # a vector [B, D] alone, or with more
 
 
 def vector_of(c: Conditioned) -> jax.Array:
-    """Return the vector [B, D] of what conditions the blocks."""
+    """Return the vector [B, D] that conditions the blocks."""
     return c.vector if isinstance(c, Context) else c
 
 
@@ -58,7 +58,7 @@ class Segment(NamedTuple):
 def segments(depth: int, routes: Sequence[Route], inner: int = 0) -> tuple[Segment, ...]:
     """Cut `depth` blocks into one segment per route and one per stretch between routes.
 
-    After the first `inner` blocks there is a cut too, in a route with its number on both sides.
+    There is also a cut after the first `inner` blocks; inside a route both sides have its number.
 
     >>> segments(6, [(1, 4)])
     (Segment(0, 1, None), Segment(1, 5, 0), Segment(5, 6, None))
@@ -100,7 +100,7 @@ def draw_ids(model: Network, keys: jax.Array, gamma: float, layout: str = "unifo
     """Draw the kept ids of one prediction at sparsity rate gamma.
 
     Args:
-      model: the network, whose `choices` are how many choices of tokens it takes.
+      model: the network, whose `choices` is the number of choices of tokens that it takes.
       keys: one key per image [B].
       gamma: share of the tokens that are not computed; at 1 the routed blocks are skipped.
       layout: one of `tokens.LAYOUTS`.
@@ -140,13 +140,13 @@ def run_branches(
       pieces: each segment with the weights of its blocks.
       h: tokens [G B, N, D] for G branches, or [B, N, D] if `shared`.
       c: conditioning [G B, D], or [B, D] if `shared`; or a `Context`.
-      branches: for each of the G branches its kept ids.
+      branches: the kept ids of each of the G branches.
       shared: whether the branches are still equal; then the part before the first route at which
         they differ is computed once.
-      borrow: for each branch whether its kept tokens take their values after a route from the first
-        branch, instead of running the route's blocks; none by default.
-      visit: called with the number of blocks done, and the tokens [B, N, D] that the first branch
-        then has, after each segment.
+      borrow: for each branch, whether its kept tokens take their values after a route from the
+        first branch, instead of running the route's blocks; none by default.
+      visit: called after each segment with the number of blocks done and the first branch's tokens
+        [B, N, D] at that point.
 
     Returns:
       Tokens [G B, N, D].
@@ -179,7 +179,7 @@ def run_branches(
 def _run_segment(blocks, weights, h, c, ids: list[jax.Array | None]) -> jax.Array:
     """Run one segment; branches that keep the same number of tokens run as one batch.
 
-    Others run one after the other: packing them into one sequence was no faster on CPU, and slower
+    Others run one after another: packing them into one sequence was no faster on CPU, and slower
     by the TPU compiler's estimate (tests/benchmarks/packed.py).
     """
     if all(i is None for i in ids):
@@ -195,7 +195,7 @@ def run_kept(
 ) -> jax.Array:
     """Gather the kept tokens ids [B, K] of h [B, N, D], run blocks on them, scatter (Eq. 5).
 
-    A rotation of the tokens is gathered along, so kept tokens have their own positions.
+    The tokens' rotation is gathered with them, so kept tokens keep their own positions.
     """
     if ids is None:
         return blocks(weights, h, c)
@@ -215,7 +215,7 @@ def lend(h: jax.Array, first: jax.Array, ids: jax.Array | None) -> jax.Array:
 def interleave(parts: Sequence[Any]) -> Any:
     """Merge G arrays [B, ...] into one [B G, ...] with an image's branches side by side.
 
-    Of trees of arrays, each array is merged.
+    Trees of arrays are merged array by array.
     """
 
     def merge(*arrays):

@@ -2,11 +2,11 @@
 
 They know neither networks nor guidance. `velocity(x [B, ...], t [], n [], memory) -> (v [B, ...],
 memory)` and `noise(n []) -> [B, ...]` (standard normal) are given; n counts the evaluations from
-`first`, for those that draw something new at each, and `memory` is what a velocity leaves for the
-next one, () where that is nothing. Every loop is one scan: one compiled body.
+`first`, for velocities that draw something new each time, and `memory` is what one evaluation
+leaves for the next, or () if that is nothing. Every loop is one scan: one compiled body.
 
 To add one: 1. write its function, here or in a file like `stochastic`, 2. give it a row in
-`SAMPLERS`, with the settings that it reads, 3. declare in `Sampler` those that are new. Tests read
+`SAMPLERS`, with the settings that it reads, 3. declare any new settings in `Sampler`. Tests read
 the order from the row.
 """
 
@@ -33,7 +33,7 @@ class Integrator:
     Attributes:
       run: (sampler, velocity, noise, x, times, first, steps, memory) -> (x, memory); see
         `Sampler.integrate`.
-      evaluations: how often a step evaluates the velocity.
+      evaluations: how many times a step evaluates the velocity.
       order: the order of convergence; None if it adds noise.
       reads: the settings of `Sampler` that it reads.
       times: (sampler, steps) -> the times of a run [steps + 1].
@@ -114,7 +114,7 @@ class Sampler(Settings):
           velocity, noise: see the module.
           x: the state at times[0].
           times: a stretch of `self.times(steps)`.
-          first: evaluations made before.
+          first: evaluations already made.
           steps: number of steps of the whole run; 0 if `times` covers all of it.
           memory: the velocity's.
         """
@@ -125,7 +125,7 @@ class Sampler(Settings):
 def time_grid(steps: int, shift: float = 1.0) -> jax.Array:
     """Return the times 0 = t_0 < ... < t_steps = 1, float32 [steps + 1].
 
-    Evenly spaced, then moved by `flow.shift_time`: a shift above 1 has more steps near noise.
+    Evenly spaced, then moved by `flow.shift_time`: a shift above 1 puts more steps near noise.
     """
     return flow.shift_time(jnp.linspace(0.0, 1.0, steps + 1), shift)
 
@@ -141,7 +141,7 @@ def euler(
       velocity: see the module.
       x: the state at times[0], noise at the start of a run [B, ...].
       times: ascending [steps + 1].
-      first: evaluations made before.
+      first: evaluations already made.
       memory: the velocity's.
 
     Returns:
@@ -180,7 +180,7 @@ def scan(step, state: Moved, times: jax.Array, first: int, evaluations: int) -> 
 
 
 def _plain(run: Callable[..., Moved]) -> Callable[..., Moved]:
-    """Return the row's function of an integrator that adds no noise and has no settings."""
+    """Return the row's function for an integrator that adds no noise and has no settings."""
 
     def row(sampler, velocity, noise, x, times, first, steps, memory):
         return run(velocity, x, times, first, memory)

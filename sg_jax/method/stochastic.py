@@ -54,9 +54,9 @@ def euler_maruyama(
 
     dx = (v + D s) dt + sqrt(2 D) dW,  score s = (t v - x) / (1 - t)      (SiT, Eq. 4 and 7)
 
-    The step that ends at t = 1 is one of the ODE: the velocity alone takes out all the noise that
-    is left, and the score would take it out once more. In the others D is limited, so that the
-    score takes out half of the noise at most. Otherwise the steps would oscillate.
+    The step that ends at t = 1 is an ODE step: the velocity alone removes all the noise that is
+    left, and the score would remove it a second time. In the other steps D is limited, so that the
+    score removes at most half of the noise. Otherwise the steps would oscillate.
     """
 
     def step(state, inputs):

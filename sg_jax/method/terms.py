@@ -3,9 +3,9 @@
 v = v_s + sum over terms k of (omega_k - 1) d_k,  d_k = v_s - v_k
 
 A term is "weak" (any of the pairs in `guidance`), "skip" (the strong prediction without some
-blocks) or "inner" (the inner head in the strong prediction's pass). What one evaluation leaves for
-the next is its memory, which the integrators carry: the last d_k, if it is used for several steps,
-and the last difference of denoised images, if there is momentum.
+blocks) or "inner" (the inner head in the strong prediction's pass). Each evaluation leaves a memory
+for the next, which the integrators carry: the last d_k, if it is used for several steps, and the
+last difference of denoised images, if there is momentum.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,8 +47,8 @@ def guided_velocity(
 ) -> Velocity:
     """Return velocity(x [B, H, W, C], t [], n [], memory) -> (v, memory) for one stretch of a run.
 
-    Predictions are made together, so that one compiled step makes all and shares what it can. Token
-    ids are new at every evaluation n, and depend only on the image's own key.
+    Predictions are made together, so that one compiled step makes them all and shares work where it
+    can. Token ids are new at every evaluation n, and depend only on the image's own key.
 
     Args:
       model: the network of the strong prediction, and of the weak one unless `weak_model` makes it.
@@ -56,7 +56,7 @@ def guided_velocity(
       stretch, plan: static; see `plans` and `guidance.plan`.
       condition: the condition of each image.
       keys: one per image [B].
-      scales: the numbers of each step, see `plans.Values`; traced, so that others need no new
+      scales: the numbers of each step, see `plans.Values`; traced, so that new numbers need no new
         compile.
       evaluations: how many a step makes.
     """
@@ -150,11 +150,11 @@ def _difference(plan: Plan, strong: jax.Array, other: Any) -> jax.Array:
 def active_blocks(
     depth: int, skip: tuple[int, ...] | int, n: jax.Array, seed: jax.Array
 ) -> jax.Array:
-    """Return which blocks run, bool [depth]: all but those in `skip`, or but so many drawn ones.
+    """Return which blocks run, bool [depth]: all but those in `skip`, or all but that many.
 
-    The first block is never drawn: S2's authors find that its loss harms. Drawn blocks depend on
-    the number n of the evaluation and on the seed [] alone, so they are the same for all images of
-    a run and on all devices.
+    In the second case the blocks to leave out are drawn, but never the first one: S2's authors find
+    that losing it does harm. The draw depends only on the evaluation's number n and the seed [], so
+    it is the same for all images of a run and on all devices.
     """
     if isinstance(skip, tuple):
         return jnp.ones(depth, bool).at[jnp.array(skip, jnp.int32)].set(False)

@@ -1,4 +1,4 @@
-"""Tokens: images cut into patches, and the choice of those that are computed.
+"""Tokens: images cut into patches, and the choice of which ones are computed.
 
 Keep counts are Python ints, so every shape is known when a program is compiled; ids are traced
 arrays, so that a new draw costs no compile. Shared by routing and masking.
@@ -18,7 +18,7 @@ def keep_count(tokens: int, gamma: float) -> int:
 
     K = N - floor(N gamma)
 
-    gamma = 0 keeps all and gamma = 1 none (the routed blocks are skipped altogether). The tiny
+    gamma = 0 keeps all and gamma = 1 none (the routed blocks are skipped entirely). The tiny
     offset makes 100 tokens at 0.29 drop 29, where the float product is 28.999999999999996.
     """
     if not 0.0 <= gamma <= 1.0:

@@ -1,4 +1,4 @@
-"""Which condition the weak prediction has, by name, from the strong one's; and which weights."""
+"""The weak prediction's condition, by name, derived from the strong one's; and its weights."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,1 +1,1 @@
-"""Networks: conditioning, layers, blocks and the backbones built of them."""
+"""Networks: conditioning, layers, blocks and the backbones built from them."""

@@ -23,15 +23,15 @@ class Attention(nnx.Module):
     tokens).
 
     Two biases need no sum over the tokens for their gradients. The key's gradient is 0: it shifts
-    all logits of a query by the same number, which the softmax ignores. For the value's see
-    `gradients.gradient_of_value`.
+    all logits of a query by the same number, which the softmax ignores. For the value's gradient
+    see `gradients.gradient_of_value`.
 
     Args:
       dim: D.
       heads: H.
       dtype: compute type.
       implementation: what computes it: "xla"; "pallas", the kernels of `attention_tpu`; "cudnn",
-        that of `attention_gpu`; or "auto", which uses these where their `takes` says so.
+        the one in `attention_gpu`; or "auto", which uses these where their `takes` says so.
       rngs: initial weights.
       bias: whether the four linear layers have biases.
       qk_norm: whether queries and keys are normalised in each head, by RMSNorm.
@@ -122,7 +122,7 @@ def attend(
     """Return softmax(q k^T / sqrt(D/H)) v of all heads [B, N, D]; the softmax in float32.
 
     Args:
-      q, k, v: [B, N, D], the heads side by side; k and v may have another number of tokens, M.
+      q, k, v: [B, N, D], the heads side by side; k and v may have a different number of tokens, M.
       heads: H.
       mask: what is added to the logits of each key [B, M], float32.
     """

@@ -1,4 +1,4 @@
-"""Attention for NVIDIA GPUs: cuDNN's FlashAttention (arXiv 2205.14135), by way of JAX.
+"""Attention for NVIDIA GPUs: cuDNN's FlashAttention (arXiv 2205.14135), called through JAX.
 
 On an H200 with 256 tokens it takes a quarter of XLA's time, and with gradients 0.4 to 0.6 of it;
 with 26 tokens XLA takes half of cuDNN's (tests/benchmarks/peer.md).
@@ -24,7 +24,7 @@ def takes(implementation: str, q: jax.Array, heads: int) -> bool:
     mesh that the program is traced `on` share the heads.
 
     Raises:
-      UserError: the implementation is "cudnn", but cuDNN has no kernel.
+      UserError: the implementation is "cudnn", but cuDNN has no kernel for this.
     """
     tokens, channels = q.shape[1], q.shape[2] // heads
     fits = channels % 8 == 0 and channels <= CHANNELS and tokens % 2 == 0
@@ -46,7 +46,7 @@ def takes(implementation: str, q: jax.Array, heads: int) -> bool:
 def has_kernels() -> bool:
     """Return whether this process's devices are NVIDIA GPUs that have the kernels."""
     device = jax.local_devices()[0]
-    capability = str(getattr(device, "compute_capability", ""))  # of AMD's it is "gfx90a", say
+    capability = str(getattr(device, "compute_capability", ""))  # on AMD it is, say, "gfx90a"
     return device.platform == "gpu" and capability[:1].isdigit() and float(capability) >= AMPERE
 
 

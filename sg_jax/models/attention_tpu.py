@@ -1,11 +1,11 @@
 """Attention for TPU as two Pallas kernels, forward and backward, on tokens [B, N, D] in place.
 
 A program of a kernel computes all heads of a few hundred queries of one image. The heads lie side
-by side in the channels, and nothing is transposed, padded or copied in memory; of the last program,
-only the queries that there are count. Logits are stored as
-[keys, queries], so that maxima and sums of the softmax run over registers, not across their lanes.
-As in FlashAttention (arXiv 2205.14135) they never leave the chip, and the backward pass recomputes
-them. But all keys of an image fit on chip, so each softmax is computed in one go.
+by side in the channels, and nothing is transposed, padded or copied in memory. The last program may
+have fewer queries; only the real ones count. Logits are stored as [keys, queries], so that maxima
+and sums of the softmax run over registers, not across their lanes. As in FlashAttention (arXiv
+2205.14135) logits never leave the chip, and the backward pass recomputes them. But all keys of an
+image fit on chip, so each softmax is computed in one go.
 """
 
 import functools
@@ -27,8 +27,8 @@ Saved = jax.Array | Kept  # [B, N, D], or a part of [L, B, N, D]
 QUERIES = 256  # per program, at most: more queries make a program longer, not faster
 KEYS = 1024  # at most, because they all stay on chip
 MIB = 2**20
-ON_CHIP = {"TPU v4": 16, "TPU v5 lite": 128, "TPU v5": 64, "TPU v6 lite": 128}  # MiB of a core
-TOGETHER = 4  # heads whose steps are interleaved, so that one's products fill the other's waits
+ON_CHIP = {"TPU v4": 16, "TPU v5 lite": 128, "TPU v5": 64, "TPU v6 lite": 128}  # MiB per core
+TOGETHER = 4  # heads whose steps are interleaved, so that one's products fill another's waits
 VMEM = 96 * MIB  # bytes that a program may use
 LOG2_E = math.log2(math.e)
 SAME = (((1,), (1,)), ((), ()))  # x [I, K], y [J, K] -> [I, J]
@@ -38,8 +38,8 @@ PLAIN = (((1,), (0,)), ((), ()))  # x [I, K], y [K, J] -> [I, J]
 def fits(tokens: int, channels: int, backward: bool) -> bool | None:
     """Return whether a kernel fits on chip, on the devices that the program is traced `on`.
 
-    What it needs grows with its blocks in memory, C (Q + N) or C (Q + 2 N) numbers, and with the
-    logits, Q N. The factors are bounds of what the compiler asked for, of 22 sizes on all chips.
+    The memory it needs grows with its blocks, C (Q + N) or C (Q + 2 N) numbers, and with the
+    logits, Q N. The factors are bounds on what the compiler asked for, for 22 sizes on all chips.
 
     Args:
       tokens: N.
@@ -47,7 +47,7 @@ def fits(tokens: int, channels: int, backward: bool) -> bool | None:
       backward: which kernel.
 
     Returns:
-      None if the devices are no TPUs that are known.
+      None if the devices are not TPUs of a known kind.
     """
     mesh = jax.sharding.get_abstract_mesh()
     kind = "" if mesh.empty else mesh.abstract_device.device_kind
@@ -63,7 +63,7 @@ def fits(tokens: int, channels: int, backward: bool) -> bool | None:
 def takes(implementation: str, x: jax.Array) -> bool:
     """Return whether the kernels compute the attention of tokens x [B, N, D].
 
-    "auto" uses them on TPU in bfloat16, if the chip has room for the forward one and the devices of
+    "auto" uses them on TPU in bfloat16, if the forward kernel fits on chip and the devices of
     the mesh that the program is traced `on` do not share the heads. Without gradients it leaves up
     to 256 tokens to XLA, which is as fast there.
 
@@ -130,9 +130,9 @@ def attend_and_project(
     """Return product(attend(q, k, v, heads), kernel) [B, N, D].
 
     Its gradients come from a kernel that also sums the gradient of the query's bias [D]. The kernel
-    reads q, k and v at their `places` if they are `saved`. Where it does not fit on the chip, they
-    come from `attend`. Without gradients, `attend` computes the
-    value for up to `QUERIES` tokens.
+    reads q, k and v at their `places` if they are `saved`. If it does not fit on the chip, the
+    gradients come from `attend`. Without gradients, `attend` computes the value for up to `QUERIES`
+    tokens.
     """
     return product((forward if q.shape[1] > QUERIES else attend)(q, k, v, heads), kernel)
 
@@ -165,7 +165,7 @@ def _call(
 
     Args:
       kernel: (programs per image, heads, places, *arrays, *results, *sums over programs).
-      of_queries: arrays of which each program reads its queries' part.
+      of_queries: arrays of which each program reads only the part of its queries.
       of_keys: arrays that each program reads whole.
       kinds: what the results are: of a "query", of a "key" (added up over an image's programs), or
         a "sum" over a program's queries.
@@ -284,7 +284,7 @@ def _take(ref, group, size):
 
 
 def _real(parts, tokens):
-    """Return parts of queries [Q, C] with zeros beyond the last of so many tokens."""
+    """Return parts of queries [Q, C] with zeros beyond the last of an image's tokens."""
     size = len(parts[0])
     if tokens % size == 0:
         return parts

@@ -40,7 +40,7 @@ class Backbone(nnx.Module):
       prediction: what it returns: "velocity", REPA's "reversed" one, EDM's F ("edm"), or DiT's
         "noise"; see `method.prediction`.
       time_endpoint: how frequencies of time are spaced; see `layers.timestep_features`.
-      inner: blocks before the inner head, a second head that is trained along; 0: there is none.
+      inner: blocks before the inner head, a second head that is trained as well; 0: none.
       norm: of the tokens, "layer" or "rms"; see `norms`.
       rngs: initial weights.
       embed: makes the conditioning from the width, the compute type and initial weights; by default
@@ -48,7 +48,7 @@ class Backbone(nnx.Module):
     """
 
     masks = False  # whether tokens that are not kept are masked instead of routed
-    unread: tuple[str, ...] = ()  # arguments of the constructors of its bases that it does not have
+    unread: tuple[str, ...] = ()  # constructor arguments of its bases that it does not have
 
     def __init__(
         self,
@@ -131,8 +131,8 @@ class Backbone(nnx.Module):
     def in_chunks(self, tokens: int) -> "Backbone":
         """Return this network with a limit on how many tokens a device runs at once.
 
-        What fits into on-chip memory is computed faster, except with gradients. 0 runs all tokens
-        at once, -1 the device's best number.
+        Tokens that fit into on-chip memory are computed faster, except with gradients. 0 runs all
+        tokens at once, -1 the device's best number.
         """
         other = jax.tree.map(lambda x: x, self)
         for part in vars(other).values():
@@ -143,7 +143,7 @@ class Backbone(nnx.Module):
     def skipping(self, active: jax.Array) -> "Backbone":
         """Return this network without those of its `blocks` that are not `active`, bool [depth].
 
-        They cost nothing, although `active` is traced; tokens pass them unchanged.
+        The others cost nothing, although `active` is traced; tokens pass through them unchanged.
         """
         other = jax.tree.map(lambda x: x, self)
         other.blocks.active = active
@@ -173,11 +173,11 @@ class Backbone(nnx.Module):
           t: times [B], fed to the timestep embedding unscaled.
           branches: their conditions are what the conditioning embeds, such as class labels, int32
             [B], and their ids one [B, K] per route, or None to compute every token.
-          inner: whether the inner head's output is wanted too. In a route, it is what the network
-            would see if the route ended there.
+          inner: whether the inner head's output is wanted too. Inside a route, the head reads what
+            the network would see if the route ended there.
 
         Returns:
-          For each branch a velocity [B, H, W, C], float32; with `inner` a pair of these and the
+          A velocity [B, H, W, C], float32, for each branch; with `inner`, a pair of these and the
           inner head's velocity [B, H, W, C] in the first branch.
         """
         if inner and not self.inner:
@@ -210,7 +210,7 @@ class Backbone(nnx.Module):
         return (vs, *found) if inner else vs
 
     def _placed(self, patches: jax.Array) -> jax.Array:
-        """Return the tokens [B, N, D] of embedded patches: with a table of their positions."""
+        """Return the tokens [B, N, D] of embedded patches, with a table of positions added."""
         side = self.image_size // self.patch
         return patches + layers.position_table(side, side, self.width)[None].astype(self.dtype)
 

@@ -1,8 +1,8 @@
 """The condition of an image to make, such as its class, embedded into a vector.
 
 A backbone has one conditioning. It embeds conditions, and gives training and guidance the null
-condition and another, random one (`method.network.Conditioning`), so that they need not know what a
-condition is. Texts are in `text`.
+condition or a different, random one (`method.network.Conditioning`), so that they need not know
+what a condition is. Texts are in `text`.
 """
 
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ class Classes(nnx.Module):
         return jnp.full_like(condition, self.num_classes)
 
     def another(self, condition: jax.Array, keys: jax.Array) -> jax.Array:
-        least = jnp.where(condition < self.num_classes, 1, 0)  # no label may become any
+        least = jnp.where(condition < self.num_classes, 1, 0)  # "no class" may become any
         most = max(self.num_classes, 2)
         step = jax.vmap(lambda k, low: jax.random.randint(k, (), low, most))(keys, least)
         return (condition + step) % self.num_classes
@@ -67,7 +67,7 @@ class Classes(nnx.Module):
         """Return labels as int32 [B], or raise a UserError that names the first wrong one."""
         try:
             found = np.atleast_1d(np.asarray(labels))
-        except (ValueError, TypeError, OverflowError):  # ragged, or what no array can hold
+        except (ValueError, TypeError, OverflowError):  # ragged, or unfit for any array
             found = np.empty((0, 0))
         if found.ndim != 1 or (found.size and not np.issubdtype(found.dtype, np.integer)):
             raise UserError(

@@ -31,7 +31,7 @@ class Block(nnx.Module):
       dtype: compute type.
       attention: what computes it; see `Attention`.
       rngs: initial weights.
-      conditioning: width of the conditioning; 0: the tokens'.
+      conditioning: width of the conditioning; 0: the same as the tokens'.
       parts: what the block is made of.
       text: L, the text tokens that it attends to; 0: none.
     """

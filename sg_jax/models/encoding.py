@@ -1,4 +1,4 @@
-"""Texts as bytes, for a network that learns to read along with drawing."""
+"""Texts as bytes, for a network that learns to read while it learns to draw."""
 
 import functools
 import re
@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 BYTES = 257  # values of a token: 0 for padding, then each byte
-BUCKETS = 2**12  # of words; two words in one bucket differ by their bytes alone
+BUCKETS = 2**12  # of words; two words in one bucket differ only by their bytes
 WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]+|\S")
 
 
 def bytes_read(text: str, length: int, words: int = 0) -> tuple[bytes, bool]:
-    """Return what is read of a text, as UTF-8, and whether that is only a part; see `encode_bytes`.
+    """Return the part of a text that is read, as UTF-8, and whether it was cut; see `encode_bytes`.
 
-    A text is cut between characters, never within one. What is no character, such as half of a
-    surrogate pair, becomes "?".
+    A text is cut between characters, never within one. Anything that is not a character, such as
+    half of a surrogate pair, becomes "?".
     """
     whole = text.encode(errors="replace")
     kept = whole
@@ -62,7 +62,7 @@ def word_spans(text: bytes) -> list[tuple[int, int]]:
 def word_shares(text: jax.Array, words: int) -> jax.Array:
     """Return the share of each byte in each word, float32 [B, W, L]: 1 over its length, or 0.
 
-    Spaces belong to no word. A word that is not there has only zeros.
+    Spaces belong to no word. A word beyond the last one has only zeros.
 
     Args:
       text: bytes plus 1, and 0 for padding, int32 [B, L].
@@ -80,7 +80,7 @@ def word_buckets(text: jax.Array) -> jax.Array:
 
     A word is a run of letters, digits and bytes of other scripts. Everything else, such as a space,
     is a word of its own. The bucket is a hash of all bytes of the word, so that a network need not
-    learn first which bytes make one.
+    first learn which bytes make up a word.
 
     Args:
       text: bytes plus 1, and 0 for padding, int32 [B, L].
@@ -108,13 +108,13 @@ def _begins(text: jax.Array) -> jax.Array:
 
 @functools.cache
 def _spaces() -> np.ndarray:
-    """Return for each token whether it is a space, bool [BYTES]."""
+    """Return whether each token is a space, bool [BYTES]."""
     return np.array([False, *(bytes([i]).isspace() for i in range(BYTES - 1))])
 
 
 @functools.cache
 def _inside() -> np.ndarray:
-    """Return for each token whether it is part of a longer word, bool [BYTES]."""
+    """Return whether each token can be part of a longer word, bool [BYTES]."""
     values = [bytes([i]) for i in range(BYTES - 1)]
     return np.array([False, *(value.isalnum() or value[0] >= 128 for value in values)])
 

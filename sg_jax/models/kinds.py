@@ -1,7 +1,7 @@
 """The backbones by name, and the settings of `config.model` that each reads.
 
 To add one: 1. derive it from `Backbone` (or satisfy `method.network.Network`), 2. give `BACKBONES`
-a row, 3. declare in `config.sections.Model` those arguments of its constructor that are new.
+a row, 3. declare any new arguments of its constructor in `config.sections.Model`.
 """
 
 import inspect
@@ -41,6 +41,6 @@ def reads_texts(kind: str) -> bool:
 
 
 def argument(network: Backbone, name: str) -> Any:
-    """Return the argument of its constructor that a network was made with; None if it has none."""
+    """Return the constructor argument that a network was made with; None if it has none."""
     holders = (network, getattr(network, "parts", None), network.conditioning)
     return next((getattr(holder, name) for holder in holders if hasattr(holder, name)), None)

@@ -82,7 +82,7 @@ def moments(x: jax.Array, norm: str = "layer") -> Moments:
     For norm "rms" they are None and 1 / root mean square.
 
     This is separate from `adaptive_norm`, which differentiates the moments, so that a block can
-    return them with its tokens: on TPU they are free beside the matrix product that makes these.
+    return them with its tokens: on TPU they cost nothing next to the product that makes the tokens.
     """
     wide = jax.lax.stop_gradient(x).astype(jnp.float32)
     if norm == "rms":
@@ -133,7 +133,7 @@ def add_scaled(x: jax.Array, gate: jax.Array, y: jax.Array) -> jax.Array:
 
 @written_out(lambda x, gate, y, bias: (gate, y, bias), gradients.gated_backward)
 def add_gated(x: jax.Array, gate: jax.Array, y: jax.Array, bias: jax.Array) -> jax.Array:
-    """Return what `gated` does."""
+    """Return x + gate (y + bias), as `gated` does."""
     gate, bias = gate[:, None], bias[None, None]
     return (x.astype(jnp.float32) + gate * (y.astype(jnp.float32) + bias)).astype(x.dtype)
 
@@ -155,7 +155,7 @@ def position_table(height: int, width: int, dim: int) -> np.ndarray:
 def timestep_features(t: jax.Array, dim: int = 256, endpoint: bool = False) -> jax.Array:
     """Return [cos, sin] of t [B] at frequencies 1 .. 1/10000, float32 [B, dim].
 
-    With `endpoint` the last one is 1/10000 itself, as in diffusers; otherwise it would be the next.
+    With `endpoint` the last frequency is 1/10000, as in diffusers; otherwise the next would be.
     """
     half = dim // 2
     parts = half - endpoint
@@ -179,7 +179,7 @@ class TimestepEmbedding(nnx.Module):
 class Mlp(nnx.Module):
     """Two linear layers and GELU between them; `gated` adds the bias of the last one."""
 
-    products = 2  # of D channels with the hidden ones
+    products = 2  # between D channels and the hidden ones
 
     def __init__(self, dim: int, hidden: int, dtype: jnp.dtype, rngs: nnx.Rngs, bias: bool = True):
         self.hidden = Linear(dim, hidden, dtype, rngs, bias=bias)

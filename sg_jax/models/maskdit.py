@@ -1,8 +1,8 @@
 """MaskDiT: an encoder of only the kept tokens, and a small decoder that predicts all tokens.
 
 Masking (Krause et al., arXiv 2601.01608, Eq. 4; Zheng et al., arXiv 2306.09305) is the other way to
-train on few tokens: a masked token passes no encoder block and reaches the decoder as a learned
-mask token, whereas a token that bypasses a route keeps its value from before the route.
+train on few tokens: a masked token goes through no encoder block and reaches the decoder as a
+learned mask token, whereas a token that bypasses a route keeps its value from before the route.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class MaskDiT(DiT):
 
     It has the interface of every backbone. `keep_ids`, one array [B, K] for the whole encoder, are
     the tokens that are not masked. Without them every token is encoded and the mask token is
-    unused; the published network samples in this way. The output is the raw output of the network.
+    unused; the published network samples this way. The output is the raw output of the network.
     EDM's preconditioning (arXiv 2206.00364), with which it was published, is not part of it, and t
     is embedded unscaled.
 
@@ -117,11 +117,11 @@ class MaskDiT(DiT):
           inner: must be False.
 
         Returns:
-          For each branch a prediction [B, H, W, C], float32.
+          A prediction [B, H, W, C], float32, for each branch.
 
         Raises:
-          UserError: no token is kept, ids are given for more than one route, or something is asked
-            for that masking does not have.
+          UserError: no token is kept, ids are given for more than one route, or the call asks for
+            something that masking does not have.
         """
         if inner or any(b.borrow for b in branches):
             raise UserError("A network that masks has no inner head, and no tokens to borrow.")

@@ -26,7 +26,7 @@ class Parts:
       positions: a "table" added to the patches, "rotary" (see `rotary`), or "both".
       qk_norm: whether queries and keys are normalised in each head, by RMSNorm.
       bias: whether the linear layers of the blocks have biases.
-      modulation_rank: of the matrix from the conditioning to scales, shifts and gates; 0: full.
+      modulation_rank: rank of the matrix from conditioning to scales, shifts, gates; 0: full.
     """
 
     norm: str = "layer"

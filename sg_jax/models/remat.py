@@ -36,7 +36,7 @@ def save(x: jax.Array) -> jax.Array:
 
 
 def saved(x: jax.Array) -> tuple[jax.Array, Kept | None]:
-    """`save` x; in the backward pass, where it is saved already, also return its place."""
+    """`save` x; in the backward pass, where it is already saved, also return its place."""
     visit = _visit.get()
     return visit(x) if visit else (x, None)
 
@@ -51,10 +51,10 @@ def plain_scan(run: Callable, carry: Carry, c: Any, stack, unroll: bool = False)
 
 
 def unrolled_scan(run: Callable, carry: Carry, c: Any, stack) -> jax.Array:
-    """Return what `plain_scan` does; with gradients, the blocks are written out in the program.
+    """Return what `plain_scan` returns; with gradients, the blocks are written out in the program.
 
     A loop copies what it keeps into stacks, which start as zeros, and out of them again. Without
-    the loop, a training step on a CPU takes 5 to 10% less time, and its compile a third longer
+    the loop, a training step on a CPU takes 5 to 10% less time, and its compilation a third more
     (DiT-S/2). On a GPU the copies took a fifth of a step (DiT-B/2; both in
     tests/benchmarks/peer.md). Without gradients the loop is equally fast on a CPU.
     """

@@ -47,7 +47,7 @@ def line(length: int, head: int) -> np.ndarray:
 def rotate(x: jax.Array, rotation: jax.Array, heads: int) -> jax.Array:
     """Turn the channels of queries or keys; computed in float32.
 
-    The two halves of a head change places by a product with a matrix of 0, 1 and -1. On TPU this
+    The two halves of a head are swapped by a product with a matrix of 0, 1 and -1. On TPU this
     keeps whole tiles of 128 channels, while halves of tiles cost three times as much.
 
     Args:

@@ -16,7 +16,7 @@ SIZES = {  # depth, width, heads
 PATCHES = (2, 4, 8)
 WHOLE: dict[str, dict[str, Any]] = {  # sizes with more than depth, width, heads and patch
     # Krause et al. (arXiv 2601.01608): 2.5B parameters, 1,024 tokens of latents 64x64. The rank of
-    # the modulation is not published; this one makes the number of parameters.
+    # the modulation is not published; this one gives that number of parameters.
     "T2I-2B/2": dict(
         depth=34, width=2048, heads=16, patch=2, routes=((2, 30),), norm="rms", mlp="swiglu",
         positions="rotary", bias=False, modulation_rank=256,
@@ -35,7 +35,7 @@ LARGEST = dict(  # far above what anyone trains, and small enough to be counted
 def geometry(size: str) -> dict[str, Any]:
     """Return depth, width, heads and patch of a published size such as "XL/2".
 
-    A size in `WHOLE` has other arguments of its network too.
+    A size in `WHOLE` also gives other arguments of its network.
     """
     if size in WHOLE:
         return dict(WHOLE[size])
@@ -69,11 +69,11 @@ def checked(**values: Any) -> list[Any]:
 
 
 def hidden(width: int, mlp_ratio: float, mlp: str) -> int:
-    """Return the hidden channels of an MLP, of one branch of a gated one.
+    """Return the number of hidden channels of an MLP, or of one branch of a gated one.
 
-    With GELU they are int(mlp_ratio D). SwiGLU has 2/3 as many, which makes 8/3 D of the usual
-    ratio 4 and costs the same; from D = 2048 on they are rounded up to a multiple of 128, so that
-    tiles of the chip and tensor parallelism fit.
+    With GELU it is int(mlp_ratio D). SwiGLU has 2/3 as many, which is 8/3 D at the usual ratio of 4
+    and costs the same; from D = 2048 on the number is rounded up to a multiple of 128, to fit the
+    chip's tiles and tensor parallelism.
     """
     if mlp == "gelu":
         return int(width * mlp_ratio)

@@ -48,8 +48,8 @@ def selective_scan(
 
     Each of the E channels of u has S states. The backward pass needs the states of all tokens,
     [N, B, S, E]; with N = 256, E = 2304 and S = 16 this is 38 MB per image. So it keeps one state
-    per chunk and recomputes one chunk at a time. These are (N / chunk + chunk) B S E floats, and
-    chunk = sqrt(N) needs least. With chunk = S, the kept states are no larger than u. E is last
+    per chunk and recomputes one chunk at a time. That takes (N / chunk + chunk) B S E floats, which
+    is least at chunk = sqrt(N). With chunk = S, the kept states are no larger than u. E is last
     because TPU tiles are 128 wide there.
 
     Within a chunk "associative" is `jax.lax.associative_scan`: log(chunk) steps, for devices that
@@ -63,7 +63,7 @@ def selective_scan(
       step: step sizes [B, N, E], positive.
       a: diagonal of A [S, E], negative.
       b, c: [B, N, S].
-      chunk: most tokens of a chunk; all chunks get the same length.
+      chunk: the most tokens in a chunk; all chunks get the same length.
       scan: "sequential" or "associative".
 
     Returns:

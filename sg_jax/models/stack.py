@@ -32,7 +32,7 @@ class RoutedStack(nnx.Module):
       routes: pairs (start, end) of blocks, 0-based, both included.
       remat: what the backward pass recomputes, one of `REMAT`.
       rngs: initial weights.
-      inner: blocks after which a segment ends too; 0: no such place.
+      inner: number of blocks after which a segment also ends; 0: no such cut.
       norm: of the blocks; see `layers.moments`.
     """
 

@@ -2,8 +2,8 @@
 
 A text condition is a dict of arrays with one row per image: "text", int32 [B, L] or float
 [B, L, F], and "length", int32 [B], how many of the L places are text. Length 0 means "no text".
-"shift", float [B, T, D], may be there too: what is added to each refined token before blocks read
-it (`method.control`). Of bytes, the T tokens are the bytes themselves, or words.
+"shift", float [B, T, D], is optional: it is added to each refined token before blocks read it
+(`method.control`). If the text is bytes, the T tokens are the bytes themselves, or words.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,8 +35,8 @@ class Text(nnx.Module):
       rngs: initial weights.
       bias: whether linear layers have biases.
       qk_norm: whether queries and keys are normalised.
-      words: T, words of a text of bytes, each of which is one token: the vector of its bucket, and
-        the mean of its bytes' vectors; 0: each of the L bytes or features is one.
+      words: T, words of a text of bytes, each of which is one token: the vector of its bucket plus
+        the mean of its bytes' vectors; 0: each of the L bytes or features is a token.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Text(nnx.Module):
 
     @property
     def most(self) -> str:
-        """What a text may have, in words."""
+        """The most that a text may have, in words."""
         if self.features:
             return f"{self.length} tokens"
         return f"{self.length} bytes" + (f" or {self.most_words} words" if self.most_words else "")
@@ -138,7 +138,7 @@ class Text(nnx.Module):
           name: of the argument, for messages.
 
         Raises:
-          UserError: something is no text, or an array has a wrong shape or values.
+          UserError: something is not a text, or an array has the wrong shape or values.
         """
         if isinstance(prompts, Mapping):
             return self._checked(prompts, name)

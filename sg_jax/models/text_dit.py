@@ -1,4 +1,4 @@
-"""TextDiT: a DiT whose blocks attend to text, such as the routed 2.5B network of text to image.
+"""TextDiT: a DiT whose blocks attend to text, such as the routed 2.5B text-to-image network.
 
 Its conditions are texts (`text.Text`). The time alone scales, shifts and gates the blocks.
 Tokens read the text by attention, between self-attention and MLP (Krause et al., arXiv 2601.01608).
@@ -18,17 +18,17 @@ from sg_jax.models.text import Text
 
 
 class TextDiT(DiT):
-    """A DiT under text.
+    """A DiT conditioned on text.
 
     Args:
       heads: H, of tokens and of text.
       text_length: L, the tokens of a text; shorter texts are padded.
-      text_words: T, the words of a text of bytes, each of which is a token; 0: each byte is one.
+      text_words: T, the words of a text of bytes, each of which is a token; 0: each byte is.
       text_features: F, channels of a frozen encoder's features; 0: bytes, embedded by a table.
       text_layers: transformer layers that refine the text before the blocks read it.
-      qk_norm, bias: see `DiT`; they hold for the text's layers too.
+      qk_norm, bias: see `DiT`; they apply to the text's layers too.
       rngs: initial weights.
-      dit: image_size, channels, patch, width, depth and the other arguments of `DiT`, but for
+      dit: image_size, channels, patch, width, depth and the other arguments of `DiT`, except
         num_classes.
     """
 

@@ -11,7 +11,7 @@ from sg_jax.models.remat import save
 
 
 class TextAttention(nnx.Module):
-    """Multi-head attention to text tokens, of which padding is masked.
+    """Multi-head attention to text tokens; padding is masked.
 
     Args:
       dim: D.

@@ -163,7 +163,7 @@ def _lower_sampling(experiment: Experiment) -> jax.stages.Lowered:
 
 
 def _conditions(experiment: Experiment, count: int) -> Any:
-    """Return the shapes of the conditions of so many images."""
+    """Return the shapes of the conditions of `count` images."""
 
     def shape(x: Any) -> jax.ShapeDtypeStruct:
         return _spread((count, *x.shape[1:]), x.dtype, experiment.mesh)

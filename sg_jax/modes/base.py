@@ -34,8 +34,8 @@ class Job:
       command: the arguments after `python -m sg_jax.main`, so that it can be run again.
       options: values of the mode's own flags, by name.
       config: the completed config; None for a mode without one.
-      source: the training images; None for a mode that does not read them, or need not.
-      said: the keys that the command line sets; all if it gives the file of the config.
+      source: the training images; None for a mode that does not, or need not, read them.
+      said: the keys that the command line sets; all of them if it gives a config file.
     """
 
     workdir: str = ""
@@ -62,12 +62,12 @@ class Job:
 
     @functools.cached_property
     def drawing(self) -> Experiment:
-        """The experiment, with the autoencoder that decodes what is drawn, if it is latents.
+        """The experiment, with the autoencoder that decodes what is drawn, if that is latents.
 
-        And with the captions that a network of texts draws.
+        It also has the captions that a network of texts draws.
 
         Raises:
-          decoders.Missing: nothing names one that is there.
+          decoders.Missing: nothing names an autoencoder that exists.
           UserError: it cannot be read, or belongs to other latents, or there are no captions.
         """
         experiment, source = self.captioned, self.source
@@ -116,7 +116,7 @@ class Mode:
       run: runs it, and returns the paths that it wrote.
       config: whether it needs a config, from a file or from the run in --workdir; without one it
         reads no training images, and process 0 does it by itself.
-      unless: flags with any of which it needs no config.
+      unless: flags, any one of which makes the config unnecessary.
       network: whether it uses the network; otherwise config.model is not read.
       workdir: whether --workdir must be given.
       same: if it needs a trained run, "sampled" or "scored", which selects the keys that must be as
@@ -124,13 +124,13 @@ class Mode:
       keys: whether it takes --config and keys of a config although it needs none.
       data: whether it reads the training images.
       recorded: whether the run's record of its data is enough instead.
-      pixels: whether it needs images: these, or others and what decodes these, if they are latents.
+      pixels: whether it needs images; if the data are latents, something must name their decoder.
       alone: whether only process 0 runs it.
       single: whether it must be the only process: orbax writes with all processes or none.
       handles_stop: whether it handles SIGTERM itself: it saves, then ends.
       writes: the folders in --workdir that it writes to; "" is --workdir itself.
-      dry: yields what a dry run says of it, as pairs such as ("read", "10 images").
-      paths: from a config and --workdir to the keys of the paths that it uses; see `config.trust`.
+      dry: yields what a dry run prints about it, as pairs such as ("read", "10 images").
+      paths: takes a config and --workdir; returns the keys of the paths used; see `config.trust`.
       options: its own flags.
     """
 
@@ -172,7 +172,7 @@ def mode_named(name: str) -> Mode:
 
 
 def check_folders(mode: Mode, job: Job) -> None:
-    """Raise unless a mode can write what it will write, so that no work is lost at its end."""
+    """Raise unless a mode can write what it will write, so that no work is lost at the end."""
     found = [("workdir", job.workdir, part) for part in mode.writes if job.workdir]
     found += [
         (o.name, job.options[o.name], "") for o in mode.options if o.written and job.options[o.name]

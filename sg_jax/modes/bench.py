@@ -1,4 +1,4 @@
-"""Time training and sampling steps in one run; print time ratios beside FLOPs ratios."""
+"""Time training and sampling steps in one run; print time ratios next to FLOPs ratios."""
 
 import json
 import time
@@ -24,7 +24,7 @@ from sg_jax.runs import files
 from sg_jax.runs.progress import Progress, clock, log
 
 STEPS = 4  # sampling steps of one timed call
-PAUSE = 5.0  # least seconds between two lines of progress
+PAUSE = 5.0  # minimum seconds between two lines of progress
 
 
 def run(job: Job) -> list[epath.Path]:

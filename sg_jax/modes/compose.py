@@ -1,6 +1,6 @@
 """Measure how well images follow prompts, by GenEval's tasks, under each guidance setting.
 
-workdir/compose.csv        every drawing, by task; what is in it is not drawn again
+workdir/compose.csv        every drawing, by task; those in it are not drawn again
 workdir/compose.md         the best scale of each setting, on other seeds
 workdir/compose.png        the same as bars
 workdir/compose_grid.png   images of some prompts under each setting
@@ -47,7 +47,7 @@ def asked(config: Config) -> tuple[list[Prompt], bool]:
     """Return the prompts, and whether the detector of the shapes scores their images.
 
     Raises:
-      UserError: there are no prompts, or nothing would come of them.
+      UserError: there are no prompts, or their images would be neither scored nor kept.
     """
     own, given = config.data.name == DATA, config.compose
     if not given.prompts and not own:

@@ -34,7 +34,7 @@ from sg_jax.runs.progress import log
 from sg_jax.weights import checkpoints, text_encoders, weak_networks
 
 DATA = "shapes"  # the data set whose images can be measured
-EVERY = 20  # steps of learning from one line of the log to the next
+EVERY = 20  # learning steps from one line of the log to the next
 
 
 def run(job: Job) -> list[epath.Path]:

@@ -1,4 +1,4 @@
-"""Time only the input pipeline, and compare it with what a training step consumes; or check it.
+"""Time the input pipeline alone, to compare with what a training step consumes; or check the data.
 
 Every number is for one host: each process reads its own share of the batch, and process 0 reports
 its own numbers.
@@ -26,10 +26,10 @@ from sg_jax.parallel import processes, sharding
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
-WINDOW = 0.25  # least seconds over which a rate is measured
-WARM_UP = 1.0  # least seconds of warm-up, which are not counted
+WINDOW = 0.25  # minimum seconds over which a rate is measured
+WARM_UP = 1.0  # minimum seconds of warm-up, which are not counted
 ENOUGH = 1.2  # times what a step consumes, to allow for slow moments
-MAX_WORKERS = 32  # most that are tried
+MAX_WORKERS = 32  # the most that are tried
 LISTED = 1000  # damaged examples that the log names, at most
 SHOWN = 5  # damaged files that a message names, at most
 
@@ -55,7 +55,7 @@ def check(config: Config, split: str, wording: Wording | None = None) -> None:
     """Read every example of a split, and its captions for a network of texts.
 
     Raises:
-      UserError: some cannot be read; it names the first one and the files of all.
+      UserError: some cannot be read; it names the first one and the files of all of them.
     """
     data = config.data
     try:
@@ -91,7 +91,7 @@ def check(config: Config, split: str, wording: Wording | None = None) -> None:
 def measure(experiment: Experiment, source: Source) -> dict[str, Any]:
     """Measure the configured setting, then other numbers of processes and threads.
 
-    A rate is the median over `config.bench.repeats` windows after the batches read ahead are gone.
+    A rate is the median over `config.bench.repeats` windows, once the batches read ahead are gone.
 
     Returns:
       The contents of `data_bench.json`.
@@ -158,7 +158,7 @@ def advice(rows: list[dict], latents: bool) -> str:
 def _consumption(experiment: Experiment) -> dict:
     """Return the images/s that training consumes on this host, as configured or measured here.
 
-    Of several sparsity rates in training, the highest one consumes most.
+    If training has several sparsity rates, the highest one consumes the most.
     """
     config = experiment.config
     share = config.train.batch_size // _share(experiment)[1]

@@ -1,4 +1,4 @@
-"""What a dry run says of drawing images, and of scoring them."""
+"""What a dry run prints about drawing images and scoring them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ def costs_of(job: Job, settings: Mapping[str, Guidance]) -> dict[str, float]:
     """Return the FLOPs of an image under each setting, without decoding.
 
     Raises:
-      UserError: the network cannot make the predictions of one.
+      UserError: the network cannot make the predictions of a setting.
     """
     experiment = job.experiment
     model, steps = experiment.model, experiment.config.sample.steps
@@ -90,8 +90,8 @@ def scores(
       job: with its experiment.
       on: the chips.
       settings: by name.
-      samples: images of each, for each seed.
-      seeds: their number.
+      samples: images of each setting, for each seed.
+      seeds: the number of seeds.
       kept: images of each setting that are kept for pictures.
       judged_by: the kinds of networks; empty: those of `config.evaluate`.
     """
@@ -111,7 +111,7 @@ def scores(
 
 
 def judged(job: Job, on: Machine, work: float, images: int, judged_by: Sequence[str] = ()) -> Lines:
-    """Yield what judging drawn images reads and computes, and how long drawing and judging takes.
+    """Yield what judging drawn images reads and computes, and how long drawing and judging take.
 
     Args:
       job: with its experiment.
@@ -152,7 +152,7 @@ def judged(job: Job, on: Machine, work: float, images: int, judged_by: Sequence[
 
 
 def _judging(kind: str, config: Config, shape: tuple[int, int, int], classes: int) -> float:
-    """Return the FLOPs by which a network looks at an image."""
+    """Return the FLOPs that a network takes to judge an image."""
     if kind != CLASSIFIER:
         return encoders.features(networks.shapes_of(kind), *shape[:2])
     classes = max(1, classes)  # a network of texts does not know them

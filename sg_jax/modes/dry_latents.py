@@ -1,4 +1,4 @@
-"""What a dry run says of making latents, and of checking data."""
+"""What a dry run prints about making latents and checking data."""
 
 import math
 from typing import Any
@@ -14,8 +14,8 @@ from sg_jax.modes.dry_parts import Lines, data_of, examples_of, gflops, in_type,
 from sg_jax.programs.memory import text
 from sg_jax.weights import autoencoder_shapes, decoders
 
-RECORD = 160  # bytes of an example beside its numbers: names, lengths, a checksum
-FILE = 2 * 65_536  # bytes of a file beside its examples: ArrayRecord fills up blocks of this half
+RECORD = 160  # bytes of an example besides its numbers: names, lengths, a checksum
+FILE = 2 * 65_536  # bytes of a file besides its examples: ArrayRecord pads blocks of half this
 
 
 def latents(job: Job, on: Machine) -> Lines:
@@ -57,7 +57,7 @@ def latents(job: Job, on: Machine) -> Lines:
 
 
 def _written(job: Job, autoencoder: Any, side: int, examples: int) -> Lines:
-    """Yield what the data set of latents has."""
+    """Yield what the data set of latents will contain."""
     given = job.options
     tiny = isinstance(autoencoder.encoder, tae.Encoder)
     stored = "a latent" if tiny or given["store"] == "sample" else "mean and std"

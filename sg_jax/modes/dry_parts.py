@@ -13,7 +13,7 @@ from sg_jax.modes.base import Job
 from sg_jax.programs.memory import text
 from sg_jax.weights import autoencoder_shapes, decoders
 
-Lines = Iterator[tuple[str, str]]  # "read", "compute", "time", "write" or "note", and what
+Lines = Iterator[tuple[str, str]]  # "read", "compute", "time", "write" or "note", and the text
 
 
 def gflops(work: float) -> str:
@@ -28,12 +28,12 @@ def in_type(dtype: str, on: Machine) -> str:
 
 
 def lasting(seconds: float, on: Machine, more: str) -> tuple[str, str]:
-    """Return the line of a duration that follows from FLOPs, with more in words."""
+    """Return the line about a duration that follows from FLOPs; `more` says what it covers."""
     return "time", f"{words(seconds)} ({more}), on {on}"
 
 
 def number(value: float) -> str:
-    """Return a rate with three digits, or all before the point."""
+    """Return a rate with three digits, or with all digits before the point."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
@@ -94,7 +94,7 @@ class Decoder:
         return math.prod(self.shape) * (4 if self.latents and not self.found else 1)
 
     def seconds(self, count: int, on: Machine) -> float:
-        """Return the time of decoding so many images."""
+        """Return the seconds that decoding `count` images takes."""
         return count * self.work / on.rate(self.dtype, exact=True)
 
     def lines(self, on: Machine) -> Lines:

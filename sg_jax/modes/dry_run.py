@@ -29,7 +29,7 @@ def run(job: Job, mode: Mode, on: Machine) -> list[epath.Path]:
 
     Args:
       job: with its config.
-      mode: what is not run.
+      mode: the mode that is not run.
       on: the chips that times are estimated for.
     """
     assert job.config is not None

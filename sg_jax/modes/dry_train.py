@@ -1,4 +1,4 @@
-"""What a dry run says of training and of exporting what was trained."""
+"""What a dry run prints about training and exporting."""
 
 from sg_jax.config import rules
 from sg_jax.config.experiment import Experiment
@@ -47,7 +47,7 @@ def train(job: Job, on: Machine) -> Lines:
 
 
 def looks(job: Job, on: Machine) -> Lines:
-    """Yield what is computed beside the steps, and how long that takes."""
+    """Yield what is computed besides the steps, and how long that takes."""
     experiment = job.experiment
     config, model, dtype = experiment.config.train, experiment.model, experiment.config.model.dtype
     if config.heldout_every:
@@ -78,7 +78,7 @@ def looks(job: Job, on: Machine) -> Lines:
 
 
 def stretches(experiment: Experiment) -> dict[float, float]:
-    """Return how many steps are trained at each sparsity rate; if it is drawn, the mean number."""
+    """Return how many steps are trained at each sparsity rate: the mean number if it is drawn."""
     config = experiment.config.train
     begins = [0, *(int(first) for first, _ in config.gammas)]
     found: dict[float, float] = {}
@@ -90,7 +90,7 @@ def stretches(experiment: Experiment) -> dict[float, float]:
 
 
 def checkpoints(experiment: Experiment) -> str:
-    """Return the sizes of the checkpoints of a training in words."""
+    """Return in words the sizes of the checkpoints that training writes."""
     config = experiment.config
     state = abstract_state(
         experiment.make_model, experiment.tx, experiment.mesh, config.train.ema_decays

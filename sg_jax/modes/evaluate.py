@@ -1,7 +1,7 @@
 """Score a trained network under several guidance settings: a picture, a table and a report.
 
-workdir/scores.csv    one row per setting and seed; what is in it is not drawn again
-workdir/guidance.png  a row of images per setting, from the same noise in a column
+workdir/scores.csv    one row per setting and seed; those in it are not drawn again
+workdir/guidance.png  a row of images per setting; each column starts from the same noise
 workdir/report.html   the table, the pictures and the curves of training; report.json for programs
 workdir/loss.png      the curves of training
 """
@@ -68,7 +68,7 @@ def evaluate(
       experiment: the run's objects.
       source: the training images, which the samples are compared with.
       workdir: folder of the run.
-      command: shown in the report, so that it can be made again.
+      command: shown in the report, so that the report can be made again.
 
     Returns:
       Paths of the picture and of the report.
@@ -121,8 +121,8 @@ def _shown(
 ) -> list[tuple[str, Guidance, list[Scores]]]:
     """Return the rows of the report: a name, its setting, and the scores of each seed.
 
-    The settings of this command come first, then what was scored like them before: settings that
-    have a name in the config, and any whose images are kept. The cells of a sweep are neither.
+    The settings of this command come first, then those scored in the same way before: settings
+    with a name in the config, and any whose images are kept. The cells of a sweep are neither.
     """
     names = experiment.config.evaluate.guidance
     rows = [(n, g, found.scores[g]) for n in names for g in [experiment.settings[n]]]
@@ -134,7 +134,7 @@ def _shown(
 
 
 def _is(drawn: Guidance, setting: Guidance) -> bool:
-    """Return whether a setting was drawn so, whatever step stood for a share of the training."""
+    """Return whether a drawn setting is this one, whatever step a share of the training means."""
     setting = table.canonical(setting)
     if isinstance(setting.weak_step, float) or (setting.weak_workdir and not setting.weak_step):
         setting = dataclasses.replace(setting, weak_step=drawn.weak_step)
@@ -150,7 +150,7 @@ def _report(
     judge: Judge,
     rows: list[SettingResult],
 ) -> None:
-    """Print the table, and write it with the loss curve and the page beside guidance.png."""
+    """Print the table, and write it with the loss curve and the page next to guidance.png."""
     folder = files.path(workdir)
     log(report.format_table(rows))
     facts, beside = _facts(experiment, step, judge), None

@@ -1,4 +1,4 @@
-"""Score images that others made, check this against ADM's figures, and make references.
+"""Score images that others made, check the scoring against ADM's figures, and make references.
 
     --mode evaluate --samples FILE_OR_FOLDER --config.evaluate.reference=REFERENCE.npz
     --mode evaluate --check-adm SAMPLES.npz REFERENCE.npz
@@ -93,7 +93,7 @@ def score(config: Config, path: str, workdir: str, flag: str) -> tuple[Scores, i
     Args:
       config: the sections `evaluate` and, without a reference, `data` are used.
       path: an .npz file, a folder or an archive.
-      workdir: where an interrupted call goes on; "": nowhere.
+      workdir: the folder from which an interrupted call continues; "": none.
       flag: what the path is called in messages.
 
     Returns:
@@ -131,7 +131,7 @@ def score(config: Config, path: str, workdir: str, flag: str) -> tuple[Scores, i
 
 @contextlib.contextmanager
 def _place(workdir: str) -> Iterator[str]:
-    """Yield a folder for what is found on the way: `workdir`, or one that is removed."""
+    """Yield a folder for intermediate results: `workdir`, or one that is removed at the end."""
     if workdir:
         yield workdir
         return
@@ -152,7 +152,7 @@ def _source(config: Config) -> Source:
 
 
 def make_reference(config: Config, path: str | os.PathLike) -> epath.Path:
-    """Write what networks find in all images of `config.data`; an interrupted call goes on.
+    """Write what networks find in all images of `config.data`; an interrupted call continues.
 
     Args:
       config: the sections `data` and `evaluate` are used; DINOv2's statistics are in the file too

@@ -62,7 +62,7 @@ def run(job: Job) -> list[Any]:
 
 
 def check_push(identifier: str) -> None:
-    """Raise unless a hub id is one, and the package that reaches the hub is there."""
+    """Raise unless a hub id is valid and the package that reaches the hub is installed."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", identifier):
         raise UserError(f"--push={shown(identifier)} must be a hub id, OWNER/NAME.")
     if importlib.util.find_spec("huggingface_hub") is None:
@@ -73,7 +73,7 @@ def check_push(identifier: str) -> None:
 
 
 def push(path: Any, identifier: str) -> None:
-    """Upload what was exported to a repository of the hub, which is made if it is not there."""
+    """Upload what was exported to a repository of the hub, which is created if necessary."""
     import huggingface_hub
 
     hub = huggingface_hub.HfApi()

@@ -39,7 +39,7 @@ def check_images(source: Source, autoencoder: Autoencoder) -> None:
 
 
 def made_by(config: Config, plain: Autoencoder) -> dict[str, Any]:
-    """Return what a data set of latents says of its autoencoder and its images."""
+    """Return what a data set of latents records about its autoencoder and its images."""
     path = config.autoencoder.path
     return dict(
         autoencoder=str(files.absolute(path)) if files.path(path).exists() else path,

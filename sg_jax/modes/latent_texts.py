@@ -1,4 +1,4 @@
-"""What `--mode latents` does with captions: features of a frozen encoder, beside the images."""
+"""What `--mode latents` does with captions: features of a frozen encoder, along with the images."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from sg_jax.errors import UserError
 from sg_jax.runs.progress import log
 from sg_jax.weights import text_encoders
 
-ENOUGH = 1000  # captions that are looked at for how many are cut
+ENOUGH = 1000  # captions that are read to see how many are cut
 
 
 def encoder(config: Config, source: Source) -> TextEncoder | None:
@@ -42,6 +42,6 @@ def encoder(config: Config, source: Source) -> TextEncoder | None:
 def mirrors(given: Mapping[str, Any], text: bool) -> bool:
     """Return whether each image's mirror image follows.
 
-    By default not of images with text features, because the captions of mirror images may be wrong.
+    With text features it does not by default, because captions of mirror images may be wrong.
     """
     return given["mirror"] == "yes" if given["mirror"] else not text

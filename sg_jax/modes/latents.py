@@ -3,7 +3,7 @@
     python -m sg_jax.main --mode latents --config configs/x.py --to DATA_DIR --name NAME \\
       --config.autoencoder.path=stabilityai/sd-vae-ft-ema
 
-encodes the images of `config.data` on all devices, and, if killed, goes on where it was. With
+encodes the images of `config.data` on all devices, and, if killed, goes on where it stopped. With
 --config.text.encoder=NAME it also stores features of their captions, by a frozen text encoder; then
 config.autoencoder.path may be empty, and images are stored as they are. With --from DIR it converts
 .npy files instead, and with --check it verifies a finished data set; data/latents.py and
@@ -41,7 +41,7 @@ from sg_jax.weights import decoders
 PER_FILE = 4096  # examples
 MOST_PER_FILE = 1_000_000
 OFTEN = 5.0  # seconds between two lines of progress
-PLAIN = 1 / 3, 3  # between which the standard deviation of scaled latents lies
+PLAIN = 1 / 3, 3  # normal bounds of the standard deviation of scaled latents
 
 
 def run(job: Job) -> list[epath.Path]:
@@ -96,7 +96,7 @@ def encode(config: Config, source: Source, given: Any) -> epath.Path:
     place = latents.place(given["to"], given["name"])
     autoencoder, about, made = None, dict[str, Any](images=identity.of(source)), None
     if config.autoencoder.path:
-        # Its fingerprint is that of float32, so that it is known in whatever type it computes.
+        # Its fingerprint is that of float32, so that it is recognized in any compute type.
         plain = decoders.load(
             dataclasses.replace(
                 config, autoencoder=dataclasses.replace(config.autoencoder, dtype="float32")
@@ -166,7 +166,7 @@ def encode(config: Config, source: Source, given: Any) -> epath.Path:
 
 
 def _tell_of_channels(found: Origin) -> None:
-    """Say what the latents' channels are like, and if that is odd."""
+    """Log what the latents' channels are like, and whether that is odd."""
     listed = ", ".join(
         f"{mean:.3g} ± {std:.3g}" for mean, std in zip(found.mean, found.std, strict=True)
     )
@@ -208,7 +208,7 @@ def _write(unfinished: Unfinished, encoding: Encoding, source: Source) -> None:
 
 
 def _tell(given: Any) -> None:
-    """Say how to train on the data set."""
+    """Log how to train on the data set."""
     source = open_source(given["name"], "train", given["to"])
     shape = "x".join(map(str, source.image_shape))
     also, flags = ", with captions" if captions.of(source) else "", ""

@@ -15,7 +15,7 @@ from sg_jax.runs.progress import log
 from sg_jax.weights import text_encoders
 
 FORM = "SUBJECT=FILE:SCALE, such as circle=size.npz:1.5"  # of --control
-PART = 1000  # texts that are looked at a time
+PART = 1000  # texts that are read at a time
 
 
 def asked(job: Job, experiment: Experiment) -> Asked:
@@ -65,7 +65,7 @@ def control(given: Sequence[str]) -> list[tuple[str, Direction, float]]:
     """Return the directions of --control, read from their files.
 
     Raises:
-      UserError: a value has another form, or a file is none of a direction.
+      UserError: a value has another form, or a file does not hold a direction.
     """
     found = []
     for value in given:

@@ -1,6 +1,6 @@
 """Draw images from a trained network into PNG files, a picture of them and an .npz file.
 
-Latents that nothing decodes go only into the latter. The drawing itself is `sg_jax.sample_batches`.
+Latents that nothing decodes go only into the .npz file. `sg_jax.sample_batches` does the drawing.
 A network of texts draws the prompts of a file (`data.prompt_file`), one image for each, or else
 captions of its own data.
 """
@@ -29,7 +29,7 @@ from sg_jax.runs import files
 from sg_jax.runs.progress import Progress, Spent, log
 from sg_jax.weights import checkpoints, decoders, weak_networks
 
-CAPTIONED = 64  # most images of a picture with captions
+CAPTIONED = 64  # the most images in a picture with captions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +57,14 @@ def draw(
 
     Labels repeat `config.sample.labels`, or go through the classes in turn. Writes samples/NAME.npz
     ("images" uint8 [B, H, W, C], "labels" [B], and "about": how they were drawn), samples/NAME.png
-    and the folder samples/NAME; for latents that nothing decodes only the first, with the network's
-    "latents" in float32. NAME is that of `name_of`, so that other images are not replaced. No more
-    than a batch of images is in memory.
+    and the folder samples/NAME. If nothing decodes the latents, it writes only the first, with the
+    network's "latents" in float32. NAME comes from `name_of`, so that other images are not
+    replaced. No more than a batch of images is in memory.
 
     Args:
       experiment: the run's objects.
       workdir: folder of the run.
-      prompts: what a network of texts draws instead of labels; they are written beside the images.
+      prompts: what a network of texts draws instead of labels; written along with the images.
       control: directions on subjects of the prompts; see `programs.sampling.sample`.
 
     Returns:
@@ -164,7 +164,7 @@ def name_of(
 ) -> str:
     """Return the name of a drawing's files, such as "sg_w3_20steps_seed0_1f2e3d4c".
 
-    It says the setting, ω, steps and seed; the last part stands for all else that images depend
+    It gives the setting, ω, steps and seed. The last part stands for whatever else images depend
     on: rates, sampler, checkpoint, labels, the fingerprint of what decodes latents, and control.
     """
     scale = key.guidance.scale
@@ -173,12 +173,12 @@ def name_of(
     told = (setting, key, listed, *([decoder] if decoder else []))
     told += tuple((subject, way.values.tolist(), scale) for subject, way, scale in control)
     digest = zlib.crc32(repr(told).encode())
-    short = setting.encode()[:100].decode(errors="ignore")  # file systems allow some 255 bytes
+    short = setting.encode()[:100].decode(errors="ignore")  # file systems allow about 255 bytes
     return f"{short}_w{omega}_{key.steps}steps_seed{key.seed}_{digest:08x}"
 
 
 def recorded(job: Job) -> Job:
-    """Return a job whose source is what the run's record says, if it has none."""
+    """Return a job, with a source from the run's record if it has none."""
     if job.source is not None:
         return job
     model, config = job.experiment.model, job.experiment.config

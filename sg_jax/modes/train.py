@@ -55,15 +55,15 @@ def train(
       source: the training images.
       workdir: the folder of the run.
       held: the run's hold of that folder.
-      tracker: is sent what `Writer` writes.
+      tracker: gets what `Writer` writes.
 
     Returns:
       The last state.
 
     Raises:
-      UserError: training has diverged, and was to stop then, or has done so too often.
+      UserError: training has diverged, and is set to stop then, or has diverged too often.
     """
-    compiled: dict[Rates, Callable] = {}  # one program for each rate, or for those drawn from
+    compiled: dict[Rates, Callable] = {}  # one program for each rate, or set of rates to draw from
     rollbacks = Rollbacks(workdir)
     watch = watching.Watch(experiment, source, workdir)
     with processes.stop_signals() as stop:
@@ -161,7 +161,7 @@ def _train(
                 writer.scalars(step, found)
             best = watch.best_of(step, found, saver.best)
             if last or best or saver.should_save(step):
-                # So that no checkpoint that is spoiled replaces a good one.
+                # So that no spoiled checkpoint replaces a good one.
                 health.check(step, jax.device_get(pending))
                 health.check_state(step, state, mesh)
                 writer.flush()  # so that a resumed run has all records up to its checkpoint
@@ -187,11 +187,11 @@ def _train(
 def _start(
     experiment: Experiment, saver: Saver, abstract: TrainState, key: jax.Array
 ) -> tuple[TrainState, dict[str, int], list[Backbone]]:
-    """Return what to continue from: the latest checkpoint's, or new.
+    """Return what training starts from: the latest checkpoint's state, or a new one.
 
     Returns:
-      The state; the numbers that are saved with it: the data position, and from which checkpoints
-      the teachers are; and the teachers, if there are some.
+      The state; the numbers that are saved with it, which are the data position and the steps of
+      the teachers' checkpoints; and the teachers, if there are any.
     """
     config, mesh, decays = experiment.config, experiment.mesh, experiment.config.train.ema_decays
     restored, source = saver.restore(abstract), config.train.init_from
@@ -213,7 +213,7 @@ def _start(
 
 
 def _by_rate(rates: Rates, seen: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the mean loss of the steps at each rate, such as "loss_gamma_0.5", if it is drawn."""
+    """Return the mean loss at each rate, such as "loss_gamma_0.5", if steps draw their rates."""
     found: dict[str, float] = {}
     for n, (gamma, _) in enumerate(rates):
         losses = [m["loss"] for m in seen if m.get("drawn") == n and not m.get("skipped")]

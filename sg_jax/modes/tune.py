@@ -1,6 +1,6 @@
 """Tune every method of guidance by one rule: the best settings at each cost of a run.
 
-workdir/scores.csv     every drawing; what is in it is not drawn again
+workdir/scores.csv     every drawing; those in it are not drawn again
 workdir/tune.csv       every setting that was tried, and every score of the best ones
 workdir/tune.md        the best of each method and budget, and what they gain over no guidance
 workdir/tune.json      the same for programs
@@ -71,7 +71,7 @@ def run(job: Job) -> list[epath.Path]:
 
 
 def _reported(rows: Sequence[Row]) -> list[trials.Trial]:
-    """Return what the report of several runs is about."""
+    """Return the trials that the report of several runs is about."""
     found = [
         trials.Trial(r.method, r.key.guidance, r.budget, r.key.steps, r.cost)
         for r in rows
@@ -148,7 +148,7 @@ def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pat
 def _trials(
     experiment: Experiment, able: Callable[[Guidance], Guidance]
 ) -> tuple[list[trials.Trial], list[str]]:
-    """Return what is tried, or the best settings of another run; and sentences on what is not."""
+    """Return the trials, or another run's best settings; and sentences on what is not tried."""
     if experiment.config.tune.winners:
         return trials.winners(experiment, able), []
     settings, notes = trials.candidates(experiment.config, able)

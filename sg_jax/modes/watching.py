@@ -1,7 +1,7 @@
-"""What is looked at while a run trains: sample grids, the held-out loss, a small evaluation.
+"""What is drawn and measured during training: sample grids, the held-out loss, a small evaluation.
 
-All of it reads the moving average and has images of its own. So the input pipeline goes on, and a
-run trains to the same bits with it and without.
+All of it reads the moving average and has images of its own. So the input pipeline is unaffected,
+and a run trains to the same bits with or without it.
 """
 
 import contextlib
@@ -38,11 +38,11 @@ from sg_jax.runs.tracking import Tracker
 from sg_jax.weights import best
 from sg_jax.weights.best import Best
 
-CAPTIONED = 6  # pictures with captions side by side, and below one another
+CAPTIONED = 6  # captioned pictures in a row, and in a column
 
 
 def check(experiment: Experiment, source: Source) -> None:
-    """Raise if what is asked for cannot be looked at, before any long work.
+    """Raise, before any long work, if something asked for cannot be drawn or measured.
 
     Raises:
       UserError: an unknown metric, or a test split that cannot be opened or is of other images.
@@ -68,7 +68,7 @@ def check_metric(config: Config) -> None:
 
 
 class Watch:
-    """Look at a run now and then.
+    """Draw and measure now and then while a run trains.
 
     Args:
       experiment: the run's objects; its autoencoder decodes what is drawn.
@@ -86,7 +86,7 @@ class Watch:
         self._better = -1 if metric in ("", HELDOUT) else METRICS[metric].better
 
     def open(self, spent: Spent) -> None:
-        """Read the held-out images and open what judges, once, before the first step."""
+        """Read the held-out images and open the judge, once, before the first step."""
         config, experiment = self._experiment.config, self._experiment
         if self._opened:
             return
@@ -94,7 +94,7 @@ class Watch:
             with spent.on("held-out loss"):
                 split = _open_heldout(config, self._source)
                 count = min(config.train.heldout_images, len(split))
-                # As many at once as training holds, or fewer if there are no more.
+                # As many at a time as training holds, or fewer if there are not that many.
                 parts, at_once = sharding.batch_devices(experiment.mesh), config.train.batch_size
                 batch = min(at_once // config.train.accumulate, -(-count // parts) * parts)
                 how = (count, batch, config.seed, experiment.mesh, experiment.wording)
@@ -120,15 +120,15 @@ class Watch:
         spent: Spent,
         *teachers: Backbone,
     ) -> dict[str, float]:
-        """Look at the state after a step, at whatever is due then.
+        """Draw and measure whatever is due after a step.
 
         Args:
           step: the step.
-          state: after it.
+          state: the state after it.
           rates: the sparsity rates that the step draws from.
-          writer: of the pictures.
-          spent: takes the time.
-          teachers: the networks that make the target, if some do.
+          writer: writes the pictures.
+          spent: records the time.
+          teachers: the networks that make the target, if there are any.
 
         Returns:
           The numbers found, for the record of the step; every process has the one that decides
@@ -147,18 +147,18 @@ class Watch:
         return found
 
     def is_due(self, step: int) -> bool:
-        """Return whether anything is looked at after a step."""
+        """Return whether anything is due after a step."""
         train = self._experiment.config.train
         every = (train.sample_every, train.heldout_every, train.evaluate_every)
         return any(each and step % each == 0 for each in every)
 
     def best_of(self, step: int, found: dict[str, float], before: Best | None) -> Best | None:
-        """Return the step as the best one so far, if it is that; all processes agree.
+        """Return the step as the best one so far, if it is; all processes agree.
 
         Args:
           step: the step.
-          found: by `after`.
-          before: the best one until now.
+          found: what `after` returned.
+          before: the previous best one.
         """
         name = self._metric if self._metric == HELDOUT else f"{EVAL}{self._metric}"
         if name not in found or not best.improves(found[name], self._metric, self._better, before):
@@ -168,14 +168,14 @@ class Watch:
 
     @contextlib.contextmanager
     def _timed(self, spent: Spent, what: str, state: TrainState) -> Iterator[None]:
-        jax.block_until_ready(state)  # or the steps that are queued would count
+        jax.block_until_ready(state)  # otherwise the queued steps would count
         with spent.on(what):
             yield
 
     def _heldout_loss(
         self, step: int, state: TrainState, rates: Rates, *teachers: Backbone
     ) -> float:
-        """Return the loss, of several rates their mean by their shares."""
+        """Return the loss; with several rates, its mean weighted by their shares."""
         model, mesh, images = state.ema, self._experiment.mesh, self._images
         assert images is not None
         value = 0.0
@@ -192,7 +192,7 @@ class Watch:
         return value
 
     def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
-        """Draw in all processes and score in the writer; a score that fails ends no training."""
+        """Draw in all processes and score in the writer; a failed score does not end training."""
         experiment, train = self._experiment, self._experiment.config.train
         guidance = experiment.settings[train.evaluate_guidance]
         wanted = experiment.asked(train.evaluate_samples)
@@ -253,7 +253,7 @@ def send(tracker: Tracker, step: int, workdir: str, paths: Sequence[epath.Path])
 
 
 def _open_heldout(config: Config, source: Source) -> Source:
-    """Return the split of the held-out loss: of latents, one of the latents."""
+    """Return the split for the held-out loss; for latents, it is a split of the latents."""
     data = config.data
     try:
         how = dict(key="test_split", captioned=reads_texts(config.model.kind), **options_of(data))
@@ -274,7 +274,7 @@ def _open_heldout(config: Config, source: Source) -> Source:
 
 
 def _weak_of(state: TrainState, guidance: Guidance) -> Backbone | None:
-    """Return the weights of a state that make the weak prediction, if they are others."""
+    """Return the state's weights for the weak prediction, if it uses other weights."""
     if not guidance.weak_weights:
         return None
     others = {f"ema_{decay}": average for decay, average in state.emas.items()}
@@ -289,7 +289,7 @@ def _sample_grid(
     guidance = experiment.settings[config.sample.guidance]
     if guidance.other_checkpoint:  # the weak network may not be trained yet
         guidance = Guidance(gamma_strong=guidance.gamma_strong)
-    batch = config.sample.batch_size  # same program as --mode sample
+    batch = config.sample.batch_size  # the same program as --mode sample
     wanted: np.ndarray | Asked
     if experiment.captions is None:
         columns = min(experiment.model.conditioning.num_classes, 10)

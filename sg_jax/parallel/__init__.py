@@ -1,1 +1,1 @@
-"""Devices and processes: the mesh, the rule for shardings, work of several processes."""
+"""Devices and processes: the mesh, the sharding rule, and work shared by several processes."""

@@ -52,7 +52,7 @@ def scan_blocks(
       c: conditioning [B, D], or a tree of arrays [B, ...].
       stack: weights of the blocks, on a leading axis (`sharding.stacked`).
       chunk: most tokens that a device runs at once, in whole images; 0 for all, -1 for the device's
-        best number. What fits into on-chip memory is computed faster, with less memory at a time.
+        best number. Tokens that fit into on-chip memory run faster, with less memory at a time.
     """
     mesh = jax.sharding.get_abstract_mesh()
     chunk = CHUNKS.get(sharding.platform(), 0) if chunk < 0 else chunk

@@ -3,8 +3,8 @@
 Each process runs the same program on its own devices and takes part in every computation over the
 mesh. Process 0, the writer, also scores, logs and writes files; all processes must see its folder.
 
-If a process fails or is killed, jax ends the others: at once if it was process 0, otherwise after
-HEARTBEAT seconds, or earlier if their next computation fails.
+If a process fails or is killed, jax ends the others: immediately if it was process 0, otherwise
+after HEARTBEAT seconds, or earlier if their next computation fails.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ from sg_jax.parallel import stops
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 HEARTBEAT = 60  # seconds of silence after which a process counts as dead
-NOTICE = 2.0  # seconds in which jax notices a SIGTERM and has informed all processes
+NOTICE = 2.0  # seconds within which jax notices a SIGTERM and informs all processes
 SHUTDOWN = 30  # seconds that a process waits for the others when it ends or fails
 PATIENT = "xla_cpu_collective_timeout_seconds"
-PATIENCE = 7 * 24 * 3600  # seconds, for what process 0 does alone; a heartbeat tells who is gone
+PATIENCE = 7 * 24 * 3600  # seconds, for work that process 0 does alone; heartbeats show who is gone
 
 
 def start() -> None:
@@ -44,7 +44,7 @@ def start() -> None:
 
     Raises:
       UserError: some of the three variables are missing or wrong.
-      SystemExit: the processes cannot join; status 1, so that what started this tries again.
+      SystemExit: the processes cannot join; status 1, so that the launcher tries again.
     """
     if jax.distributed.is_initialized():
         return
@@ -60,7 +60,7 @@ def start() -> None:
             **arguments, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=SHUTDOWN
         )
     except (ValueError, RuntimeError) as error:
-        # Not a UserError, after which nothing is tried again: another host may only be late.
+        # Not a UserError, after which nothing is tried again: another host may just be late.
         raise SystemExit(
             f"Error: {cluster or ', '.join(VARIABLES)}: this process cannot join the others "
             f"({error}). Set {', '.join(VARIABLES)} in each process, and do not use jax before."
@@ -113,8 +113,8 @@ def share(sharding: jax.sharding.Sharding) -> tuple[int, int]:
 def examples(sharding: jax.sharding.Sharding, size: int) -> np.ndarray:
     """Return which example is in each row of a batch, int [size], as one process would read them.
 
-    A process reads its share in order, and its devices need not hold neighbouring rows: those of a
-    slice lie as its links do.
+    A process reads its share in order, and its devices need not hold neighbouring rows: the devices
+    of a slice are arranged along its links.
 
     Args:
       sharding: of the batch.
@@ -140,18 +140,19 @@ def _rows(sharding: jax.sharding.Sharding, size: int) -> dict[int, tuple[tuple[i
 def stop_signals() -> Iterator[Callable[..., str]]:
     """Make stops.SIGNALS end a run after a step, in all processes after the same one.
 
-    A signal of which nobody was told ends the command when the block ends, so that none is lost.
+    A signal that the caller was never told of ends the command when the block ends, so that none is
+    lost.
 
     Yields:
       A function to call after each step, and with `last=True` when no step follows; it returns the
       signal that makes this step the last, or "".
     """
     together = jax.distributed.is_initialized()
-    ours = [number for number in stops.SIGNALS if number != signal.SIGTERM]  # which is jax's
+    ours = [number for number in stops.SIGNALS if number != signal.SIGTERM]  # jax handles it
     calls = itertools.count(1)  # not steps, because jax expects every number from 1
     told, looked = "", False
 
-    def reached() -> bool:  # jax handles SIGTERM, informs all processes and finds a call ahead
+    def reached() -> bool:  # jax handles SIGTERM, informs all processes and picks a call ahead
         return multihost_utils.reached_preemption_sync_point(next(calls))
 
     def asked(last: bool = False) -> str:
@@ -179,11 +180,11 @@ def stop_signals() -> Iterator[Callable[..., str]]:
 
 
 def _asked_at_the_end(reached: Callable[[], bool], received: list[int]) -> bool:
-    """Return, in all processes, whether a signal has come to any until now."""
-    with contextlib.suppress(ValueError):  # from here on Python notes it, not jax
+    """Return, in all processes, whether any of them has received a signal so far."""
+    with contextlib.suppress(ValueError):  # from here on Python records it, not jax
         signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     barrier("the last step")
-    for _ in range(round(NOTICE / 0.1)):  # as often in each process
+    for _ in range(round(NOTICE / 0.1)):  # equally often in each process
         if reached():
             return True
         time.sleep(0.1)
@@ -222,7 +223,7 @@ def _given() -> dict:
 
 
 def _cluster() -> str:
-    """Return what shows that a cluster started several processes, or ""."""
+    """Return the evidence that a cluster started several processes, or ""."""
     # An allocation names its tasks too, but only a step that srun starts runs several.
     if min(_count("SLURM_NTASKS"), _count("SLURM_STEP_NUM_TASKS")) > 1:
         return f"SLURM_NTASKS={os.environ['SLURM_NTASKS']}"
@@ -247,7 +248,7 @@ def _tpu_hosts() -> int:
 
 
 def _metadata(key: str) -> str:
-    """Ask the metadata server of a cloud machine; return "" without an answer."""
+    """Ask the metadata server of a cloud machine; return "" if there is no answer."""
     address = os.environ.get("GCE_METADATA_IP", "169.254.169.254")
     request = urllib.request.Request(
         f"http://{address}/computeMetadata/v1/instance/attributes/{key}",

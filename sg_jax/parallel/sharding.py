@@ -71,7 +71,7 @@ def check(mesh: Any) -> None:
 
 
 def local_mesh() -> Mesh:
-    """Return a mesh of this process's devices, which divides batches alone."""
+    """Return a mesh of this process's devices, which divides only batches."""
     return make_mesh(devices=jax.local_devices())
 
 

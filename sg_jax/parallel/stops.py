@@ -1,11 +1,11 @@
-"""Ctrl-C, SIGTERM and a closed terminal: they end a command with one sentence, at any moment.
+"""Ctrl-C, SIGTERM and a closed terminal end a command with one sentence, at any moment.
 
 A command that is stopped says so, cleans up, and ends with status 130 (Ctrl-C), 143 (SIGTERM) or
-129 (SIGHUP, of a closed terminal; where `nohup` has it ignored, it stays ignored). If that takes
-more than `GRACE` seconds, because a library waits or keeps the exception to itself, it is ended
-from another thread. Training has signals `deferred`, saves, and ends by itself. Another Ctrl-C
-always ends the command at once, unless it comes within `TOGETHER` seconds: `timeout` signals a
-command and then its group, of which the command is a part.
+129 (SIGHUP, from a closed terminal; if `nohup` ignores it, it stays ignored). If that takes more
+than `GRACE` seconds, because a library waits or swallows the exception, another thread ends the
+command. Training keeps signals `deferred`, saves, and ends by itself. A second Ctrl-C always ends
+the command immediately, unless it comes within `TOGETHER` seconds: `timeout` signals a command and
+then its group, which includes the command.
 
 This file imports nothing that takes time, so that it works while jax is imported.
 """
@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 5.0  # seconds in which a stopped command may clean up
-TOGETHER = 0.3  # nobody presses Ctrl-C twice in so few seconds
+TOGETHER = 0.3  # seconds in which nobody presses Ctrl-C twice
 
 
 class Stopped(SystemExit):
@@ -29,7 +29,7 @@ class Stopped(SystemExit):
 
 
 _deferring = 0  # how many blocks are `deferred`
-_told = 0  # the status of a command that has said that it is stopped
+_told = 0  # the status of a command that has reported that it is stopped
 
 
 def install() -> None:
@@ -40,7 +40,7 @@ def install() -> None:
         if not _stays_ignored(number):
             signal.signal(number, _handle)
     # The main thread handles a signal only when it is back from native code, such as a compile.
-    # What comes through this pipe tells another thread at once.
+    # This pipe tells another thread immediately.
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
     threading.Thread(target=_watch, args=(reading,), name="stops", daemon=True).start()
@@ -107,13 +107,13 @@ def end(number: int) -> NoReturn:
 
 
 def finish() -> None:
-    """End a command that is done but was stopped: a library may have kept the exception."""
+    """End a command that is done but was stopped: a library may have swallowed the exception."""
     if _told:
         leave(_told)
 
 
 def leave(status: int) -> NoReturn:
-    """End the process after cleaning up: Python's own end crashes if jax still computes."""
+    """End the process after cleaning up: Python's own exit crashes if jax is still computing."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -121,12 +121,12 @@ def leave(status: int) -> NoReturn:
 
 
 def _handle(number: int, _: Any) -> None:
-    if not _told:  # otherwise it would interrupt the cleaning up
+    if not _told:  # otherwise it would interrupt the cleanup
         end(number)
 
 
 def _watch(reading: int) -> None:
-    """End the process where its main thread does not; this runs in a thread of its own."""
+    """End the process if its main thread does not; this runs in a thread of its own."""
     received: list[int] = []
     first = 0.0  # when the first of them came
     while data := os.read(reading, 1):

@@ -1,4 +1,4 @@
-"""What `sample` is asked for, as the conditions of its batches."""
+"""The labels or prompts given to `sample`, as the conditions of its batches."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def count_of(wanted: Any) -> int:
 
 
 class Conditions:
-    """The conditions of what is asked for: checked at once, or those of each batch when it is due.
+    """The conditions that are asked for: checked right away, or batch by batch when each is due.
 
     Args:
       conditioning: of the network.
@@ -42,7 +42,7 @@ class Conditions:
       trained_with: fingerprint of the encoder that the network was trained with; "" if not known.
 
     Raises:
-      UserError: they are none of this network's.
+      UserError: they are not conditions of this network.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Conditions:
         return self._count
 
     def rows(self, first: int, many: int, size: int) -> Condition:
-        """Return `size` conditions: `many` that begin at `first`, and zeros."""
+        """Return `size` conditions: `many` of them from `first` on, then zeros."""
         part = slice(first, first + many)
         if self._later is not None:
             found = self._conditioning.check(self._later[part].prompts)
@@ -93,7 +93,7 @@ class Conditions:
 
 
 def _encoded(conditioning: Any, wanted: Any, encoder: Any, trained_with: str) -> Asked:
-    """Return texts whose features an encoder makes when they are due."""
+    """Return texts whose features an encoder makes when a batch needs them."""
     if not isinstance(encoder, TextEncoder):
         raise UserError(
             f"text_encoder={shown(encoder)} must be one that sg_jax.load_text_encoder returns, or "
@@ -110,6 +110,6 @@ def _encoded(conditioning: Any, wanted: Any, encoder: Any, trained_with: str) ->
             "sg_jax.load_text_encoder(RUN) loads that of a run."
         )
     found = asked.of_texts(texts, encoder)
-    conditioning.check(found[:1].prompts)  # so that another encoder's features are told at once
+    conditioning.check(found[:1].prompts)  # reports another encoder's features right away
     asked.tell_cut(encoder.cut(texts), conditioning.most)
     return found

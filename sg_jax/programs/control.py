@@ -1,6 +1,6 @@
 """Attribute control at sampling time: directions on subjects of prompts, as shifts of text tokens.
 
-`method.control` says what a direction is, and `programs.directions` finds one.
+`method.control` explains what a direction is, and `programs.directions` finds one.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ from sg_jax.models.text import Text
 from sg_jax.parallel import processes
 
 Entry = tuple[Any, str | os.PathLike | Direction, Any]  # subject, direction, scale
-PART = 1000  # prompts that are looked at a time
+PART = 1000  # prompts to check at a time
 EXAMPLE = "[('circle', 'size.npz', 1.5)]"
 
 
 def fingerprint(conditioning: Text) -> str:
-    """Return 16 hex digits that say which layers make a network's text tokens."""
+    """Return 16 hex digits that identify the layers that make a network's text tokens."""
     digest = hashlib.sha256()
     for value in jax.tree.leaves(conditioning):
         array = processes.to_host(value)
@@ -57,11 +57,11 @@ class Control:
       conditioning: of the network.
       asked: triples of a subject, a direction or its file, and a scale; see `sampling.sample`.
       texts: the prompts; None if only their features are known.
-      encoder: of a network of features.
+      encoder: the frozen encoder of a network of features.
 
     Raises:
-      UserError: an entry is wrong, a direction is another network's, or a prompt does not have its
-        subject.
+      UserError: an entry is wrong, a direction belongs to another network, or a prompt does not
+        have its subject.
     """
 
     def __init__(self, conditioning: Any, asked: Any, texts: Any = None, encoder: Any = None):
@@ -118,7 +118,7 @@ class Control:
             each if isinstance(each, Marked) else subjects.find(text, each, f"{name}: prompts[{i}]")
             for i, (text, each) in enumerate(zip(texts, names, strict=True))
         ]
-        for first in range(0, len(found), PART):  # so that a subject that is cut is told now
+        for first in range(0, len(found), PART):  # so that a cut-off subject is reported now
             places_of(self._conditioning, found[first : first + PART], self._encoder)
         return Moved(direction.values, found, np.array(numbers, np.float32))
 
@@ -138,7 +138,7 @@ class Control:
 
 
 def _each(value: Any, count: int) -> Sequence[Any] | None:
-    """Return a value for each of `count` prompts; None if there is another number of them."""
+    """Return a value for each of `count` prompts; None if a list has a different length."""
     if not isinstance(value, list | tuple):
         return [value] * count
     return value if len(value) == count else None
@@ -174,7 +174,7 @@ def places_of(conditioning: Text, prompts: Sequence[Marked], encoder: Any = None
 
     Args:
       conditioning: of the network.
-      prompts: with their subjects.
+      prompts: the prompts, with their subjects marked.
       encoder: the frozen encoder of a network of features.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Latents to images and back, on all devices of a mesh, each a few images at a time."""
+"""Turn latents into images and back, on all devices of a mesh, a few images at a time on each."""
 
 import functools
 from collections.abc import Callable
@@ -48,11 +48,11 @@ def shape(model: Backbone, autoencoder: Autoencoder | None) -> tuple[int, int, i
 
 
 def place(network: Network, mesh: Mesh) -> Network:
-    """Copy a network to all devices of a mesh; nothing moves if it is there."""
+    """Copy a network to all devices of a mesh; nothing moves if it is already there."""
     everywhere = NamedSharding(mesh, P())
 
     def put(x: jax.Array) -> jax.Array:
-        # By NumPy, because other processes hold copies of their own.
+        # Through NumPy, because other processes hold copies of their own.
         return x if x.sharding == everywhere else jax.device_put(np.asarray(x), everywhere)
 
     return jax.tree.map(put, network)
@@ -62,7 +62,7 @@ def place(network: Network, mesh: Mesh) -> Network:
 def decode(
     autoencoder: Autoencoder, latents: jax.Array, *, mesh: Mesh | None = None, chunk: int = AT_ONCE
 ) -> jax.Array:
-    """Return images [B, H, W, 3] in [-1, 1], but for overshoot, of latents [B, h, w, C].
+    """Return images [B, H, W, 3] in [-1, 1], apart from overshoot, from latents [B, h, w, C].
 
     Args:
       autoencoder: the decoder is used; with a mesh it is on all devices, see `place`.
@@ -89,7 +89,7 @@ def encode(
       images: split over the batch axes of the mesh.
       mesh: the devices.
       chunk: images that a device encodes at once.
-      mirror: the latents of the image mirrored left to right follow as a second one.
+      mirror: whether the latents of the image mirrored left to right follow as second ones.
     """
 
     def run(ae: Autoencoder, x: jax.Array) -> tuple[jax.Array, jax.Array]:

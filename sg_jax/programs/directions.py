@@ -26,7 +26,7 @@ from sg_jax.parallel import processes, sharding
 from sg_jax.programs import control, sampling
 
 METHODS = ("learned", "difference")
-PART, DRAWN = 64, 64  # prompts whose tokens are computed at once, and images that are drawn
+PART, DRAWN = 64, 64  # prompts whose tokens are computed at once, and images drawn at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,20 +62,20 @@ def find_direction(
 
     Args:
       model: a trained network of texts; it is not changed.
-      prompts: triples (neutral, positive, negative) that differ in the attribute alone, with the
+      prompts: triples (neutral, positive, negative) that differ only in the attribute, with the
         subject in braces: [("a {circle}", "a large {circle}", "a small {circle}"), ...].
-      method: "difference", the mean difference of the subject's text tokens, in seconds; or
-        "learned", better, by optimisation through the frozen network, in minutes.
+      method: "difference", the mean difference of the subject's text tokens, which takes seconds;
+        or "learned", by optimisation through the frozen network, which is better and takes minutes.
       attribute: its name, kept with the direction.
       seed: of images, noise, times and scales.
-      text_encoder: of a network of features.
-      guidance: under which the images of the neutral prompts are drawn.
+      text_encoder: the frozen encoder of a network of features.
+      guidance: the setting under which images of the neutral prompts are drawn.
       mesh: the devices that the network lies on, if it was loaded onto some.
       progress: called after each step with its number and its loss.
       learning: the settings of `Learning`, such as steps=200.
 
     Returns:
-      The direction: `.save("size.npz")`, or sample(..., control=[("circle", direction, 1.5)]).
+      The direction, for `.save("size.npz")` or sample(..., control=[("circle", direction, 1.5)]).
 
     Raises:
       UserError: the network reads no texts, or an argument is wrong.
@@ -205,7 +205,7 @@ def learned(
       model: the frozen network.
       asked: the prompts.
       images: x [I, H, W, C] of the neutral prompts.
-      which: the number of the prompt of each image [I].
+      which: the number of each image's prompt [I].
       how: the settings.
       seed, mesh, progress: see `find_direction`.
     """

@@ -1,6 +1,6 @@
-"""The images of a source to the latents that are stored, on all local devices of a process.
+"""Turn the images of a source into latents to store, on all local devices of a process.
 
-And their captions to features, by a frozen encoder. Without an autoencoder, images stay images.
+A frozen encoder turns their captions into features. Without an autoencoder, images stay images.
 """
 
 import collections
@@ -26,7 +26,7 @@ from sg_jax.parallel import sharding
 from sg_jax.programs import decoding
 
 Records = Iterator[dict[str, Any]]
-KEPT = ("label", "captions")  # of an image, with its latents
+KEPT = ("label", "captions")  # stored with an image's latents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Encoding:
     Attributes:
       autoencoder: on the devices of the mesh; see `decoding.place`. None: images are stored.
       mesh: the local devices.
-      dtype: of what is stored, "float16" or "bfloat16".
+      dtype: type of the stored arrays, "float16" or "bfloat16".
       chunk: images that a device encodes at once.
       mirror: whether each image is followed by its mirror image.
       posterior: whether the mean and the standard deviation are stored; otherwise a latent.
-      seed: of the latents that are drawn; None for their mean.
-      threads: that read images.
+      seed: for drawing latents; None stores their mean.
+      threads: how many threads read images.
       text: encodes captions; None: only the captions are stored.
     """
 
@@ -57,12 +57,12 @@ class Encoding:
 
     @property
     def times(self) -> int:
-        """Examples of an image."""
+        """Examples per image."""
         return 1 + self.mirror
 
     @property
     def size(self) -> int:
-        """Images of a batch."""
+        """Images per batch."""
         return self.chunk * sharding.batch_devices(self.mesh)
 
     def records(self, source: Source, examples: range) -> Records:
@@ -119,7 +119,7 @@ class Encoding:
                 each |= packed(made["text"][rows], made["length"][rows], self.dtype)
 
     def _start(self, found: Sequence[Mapping[str, Any]]) -> Any:
-        """Start to encode a batch; the last one is filled up, so that all are one program."""
+        """Start encoding a batch; the last one is filled up, so that one program runs them all."""
         if self.autoencoder is None:
             return [example["image"] for example in found]
         first = found[0]["image"]
@@ -163,7 +163,7 @@ class Encoding:
 
 @contextlib.contextmanager
 def _named(source: Source, i: int) -> Iterator[None]:
-    """Say of which example an error is."""
+    """Name the example in any error raised here."""
     try:
         yield
     except UserError as error:
@@ -172,6 +172,6 @@ def _named(source: Source, i: int) -> Iterator[None]:
 
 
 def _example(source: Source, i: int) -> dict[str, Any]:
-    """Return example `i` with its captions, if the source has some."""
+    """Return example `i` with its captions, if the source has any."""
     texts, found = captions.of(source), source[i]
     return found if texts is None else {**found, "captions": list(texts[i])}

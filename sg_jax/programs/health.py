@@ -1,9 +1,9 @@
 """Whether training is still sound: what a step measures, and what counts as diverged.
 
 A run has diverged if a loss, a gradient, a weight or an average is not finite; or if the error of
-its predictions, or an array of its weights, has a root mean square over `LIMIT` times that of what
-is predicted, data minus noise. The error of an untrained network, which predicts 0, is once that,
-and no weights of a network that works come near the limit.
+its predictions, or an array of its weights, has a root mean square over `LIMIT` times that of the
+target, data minus noise. The error of an untrained network, which predicts 0, is as large as the
+target, and no weights of a working network come near the limit.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from sg_jax.runs.progress import log
 DIVERGED = ("stop", "skip", "rollback")  # what to do then
 LIMIT = 100.0
 ROW = 20  # skipped updates in a row that end a run
-# Parts of a network as the forward pass meets them; those of other names follow.
+# Parts of a network in the order of the forward pass; parts with other names follow.
 ORDER = (
     "patch_embedding", "time_embedding", "label_embedding", "text_embedding", "blocks",
     "decoder_modulation", "decoder_embedding", "mask_token", "decoder", "inner_modulation",
@@ -39,7 +39,7 @@ class Finding:
 
     Attributes:
       step: the step that shows it.
-      sound: the last step after which the state is surely not spoiled.
+      sound: the last step after which the state is certainly still sound.
       text: what is wrong, without a full stop.
       data: whether the batch is the reason.
     """
@@ -74,7 +74,7 @@ def sound(
 
 
 class Health:
-    """Look at what the steps of a run have measured.
+    """Check what the steps of a run have measured.
 
     Args:
       model: the network, or its shapes.
@@ -88,7 +88,7 @@ class Health:
         self._sizes = np.array([leaf.size for leaf in jax.tree.leaves(model)], np.float64)
         self._numbers = batch_size * model.image_size**2 * model.channels
         self._target = 1.0  # mean square of data minus noise
-        self._row, self._kept = 0, False  # updates skipped in a row up to now; whether any was kept
+        self._row, self._kept = 0, False  # updates skipped in a row so far; whether any was kept
 
     def means(
         self, step: int, metrics: Sequence[Mapping[str, Any]], last: bool = False
@@ -101,7 +101,7 @@ class Health:
           last: whether no step follows.
 
         Raises:
-          Diverged: one of them has diverged, or `ROW` in a row were skipped, or all.
+          Diverged: one of them has diverged, or `ROW` in a row or all of them were skipped.
         """
         self.check(step, metrics)
         kept: list[Mapping[str, Any]] = []
@@ -169,7 +169,7 @@ class Health:
         return None
 
     def _off(self, found: np.ndarray) -> str:
-        """Name the first array of a network, as the forward pass meets them, that is off."""
+        """Name the first array, in the order of the forward pass, that is off; "" if none is."""
         roots = np.sqrt(found / self._sizes)
         bad = [i for i in self._order if not roots[i] <= LIMIT * math.sqrt(self._target)]
         if not bad:
@@ -185,7 +185,7 @@ class Health:
         return f" (the largest weights are {self._names[i]}, root mean square {roots[i]:.4g})"
 
     def _span(self, gradients: np.ndarray) -> str:
-        """Name the first and the last array with such a gradient; the last one had it first."""
+        """Name the first and last array whose gradient is not finite; it began in the last one."""
         bad = [i for i in self._order if gradients.size and not np.isfinite(gradients[i])]
         if not bad:
             return ""
@@ -194,7 +194,7 @@ class Health:
 
 
 def _place(name: str) -> list[tuple[int, str]]:
-    """Return a key that sorts names of arrays as the forward pass meets them."""
+    """Return a key that sorts names of arrays in the order of the forward pass."""
     parts = name.split("/")
     places = (
         ORDER.index(p) if p in ORDER else int(p) if p.isdigit() else len(ORDER) for p in parts

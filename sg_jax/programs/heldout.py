@@ -1,8 +1,8 @@
-"""The loss of images that are not trained on: the same at every step, but for the weights.
+"""The loss on images that are not trained on: all but the weights is the same at every step.
 
-Each image has its own key for its time, noise, dropout and token ids, made of the run's seed and
+Each image has its own key for its time, noise, dropout and token ids, made from the run's seed and
 the image's number. So losses of different steps can be compared, and the noise in their differences
-is small. Training does not notice: no state and no position of its data changes.
+is small. Training is not affected: neither its state nor its position in the data changes.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ STREAM = 0x4E1D  # folded into the run's seed, so that no training step has thes
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Some images of a split in batches, of which each process has its own rows.
+    """Some images of a split, in batches; each process has its own rows of them.
 
     Attributes:
       batches: "image" as stored, "condition", "number" (which image it is) and "counted" (0 for
-        what only fills the last batch), each [b, ...].
+        rows that only fill the last batch), each [b, ...].
       count: the number of images.
-      key: which the keys of all images are made of.
+      key: the key that the keys of all images are made from.
     """
 
     batches: list[dict[str, Any]]
@@ -58,7 +58,7 @@ def read(
       batch_size: images at once, over all devices.
       seed: of the run.
       mesh: the devices.
-      wording: how a text network reads the captions, of which an image's first is taken.
+      wording: how a text network reads the captions; each image's first caption is used.
 
     Raises:
       UserError: an image cannot be read, or is not finite.
@@ -118,9 +118,9 @@ def mean(program: Callable, model: Any, images: Images, mesh: Mesh, *more: Any) 
     """Return the mean loss of all images, the same in every process.
 
     Args:
-      program: by `compile_sum`.
+      program: from `compile_sum`.
       model: the network.
-      images: by `read`.
+      images: from `read`.
       mesh: the devices.
       more: what `compile_sum` was given.
     """

@@ -38,7 +38,7 @@ def integrate(
 
     Args:
       model: the network.
-      weak_model: the network of the weak prediction if it is another one.
+      weak_model: the network of the weak prediction if it is a different one.
       condition: the condition of each image.
       keys: one per image [B], the only source of its randomness.
       scales: the numbers of each step [rows, steps]; see `plans.Values`.

@@ -1,8 +1,8 @@
-"""The memory that a program cannot do without, beside what its devices have.
+"""The least memory that a program needs, compared with what its devices have.
 
 The need is a lower bound, from shapes alone: weights, averages and optimizer state, one batch, and
-the tokens that enter each block, which the backward pass reads. So what is refused cannot run, but
-what passes may still need more than there is.
+the tokens that enter each block, which the backward pass reads. So a program that is refused cannot
+run, but one that passes may still need more than there is.
 """
 
 import math
@@ -42,7 +42,7 @@ def training(
       model: the shapes of the network.
       gamma: the sparsity rate.
       batch_size: images of a step, over all devices.
-      parts: how many parts of a batch run one after the other.
+      parts: how many parts of a batch run one after another.
       mesh: the devices.
       teachers: how many frozen networks of this size make the target.
     """
@@ -139,7 +139,7 @@ def check(what: str, needs: Mapping[str, int], mesh: Mesh, remedy: str) -> None:
 def check_program(what: str, program: jax.stages.Compiled, mesh: Mesh, remedy: str) -> None:
     """Raise if a compiled program, not run yet, needs more memory than the devices have.
 
-    The compiler knows what it needs: arguments, results and what it works on.
+    The compiler knows what it needs: arguments, results and working memory.
 
     Args:
       what, mesh, remedy: see `check`.
@@ -175,7 +175,7 @@ class Checked:
 
 
 def host() -> int:
-    """Return the bytes of memory and swap that this process may use; 0 if nothing says it."""
+    """Return the bytes of memory and swap that this process may use; 0 if that is unknown."""
     try:
         rows = (line.split(":") for line in MEMINFO.read_text().splitlines())
         sizes = {name: int(size.split()[0]) * 1024 for name, size in rows}
@@ -185,7 +185,7 @@ def host() -> int:
         return memory + swap
     except (OSError, ValueError, KeyError, IndexError):
         pass
-    try:  # elsewhere swap grows as needed, so count what there is twice
+    try:  # elsewhere swap grows as needed, so count the memory twice
         return 2 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError, AttributeError):
         return 0
@@ -210,7 +210,7 @@ def _local(mesh: Mesh) -> list[jax.Device]:
 
 
 def _of_device(devices: list[jax.Device]) -> int:
-    """Return the bytes of the device that has least; 0 if one does not say."""
+    """Return the bytes of the device with the least memory; 0 if one does not report it."""
     try:
         found = [(d.memory_stats() or {}).get("bytes_limit", 0) for d in devices]
     except Exception:  # a device that a program is only compiled for

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from sg_jax.parallel import sharding
 from sg_jax.programs import decoding
 
-AT_ONCE = 32  # images that a device looks at at once
+AT_ONCE = 32  # images that a device runs at once
 
 
 def observe(network: Any, images: np.ndarray, mesh: Mesh) -> dict[str, np.ndarray]:

@@ -50,7 +50,7 @@ class Optimizer(Settings):
     def learning_rates(self, steps: int) -> optax.Schedule:
         """Return the learning rate as a function of the step, counted from 0.
 
-        It rises linearly during the warmup, then is constant or follows a cosine to 0 at `steps`.
+        It rises linearly during warmup, then stays constant or follows a cosine to 0 at `steps`.
 
         Raises:
           UserError: the warmup is as long as a cosine schedule, or longer.
@@ -69,7 +69,7 @@ class Optimizer(Settings):
         return optax.constant_schedule(self.learning_rate)
 
     def make(self, steps: int) -> optax.GradientTransformation:
-        """Return the optimizer for training of `steps` steps."""
+        """Return the optimizer for a training run of `steps` steps."""
         rates = self.learning_rates(steps)
         if self.name == "muon":
             made = optax.contrib.muon(
@@ -105,7 +105,7 @@ def matrices(tree: Any) -> Any:
 
 
 def at_this_step(old: Any, new: Any) -> Any:
-    """Return the optimizer's state `old`, with the place in the schedule of the state `new`."""
+    """Return the optimizer's state `old`, but with the place in the schedule from `new`."""
 
     def scheduled(x: Any) -> bool:
         return isinstance(x, optax.ScaleByScheduleState)

@@ -1,4 +1,4 @@
-"""From labels or prompts to images: check what is asked for, and draw it batch by batch."""
+"""From labels or prompts to images: check the arguments, and draw batch by batch."""
 
 import dataclasses
 import math
@@ -26,7 +26,7 @@ from sg_jax.programs.control import Entry
 from sg_jax.programs.integration import image_keys, integrate, spread
 
 SMALLER = "decode fewer at once (decode_chunk, config.autoencoder.chunk), or draw fewer in a batch"
-MOST_STEPS = 100_000  # float32 spaces the times of so many steps to within a percent
+MOST_STEPS = 100_000  # float32 spaces the times of this many steps to within a percent
 
 
 class NotFinite(UserError):
@@ -87,22 +87,22 @@ def sample(
       steps: number of steps of the sampler, an int from 1 to 100,000.
       seed: seed of the noise and the token ids, an int that satisfies 0 <= seed < 2**32.
       batch_size: most images per program call; all at once by default. The last batch is filled up,
-        so there is one compile.
+        so the program is compiled once.
       chunk: most tokens that a device runs through the blocks at once; 0 for all, -1 for the
-        device's best number (1024 on a CPU, otherwise all). On TPU v5e 4096 are fastest for XL/2.
+        device's best number (1024 on a CPU, otherwise all). On TPU v5e 4096 is fastest for XL/2.
       mesh: devices to spread the batch over; by default those of the model. If they belong to
         several processes, all must call this with the same arguments and a model loaded onto the
         mesh.
       progress: called after each batch with the number of images done.
       sampler: a `Sampler` or the name of one.
-      weak_model: the network of the weak prediction if it is another one (autoguidance).
+      weak_model: the network of the weak prediction if it is a different one (autoguidance).
       pixels: False returns the network's own samples, such as latents to decode.
       autoencoder: from `sg_jax.load_autoencoder`; it decodes the samples of a network of latents.
       decode_chunk: most latents that a device decodes at once.
-      first: number of the first image. With first=100, label 0 is drawn as image 100 of a longer
-        call is, so that a large drawing can be continued or shared out.
-      text_encoder: from `sg_jax.load_text_encoder`; it encodes texts for a network of features,
-        those of one batch at a time.
+      first: number of the first image. With first=100, label 0 is drawn like image 100 of a longer
+        call, so that a large drawing can be continued or split up.
+      text_encoder: from `sg_jax.load_text_encoder`; it encodes texts for a network of features, one
+        batch at a time.
       control: attributes of things in the prompts, such as [("circle", "size.npz", 1.5)]: the
         subject, which is a word of each prompt ("circle#2": the second one of that name), a
         direction or its file (`--mode control`, `sg_jax.find_direction`), and how far to go along
@@ -139,10 +139,10 @@ def sample_batches(
     guidance: str | Guidance = "unguided",
     **options: Any,
 ) -> Iterator[np.ndarray]:
-    """Draw the images of `sample` and yield those of each batch, so memory for all is not needed.
+    """Draw the images of `sample` and yield them batch by batch, so not all must fit in memory.
 
     Args:
-      model, labels, guidance, options: see `sample`, which also says what is raised. It is raised
+      model, labels, guidance, options: see `sample`, which also lists the errors. They are raised
         here, before the first batch is asked for.
 
     Returns:
@@ -172,7 +172,7 @@ def _prepare(
     *,
     collected: bool,
 ) -> tuple[int, Iterator[np.ndarray]]:
-    """Check the arguments of `sample`; return the number of images and what draws them."""
+    """Check the arguments of `sample`; return the number of images and an iterator over them."""
     numbers = Numbers(steps, seed, batch_size, chunk, decode_chunk, first)
     steps, seed, batch_size, chunk, decode_chunk, first = dataclasses.astuple(numbers)
     named = getattr(model, "named", presets.Named())
@@ -276,7 +276,7 @@ def _sampler(sampler: Any) -> Sampler:
 
 
 def _check_objects(model: Any, weak_model: Any, mesh: Any, progress: Any, pixels: Any) -> None:
-    """Raise unless the arguments of `sample` that are no numbers have the right types."""
+    """Raise unless the arguments of `sample` that are not numbers have the right types."""
     for name, network in dict(model=model, weak_model=weak_model).items():
         if not hasattr(network, "conditioning") and (network is not None or name == "model"):
             raise UserError(

@@ -29,7 +29,7 @@ class TrainState:
 
 
 def start_state(model: Any, opt_state: Any, decays: Sequence[float] = ()) -> TrainState:
-    """Return the state at step 0 with given weights, at which every average starts."""
+    """Return the state at step 0 with given weights, from which every average starts."""
 
     def copy():
         return jax.tree.map(jnp.copy, model)
@@ -84,12 +84,12 @@ def make_train_step(
         which each step draws one for its whole batch, so that every shape stays static.
       tx: the optimizer.
       ema_decay: of the moving average.
-      accumulate: parts in which the batch runs, one after the other, to save memory.
+      accumulate: number of parts in which the batch runs, one after another, to save memory.
       skip: whether a step that has diverged changes nothing but the step counter, which the
         learning rate follows; see `health`.
       shares: the probability of each objective.
-      examples: the number of the example in each row of the batch, if they are not in order, as
-        `processes.examples` says; so an example has the same key however processes divide a batch.
+      examples: the number of the example in each row of the batch, if they are not in order, from
+        `processes.examples`. It gives an example the same key however processes divide a batch.
     """
     if examples is not None and (examples == np.arange(len(examples))).all():
         examples = None
@@ -108,7 +108,7 @@ def make_train_step(
         gradients = [gradient_of(each) for each in objectives]
 
         def gradient(model, batch, keys):
-            # Gradients within the switch, or every branch's activations would be kept.
+            # Gradients are taken inside the switch, or every branch's activations would be kept.
             return jax.lax.switch(drawn, gradients, model, batch, keys, *more)
 
         def add(total, part):
@@ -151,8 +151,7 @@ def make_train_step(
 def _parts(tree, count: int):
     """Cut arrays [B, ...] into [count, B / count, ...], so that each device keeps its own images.
 
-    Part p has the images p, p + count, ..., so every device's images are shared out among all
-    parts.
+    Part p has the images p, p + count, ..., so every device's images are spread over all parts.
     """
     return jax.tree.map(
         lambda x: jnp.moveaxis(x.reshape(len(x) // count, count, *x.shape[1:]), 1, 0), tree

@@ -1,7 +1,7 @@
 """Arrays from .npy and .npz files that anyone may have written.
 
-They hold no pickles, so that reading executes nothing, and take no more memory than their files:
-a header of a hundred bytes may promise terabytes, and a compressed file may unpack to them.
+Pickles are refused, so reading executes nothing. Arrays take no more memory than their files: a
+header of a hundred bytes may promise terabytes, and a compressed file may unpack to as many.
 """
 
 import io
@@ -20,9 +20,9 @@ def read_bytes(path: epath.Path) -> bytes:
     """Return the contents of a regular file, and not of a device, which may have no end.
 
     Raises:
-      OSError: there is none.
+      OSError: there is no such file.
     """
-    # Not epath's is_file, for which all that exists and is no folder is a file.
+    # Not epath's is_file, which takes anything that exists and is not a folder for a file.
     if not files.is_remote(path) and path.exists() and not pathlib.Path(path).is_file():
         raise OSError(f"{path} is no regular file")
     return path.read_bytes()
@@ -44,7 +44,7 @@ def from_npy(content: bytes) -> np.ndarray:
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Return the shape of a .npy file's array, whether it is in Fortran's order, and its type.
+    """Return the shape of a .npy file's array, whether it is in Fortran order, and its type.
 
     Afterwards the file is at the array's first byte.
 

@@ -1,4 +1,4 @@
-"""What ends a command from outside, in a sentence: a full disk, missing rights, limits, memory."""
+"""A sentence on what ended a command from outside: a full disk, missing rights, limits, memory."""
 
 import errno
 import logging
@@ -38,21 +38,21 @@ MEMORY = (
 
 
 class Failure(UserError):
-    """Something outside failed, which another try may find mended."""
+    """Something outside failed, and may work again on the next try."""
 
 
 def explain(error: BaseException, workdir: str = "") -> str:
     """Return what ended a command from outside and what to do, or "" for any other error.
 
     Args:
-      error: what was raised; also what it was raised from, or while it was handled, is looked at.
-      workdir: the folder of the run, to name where a library names no file.
+      error: what was raised. The errors that it was raised from, or while handling, count too.
+      workdir: the folder of the run, to name if a library names no file.
     """
     for cause, direct in _chain(error):
         number, path = _system(cause)
         if number in CAUSES and (direct or number in OUTSIDE):
             what, remedy = CAUSES[number]
-            # Who removes a folder may name its parts only.
+            # An error in removing a folder may name only a part of the path.
             place = os.path.join(workdir, path) if path else workdir  # an absolute path stays
             return f"{place or 'A file'}: {what}. {remedy} {KEPT}"
         if isinstance(cause, MemoryError) or number == errno.ENOMEM:
@@ -63,9 +63,9 @@ def explain(error: BaseException, workdir: str = "") -> str:
 
 
 def quiet() -> None:
-    """Keep tracebacks of such errors, and of a stop, in background threads from the screen.
+    """Keep tracebacks of such errors, and of a stop, in background threads off the screen.
 
-    Who waits for the thread reports its error.
+    The code that waits for the thread reports its error.
     """
 
     def expected(error: BaseException | None) -> bool:
@@ -89,7 +89,7 @@ def quiet() -> None:
 
 
 def _chain(error: BaseException) -> Iterator[tuple[BaseException, bool]]:
-    """Yield an error and all that led to it, each once, and whether it was surely the reason."""
+    """Yield an error and all that led to it, each once, and whether it was certainly the reason."""
     waiting: list[tuple[BaseException | None, bool]] = [(error, True)]
     seen: set[int] = set()
     while waiting:

@@ -30,8 +30,8 @@ def path(name: str | os.PathLike) -> epath.Path:
     A leading "~" stands for the user's home, as in a shell.
 
     Raises:
-      UserError: this is no path, the package for buckets is missing, or the address is of another
-        kind.
+      UserError: this is not a path, the package for buckets is missing, or the address is of
+        another kind.
     """
     if not isinstance(name, str | os.PathLike):
         raise UserError(f"{shown(name)} must be a path, such as 'runs/digits'.")
@@ -88,12 +88,12 @@ def same(one: str | os.PathLike, other: str | os.PathLike) -> bool:
 def children(folder: str | os.PathLike) -> list[epath.Path]:
     """Return what is in a folder, by name; an empty list if there is no folder.
 
-    Not by glob, to which a bracket or a star in the folder's own name is a pattern.
+    Not by glob, which takes a bracket or a star in the folder's own name for a pattern.
     """
     found = path(folder)
     if not found.is_dir():
         return []
-    # A bucket lists a folder made by hand as a file of its name in itself, which does not exist.
+    # A bucket lists a folder made by hand as a file of that name inside it, which does not exist.
     return sorted(
         child
         for child in found.iterdir()
@@ -102,7 +102,7 @@ def children(folder: str | os.PathLike) -> list[epath.Path]:
 
 
 def named(folder: str | os.PathLike, pattern: str) -> list[epath.Path]:
-    """Return what in a folder fits a pattern such as "*.png" or "*/samples/*.png", by name."""
+    """Return the paths in a folder that fit a pattern such as "*/samples/*.png", by name."""
     first, _, rest = pattern.partition("/")
     found = [child for child in children(folder) if fnmatch.fnmatchcase(child.name, first)]
     return [path for child in found for path in named(child, rest)] if rest else found
@@ -111,7 +111,7 @@ def named(folder: str | os.PathLike, pattern: str) -> list[epath.Path]:
 def check_writable(folder: str | os.PathLike) -> None:
     """Raise unless files can be written to a folder, or the folder can be made.
 
-    A bucket is not asked.
+    A bucket is not checked.
 
     Raises:
       UserError: the folder is a file, or may not be written, or its disk is read-only or full.
@@ -150,7 +150,7 @@ def write_atomically(name: str | os.PathLike, content: bytes) -> epath.Path:
 
 @contextlib.contextmanager
 def writing(name: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """Yield a file for the parts of a large content; `write_atomically` says what becomes of it."""
+    """Yield a file to write large content in parts; it appears as by `write_atomically`."""
     target = path(name)
     if is_remote(target):
         with tempfile.NamedTemporaryFile() as file:
@@ -167,7 +167,7 @@ def writing(name: str | os.PathLike) -> Iterator[IO[bytes]]:
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
         with open(partial, "xb") as file:
-            try_lock(file)  # which shows `tidy` that somebody is writing
+            try_lock(file)  # which shows `tidy` that it is being written
             yield file
             file.flush()
             os.fsync(file.fileno())  # or a machine that stops may leave an empty file
@@ -195,7 +195,7 @@ def making(name: str | os.PathLike) -> Iterator[epath.Path]:
     In a bucket it is the folder itself. What a killed command left is removed by the next one.
 
     Raises:
-      UserError: there is something already, or it cannot be written.
+      UserError: something is there already, or the folder cannot be written.
     """
     target = absolute(name)
     if target.exists() and (not target.is_dir() or children(target)):
@@ -216,7 +216,7 @@ def making(name: str | os.PathLike) -> Iterator[epath.Path]:
     try:
         with _locked(partial):
             yield partial
-            os.replace(partial, target)  # also where there is an empty folder
+            os.replace(partial, target)  # also over an empty folder
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -232,9 +232,9 @@ def _locked(folder: epath.Path) -> Iterator[bool]:
 
 
 def tidy(folder: str | os.PathLike) -> None:
-    """Remove what writers that were killed left in a folder, and in the folders two levels below.
+    """Remove what killed writers left in a folder, and in the folders up to two levels below.
 
-    Files that are being written are left alone, also those of other processes.
+    Files that are being written are left alone, even those of other processes.
     """
     if is_remote(folder):
         return
@@ -245,7 +245,7 @@ def tidy(folder: str | os.PathLike) -> None:
             if partial.name.startswith(".") and partial.name.endswith(PARTIAL):
                 with contextlib.suppress(OSError):
                     age = time.time() - os.stat(partial).st_mtime
-                    time.sleep(min(max(GRACE - age, 0.0), GRACE))  # a command may follow at once
+                    time.sleep(min(max(GRACE - age, 0.0), GRACE))  # a command may follow directly
                     if _is_dead(partial):
                         partial.unlink()
 
@@ -256,7 +256,7 @@ def _folders(folder: epath.Path) -> list[epath.Path]:
 
 
 def _is_dead(path: epath.Path) -> bool:
-    """Return whether nobody writes a file; without file locks, whether it is a day old."""
+    """Return whether nobody is writing a file; without file locks, whether it is a day old."""
     with open(path, "rb") as file:
         locked = try_lock(file)
     return time.time() - os.stat(path).st_mtime > 86_400 if locked is None else locked
@@ -266,7 +266,7 @@ def try_lock(file: Any) -> bool | None:
     """Lock an open file, or a descriptor, for this process.
 
     Returns:
-      False if another process has locked it; None if the file system locks no files.
+      False if another process has locked it; None if the file system does not lock files.
     """
     try:
         import fcntl

@@ -2,10 +2,10 @@
 
     workdir/training.json  {"host": "tpu-0", "pid": 4711, "since": "...", "beat": 12, ...}
 
-A second run is refused, whether on this host or on another that shares the folder. A run that was
-killed is noticed: the operating system then releases the file, and its beat no longer changes. In a
-bucket, and where the file system locks no files, only the beat says so. A process number does not:
-a container that was restarted has the number of the one before, and cannot see others.
+A second run is refused, whether on this host or on another that shares the folder. A killed run is
+noticed: the operating system releases the file, and its beat no longer changes. In a bucket, and
+where the file system does not lock files, only the beat shows it. A process number would not: a
+restarted container has the same number as the one before, and cannot see others.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from sg_jax.runs.sharing import opened, try_locked
 
 NAME = "training.json"
 BEAT = 10.0  # seconds between two beats
-SILENCE = 3.5  # beats after which a run counts as dead that no lock shows to be alive
+SILENCE = 3.5  # beats after which a run counts as dead, unless a lock shows that it is alive
 
 
 class Held:
@@ -47,7 +47,7 @@ class Held:
             )
 
     def other(self) -> dict[str, Any] | None:
-        """Return what another run says that holds the folder, as far as this can be known now."""
+        """Return what another run that holds the folder says, as far as this can be known now."""
         assert self._path is not None
         try:
             found = _read(self._path)
@@ -61,7 +61,7 @@ def hold(workdir: str | os.PathLike) -> Iterator[Held]:
     """Hold a folder while training there; all processes of a run call this.
 
     Raises:
-      UserError: another run trains there, in all processes.
+      UserError: another run trains there; all processes raise it.
     """
     with contextlib.ExitStack() as stack:
         held, refused = Held(None), None
@@ -94,7 +94,7 @@ def _hold(folder: epath.Path) -> Iterator[Held]:
             raise _held(path, _read(path) or {})
         _refuse_living(path, me, bool(locked))
         _write(path, me, 0)
-        if not locked:  # of two that start at once, the later write wins
+        if not locked:  # of two that start together, the later write wins
             time.sleep(min(2.0, BEAT))
             if other := held.other():
                 raise _held(path, other)
@@ -113,7 +113,7 @@ def _hold(folder: epath.Path) -> Iterator[Held]:
 def _refuse_living(path: epath.Path, me: dict[str, Any], locked: bool) -> None:
     """Raise if the run that wrote the file is alive.
 
-    Its beat is waited for, unless it was on this machine and the file is `locked` now.
+    This waits for its beat, unless it was on this machine and the file is `locked` now.
     """
     other = _read(path)
     if other is None:
@@ -152,7 +152,7 @@ def _beat(held: Held, path: epath.Path, me: dict[str, Any], ended: threading.Eve
             _write(path, me, count)
         except UserError:  # replaced; the next save says so
             return
-        except Exception:  # such as a full disk, which ends the run elsewhere, or a bucket's own
+        except Exception:  # such as a full disk, which ends the run elsewhere, or a bucket's error
             continue
 
 
@@ -180,7 +180,7 @@ def _read(path: epath.Path) -> dict[str, Any] | None:
 
 
 def _machine() -> str:
-    """Return what tells machines apart, also those that share a name, and a machine's restarts."""
+    """Return an id that differs between machines, even of the same name, and between restarts."""
     with contextlib.suppress(OSError):
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()

@@ -24,7 +24,7 @@ class Profiler:
       again: whether this command has trained before, and went back to that step.
 
     Raises:
-      UserError: the run is past the first step, and has no trace of it.
+      UserError: the run is past the first step to trace, and has no trace.
     """
 
     def __init__(self, start: int, steps: int, workdir: str, resumed: int, again: bool = False):
@@ -69,7 +69,7 @@ class Profiler:
         return True
 
     def stop(self) -> None:
-        """End a trace that is open, as after an error; what it has does not reach a bucket."""
+        """End an open trace, as after an error; its contents do not reach a bucket."""
         if self._annotation is not None:
             self._annotation.__exit__(None, None, None)
             self._annotation = None

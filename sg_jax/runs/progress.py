@@ -41,17 +41,17 @@ class Progress:
         return rates
 
     def sometimes(self, step: int) -> None:
-        """Print a line for `step` if the last one was printed ten seconds ago, and it is no end."""
+        """Print a line for `step` if the last one was ten seconds ago, except at the end."""
         if step < self.total and time.perf_counter() - self.time > OFTEN:
             self.update(step)
 
 
 class Ahead:
-    """Print how much of a work is done, and the time left, where pieces cost differently.
+    """Print how much of some work is done, and the time left, where pieces differ in cost.
 
     Args:
-      pieces: their number.
-      cost: of all of them, in any unit.
+      pieces: the number of pieces.
+      cost: of all pieces, in any unit.
       unit: what a piece is called.
     """
 
@@ -60,7 +60,7 @@ class Ahead:
         self.began, self.done, self.spent = time.perf_counter(), 0, 0.0
 
     def update(self, cost: float, **values: float) -> None:
-        """Count a piece that cost so much as done, and print a line."""
+        """Count a piece of this cost as done, and print a line."""
         self.done, self.spent = self.done + 1, self.spent + cost
         elapsed = time.perf_counter() - self.began
         parts = [f"{self.unit} {self.done:>{len(str(self.pieces))}}/{self.pieces}"]
@@ -103,7 +103,7 @@ def clock(seconds: float, digits: int = 0) -> str:
 
 
 def log(message: str) -> None:
-    """Print a line at once, but only from process 0, and while there is somebody to read it.
+    """Print a line immediately, but only from process 0, and only while somebody can read it.
 
     Ctrl-C also ends the `tee` that a command is piped into, and a terminal may be closed. That must
     not end a command, which still has to save.

@@ -18,21 +18,21 @@ from sg_jax.runs.progress import log
 from sg_jax.runs.tracking import Tracker
 
 NAME = "metrics.jsonl"
-DAMAGED = "metrics.damaged.jsonl"  # lines of metrics.jsonl that are no records
+DAMAGED = "metrics.damaged.jsonl"  # lines of metrics.jsonl that are not records
 START = b'{"step": '  # of each record
-PAUSE = 30.0  # least seconds between two writes of a file in a bucket, or of events
+PAUSE = 30.0  # minimum seconds between two writes of a file in a bucket, or of events
 
 
 class Writer:
     """Write the metrics of a run; if the run is resumed, first drop the records after its step.
 
-    Each step keeps one record. Lines that are none are moved to metrics.damaged.jsonl. Only
+    Each step keeps one record. Lines that are not records are moved to metrics.damaged.jsonl. Only
     process 0 writes.
 
     Args:
       workdir: the folder of the run.
-      start_step: that it continues from.
-      tracker: is sent the same numbers and pictures.
+      start_step: the step that it continues from.
+      tracker: gets the same numbers and pictures.
     """
 
     def __init__(self, workdir: str, start_step: int, tracker: Tracker | None = None):
@@ -95,11 +95,11 @@ class Writer:
 
 
 class _Events:
-    """TensorBoard's file, written by this thread: an error of the disk is an error of the caller.
+    """TensorBoard's file, written by this thread, so that the caller gets the disk's errors.
 
     Args:
-      folder: where; each process that writes has a file of its own.
-      first: the step from which on TensorBoard drops what older files have.
+      folder: where to write; each process that writes has a file of its own.
+      first: the step from which TensorBoard drops the contents of older files.
     """
 
     def __init__(self, folder: epath.Path, first: int):
@@ -109,7 +109,7 @@ class _Events:
 
         self._summary, self._event = summary, Event
         folder.mkdir(parents=True, exist_ok=True)
-        # The name has the second and the step, so that no restart writes over an older file.
+        # The name has the second and the step, so that a restart does not overwrite an older file.
         self._file = EventsWriter(str(folder / "events"), f".{first}")
         begin = SessionLog(status=SessionLog.START)
         self._write(step=first, session_log=begin)
@@ -166,7 +166,7 @@ class _Rewritten:
 
 
 def read_metrics(workdir: str) -> list[dict]:
-    """Return the records of metrics.jsonl, without lines that are none."""
+    """Return the records of metrics.jsonl, without lines that are not records."""
     return _read(files.path(workdir) / NAME)[0]
 
 

@@ -1,8 +1,8 @@
-"""Commands that work in one folder at once: they wait for each other, and share out their jobs.
+"""Commands that work in one folder at the same time wait for each other and divide their jobs.
 
-The operating system locks files, and releases what a command holds that was killed. So commands on
-one machine know of each other, and those on several if their file system locks files for all of
-them. A bucket cannot be locked: there each command acts as if it were alone.
+The operating system locks files, and releases what a killed command held. So commands on one
+machine know of each other, and so do those on several machines if their file system locks files
+across them. A bucket cannot be locked: there each command acts as if it were alone.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from sg_jax.parallel import processes
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
-PAUSE = 1.0  # seconds between two looks at what others hold
+PAUSE = 1.0  # seconds between two checks of what others hold
 FREE, HELD, FINISHED = range(3)
 
 Job = TypeVar("Job")
@@ -28,9 +28,9 @@ Job = TypeVar("Job")
 
 @contextlib.contextmanager
 def locked(path: os.PathLike) -> Iterator[bool]:
-    """Lock a file, which is made, for this process; yield False if another one has locked it.
+    """Lock a file, made if need be, for this process; yield False if another one has locked it.
 
-    It is not removed. On file systems without locks nobody has locked it.
+    The file is not removed. On file systems without locks, it counts as locked by nobody else.
     """
     with try_locked(path) as free:
         yield free is not False
@@ -48,7 +48,7 @@ def try_locked(path: os.PathLike) -> Iterator[bool | None]:
             os.close(descriptor)
             yield False
             return
-        # Who held it may have removed the file between the two lines above.
+        # The previous holder may have removed the file between the two lines above.
         with contextlib.suppress(FileNotFoundError):
             if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
                 break
@@ -63,7 +63,7 @@ def opened(path: os.PathLike, flags: int) -> int:
     """Return a descriptor of a file in a run.
 
     Raises:
-      UserError: it is a link, as in a run of someone else, who would have another file written.
+      UserError: it is a link, by which someone else's run could have another file written.
     """
     try:
         return os.open(path, flags | os.O_NOFOLLOW, 0o644)
@@ -78,7 +78,7 @@ def opened(path: os.PathLike, flags: int) -> int:
 
 @contextlib.contextmanager
 def alone(folder: str | os.PathLike) -> Iterator[None]:
-    """Wait for other commands that are in such a block for a folder, and let others wait.
+    """Wait for other commands in such a block for this folder, and make later ones wait.
 
     The folder itself is locked, so that no file is left behind.
     """
@@ -100,11 +100,11 @@ def alone(folder: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def turn(path: epath.Path, what: str, together: bool = True) -> Iterator[None]:
-    """Wait until no other command is in such a block for a file, which is there meanwhile.
+    """Wait until no other command is in such a block for a file, which exists during the block.
 
     Args:
       path: the file.
-      what: another command is doing, for the log.
+      what: what another command is doing, for the log.
       together: whether all processes of a command call this, or the writer alone.
     """
     told = False
@@ -126,13 +126,14 @@ def share(
 ) -> Generator[tuple[Job, bool], None, None]:
     """Yield every job, and whether another command has finished it; the caller does the rest.
 
-    A job is held until the next one is asked for. What another command holds comes last: this waits
-    for it, and yields it as finished, or free after all. All processes of a command call this.
+    A job is held until the next one is asked for. Jobs that another command holds come last: this
+    waits for them, and yields each as finished, or as free after all. All processes of a command
+    call this.
 
     Args:
       jobs: the jobs, in the order to do them in.
       file_of: the path of a job's file, which is removed after it.
-      finished: whether a job's result is there. It is called in the writer, of jobs that it holds.
+      finished: whether a job's result is there. The writer calls it, for jobs that it holds.
     """
     left, told = list(jobs), 0
     while left:
@@ -166,7 +167,7 @@ def _held(path: epath.Path, finished: Callable[[], bool], together: bool = True)
 
 @contextlib.contextmanager
 def _taken(path: epath.Path) -> Iterator[bool]:
-    """Lock a file, which is there meanwhile; yield False if another command has it."""
+    """Lock a file, which exists during the block; yield False if another command has it."""
     with contextlib.ExitStack() as stack:
         free = True
         if not files.is_remote(path):

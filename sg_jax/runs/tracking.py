@@ -1,10 +1,10 @@
-"""A tracker of experiments, by the API of wandb, which trackio has too; it is never in the way.
+"""A tracker of experiments, through the API of wandb, which trackio shares; never in the way.
 
     workdir/track.json  {"name": "wandb", "project": "digits", "id": "3f2a9c1e"}
 
-The id makes a continued run go on in the tracker where it was. All calls are made by a thread of
-their own. So a tracker that fails, or waits for a network, neither ends nor delays a training: the
-log says it once. Without its server, wandb keeps the run on the disk.
+The id lets a continued run go on where it was in the tracker. A separate thread makes all calls. So
+a tracker that fails, or waits for a network, neither ends nor delays training: the log reports it
+once. Without its server, wandb keeps the run on the disk.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ NAME = "track.json"
 TRACKERS = ("", "wandb", "trackio")
 MOST = 10_000  # calls that wait for the tracker; further ones are dropped
 LAST = 20.0  # seconds that it has at the end to send what is left
-FIRST = 60.0  # seconds in which it must have begun
+FIRST = 60.0  # seconds within which it must have begun
 ID = re.compile("[0-9a-f]{8}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Track(Settings):
-    """Where numbers and pictures of a training go, besides metrics.jsonl and TensorBoard."""
+    """Where the numbers and pictures of training go, besides metrics.jsonl and TensorBoard."""
 
     SECTION = "config.track"
 
@@ -58,7 +58,7 @@ def _module(name: str) -> Any:
         module = importlib.import_module(name)
     except ImportError:
         module = None
-    except Exception as error:  # whatever a package does that is broken
+    except Exception as error:  # whatever a broken package does
         raise UserError(
             f"config.track.name={name!r}: the package {name} cannot be imported "
             f"({one_line(error)}). Mend it, or set config.track.name to ''."
@@ -76,7 +76,7 @@ class Tracker:
     """A run in a tracker, and the thread that talks to it.
 
     Args:
-      track: where; without a name nothing is sent.
+      track: where to send; without a name nothing is sent.
       workdir: the folder of the run.
       config: all settings, as JSON has them; the tracker shows them as hyperparameters.
     """
@@ -84,7 +84,7 @@ class Tracker:
     def __init__(self, track: Track, workdir: str, config: Mapping[str, Any]):
         self._track, self._workdir, self._config = track, workdir, config
         self._calls: queue.SimpleQueue[Callable[[Any], object] | None] = queue.SimpleQueue()
-        self._told = False  # whether the log says that it fails
+        self._told = False  # whether the log has reported that it fails
         self._thread: threading.Thread | None = None
         if track.name and processes.is_writer():
             self._module = _module(track.name)
@@ -151,18 +151,18 @@ class Tracker:
                 self._fail(f"fails ({one_line(error)})")
 
     def _begin(self) -> Any:
-        """Begin the run in the tracker, or go on with it."""
+        """Begin the run in the tracker, or continue it."""
         track, identity = self._track, self._identity()
         name = track.run or files.absolute(self._workdir).name
         common: dict[str, Any] = dict(
             project=track.project, config=dict(self._config), resume="allow"
         )
-        if track.name == "trackio":  # which knows a run by its name only
+        if track.name == "trackio":  # which knows a run only by its name
             return self._module.init(name=f"{name}-{identity}", **common)
         common |= dict(name=name, id=identity, entity=track.entity or None)
         if not files.is_remote(self._workdir):
             common["dir"] = str(files.absolute(self._workdir))
-        # It would otherwise take over what this process prints, and wait long for an answer.
+        # Otherwise it would take over what this process prints, and wait a long time for an answer.
         how = dict(console="off", login_timeout=LAST, init_timeout=FIRST)
         try:
             return self._module.init(settings=self._module.Settings(**how), **common)

@@ -1,8 +1,8 @@
 """The published names of autoencoders' weights, and the sizes that follow from them.
 
 AutoencoderKL is published under three sets of names: those of diffusers now, of diffusers before
-2023, and of latent diffusion (LDM), whose decoder counts its levels from the other end. The tiny
-ones are rows with numbers as names. Ours are paths such as encoder/levels/0/blocks/1/conv1/kernel.
+2023, and of latent diffusion (LDM), whose decoder counts its levels from the other end. Tiny ones
+are rows of numbered layers. Our names are paths such as encoder/levels/0/blocks/1/conv1/kernel.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ def prefix_of(names: Iterable[str], label: str) -> str | None:
 
 
 def style_of(names: Iterable[str]) -> Style:
-    """Return the set that names without their prefix are of."""
+    """Return the set that some names, without their prefix, belong to."""
     text = "\n".join(names)
     if re.search(r"^(encoder|decoder)\.(mid\.|down\.|up\.|norm_out)", text, re.M):
         return LDM

@@ -24,10 +24,10 @@ class Known:
     scale: float
     shift: float
     names: str  # a pattern of its files, folders and hub ids
-    beside: str  # how names begin that stand beside it in a checkpoint of the whole model
+    beside: str  # how the names next to it in a checkpoint of the whole model begin
 
 
-KNOWN = (  # the first whose pattern is found
+KNOWN = (  # the first one whose pattern is found counts
     Known("SDXL", 4, 0.13025, 0.0, r"sd[-_]?xl|stable-diffusion-xl", "conditioner.embedders."),
     Known(
         "SD3", 16, 1.5305, 0.0609, r"\bsd[-_]?3|stable-diffusion-3",
@@ -47,7 +47,7 @@ KNOWN = (  # the first whose pattern is found
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What shapes do not tell of an autoencoder."""
+    """What shapes do not tell about an autoencoder."""
 
     scale: float
     shift: float
@@ -55,12 +55,12 @@ class Setup:
 
 
 def of_autoencoder(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a config, or {} if it is none of an autoencoder."""
+    """Return a config, or {} if it is not that of an autoencoder."""
     return {} if {"_class_name", "scaling_factor"}.isdisjoint(config) else config
 
 
 def check_options(overrides: Mapping[str, Any]) -> None:
-    """Raise a UserError unless all options exist and have values that they may have."""
+    """Raise a UserError unless all options exist and have allowed values."""
     for name, value in overrides.items():
         if name not in OPTIONS:
             raise UserError(
@@ -95,7 +95,7 @@ def setup(
       config: of config.json, or {}.
       label: what was loaded, for messages.
       hints: names of the file, its folder and its hub id.
-      names: of all arrays, also of those beside the autoencoder.
+      names: of all arrays, including those next to the autoencoder.
       channels: of a latent.
       tiny: whether it is a tiny autoencoder, whose latents come out scaled.
 
@@ -176,7 +176,7 @@ def _check_config(config: Mapping[str, Any], label: str, channels: int) -> None:
 def _known(
     config: Mapping[str, Any], hints: Iterable[str], names: Iterable[str], channels: int
 ) -> Known | None:
-    """Return the published autoencoder that a name tells, if it has as many channels."""
+    """Return the published autoencoder that a name points to, if it has this number of channels."""
     beside = set(names)
     possible = [known for known in KNOWN if known.channels == channels]
     for known in possible:
@@ -188,6 +188,6 @@ def _known(
 
 
 def by_name(texts: Iterable[str]) -> Known | None:
-    """Return the published autoencoder that one of some names tells."""
+    """Return the published autoencoder that one of some names points to."""
     lower = [text.lower() for text in texts]
     return next((k for k in KNOWN if any(re.search(k.names, text) for text in lower)), None)

@@ -14,7 +14,7 @@ from sg_jax.runs import files
 from sg_jax.weights import autoencoder_scales as scales
 from sg_jax.weights import decoders
 
-CHANNELS = (128, 256, 512, 512)  # of all published ones of AutoencoderKL
+CHANNELS = (128, 256, 512, 512)  # of every published AutoencoderKL
 WITHOUT_QUANT = ("SD3", "FLUX.1")
 
 

@@ -41,17 +41,17 @@ def load_autoencoder(source: str | os.PathLike | Mapping, **overrides: Any) -> A
 
     Which one it is, its channels, its levels and its factor follow from names and shapes. The names
     may be those of diffusers, now or before 2023, or of latent diffusion, also within the
-    checkpoint of a whole model. Nobody's code is run.
+    checkpoint of a whole model. No foreign code is run.
 
     Args:
-      source: a file (.safetensors, .npz, or of torch.save); a folder with one and perhaps with
+      source: a file (.safetensors, .npz, or of torch.save); a folder with one and perhaps a
         config.json, or with an encoder's and a decoder's file; a hub id such as
-        "stabilityai/sd-vae-ft-ema", by the package huggingface_hub; or a mapping of names to
+        "stabilityai/sd-vae-ft-ema", for which huggingface_hub is needed; or a mapping of names to
         arrays.
       overrides: what shapes do not tell.
-        scale, shift: latent = (z - shift) * scale. By default those of config.json, or of a
-          published autoencoder that the name or what stands beside it tells. A tiny one has 1 and
-          0, because its latents come out scaled. With a scale alone, the shift is that of
+        scale, shift: latent = (z - shift) * scale. By default those of config.json, or of the
+          published autoencoder that its name or the arrays next to it point to. A tiny one has 1
+          and 0, because its latents come out scaled. If only a scale is given, the shift is that of
           config.json, or 0.
         groups: of the norms; by default those of config.json, or 32.
         dtype: "float32" (default) or "bfloat16", the type that products are computed in.
@@ -128,7 +128,7 @@ def _merged(found: places.Found) -> Mapping[str, Any]:
 
 
 def _tiny(shapes: filling.Shapes, label: str) -> tuple[Halves, Names]:
-    """Return the halves of a tiny autoencoder, and from our paths to published names."""
+    """Return the halves of a tiny autoencoder, and the map from our paths to published names."""
     halves: Halves = {}
     rows: dict[str, tuple[str, list[str]]] = {}
     for prefix, numbers in published.tae_rows(shapes).items():
@@ -149,7 +149,7 @@ def _tiny(shapes: filling.Shapes, label: str) -> tuple[Halves, Names]:
 
 
 def _kl(shapes: filling.Shapes, groups: int, label: str) -> tuple[Halves, Names]:
-    """Return the halves of an AutoencoderKL, and from our paths to published names."""
+    """Return the halves of an AutoencoderKL, and the map from our paths to published names."""
     if "bn.running_mean" in shapes:
         raise UserError(
             f"{label} is FLUX.2's autoencoder, which normalises packed latents: only its tiny one, "
@@ -185,7 +185,7 @@ def _filled(
     weights: Mapping[str, Any],
     label: str,
 ) -> dict[str, Any]:
-    """Return the networks with their weights; raise unless these are all there are, and fit."""
+    """Return the networks with their weights; raise unless all are there, used, and fit."""
     recipes = {
         path: _recipe(path, prefix + names_of(path), leaf.shape)
         for path, leaf in named(dict(networks)).items()
@@ -196,7 +196,7 @@ def _filled(
 
 
 def _recipe(path: str, name: str, shape: tuple[int, ...]) -> filling.Recipe:
-    """Return how a leaf is made of the array with a name; kernels may lack sides of 1."""
+    """Return how a leaf is made from the array with a name; kernels may lack sides of 1."""
     if not path.endswith("/kernel"):
         return filling.Recipe((name,), ([shape],), lambda x: x)
     whole = (shape[3], shape[2], *shape[:2])

@@ -2,9 +2,9 @@
 
     workdir/best.json  {"step": 300, "metric": "frechet", "value": 0.61}
 
-The file is written after that checkpoint is whole. Every checkpoint also has these among its own
-numbers, as far as they were known then. So a run that was killed before it wrote the file, or that
-goes back to an earlier checkpoint, knows them again.
+The file is written once that checkpoint is complete. Every checkpoint also has these values among
+its own numbers, as far as they were known then. So a run that was killed before it wrote the file,
+or that goes back to an earlier checkpoint, still knows them.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ def improves(value: float, metric: str, better: int, best: Best | None) -> bool:
 
     Args:
       value: of the metric.
-      metric: its name. Values of another metric are not compared with.
+      metric: its name. Values of another metric are not compared.
       better: 1 if higher is better, -1 if lower is.
       best: so far.
     """
@@ -76,7 +76,7 @@ def read(workdir: str | os.PathLike) -> Best | None:
 
 
 def write(workdir: str | os.PathLike, best: Best | None) -> None:
-    """Make best.json of a run say this, or remove it for None."""
+    """Write this to best.json of a run, or remove the file for None."""
     path = files.path(workdir) / NAME
     if best is not None:
         files.write_atomically(path, json.dumps(dataclasses.asdict(best)).encode())

@@ -2,7 +2,7 @@
 
     workdir/checkpoints/STEP/  step, weights, moving average, optimizer state, data position
 
-`config.record` stores the config beside them, and `weights.saver` writes them.
+`config.record` stores the config next to them, and `weights.saver` writes them.
 
 Arrays are stored under readable names ("model/blocks/stacks/0/mlp/hidden/kernel"), so that a
 checkpoint does not depend on how a library orders its trees, and each part can be loaded on its
@@ -108,7 +108,7 @@ def load(
         the latest by default.
       weights: "ema" (the moving average), "model" (the raw weights), or one of the averages of
         config.train.ema_decays, such as "ema_0.999".
-      mesh: the devices of all processes to spread the weights over; one of this process by default.
+      mesh: devices of all processes to spread the weights over; one of this process by default.
       like: a network with the same weights but other settings; by default the trained one.
 
     Returns:
@@ -127,7 +127,7 @@ def load_with_step(
     mesh: Mesh | None = None,
     like: Backbone | None = None,
 ) -> tuple[Backbone, int]:
-    """Return what `load` returns, and its step, which an undamaged checkpoint before may have."""
+    """Return what `load` returns, and its step: an earlier one if the latest is damaged."""
     config, _ = record.read(workdir)
     sharding.check(mesh)
     if like is not None and not isinstance(like, Backbone):

@@ -39,17 +39,17 @@ def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
     """Build our network from published weights, with sizes from their shapes.
 
     Args:
-      weights: names to arrays (NumPy, JAX or PyTorch) of any float type, also half precision. What
-        trainers wrap them in is taken off: mappings such as {"ema": {"module": ...}}, of which the
-        moving average is preferred, and what names begin with, such as "module." (DDP),
+      weights: names to arrays (NumPy, JAX or PyTorch) of any float type, even half precision. The
+        wrappers of trainers are taken off: mappings such as {"ema": {"module": ...}}, of which the
+        moving average is preferred, and prefixes of names, such as "module." (DDP),
         "_orig_mod." (torch.compile), "_fsdp_wrapped_module." or "net.".
       family: "dit", "diffusers_dit", "sit", "tread", "maskdit", "repa" or "lightningdit".
       overrides: what the shapes do not determine.
         heads: by default as published for the widths 384, 768, 1024, 1152 and 1280, otherwise one
           per 64 channels, but at least 4, or the next lower number that divides the width. No shape
-          depends on it, so nothing detects a wrong number; only "lightningdit" tells it itself.
-        num_classes: tells a label table without a row for no class, as after training without
-          dropped labels. Such a row of zeros is then added. See `shapes.classes`.
+          depends on it, so nothing detects a wrong number; only "lightningdit" weights tell it.
+        num_classes: tells whether the label table has a row for no class. If it has none, as after
+          training without dropped labels, a row of zeros is added. See `shapes.classes`.
         decoder_heads: "maskdit" only; 16 by default.
         routes: pairs (start, end) of blocks, both included; all but "maskdit"; none by default.
         image_size: by default the one that pos_embed was made for; for "diffusers_dit", whose files
@@ -224,7 +224,7 @@ def _without_dropped(arrays: dict[str, np.ndarray], known: Family) -> dict[str, 
 
 
 def _tokens(family: str, image_size: Any, patch: int) -> int:
-    """Return the number of tokens that no array tells."""
+    """Return the number of tokens, which no array tells."""
     if image_size is None:
         raise UserError(
             f"Weights of family={family!r} do not tell the size of their images: give image_size, "
@@ -247,7 +247,7 @@ def _add_null_row(arrays: dict[str, np.ndarray], layouts: Mapping[str, str]) -> 
 
 
 def _check_copy(name: str, value: np.ndarray, first: np.ndarray, block: int) -> None:
-    """Raise unless what a layout repeats in every block is everywhere the same."""
+    """Raise unless an array that a layout repeats in every block is the same in all of them."""
     if not np.array_equal(value, first):
         raise UserError(
             f"{name!r} differs from that of block 0, but our network has one embedding of time and "

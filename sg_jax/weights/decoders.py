@@ -47,7 +47,7 @@ def of_latents(config: Config, source: Any) -> Autoencoder:
 
     Raises:
       Missing: nothing names it, or the data set names a file that is not there.
-      UserError: it cannot be read, or is another than the latents were made by.
+      UserError: it cannot be read, or is not the one that made the latents.
     """
     origin, said = origins.of(source), config.autoencoder.path
     if not is_known(config, source):
@@ -79,7 +79,7 @@ def of_latents(config: Config, source: Any) -> Autoencoder:
 
 
 def _check(found: Autoencoder, origin: Origin | None, source: Any, what: str) -> None:
-    """Raise if an autoencoder cannot have made a source's latents; tell if it has other weights."""
+    """Raise if an autoencoder cannot have made a source's latents; log if it has other weights."""
     channels = source.image_shape[2]
     if found.channels != channels:
         raise UserError(

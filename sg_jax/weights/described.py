@@ -1,7 +1,7 @@
-"""Files of weights that we write: arrays, and what their network is, in .safetensors or .npz.
+"""Files of weights that we write: arrays and a description of their network; .safetensors or .npz.
 
-The description is JSON: in .safetensors under "sg_jax" of the metadata, in .npz an array of bytes
-of this name. It has a checksum of the numbers. Readers that do not know it find the arrays alone.
+The description is JSON: in .safetensors under "sg_jax" in the metadata, in .npz an array of bytes
+with this name. It has a checksum of the numbers. Readers that do not know it see only the arrays.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ def write(name: str | os.PathLike, weights: Mapping[str, np.ndarray], about: Des
     Args:
       name: ends with one of `WRITTEN`.
       weights: float arrays by name.
-      about: what JSON can hold; {} writes arrays alone.
+      about: what JSON can hold; {} writes only the arrays.
     """
     text = json.dumps({**about, SUM: _checksum(weights)}) if about else ""
     with files.writing(name) as file:
@@ -76,7 +76,7 @@ def write(name: str | os.PathLike, weights: Mapping[str, np.ndarray], about: Des
 
 
 def read(name: str | os.PathLike) -> tuple[Mapping[str, Any], Description]:
-    """Return what a file of weights holds, and its description; {} for a file of someone else.
+    """Return what a file of weights holds, and its description; {} for someone else's file.
 
     Raises:
       UserError: there is no such file, or it cannot be read.
@@ -98,7 +98,7 @@ def read(name: str | os.PathLike) -> tuple[Mapping[str, Any], Description]:
         try:
             found = {key: np.asarray(reading.value(array)) for key, array in found.items()}
             whole = about.get(SUM) == _checksum(found)
-        except Exception as cause:  # damaged files raise many kinds
+        except Exception as cause:  # damaged files raise many kinds of errors
             raise UserError(
                 f"{files.path(name)} cannot be read ({one_line(cause)}): copy it again."
             ) from None
@@ -121,7 +121,7 @@ def _checksum(weights: Mapping[str, np.ndarray]) -> str:
 
 
 def _metadata(name: str | os.PathLike) -> Mapping[str, str]:
-    """Return the metadata of a .safetensors file, which can be read; {} for another file."""
+    """Return the metadata of a readable .safetensors file; {} for another file."""
     path = files.path(name)
     content: Any = (
         io.BytesIO(arrays.read_bytes(path)) if files.is_remote(path) else open(path, "rb")

@@ -2,7 +2,7 @@
 
 DINOv2 is published under three sets of names: those of its own code ("blocks.0.attn.qkv"), also in
 chunks ("blocks.0.0."), and of transformers before and since version 5, perhaps under "dinov2." and
-beside a classifier. Ours are paths such as blocks/qkv/kernel, with all blocks in one array.
+next to a classifier. Ours are paths such as blocks/qkv/kernel, with all blocks in one array.
 """
 
 import functools
@@ -19,7 +19,7 @@ from sg_jax.weights.filling import Recipe, Shapes
 
 EPSILON = 1e-3  # of Inception's norms
 HEADS = ("classifier.", "head.", "linear_head.", "dino_head.", "ibot_head.", "fc_norm.")
-UNUSED = ("mask_token", "embeddings.mask_token")  # of training alone
+UNUSED = ("mask_token", "embeddings.mask_token")  # only for training
 NORM = ("weight", "bias", "running_mean", "running_var")
 
 Names = Sequence[tuple[str, ...]]  # what an array may be called, or its parts
@@ -139,7 +139,7 @@ def dinov2_rows(names: Iterable[str], label: str) -> list[str]:
 def dinov2_sizes(
     shapes: Shapes, rows: Sequence[str], heads: int | None, label: str
 ) -> dinov2.Sizes:
-    """Return the sizes of a network, which follow from shapes but for the heads.
+    """Return the sizes of a network; all but the heads follow from shapes.
 
     Args:
       shapes: by name.
@@ -221,7 +221,7 @@ def _recipe(
 
 
 def _stacked(shape: tuple[int, ...], cut: slice, *arrays: np.ndarray) -> np.ndarray:
-    """Return a part of the arrays of all blocks in one; a kernel is transposed."""
+    """Return a part of the arrays of all blocks as one array; a kernel is transposed."""
     each = len(arrays) // shape[0]
     blocks = (np.concatenate(arrays[i : i + each])[cut].T for i in range(0, len(arrays), each))
     return np.stack(list(blocks))

@@ -41,18 +41,18 @@ def load_encoder(
 ) -> Inception | DINOv2:
     """Load a network that measures images.
 
-    Nobody's code is run, and nothing is downloaded unless `source` is a hub id.
+    No foreign code is run, and nothing is downloaded unless `source` is a hub id.
 
     Args:
       kind: "inception", the network of FID, sFID and the Inception score, with the names of
         torch-fidelity or pytorch-fid; or "dinov2", ViT-S to ViT-g with or without registers, with
         the names of DINOv2's own code, or of transformers before or since version 5.
-      source: a file (.safetensors, .npz, or of torch.save); a folder with one and perhaps with
-        config.json; a hub id such as "facebook/dinov2-large", by the package huggingface_hub; or a
-        mapping of names to arrays.
+      source: a file (.safetensors, .npz, or of torch.save); a folder with one and perhaps a
+        config.json; a hub id such as "facebook/dinov2-large", for which huggingface_hub is needed;
+        or a mapping of names to arrays.
       dtype: "float32" or "bfloat16", the type that products are computed in.
       heads: of DINOv2's attention; by default that of config.json, or of the published
-        widths: one for 64 numbers of a token.
+        widths: one for every 64 numbers of a token.
       offset: of DINOv2's resized position embeddings: 0 as in transformers, or 0.1 as in DINOv2's
         own code and so in the published FD-DINOv2 (`dinov2.PUBLISHED_OFFSET`).
 
@@ -85,7 +85,7 @@ def where(kind: str, given: str | os.PathLike = "") -> str:
 
     Args:
       kind: "inception" or "dinov2".
-      given: a path or a hub id; it is returned as it is.
+      given: a path or a hub id, which is returned as it is.
 
     Raises:
       UserError: none is given, and there is none in the usual places.
@@ -112,7 +112,7 @@ def usual_folders() -> list[pathlib.Path]:
 
 
 def _plain(found: places.Found) -> dict[str, Any]:
-    """Return a source's arrays under plain names, none of them read."""
+    """Return a source's arrays under plain names, without reading them."""
     if len(found.files) != 1:
         raise UserError(f"{found.label} has {len(found.files)} files of weights: give one.")
     (weights,) = found.files.values()
@@ -145,7 +145,7 @@ def _dinov2(
 def _below(
     weights: Mapping[str, Any], ends: Sequence[str], label: str, kind: str
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the weights below a network's prefix, and which of them must all be used."""
+    """Return the weights below a network's prefix, and the names of those that must be used."""
     prefix = published.prefix_of(weights, ends, label, kind)
     outside = [n for n in weights if not n.startswith((prefix, *published.HEADS))]
     if outside:

@@ -1,7 +1,7 @@
 """A trained network written for others: a run's folder without its training, or a file of weights.
 
     X/                 config.json, README.md, checkpoints/STEP/ema: a run that samples and scores
-    X.safetensors      arrays under our names, or under published ones; so is X.npz
+    X.safetensors      arrays under our names, or under published ones; X.npz likewise
     X/ for diffusers   config.json, diffusion_pytorch_model.safetensors
 
 Each appears whole or not at all, and `networks.load` reads it back.
@@ -88,7 +88,7 @@ def about(config: ConfigDict, family: str, **values: Any) -> described.Descripti
     Args:
       config: completed.
       family: how its arrays are named; "" for our names.
-      values: of JSON, by name.
+      values: further JSON values, by name.
     """
     settings = json.loads(record.portable(config).to_json_best_effort())
     return {"version": version(), "family": family, "config": settings, **values}
@@ -123,7 +123,7 @@ def write_file(
 
 
 def _tell_what_others_read(network: Backbone, family: str) -> None:
-    """Log what the published code of a family would take otherwise than the network means it."""
+    """Log where the published code of a family would use the network differently than we do."""
     known = FAMILIES[family]
     if network.prediction != known.prediction:
         log(

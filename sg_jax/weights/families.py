@@ -13,8 +13,8 @@ from sg_jax.models.maskdit import MaskDiT
 from sg_jax.models.parts import PUBLISHED, Parts
 
 # A rule: their name, our path, and "their axes -> our axes", where (a b) is one axis made of both,
-# b the faster, and a number is its own size. A * is the number of a block in their names and that
-# of its stack in ours; "query+key" are arrays of ours, side by side along the axis of that number.
+# b the faster, and a number is its own size. A * is the number of a block in their names, and of
+# its stack in ours; "query+key" are arrays of ours, side by side along the axis of their number.
 Rule = tuple[str, str, str]
 
 
@@ -71,8 +71,8 @@ def _blocks(theirs: str, ours: str, d: str, hidden: str, heads: str) -> tuple[Ru
 def _lightning_blocks() -> tuple[Rule, ...]:
     """Return the rules of LightningDiT's blocks.
 
-    Its rotary embedding turns neighbouring channels (frequency pair), and ours the two halves of a
-    head (pair axis frequency), so the channels of a head move.
+    Its rotary embedding turns neighbouring channels (frequency pair), and ours turns the two halves
+    of a head (pair axis frequency), so the channels of a head move.
     """
     theirs, ours = "blocks.*.", "blocks/stacks/*/"
     head, here = "heads axis frequency pair", "heads pair axis frequency"
@@ -129,13 +129,13 @@ class Family:
     null_rows: int  # rows of the label table besides the classes
     sigma: bool = False  # always 2 C output channels
     prediction: str = "velocity"  # what the published network was trained to return
-    table_stored: bool = True  # whether files have the position table; otherwise they may
-    dropped: tuple[str, ...] = ()  # what begins so is only there for training
+    table_stored: bool = True  # whether files must have the position table; otherwise they may
+    dropped: tuple[str, ...] = ()  # names that begin so are only for training
     time_endpoint: bool = False  # see `layers.timestep_features`
     head: str = "final_layer.linear"  # the last layer
     parts: Parts = PUBLISHED  # of the network's blocks
     optional: Mapping[str, tuple[Rule, ...]] = dataclasses.field(default_factory=dict)
-    # parts that a network may have too, True of `Parts`, and the rules that it then has
+    # parts that a network may also have, True in `Parts`, and the rules that it then has
 
     def having(self, names: Iterable[str]) -> "Family":
         """Return the family of those networks that have these `optional` parts."""

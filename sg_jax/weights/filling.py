@@ -1,4 +1,4 @@
-"""Published arrays into the leaves of a network: by name, checked, and nothing left over."""
+"""Put published arrays into the leaves of a network: by name, checked, and with none left over."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,12 +18,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a leaf is made of published arrays.
+    """How a leaf is made from published arrays.
 
     Args:
       names: of the arrays.
-      shapes: of each, those that it may have.
-      make: returns the leaf, of the arrays as float32.
+      shapes: for each array, those that it may have.
+      make: returns the leaf from the arrays in float32.
     """
 
     names: tuple[str, ...]
@@ -39,7 +39,7 @@ def filled(
     label: str,
     kind: str,
 ) -> Any:
-    """Return a network with its weights; raise unless these are all there are, and fit.
+    """Return a network with its weights; raise unless all are there, used, and fit.
 
     Args:
       network: a tree of shapes.
@@ -80,7 +80,7 @@ def array(name: str, value: Any, label: str) -> np.ndarray:
     """Return one of the weights as float32.
 
     Raises:
-      UserError: it is no array of floats, cannot be read, or has NaN or infinity.
+      UserError: it is not an array of floats, cannot be read, or has NaN or infinity.
     """
     try:
         if isinstance(value, Tensor):
@@ -89,7 +89,7 @@ def array(name: str, value: Any, label: str) -> np.ndarray:
         state_dict.check_finite({name: found})
     except UserError as error:
         raise UserError(f"{label}: {error}") from None
-    except Exception as cause:  # damaged files raise many kinds
+    except Exception as cause:  # damaged files raise many kinds of errors
         raise UserError(
             f"{label}: {name!r} cannot be read ({one_line(cause)}), so the file is damaged: copy "
             "or download it again."

@@ -1,4 +1,4 @@
-"""A run made of someone else's weights: it samples, scores, and can be trained on.
+"""A run made of someone else's weights: it samples, scores, and can be trained further.
 
     workdir/config.json, README.md, checkpoints/0/
 
@@ -42,10 +42,10 @@ def make_run(
     Args:
       source: a file of weights, or a folder of diffusers.
       workdir: the folder, which must not exist.
-      config: keys for the run; those of config.model tell what the shapes of weights do not, and
-        must otherwise be theirs.
+      config: keys for the run; those of config.model tell what the shapes of the weights do not,
+        and must otherwise agree with them.
       said: the keys that the command line sets.
-      family: how the weights are named; "" if they tell.
+      family: how the weights are named; "" if the names tell.
 
     Returns:
       The network.
@@ -134,7 +134,7 @@ def _completed(config: ConfigDict, network: Backbone, said: Collection[str]) -> 
 
 
 def _without_sparsity(config: ConfigDict, said: Collection[str]) -> None:
-    """Set what cannot be done without routes to what can, unless the command says otherwise."""
+    """Replace settings that need routes, unless the command sets them."""
     if "objective.gamma" not in said:
         config.objective.gamma = 0.0
     if "sample.guidance" not in said and config.sample.guidance == "sg":

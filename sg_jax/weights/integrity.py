@@ -1,10 +1,10 @@
-"""Checksums of a checkpoint: a flipped bit, a lost or a foreign file is noticed when it is loaded.
+"""Checksums of a checkpoint: a flipped bit or a lost or foreign file is noticed when it is loaded.
 
     workdir/checkpoints/STEP/sha256.json  {"model/d/0e2f...": "9f86d0...", ...}
 
-The library behind our checkpoints checks its indices, but not the numbers of the arrays. The file
-is written after the checkpoint is complete; after a kill between the two, when the run continues.
-In a bucket there is none, because the bucket itself checks every object that it stores and sends.
+The library behind our checkpoints checks its indices, but not the numbers of the arrays. This file
+is written once the checkpoint is complete, or, after a kill between the two, when the run goes on.
+In a bucket there is no such file: the bucket itself checks every object that it stores and sends.
 """
 
 import concurrent.futures
@@ -20,9 +20,9 @@ from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
 NAME = "sha256.json"
-SMALL = 10**8  # bytes of arrays that are never too many
+SMALL = 10**8  # bytes of arrays; fewer are never too many
 PROPORTION = 100  # bytes of arrays per byte on disk
-THREADS = 8  # that read and hash; hashing leaves Python to other threads
+THREADS = 8  # that read and hash; hashing lets other threads use Python
 
 
 class Damaged(UserError):
@@ -44,7 +44,7 @@ def seal(folder: epath.Path) -> None:
 
 
 def is_complete(folder: epath.Path) -> bool:
-    """Return whether a checkpoint has checksums, and all files that they are of."""
+    """Return whether a checkpoint has checksums, and all the files that they are of."""
     try:
         return all((folder / name).is_file() for name in json.loads((folder / NAME).read_bytes()))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -98,10 +98,10 @@ def verify(folder: epath.Path, parts: Iterable[str]) -> bool:
 
 
 def check_size(folder: epath.Path, part: str, needed: int) -> None:
-    """Raise if arrays take memory out of proportion to their files, which a few bytes can ask for.
+    """Raise if arrays take memory out of proportion to their files; a few bytes can ask for that.
 
     Args:
-      folder: of the checkpoint; a bucket is not asked.
+      folder: of the checkpoint; a bucket is not checked.
       part: such as "ema".
       needed: bytes of its arrays. Those of a network take about as much on disk.
     """

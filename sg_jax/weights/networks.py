@@ -36,8 +36,8 @@ class Found:
       path: of the file.
       weights: arrays by name, perhaps within mappings.
       about: what we wrote about them; {} for weights of someone else.
-      options: what a config beside them tells about the network.
-      family: how they are named; "" if only the names may tell.
+      options: what a config next to them tells about the network.
+      family: how they are named; "" if only the names can tell.
     """
 
     path: epath.Path
@@ -64,8 +64,8 @@ def load(
     Args:
       source: the folder of a run; a file of weights (.safetensors, .npz, or of torch.save); or a
         folder in diffusers' layout.
-      step, weights, mesh, like: which weights of a run, and where to; see `checkpoints.load`. A
-        file has one network only.
+      step, weights, mesh, like: which weights of a run, and where they go; see `checkpoints.load`.
+        A file has only one network.
       family: how published weights are named, such as "sit", if names alone do not tell.
       options: what the shapes of published weights do not tell, such as heads; see
         `convert.from_state_dict`.
@@ -104,7 +104,7 @@ def placed(network: Backbone, mesh: Mesh) -> Backbone:
 
 
 def is_weights(source: str | os.PathLike) -> bool:
-    """Return whether a path is a file of weights or a folder of diffusers, and no run."""
+    """Return whether a path is a file of weights or a folder of diffusers, and not a run."""
     path = files.path(source)
     if record.is_run(path) and not _is_diffusers(path):
         return False
@@ -154,7 +154,7 @@ def family_of(found: Found, family: str = "", prediction: str = "") -> str:
     Args:
       found: by `find`.
       family: as given, or "".
-      prediction: decides between families of the same names, if it is given.
+      prediction: decides between families with the same names, if it is given.
 
     Raises:
       UserError: names alone do not tell.
@@ -216,7 +216,7 @@ def _is_diffusers(path: epath.Path, deeper: bool = True) -> bool:
     if not path.is_dir():
         return False
     if any((path / name).exists() for name in IN_FOLDERS):
-        return True  # without a config that can be read, this is said later
+        return True  # if it has no readable config, that is reported later
     config = path / "config.json"
     try:
         if config.exists() and "_class_name" in json.loads(config.read_text(encoding="utf-8")):

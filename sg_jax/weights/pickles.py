@@ -1,8 +1,8 @@
-"""Files of torch.save, read without torch, by an unpickler that runs nobody's code.
+"""Files of torch.save, read without torch, by an unpickler that runs no foreign code.
 
 A pickle is a program: it names functions and calls them. This unpickler knows a few names, gives
 each a function of its own, and refuses the others, so that nothing else can be called. It knows
-tensors, storages, dictionaries and plain values. Some classes that trainers store beside the
+tensors, storages, dictionaries and plain values. Some classes that trainers store with the
 weights become placeholders, which hold nothing. Both formats of torch.save are read: the zip
 archive, and the row of pickles from before version 1.6.
 """
@@ -54,7 +54,7 @@ class Unknown(ValueError):
 
 
 class Placeholder:
-    """What stands for a value that is not read."""
+    """A stand-in for a value that is not read."""
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> "Placeholder":
         return super().__new__(cls)
@@ -78,7 +78,7 @@ class Readable(Protocol):
 class Unpickler(pickle._Unpickler):
     """Unpickle tensors, dictionaries and plain values, and call nothing else.
 
-    The one in Python, not the one in C, which gives a table as much memory as ten bytes ask for.
+    Made from the one in Python, because ten bytes make the one in C allocate a table of any size.
 
     Args:
       file: where the pickle is.
@@ -129,7 +129,7 @@ class Unpickler(pickle._Unpickler):
         return self.storage(dtype, str(key), count)
 
     def dictionary(self, pairs: Sequence[Any] = ()) -> dict[Any, Any]:
-        """Return a dictionary of pairs; a pickle may ask for many of the same list."""
+        """Return a dictionary of pairs; a pickle may ask for many from the same list."""
         if not isinstance(pairs, list | tuple):
             raise ValueError("a dictionary of what is no list")
         self.budget.take(PAIR * len(pairs))
@@ -137,7 +137,7 @@ class Unpickler(pickle._Unpickler):
 
     @staticmethod
     def shape(numbers: Any = ()) -> tuple[Any, ...]:
-        """Return the numbers of a shape, which come as a tuple: all else would be copied."""
+        """Return the numbers of a shape, which come as a tuple: anything else would be copied."""
         if not isinstance(numbers, tuple):
             raise ValueError("a shape of what is no tuple")
         return numbers
@@ -167,7 +167,7 @@ class Unpickler(pickle._Unpickler):
 
 
 class _Called:
-    """A function that a pickle may call, and nothing of which it can change or look into."""
+    """A function that a pickle may call, but cannot change or look into."""
 
     __slots__ = ("__function",)
 
@@ -182,7 +182,7 @@ def from_zip(file: BinaryIO, size: int) -> Any:
     """Return what a zip archive of torch.save holds, with `Tensor`s that read from the open file.
 
     Raises:
-      Unknown: it names something else than tensors and plain values.
+      Unknown: it names something other than tensors and plain values.
       Exception: of many kinds if it is damaged.
     """
     archive = zipfile.ZipFile(file)
@@ -216,7 +216,7 @@ def from_zip(file: BinaryIO, size: int) -> Any:
 
 
 def from_row(file: BinaryIO, size: int) -> Any:
-    """Return what a row of pickles of torch.save holds; as `from_zip`."""
+    """Return what a row of pickles of torch.save holds; see `from_zip`."""
     budget, storages = Budget(size), dict[str, Storage]()
     starts: dict[str, int] = {}
 
@@ -250,7 +250,7 @@ def from_row(file: BinaryIO, size: int) -> Any:
 
 
 class _Bounded:
-    """A file of which no more can be asked for, and set aside memory for, than it has."""
+    """A file that never reads, or allocates memory for, more bytes than it has."""
 
     def __init__(self, file: BinaryIO, size: int):
         self.file, self.size = file, size

@@ -27,8 +27,8 @@ class Found:
 
     Args:
       label: what it is called in messages.
-      files: the mappings of one file, or of an encoder's and a decoder's, by what their names begin
-        with in messages.
+      files: the mappings of one file, or of an encoder's and a decoder's, by the prefix of their
+        names in messages.
       config: of config.json, or {}.
       hints: names by which a published network is known.
     """
@@ -110,7 +110,7 @@ def choose(names: Iterable[str], label: str) -> list[str]:
 
 
 def _swapped(name: str) -> str | None:
-    """Return the stem of the other half's file, or None if the name is of no half."""
+    """Return the stem of the other half's file, or None if the name is not of a half."""
     stem = os.path.splitext(name)[0]
     for half, other in (("encoder", "decoder"), ("decoder", "encoder")):
         if re.search(rf"(^|[^a-z]){half}", pathlib.PurePath(stem).name.lower()):
@@ -120,7 +120,7 @@ def _swapped(name: str) -> str | None:
 
 
 def _other_half(path: Any) -> Any:
-    """Return the file of the other half beside a file, or None."""
+    """Return the file of the other half next to a file, or None."""
     if (stem := _swapped(path.name)) is None:
         return None
     other = path.with_name(stem + path.suffix)
@@ -194,7 +194,7 @@ def read_config(folder: Any) -> dict[str, Any]:
         if len(content) > LONGEST_CONFIG:
             raise ValueError(f"{len(content):,} bytes")
         config = json.loads(content)
-    except Exception as cause:  # damaged files raise many kinds
+    except Exception as cause:  # damaged files raise many kinds of errors
         raise UserError(
             f"{path} cannot be read as JSON ({one_line(cause)}): it must be what is published "
             "beside the weights, so copy it again."

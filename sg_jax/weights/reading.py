@@ -1,7 +1,7 @@
 """Files of weights: .safetensors, .npz, and what torch.save writes (.pt, .pth, .bin, .ckpt).
 
-What a file is, its first bytes say, not its name. Reading runs nobody's code and takes memory in
-proportion to the file; arrays are read when they are asked for.
+The first bytes of a file say what it is, not its name. Reading runs no foreign code and takes
+memory in proportion to the file. Arrays are read when they are asked for.
 """
 
 import io
@@ -29,7 +29,7 @@ WANTED = "weights as .safetensors, as .npz of numpy.savez, or of torch.save"
 def read(name: str | os.PathLike) -> Mapping[str, Any]:
     """Return what a file of weights holds: `Tensor`s or arrays by name, perhaps within mappings.
 
-    A `Tensor` reads its numbers by `numpy()`.
+    A `Tensor` reads its numbers with `numpy()`.
 
     Args:
       name: path of the file, on a disk or in a bucket.
@@ -56,7 +56,7 @@ def read(name: str | os.PathLike) -> Mapping[str, Any]:
         ) from None
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: give a file of {WANTED}.") from None
-    except Exception as cause:  # damaged files raise many kinds
+    except Exception as cause:  # damaged files raise many kinds of errors
         raise UserError(
             f"{path} cannot be read ({one_line(cause)}). Wanted are {WANTED}: if it is one, it is "
             "damaged or cut short, so copy or download it again."

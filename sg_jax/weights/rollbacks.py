@@ -1,10 +1,11 @@
-"""What a run does that has diverged: it stops, or goes back to a checkpoint and reads other data.
+"""What a run does after it diverges: it stops, or goes back to a checkpoint and reads other data.
 
     workdir/rollbacks.json  [{"step": 19, "position": 27, "last": false}, ...]
 
-A run that goes back passes over the batches up to the step that diverged. The file says so at once,
-so a run that is killed before its next checkpoint reads the same batches when it continues. If the
-latest checkpoint may be spoiled itself, it becomes STEP.diverged, and the run goes back further.
+A run that goes back skips the batches up to the step that diverged. The file records this
+immediately, so a run that is killed before its next checkpoint reads the same batches when it
+continues. If the latest checkpoint may itself be spoiled, it becomes STEP.diverged, and the run
+goes back further.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ MOST = 3  # rollbacks to one checkpoint
 
 @dataclasses.dataclass(frozen=True)
 class Rollback:
-    """One of them.
+    """One rollback.
 
     Attributes:
       step: the step that diverged.
@@ -64,7 +65,7 @@ class Rollbacks:
     def after(self, diverged: Diverged, config: Config) -> None:
         """Prepare going back to the latest checkpoint, or raise a UserError that says what to do.
 
-        All processes call this, without a save in the background.
+        All processes call this, while no save runs in the background.
         """
         finding, action = diverged.finding, config.train.on_divergence
         if finding.data:
@@ -88,7 +89,7 @@ class Rollbacks:
         )
 
     def _add(self, checkpoint: int, step: int) -> int:
-        """Return how many times the run has gone back to a checkpoint now; 0 for too often."""
+        """Return how many times the run has now gone back to a checkpoint; 0 if too often."""
         tries = 1
         for rollback in reversed(self._all):
             if rollback.last or rollback.step <= checkpoint:

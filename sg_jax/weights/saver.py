@@ -24,9 +24,9 @@ from sg_jax.weights.best import Best
 class Saver:
     """Save in the background every `every` steps, and keep the latest `keep`.
 
-    With `keep_period` above 0 it also keeps every multiple of it. The best one, as `save` is told,
-    stays until a better one is whole. Use it as a context manager, and call `restore` before the
-    first `save`.
+    With `keep_period` above 0 it also keeps every multiple of it. The checkpoint that `save` gets
+    as the best stays until a better one is whole. Use it as a context manager, and call `restore`
+    before the first `save`.
 
     Attributes:
       best: the best checkpoint so far, if there is one.
@@ -124,8 +124,8 @@ class Saver:
     def _finish_rotation(self, latest: int) -> None:
         """Remove the checkpoint that a killed run was removing, or was about to remove.
 
-        Several whole ones may be there because more were to be kept before. They stay until a save.
-        Of a run that keeps its best one, another may be there, which was the best.
+        There may be several whole ones, because the run kept more before. They stay until a save.
+        A run that keeps its best one may have one more, which was the best before.
         """
         if files.is_remote(self.folder):
             return
@@ -138,17 +138,17 @@ class Saver:
                 log(f"Removed checkpoint {step}, which newer ones have replaced.")
 
     def _stays(self, step: int) -> bool:
-        """Return whether a checkpoint is kept although it is none of the latest."""
+        """Return whether a checkpoint is kept although it is not among the latest."""
         period = self._keep_period
         return step in self.best_steps or bool(period and step % period == 0)
 
     @property
     def best_steps(self) -> set[int]:
-        """The best checkpoint, and while a better one is saved also that before it."""
+        """The best checkpoint and, while a better one is being saved, the one before it."""
         return {found.step for found in (self.best, self._whole) if found is not None}
 
     def _remove_replaced(self) -> None:
-        """Remove the checkpoint that was the best, at the end, when no other save does it."""
+        """Remove the previous best checkpoint at the end, when no further save does it."""
         steps = checkpoints.steps_of(self._workdir)[: -self._keep]
         for step in self._replaced.intersection(steps):
             if not self._stays(step):
@@ -156,7 +156,7 @@ class Saver:
 
     @property
     def _checkpointer(self) -> ocp.training.Checkpointer:
-        """Orbax's own, opened when it is first needed, because it remembers the folder's steps."""
+        """Orbax's checkpointer, opened when needed, because it remembers the folder's steps."""
         if self._opened is None:
             policies = ocp.training.save_decision_policies
             preserve = ocp.training.preservation_policies
@@ -182,16 +182,16 @@ class Saver:
         progress: Mapping[str, int],
         as_best: Best | None = None,
     ) -> None:
-        """Save in the background, after the save before it; saving a step again does nothing.
+        """Save in the background, after the previous save; saving a step again does nothing.
 
         Args:
           state: what to save; its arrays may be donated as soon as this returns.
           step: its step.
           progress: further numbers to return with it.
-          as_best: what it is the best of so far, if it is.
+          as_best: the record of this step as the best so far, if it is.
 
         Raises:
-          UserError: the save before it failed, or the folder cannot be written.
+          UserError: the previous save failed, or the folder cannot be written.
         """
         self.wait()
         if processes.is_writer():

@@ -34,7 +34,7 @@ def depths(arrays: Arrays) -> dict[str, int]:
     for name in arrays:
         if match := re.match(r"(\w+)\.(\d{1,9})\.", name):
             block = int(match[2])
-            if block >= len(arrays):  # each block has a name at least
+            if block >= len(arrays):  # each block has at least one name
                 raise UserError(
                     f"{shown(name)} is of block {block}, but there are only {len(arrays)} names."
                 )
@@ -57,7 +57,7 @@ def infer(arrays: Arrays, layouts: Mapping[str, str]) -> dict[str, int]:
 def arguments(
     known: Family, arrays: Arrays, sizes: Mapping[str, int], blocks: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Return the arguments of the network's constructor, but for the number of heads."""
+    """Return the arguments of the network's constructor, except the number of heads."""
     width, patch, channels = sizes["width"], sizes["row"], sizes["channels"]
     side = math.isqrt(sizes["tokens"])
     if side**2 != sizes["tokens"]:
@@ -98,8 +98,8 @@ def _ratio(pairs: list[tuple[int, int]], mlp: str) -> float:
 def classes(known: Family, rows: int, given: Any) -> tuple[int, bool]:
     """Return the number of classes of a label table, and whether it lacks the row for no class.
 
-    Networks that were trained without dropping labels have no such row. No shape tells, so a number
-    of rows that looks like a number of classes is a question.
+    Networks that were trained without dropping labels have no such row. No shape tells, so if the
+    number of rows looks like a number of classes, the user has to say which it is.
 
     Args:
       known: the family.
@@ -175,7 +175,7 @@ def check_names(
 
 
 def fitting(names: Iterable[str]) -> list[str]:
-    """Return the families that have all of these names, and all of whose names are there."""
+    """Return the families that know all of these names, and of which no needed name is missing."""
     stars = {re.sub(r"^(\w+)\.\d+\.", r"\1.*.", name) for name in names}
     out = []
     for family, known in FAMILIES.items():

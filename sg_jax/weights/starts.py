@@ -1,6 +1,6 @@
 """Weights that training starts from: of another run, of an exported one, or of a file.
 
-Everything but the number of classes must be that of the new network; routes may differ, because
+Everything but the number of classes must match the new network; routes may differ, because
 they have no weights. With another number of classes the label table gets new rows.
 """
 
@@ -75,8 +75,8 @@ def load(
 def fitted(found: Backbone, model: Backbone) -> Backbone:
     """Return a network with the weights of `found` and the label table and stacks of `model`.
 
-    With another number of classes, those rows of the table are the fresh ones of `model`. The row
-    for no class is that of `found`. An inner head that `found` does not have is fresh too.
+    With another number of classes, the table's rows for classes are the fresh ones of `model`. The
+    row for no class is that of `found`. An inner head that `found` does not have is fresh too.
     """
     theirs = {name: np.asarray(leaf) for name, leaf in named(found).items()}
     parts: dict[str, list[np.ndarray]] = {}
@@ -123,7 +123,7 @@ def from_file(source: str | os.PathLike, model: Backbone, tell: bool = False) ->
         family = networks.family_of(found, prediction=model.prediction)
         known = FAMILIES[family]
         for name in known.options:
-            # What a network predicts is the file's own, and `check_same` compares it.
+            # The file decides what its network predicts, and `check_same` compares that.
             if hasattr(model, name) and name not in ("dtype", "prediction", "time_endpoint"):
                 options[name] = getattr(model, name)
         if known.null_rows:
@@ -145,7 +145,7 @@ def _rows(rows: int, wanted: int) -> int | None:
 
 
 def check_same(source: Any, found: Backbone, model: Backbone) -> None:
-    """Raise unless two networks have the same weights, but for the label table."""
+    """Raise unless two networks have the same weights, except for the label table."""
     kinds = {kind: name for name, kind in BACKBONES.items()}
     differing: list[tuple[str, Any, Any]] = [("kind", kinds[type(found)], kinds[type(model)])]
     differing += [
@@ -166,7 +166,7 @@ def check_same(source: Any, found: Backbone, model: Backbone) -> None:
 
 
 def classes(network: Backbone) -> int | None:
-    """Return how many classes a network knows; None if its condition is none of classes."""
+    """Return how many classes a network knows; None if its condition is not a class."""
     return network.conditioning.count
 
 

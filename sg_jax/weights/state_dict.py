@@ -17,14 +17,14 @@ AVERAGES = (
 WRAPPERS = (
     *AVERAGES, "model", "model_state_dict", "state_dict", "params", "module", "net", "network",
     "weights", "state", "diffusion_model", "transformer", "backbone", "denoiser", "dit",
-    "online_model",  # the weights that an average in the same dict is of
+    "online_model",  # the weights that an average in the same dict averages
 )  # fmt: skip
 INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # within names
-DEEPEST = 16  # wrappers within each other
+DEEPEST = 16  # the most wrappers within each other
 
 
 def unwrapped(weights: Mapping) -> Mapping:
-    """Return weights without what they are wrapped in, such as {"ema": {"module": ...}}."""
+    """Return weights without their wrappers, such as {"ema": {"module": ...}}."""
     for _ in range(DEEPEST):
         inner = next(filter(None, (_inner(weights, key) for key in WRAPPERS)), None)
         if inner is None:
@@ -34,7 +34,7 @@ def unwrapped(weights: Mapping) -> Mapping:
 
 
 def arrays(weights: Mapping) -> dict[str, np.ndarray]:
-    """Return float32 arrays under plain names, without what the weights are wrapped in.
+    """Return float32 arrays under plain names, without the wrappers of the weights.
 
     If names say that some are a moving average of the others, only the average is returned.
     """

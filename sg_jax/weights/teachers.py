@@ -1,6 +1,6 @@
 """Networks that teach another one: that of `config.train.init_from`, and a weak one for guidance.
 
-Which checkpoints they are is saved with the state that learns from them, so that a continued run
+The steps of their checkpoints are saved with the state that learns from them, so a continued run
 has the same target, whatever the teachers' run has trained or kept since.
 """
 
@@ -73,7 +73,8 @@ def load(
         file of weights has step 0.
 
     Returns:
-      The network of the strong prediction, and that of the weak one if it is another; and NUMBERS.
+      The network of the strong prediction, and that of the weak one if it is another; and the
+      steps, by their names in `NUMBERS`.
 
     Raises:
       UserError: a checkpoint is no longer there.
@@ -100,7 +101,7 @@ def load(
 
 
 def _check_kept(source: str | os.PathLike, step: int | None, words: str) -> None:
-    """Raise unless the checkpoint is still there from which a run has learnt until now."""
+    """Raise unless the checkpoint that a run has learnt from so far is still there."""
     if step is not None and step not in (steps := checkpoints.saved_steps(source)):
         raise UserError(
             f"{words}={str(source)!r} has no step {step} any more, which has made the target of "

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import ml_dtypes
 import numpy as np
 
-SPARE = 16 * 2**20  # bytes that the tensors of a small file may take beside their proportion
+SPARE = 16 * 2**20  # bytes that the tensors of a small file may take in addition
 PROPORTION = 4  # of all tensors to the file: some share their storage
 MOST_AXES = 16
 
@@ -44,7 +44,7 @@ class Budget:
         self.left = self.all = PROPORTION * file_size + SPARE
 
     def take(self, size: int) -> None:
-        """Raise a ValueError if there is not as much left."""
+        """Raise a ValueError if there is not that much left."""
         self.left -= size
         if self.left < 0:
             raise ValueError(
@@ -58,7 +58,7 @@ class Storage:
 
     Args:
       dtype: their type.
-      count: how many they are.
+      count: how many there are.
       read: returns their bytes.
     """
 

@@ -19,15 +19,15 @@ EXAMPLE = "OpenGVLab/InternVL3-2B-hf"
 def load_text_encoder(name: str | os.PathLike, **options: Any) -> TextEncoder:
     """Load a frozen text encoder of Hugging Face, for `sg_jax.sample(..., text_encoder=...)`.
 
-    Causal language models, the encoder of T5 and the text model of CLIP are read; of a model that
-    also sees images, its language model. It needs the extra `text`, and runs no code of a
+    It reads causal language models, the encoder of T5, the text model of CLIP, and the language
+    model within a model that also sees images. It needs the extra `text`, and runs no code from a
     repository.
 
     Args:
-      name: a folder that save_pretrained wrote, with its tokenizer, a hub id, or the folder of a
+      name: a folder that save_pretrained wrote, with its tokenizer; a hub id; or the folder of a
         run, whose config says which encoder it was trained with, and how.
-      options: `length`, `prefix`, `cut_prefix`, `dtype` and `batch`, as in `config.text`; of a run,
-        only the last two.
+      options: `length`, `prefix`, `cut_prefix`, `dtype` and `batch`, as in `config.text`; only the
+        last two for a run.
 
     Returns:
       A function from texts to {"text": float32 [B, L, F], "length": int32 [B]}.
@@ -68,7 +68,7 @@ def load(text: Text) -> TextEncoder:
 
 
 def of_run(config: Config, workdir: str) -> TextEncoder:
-    """Return the encoder of the run in `workdir`, as its config names it or this command does.
+    """Return the encoder of the run in `workdir`, as its config or this command names it.
 
     Raises:
       UserError: it cannot be loaded, or is not the one that the run was trained with.
@@ -87,7 +87,7 @@ def _of_run(text: Text, wanted: str, workdir: str) -> TextEncoder:
 
 
 def check(found: str, wanted: str, what: str, workdir: str) -> None:
-    """Raise if features are not by the encoder that a run was trained with, as far as is known."""
+    """Raise if features are known to be from a different encoder than the run was trained with."""
     if found and wanted and found != wanted:
         raise UserError(
             f"{what} is not the text encoder that the run in {workdir} was trained with "

@@ -1,4 +1,4 @@
-"""The network of the weak prediction, if it is of another checkpoint or of other weights."""
+"""The network of the weak prediction, if it has another checkpoint or other weights."""
 
 import dataclasses
 import os
@@ -24,8 +24,8 @@ def at_step(
     Args:
       guidance: the setting.
       workdir: the run of the strong prediction.
-      step: of the strong network, of which `weak_step` may be a share; the latest by default. In
-        another run it is a share of the latest.
+      step: the step of the strong network; `weak_step` may be a share of it. The latest by default.
+        In another run, a share refers to the latest step.
       tell: log which step stands for a share.
 
     Raises:

@@ -1,11 +1,11 @@
-"""Images per second of SD's autoencoder, and the share of the peak that this is.
+"""Images per second of SD's autoencoder, and the share of the peak that it reaches.
 
     python tests/benchmarks/autoencoder.py                   # by the TPU compiler's estimate
     python tests/benchmarks/autoencoder.py --topology ""     # measured on this machine's device
     python tests/benchmarks/autoencoder.py --side 512 --images 2
 
-The estimate needs libtpu, and no TPU. FLOPs are 2 for each multiply-add of the convolutions and of
-the attention's products; norms are not counted.
+The estimate needs libtpu but no TPU. FLOPs are 2 for each multiply-add of the convolutions and of
+attention's products; norms are not counted.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main():
 
 
 def estimate(program, net, x, work, topology):
-    """Return images/s, MFU and memory by the TPU compiler, on one chip."""
+    """Return images/s, MFU and memory on one chip, by the TPU compiler's estimate."""
     _, devices = devices_of(topology)
     here = SingleDeviceSharding(devices[0])
     number = jax.ShapeDtypeStruct((), jnp.float32)

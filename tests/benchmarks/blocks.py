@@ -2,7 +2,7 @@
 
     python tests/benchmarks/blocks.py --images 32 --tokens 128 --remat selective
 
-Prints the forward pass and that with gradients. `blocks.md` lists what was tried with it.
+Prints this for the forward pass alone and with gradients. `blocks.md` lists what was tried with it.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main():
     programs = {"forward": (forward, 2), "with gradients": (jax.grad(loss, (0, 1, 2)), 6)}
     for name, (program, factor) in programs.items():
         text = jax.jit(program).lower(arrays, h, c).compile().as_text()
-        # Loops only: outside, weights are converted, of which many devices do a part each.
+        # Loops only: outside them weights are converted, and many devices would share that work.
         cycles = compiled.cycles_by_kind(text, given.topology, loops_only=True)
         total = sum(cycles.values())
         share = factor * macs / (total / chip.clock) / flops.peak(chip.kind)

@@ -1,15 +1,15 @@
 """Seconds of each distance between 10,000 real and 50,000 generated samples of 2,048 features.
 
-    python tests/benchmarks/distances.py              # on this machine, minutes
+    python tests/benchmarks/distances.py              # on this machine; takes minutes
     python tests/benchmarks/distances.py --small      # 1,000 and 2,000 samples of 256 features
     python tests/benchmarks/distances.py --search     # what a search computes for each setting
     python tests/benchmarks/distances.py --estimate   # all pairs by the TPU compiler, on one chip
 
 The features are random, with variances that fall as 1 / i. A search compares many sets, here of
-1,000 samples of 128 features, with the same real ones; a reference keeps what the real ones alone
-contribute. The estimate needs libtpu, and no TPU; it covers what the devices do, not the host, and
-leaves out the choice of the smallest distances (`top_k`), of which the compiler gives no cycles:
-eight passes over a block would take 3 ms.
+1,000 samples of 128 features, with the same real samples; a reference keeps what the real samples
+alone contribute. The estimate needs libtpu but no TPU. It covers the work of the devices, not of
+the host, and leaves out the choice of the smallest distances (`top_k`), for which the compiler
+gives no cycles: eight passes over a block would take 3 ms.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main():
 
 def measure(real, fake, width, only):
     """Print the seconds of each distance on this machine."""
-    if real == SMALL[0]:  # all programs run
+    if real == SMALL[0]:  # then all programs run
         kernel.DEVICE_PAIRS = neighbours.DEVICE_PAIRS = 0
     x, y = (drawn(count, width, seed) for seed, count in enumerate((real, fake)))
     logits = np.random.default_rng(2).standard_normal((fake, CLASSES), np.float32)
@@ -79,7 +79,7 @@ def measure(real, fake, width, only):
 
 
 def search(real, fake, width):
-    """Print the seconds of each distance of one of many sets, from arrays and from a reference."""
+    """Print the seconds of each distance for one of many sets, from arrays and from a reference."""
     x, *sets = (drawn(count, width, i) for i, count in enumerate([real] + [fake] * (1 + ROUNDS)))
     kernels, slices = distances.KernelReference(x), distances.SlicedReference(x)
     manifold = distances.Manifold(x)
@@ -108,7 +108,7 @@ def search(real, fake, width):
 
 
 def drawn(count, width, seed):
-    """Return samples with few large and many small directions, as features of images have."""
+    """Return samples with few large and many small directions, like the features of images."""
     rng = np.random.default_rng(seed)
     scales = np.arange(1, width + 1, dtype=np.float32) ** -0.5 * (1 + 0.05 * seed)
     turn = np.linalg.qr(np.random.default_rng(9).standard_normal((width, width)))[0]
@@ -117,7 +117,7 @@ def drawn(count, width, seed):
 
 
 def estimate(topology):
-    """Print the seconds of all pairs of blocks on one chip, by the compiler's estimate."""
+    """Print the seconds that all pairs take in blocks on one chip, by the compiler's estimate."""
     _, devices = devices_of(topology)
     here = SingleDeviceSharding(devices[0])
     wanted = neighbours.NEIGHBOURS + neighbours.SPARE
@@ -142,7 +142,7 @@ def estimate(topology):
             jax.jit(getattr(pairs, name)).lower(*arguments), topology, 2 * rows * columns * WIDTH
         )
         blocks = sum(
-            name != "cubes" or (a, b) == (REAL, FAKE) or first >= start  # those before: counted
+            name != "cubes" or (a, b) == (REAL, FAKE) or first >= start  # earlier: already counted
             for a, b in sets
             for start in range(0, a, rows)
             for first in range(0, b, columns)

@@ -1,8 +1,8 @@
-"""Peak memory of judging images, with few and with many real ones, which are kept up to 256 MiB.
+"""Peak memory of judging images, with few and with many real ones, kept up to 256 MiB in all.
 
     python tests/benchmarks/memory.py [COUNT ...]
 
-A process for each count trains the feature network for one epoch on that many generated images of
+One process per count trains the feature network for one epoch on that many generated images of
 32x32x3 pixels, gathers statistics of them all, and scores 1,000 more. memory.md has figures.
 """
 
@@ -20,7 +20,7 @@ TEST_IMAGES = 1_000
 
 
 class Generated:
-    """Images made from their index at each read, as if they were decoded from a file."""
+    """Images made from their index on each read, as if they were decoded from a file."""
 
     num_classes, image_shape, latents = 10, (32, 32, 3), False
 

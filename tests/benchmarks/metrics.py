@@ -1,16 +1,16 @@
-"""Images per second of Inception and DINOv2, on a TPU or beside PyTorch on one CPU core.
+"""Images per second of Inception and DINOv2, on a TPU or against PyTorch on one CPU core.
 
     python tests/benchmarks/metrics.py                           # by the TPU compiler's estimate
-    taskset -c 1 python tests/benchmarks/metrics.py --peer       # beside PyTorch, in turns
+    taskset -c 1 python tests/benchmarks/metrics.py --peer       # against PyTorch, in turns
     taskset -c 1 python tests/benchmarks/metrics.py --peer --only dinov2 --size large --images 2
 
-The estimate needs libtpu, and no TPU. It compiles the whole call, with the resizing of uint8 images
-of 256 pixels, for one chip. Beside PyTorch (pip install torch torch-fidelity transformers), both
-networks have the same random weights and must return the same, to 1e-4 of the largest value. Then
-they take turns; times are those of the CPU, so that other processes on the core hardly count, and a
-ratio is the median over rounds. PyTorch runs as published: torch-fidelity's
-module, also with its arrays in the order of channels last, and transformers' Dinov2Model on pixels
-that are resized already.
+The estimate needs libtpu but no TPU. It compiles the whole call for one chip, including the
+resizing of uint8 images of 256 pixels. Against PyTorch (pip install torch torch-fidelity
+transformers), both networks have the same random weights and must return the same values, to
+within 1e-4 of the largest. Then they take turns. Times are CPU times, so other processes on the
+core matter little, and each ratio is the median over rounds. PyTorch runs as published:
+torch-fidelity's module, also with its arrays in channels-last order, and transformers' Dinov2Model
+on pixels that are already resized.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def of_shapes(name, size, dtype):
 
 
 def estimate(name, given):
-    """Print images/s, MFU and memory by the TPU compiler, on one chip."""
+    """Print images/s, MFU and memory on one chip, by the TPU compiler's estimate."""
     _, devices = devices_of(given.topology)
     here = SingleDeviceSharding(devices[0])
     program = jax.jit(lambda network, images: network(images))
@@ -144,7 +144,7 @@ def _inception(torch, images, _):
 
 
 def _random_inception():
-    """Return random weights by published name, such that activations keep their size."""
+    """Return random weights by published name, scaled so that activations keep their size."""
     network, rng = inception.of_shapes("shapes", jnp.dtype("float32")), np.random.default_rng(0)
     weights = {}
     for recipe in encoder_names.inception_recipes(network, named(network)).values():

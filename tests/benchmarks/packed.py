@@ -6,7 +6,7 @@ sequence, whose linear layers see all tokens at once and whose attention stays w
     python tests/benchmarks/packed.py                     # times on this machine's device
     python tests/benchmarks/packed.py --topology v5e:2x2  # the TPU compiler's estimate, by libtpu
 
-Measured with (0.5, 0.9) of 256 tokens, packed over two calls (below 1: packed is faster):
+Ratios at (0.5, 0.9) of 256 tokens, packed over two calls (below 1: packed is faster):
 
                         batch 1   batch 8   batch 64
     TPU v5e, S/2, bf16     1.03      1.10       1.77     (compiler's estimate)
@@ -15,7 +15,7 @@ Measured with (0.5, 0.9) of 256 tokens, packed over two calls (below 1: packed i
     2 CPU cores, XL/2      0.94      1.02
 
 So the program makes two calls: packing saves nothing where the matrix products are large enough,
-and pays for the slices and joins around attention. A GPU has not been measured.
+and it adds the slices and joins around attention. No GPU has been measured.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def shapes(size, batch, dtype):
 
 
 def estimate(topology, size, batch):
-    """Return the compiler's estimated cycles of both ways on one chip."""
+    """Return the compiler's estimated cycles for both ways on one chip."""
     from jax.experimental import topologies
     from jax.sharding import SingleDeviceSharding
 
@@ -95,7 +95,7 @@ def estimate(topology, size, batch):
 
 
 def measure(size, batch):
-    """Return the median seconds of both ways, and check that they agree."""
+    """Return the median seconds for both ways, and check that they agree."""
     rng = np.random.default_rng(0)
     arguments = jax.tree.map(
         lambda s: jnp.asarray(0.1 * rng.standard_normal(s.shape), s.dtype),

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/streaming.py
 
-Images are random, and a stand-in with Inception's widths looks at them, so that only what is kept
-of an image matters. Every metric of Inception is measured, also those that compare all features.
-Each number of images has a process of its own; its peak is the resident set's (VmHWM).
+The images are random, and a stand-in network with Inception's widths looks at them, so only what is
+kept of an image matters. Every Inception metric is measured, including those that compare all
+features. Each number of images has its own process, whose peak resident memory (VmHWM) is printed.
 """
 
 import argparse

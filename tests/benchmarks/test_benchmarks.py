@@ -1,4 +1,4 @@
-"""The smallest benchmarks run to their end, so that changes of the package do not break them."""
+"""The smallest benchmarks run to the end, so that changes to the package do not break them."""
 
 import pathlib
 import subprocess

@@ -1,4 +1,4 @@
-"""The parts of the benchmark beside the published network that need neither network."""
+"""Tests of those parts of the peer benchmark that need neither network."""
 
 import importlib.util
 import pathlib
@@ -32,7 +32,7 @@ def part(monkeypatch):
 
 
 def test_ratios_are_taken_round_by_round(part):
-    # The second round is ten times slower for both: no ratio sees it.
+    # The second round is ten times slower for both: no ratio shows it.
     found = part("turns").ratios([2.0, 30.0, 4.0], [1.0, 10.0, 1.0])
     assert found == {"low": 2.5, "median": 3.0, "high": 3.5}
 
@@ -54,7 +54,7 @@ def test_rows_count_steps_images_and_peak(part, monkeypatch):
     programs = [program("DiT, CFG", 10.0), program("ours, CFG", 10.0)]
     theirs, mine = turns.rows(programs, 3, batch=20, evaluations=40, peak=100.0)
     assert theirs["seconds_per_step"] == 2.0 and mine["seconds_per_step"] == 1.0
-    assert mine["images_per_second"] == 0.5  # 20 images take 40 steps of a second
+    assert mine["images_per_second"] == 0.5  # 20 images take 40 steps of one second each
     assert mine["share_of_peak"] == 0.1
     assert theirs["speedup"] is None and mine["speedup"]["median"] == 2.0
 
@@ -131,7 +131,7 @@ def test_stand_ins_compute_what_timm_computes(part):
 
 @pytest.mark.slow
 def test_our_side_runs_as_the_package_is_now(part, make_small, tmp_path, monkeypatch):
-    """A step of each program, of a network of 16 tokens in place of a published size."""
+    """Run a step of each program, with a network of 16 tokens instead of a published size."""
     config = tmp_path / "small.py"
     config.write_text(
         "def get_config():\n"

@@ -1,24 +1,25 @@
-"""Images per second beside the published PyTorch DiT: one run, one device, both in turns.
+"""Images per second against the published PyTorch DiT: one run, one device, both in turns.
 
     git clone https://github.com/facebookresearch/DiT
     pip install torch timm
     python tests/benchmarks/peer --checkout DiT --sizes S/2,B/2,XL/2 --out peer
 
-For each size and batch size a training step (forward, flow-matching loss, backward, AdamW, EMA) of
-the published network, and of ours, dense and routed; and a sampling step without guidance, with
-CFG, and ours with SG (0.5, 0.9), which is set beside the published CFG. The published network runs
-at its best: PyTorch's fused attention, fused AdamW, every mode of torch.compile in --modes, of
-which the fastest counts; ours is the package's own training step and sampler. Before anything is
-timed both must predict the same with the same weights, which are then what is timed.
+For each size and batch size it times a training step (forward, flow-matching loss, backward, AdamW,
+EMA) of the published network and of ours, dense and routed. It also times a sampling step of both
+without guidance and with CFG, and of ours with SG (0.5, 0.9), which is compared with the published
+CFG. The published network runs at its best: PyTorch's fused attention, fused AdamW, and every mode
+of torch.compile in --modes, of which the fastest counts. Ours is the package's own training step
+and sampler. Before anything is timed, both must predict the same with the weights that are timed.
 
-Ratios are medians over rounds in which all programs of a group take a turn. Images/s of sampling
-count 40 steps an image. Loading, decoding and writing are not included. Memory: of PyTorch on a GPU
-what it allocated at most, on a CPU not counted; of ours what the compiler planned. peer.json, with
-every time, and peer.png are written after each batch size. A batch that doesn't fit is left out on
-a GPU. On a CPU memory must hold both trainings at once, five arrays the size of the weights each,
-and what both networks start from: 12 times 2.7 GB for XL/2. --programs sampling leaves them out.
+Ratios are medians over rounds in which all programs of a group take a turn. For sampling, images/s
+count 40 steps per image. Loading, decoding and writing are not included. PyTorch's memory is the
+most that it allocated on a GPU, and is not counted on a CPU; ours is what the compiler planned.
+peer.json, with every time, and peer.png are written after each batch size. On a GPU, a batch that
+doesn't fit is left out. On a CPU, memory must hold both training states at once, each five arrays
+the size of the weights, and what both networks start from: 12 times 2.7 GB for XL/2. --programs
+sampling leaves training out.
 
-Needs, besides torch, what the package itself imports: jax, flax, optax, orbax-checkpoint, grain,
+Besides torch, it needs what the package itself imports: jax, flax, optax, orbax-checkpoint, grain,
 array_record and ml_collections. Without timm, `timm_parts.py` stands in for its three classes.
 """
 
@@ -32,13 +33,13 @@ import sys
 
 from sg_jax.errors import UserError, nearest
 
-EVALUATIONS = 40  # steps of an image
-TRAINING = {"cuda": 4, "cpu": 1}  # steps of a timed call
+EVALUATIONS = 40  # steps per image
+TRAINING = {"cuda": 4, "cpu": 1}  # steps per timed call
 SAMPLING = {"cuda": 8, "cpu": 2}
 BATCHES = {"cuda": "1,16,64", "cpu": "1,4"}
 MODES = {"cuda": "default,max-autotune-no-cudagraphs", "cpu": "eager,default,frozen"}
 PROGRAMS = ("training", "sampling")
-PRODUCT = {"cuda": (8192, 20), "cpu": (2048, 1)}  # side, products in a call
+PRODUCT = {"cuda": (8192, 20), "cpu": (2048, 1)}  # side, products per call
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -89,7 +90,7 @@ def common_device(torch_has_cuda: bool, jax_backend: str) -> str:
 
 
 def compare(peer, mine, dtype: str) -> float:
-    """Return how far both predictions are apart, relative to the largest value.
+    """Return how far apart both predictions are, relative to the largest value.
 
     Raises:
       UserError: in float32, further than rounding explains.
@@ -117,7 +118,7 @@ def compare(peer, mine, dtype: str) -> float:
 def measure(
     peer, mine, size: str, batch: int, given: argparse.Namespace, peak: float, device: str
 ) -> list[dict]:
-    """Race the programs of a batch size, print their tables; leave out what doesn't fit."""
+    """Race the programs of a batch size and print their tables; leave out what doesn't fit."""
     import report
     import turns
 
@@ -138,7 +139,7 @@ def measure(
             continue
         try:
             raced = turns.rows(group(steps), given.rounds, batch, evaluations, peak)
-        except RuntimeError as error:  # torch's OutOfMemoryError and jax's error are such
+        except RuntimeError as error:  # as torch's OutOfMemoryError and jax's error are
             if "memory" not in str(error).lower() and "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             what = f"{size}, batch {batch}, {group.__name__}"
@@ -191,7 +192,7 @@ def main(argv: list[str]) -> None:
     dtype = given.dtype or {"cuda": "bfloat16", "cpu": "float32"}[device]
     if given.rounds < 3:
         raise UserError(f"--rounds={given.rounds} must be at least 3.")
-    cores = len(os.sched_getaffinity(0))  # those it may use, of all there are
+    cores = len(os.sched_getaffinity(0))  # those that this process may use
     kind = torch.cuda.get_device_name() if device == "cuda" else f"CPU, cores: {cores}"
     about = dict(
         device=kind, dtype=dtype, rounds=given.rounds, modes=modes, torch=torch.__version__,

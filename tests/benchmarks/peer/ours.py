@@ -22,14 +22,15 @@ from sg_jax.weights import convert
 
 CONFIGS = pathlib.Path(__file__).parents[3] / "configs"
 SIZES = {f"{s}/2": CONFIGS / f"imagenet256_sit_{s.lower()}2_routing.py" for s in sizes.SIZES}
-SETTINGS = {"unguided": "unguided", "CFG": "cfg", "SG": "sg_flops"}  # ours: the config's
+SETTINGS = {"unguided": "unguided", "CFG": "cfg", "SG": "sg_flops"}  # our name: the config's
 
 
 class Ours:
     """Our network of one size, with the published network's weights.
 
-    Everything is as the size's ImageNet config has it, but for what the published one doesn't do:
-    gradients are not clipped, nothing is recomputed to save memory, the head has C channels.
+    Everything is as in the ImageNet config of that size, except for what the published network
+    doesn't do: gradients are not clipped, nothing is recomputed to save memory, and the head has C
+    channels.
     """
 
     def __init__(self, size: str, dtype: str, weights: Mapping[str, np.ndarray]):
@@ -54,7 +55,7 @@ class Ours:
         """Return the training step, dense and routed; they advance one state in turns."""
         made = self.experiment(batch)
         shapes = abstract_state(made.make_model, made.tx, made.mesh)
-        model = jax.tree.map(jnp.copy, self.model)  # the step takes the memory of its arguments
+        model = jax.tree.map(jnp.copy, self.model)  # the step reuses the memory of its arguments
         state = start_state(model, made.tx.init(model))
         state = jax.device_put(state, jax.tree.map(lambda s: s.sharding, shapes))
         rng, key = np.random.default_rng(0), jax.random.key(0)

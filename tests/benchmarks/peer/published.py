@@ -1,8 +1,9 @@
 """The published PyTorch DiT, at its best: what a checkout's models.py defines, compiled and timed.
 
-Its network and its optimizer are as published (AdamW, EMA 0.9999). What was slow in its loop is
-not: the moving average is one fused call instead of one per parameter, AdamW is fused, the loss is
-compiled together with the network, nothing is logged. Loss and time are ours, flow matching.
+The network and the optimizer are as published (AdamW, EMA 0.9999). The slow parts of the training
+loop are not: the moving average is one fused call instead of one per parameter, AdamW is fused, the
+loss is compiled together with the network, and nothing is logged. The loss and the time convention
+are ours, flow matching.
 """
 
 import copy
@@ -54,7 +55,7 @@ def load(checkout: str) -> tuple[types.ModuleType, str]:
 
 
 class Peer:
-    """The published network of one size, with weights that no layer ignores.
+    """The published network of one size, with weights that give every layer an effect.
 
     Args:
       models: from `load`.
@@ -65,11 +66,11 @@ class Peer:
 
     def __init__(self, models: types.ModuleType, size: str, dtype: str, modes: Sequence[str]):
         torch.manual_seed(0)
-        torch._dynamo.config.recompile_limit = 64  # beyond, it would run uncompiled
+        torch._dynamo.config.recompile_limit = 64  # beyond this, it would run uncompiled
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype, self.modes = getattr(torch, dtype), modes
         self.model = models.DiT_models[f"DiT-{size}"](learn_sigma=False).to(self.device)
-        for p in self.model.parameters():  # fresh, the blocks do nothing and all outputs are zero
+        for p in self.model.parameters():  # untrained, blocks do nothing and all outputs are zero
             if p.requires_grad and not p.any():
                 torch.nn.init.normal_(p, std=0.02)
 
@@ -85,7 +86,7 @@ class Peer:
         return copy.deepcopy(self.model).eval().requires_grad_(False).to(self.dtype)
 
     def predict(self, x: np.ndarray, t: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Return the prediction [B, H, W, C] for inputs as ours takes them."""
+        """Return the prediction [B, H, W, C] for inputs in our layout."""
         x = torch.from_numpy(x).movedim(-1, 1).to(self.device)
         t, y = (torch.from_numpy(a).to(self.device) for a in (t, y))
         with torch.no_grad(), self.autocast():
@@ -127,9 +128,9 @@ class Peer:
         return self._best("DiT, dense training", make, modes, steps, flops, before)
 
     def sampling(self, batch: int, steps: int, flops: Sequence[float]) -> list[turns.Program]:
-        """Return Euler steps without guidance and with CFG, one batch of 2B as published.
+        """Return Euler steps without guidance and with CFG (one batch of 2B, as published).
 
-        CFG acts on all channels, the published default of three costs the same.
+        CFG acts on all channels. The published default of three channels costs the same.
         """
         times = torch.linspace(0, 1, steps + 1, device=self.device)
         y = torch.randint(0, 1000, (batch,), device=self.device)

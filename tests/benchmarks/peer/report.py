@@ -1,4 +1,4 @@
-"""What is printed and drawn of the measurements, and whether the figures to reach are reached."""
+"""Tables and plots of the measurements, and whether they reach the goals."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from turns import COMPARED, ratios
 
 GPU, CPU = 1.3, 1.0  # images/s over the published network's
-SAVING = 0.1  # how far SG's measured saving may stay behind that of its FLOPs
+SAVING = 0.1  # how far SG's measured saving may fall behind that of its FLOPs
 SHARE = 0.6  # of the measured matrix product
 COLOURS = ("#0072B2", "#56B4E9", "#E69F00", "#009E73", "#D55E00")  # Okabe and Ito's
 
 
 def table(size: str, rows: Sequence[Mapping]) -> str:
-    """Return the lines of one size and batch size, training or sampling."""
+    """Return the table of one size and batch size, training or sampling."""
     lines = [
         f"\n{size}, batch {rows[0]['batch']}",
         f"{'':24}{'ms/step':>10}{'images/s':>10}  {'times the peer (quartiles)':27}"
@@ -31,13 +31,13 @@ def table(size: str, rows: Sequence[Mapping]) -> str:
 
 
 def best(rows: Sequence[Mapping], size: str, program: str) -> Mapping | None:
-    """Return the row of a program at the batch size where it makes most images per second."""
+    """Return the row of a program at the batch size where it makes the most images per second."""
     own = [r for r in rows if r["size"] == size and r["program"] == program]
     return max(own, key=lambda r: r["images_per_second"], default=None)
 
 
 def figures(rows: Sequence[Mapping], device: str) -> list[tuple[str, float, float, bool]]:
-    """Return what is to be reached: words, the value, its limit, and whether it is reached.
+    """Return the goals: words, the value, its limit, and whether it is reached.
 
     Args:
       rows: of all sizes and batch sizes.
@@ -72,7 +72,7 @@ def figures(rows: Sequence[Mapping], device: str) -> list[tuple[str, float, floa
 
 
 def _savings(rows, size):
-    """Return SG's time over CFG's and over no guidance's, beside what its FLOPs allow."""
+    """Return SG's time over that of CFG and of no guidance, with the limits its FLOPs allow."""
     out = []
     for row in (r for r in rows if r["size"] == size and r["program"] == "ours, SG"):
         beside = {r["program"]: r for r in rows if r["size"] == size and r["batch"] == row["batch"]}

@@ -1,7 +1,7 @@
 """The three classes that the published models.py takes from timm, for a machine without timm.
 
-Same arguments, as far as DiT gives them, same parameter names and same computation; the test beside
-this compares them with timm's. timm is at https://github.com/huggingface/pytorch-image-models.
+They have the same arguments (those that DiT passes), parameter names and computation as timm's;
+`test_peer.py` compares them. timm is at https://github.com/huggingface/pytorch-image-models.
 """
 
 import sys
@@ -43,7 +43,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an activation between."""
+    """Two linear layers with an activation between them."""
 
     def __init__(self, in_features, hidden_features, act_layer, drop=0.0):
         super().__init__()
@@ -57,7 +57,7 @@ class Mlp(nn.Module):
 
 
 def stand_in() -> str:
-    """Let this module be timm's if that is missing; return whose classes it will be."""
+    """Install this module in place of timm if timm is missing; return whose classes are used."""
     try:
         from timm.models.vision_transformer import Attention, Mlp, PatchEmbed  # noqa: F401
     except ImportError:

@@ -1,11 +1,11 @@
-"""Programs that take turns, and what is made of their times. Knows no framework."""
+"""Timing of programs that take turns, and statistics of their times, for any framework."""
 
 import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-COMPARED = {  # each of our programs, and the published one that it stands beside
+COMPARED = {  # each of our programs, and the published one that it is compared with
     "ours, dense training": "DiT, dense training",
     "ours, routed training": "DiT, dense training",
     "ours, unguided": "DiT, unguided",
@@ -24,7 +24,7 @@ class Program:
       steps: per call.
       flops: of a step on the whole batch.
       first_call: seconds that compiling and the first call took.
-      memory: bytes it needs on the device, or None where nobody counts them.
+      memory: bytes it needs on the device, or None where they are not counted.
       how: what it was compiled with.
     """
 
@@ -52,11 +52,11 @@ def race(
 ) -> list[list[float]]:
     """Return the seconds of each call [calls][rounds]; in every round all of them take a turn.
 
-    Each round begins with another one, so that none always comes after the same.
+    Each round begins with a different call, so that no call always follows the same one.
 
     Args:
       calls: what is timed.
-      rounds: turns of each.
+      rounds: turns of each call.
       clock: returns seconds; `time.process_time` does not count what other processes take.
     """
     times = [[0.0] * rounds for _ in calls]
