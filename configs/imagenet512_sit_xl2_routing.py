@@ -4,7 +4,8 @@
       --config.data.data_dir=DATA_DIR
 
 Blocks 2 to 24 of 28 are routed at rate 0.5, and the batch is 256.
-The data are made as for imagenet256_sit_xl2_routing.py, with --name imagenet512_latents.
+The data are made as for imagenet256_sit_xl2_routing.py, with --name imagenet512_latents and
+--config.data.image_size=512.
 On v5e:4x4 (16 chips) the TPU compiler estimates 7.8 of 15.75 GiB per chip, 220 ms a step and MFU
 65%, without the time on the wires (`--mode aot`).
 The paper (arXiv 2601.01608) gives no FID for this resolution.

@@ -3,7 +3,7 @@
 # GROUP is the group of gcloud commands: tpu-vm or queued-resources.
 #
 # The code goes to the hosts as one archive by scp. It holds what git sees in this checkout, committed or
-# not, without the tests (about 0.1 MB). So the hosts need no access to a repository, and 64 hosts get it at
+# not, without tests and pictures (under 1 MB). So the hosts need no access to a repository, and 64 hosts get it at
 # the same time. On each host a systemd unit runs launch/keep_running.sh, so that the command outlives the
 # connection and starts again, from its last checkpoint, after a failure or a reboot.
 

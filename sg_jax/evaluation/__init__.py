@@ -35,5 +35,7 @@ In reading order:
     clip_score, prompted: the CLIP score, and images for other scorers
     compose_rows, composing, compose_tables: scores of prompts for all guidance settings
     controlled   how steadily attribute control changes one thing on the shapes
-    comparison, compare: several runs as points, and their report
+    comparison, compare, curves: several runs as points, their report, and curves of training
+    trials, tuning, tuned: which settings tuning tries, drawing them, and the best ones
+    tuned_rows, tuned_tables, tuned_figures: what tuning writes
 """

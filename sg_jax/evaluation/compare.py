@@ -9,8 +9,9 @@
     DIR/weak.png       autoguidance, over the step of the checkpoint that makes the weak prediction
     DIR/training.png   loss and quality over training time
 
-It compares only what was measured in the same way. Rows whose number of samples or real images
-differs from that of most rows are left out, and the log says how many.
+It compares only what was measured in the same way. Rows whose numbers of samples or real images,
+feature network, reference or labels differ from those of most rows are left out, and the log says
+how many.
 """
 
 import os

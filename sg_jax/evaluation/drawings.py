@@ -5,8 +5,8 @@
     samples/NAME.npz                           all of them, with their labels
     samples/NAME.png                           the first ones side by side
 
-Latents have only the .npz file. It is completed after the images, and the picture is written last:
-a folder without these two is from a drawing that was interrupted.
+Latents have no image files and no picture. The .npz file is completed after the images, and the
+picture is written last: a folder without these two is from a drawing that was interrupted.
 """
 
 import contextlib

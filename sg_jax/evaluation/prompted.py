@@ -1,4 +1,4 @@
-"""Write images with their prompts as other scorers read them, and read what is there.
+"""Write images with their prompts as other scorers read them.
 
 geneval   FOLDER/00000/metadata.jsonl          what the prompt asks for
           FOLDER/00000/samples/0000.png        its images

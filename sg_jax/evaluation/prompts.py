@@ -54,7 +54,7 @@ class Prompt:
       task: one of `TASKS`, or the tag in a file; "" for none.
       unseen: whether it asks for a combination that is held out from training.
       include: the image must show all of these.
-      exclude: it must show none of these.
+      exclude: it must show fewer of each of these than its number.
       given: the line of the file that it was read from.
     """
 

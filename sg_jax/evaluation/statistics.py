@@ -183,7 +183,7 @@ def _exact_spread(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-    """Return a matrix [F, R] of rank R that gives the covariance when multiplied by itself."""
+    """Return a matrix A [F, R] of rank R with A A^T = covariance."""
     # Features of different sizes are scaled to variance 1, so that rounding errors of the largest
     # are not mistaken for the smallest; constant ones stay 0.
     deviations = np.sqrt(np.maximum(np.diag(covariance), 0.0))

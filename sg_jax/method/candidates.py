@@ -48,7 +48,7 @@ def crossed(*lists: Values, **fixed: Any) -> tuple[Guidance, ...]:
 # Small networks did best with a small omega, or with a larger one that acts on part of the run.
 CFG_SCALES = each("scale", 1.5, 1.15, 2.0, 1.25, 1.05, 3.0, 1.1)
 SCALES = each("scale", 1.5, 2.0, 1.25, 3.0, 1.1, 4.0, 1.75)
-SG_SCALES = each("scale", 2.0, 3.0, 1.5, 4.0, 1.25, 6.0)  # rates that differ less want less
+SG_SCALES = each("scale", 2.0, 3.0, 1.5, 4.0, 1.25, 6.0)  # closer rates bear more
 TIMES = each("interval", (0.0, 1.0), (0.5, 1.0), (0.3, 0.8))
 NOISY = each("interval", (0.0, 1.0), (0.0, 0.7), (0.0, 0.4))  # of t: where the inner head helps
 SG_RATES = rates((0.0, 0.9), (0.5, 0.9), (0.0, 0.75), (0.0, 0.5), (0.25, 0.75), (0.4, 0.7))

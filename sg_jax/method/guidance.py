@@ -270,7 +270,7 @@ def plan(
 
 
 def rates(guidance: Guidance, steps: int) -> tuple[list[float], list[float]]:
-    """Return the strong and the weak rate of each step, rounded to `guidance.segments`."""
+    """Return the strong and the weak rate of each step, averaged as `guidance.segments` says."""
     out = []
     for gamma in (guidance.gamma_strong, guidance.gamma_weak):
         if not isinstance(gamma, tuple):

@@ -110,9 +110,9 @@ def _predictions(
     condition: Condition,
     keys: jax.Array,
 ) -> Callable[..., tuple[jax.Array, jax.Array | None, Differences]]:
-    """Return (x, t [B], n, at, all) -> v_s, the inner head's velocity, and the other differences.
+    """Return (x, t [B], n, at, everything) -> v_s, the inner head's velocity, other differences.
 
-    Without `all` there are no others, and without the inner term there is no second result.
+    Without `everything` there are none, and without the inner term there is no second result.
     """
     derive = WEAK_LABELS[plan.weak_label].derive
     inner = "inner" in stretch.terms

@@ -152,7 +152,7 @@ def _source(config: Config) -> Source:
 
 
 def make_reference(config: Config, path: str | os.PathLike) -> epath.Path:
-    """Write what networks find in all images of `config.data`; an interrupted call continues.
+    """Write what networks find in the images of `config.data`; an interrupted call continues.
 
     Args:
       config: the sections `data` and `evaluate` are used; DINOv2's statistics are in the file too

@@ -21,7 +21,7 @@ from sg_jax.weights import pickles
 from sg_jax.weights.tensors import DTYPES, Budget, Storage, Tensor, contiguous
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt")
-LONGEST_HEADER = 16 * 2**20  # bytes of a .safetensors file's description; 100,000 tensors need 10
+LONGEST_HEADER = 16 * 2**20  # bytes that describe a .safetensors file; 100,000 tensors need 10 MiB
 POINTER = b"version https://git-lfs"
 WANTED = "weights as .safetensors, as .npz of numpy.savez, or of torch.save"
 

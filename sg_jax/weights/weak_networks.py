@@ -25,7 +25,7 @@ def at_step(
       guidance: the setting.
       workdir: the run of the strong prediction.
       step: the step of the strong network; `weak_step` may be a share of it. The latest by default.
-        In another run, a share refers to the latest step.
+        For another run, `weak_step` is a share of that run's latest step.
       tell: log which step stands for a share.
 
     Raises:
