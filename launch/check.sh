@@ -23,7 +23,7 @@ for check in "$@"; do
     types) run python -m mypy ;; # of the files that .mypy.ini names
     tests) run bash launch/test.sh ;;
     *)
-      echo "Error: '$check' is not a check: say some of lint, format, shell, types and tests." >&2
+      echo "Error: '$check' is not a check: use some of lint, format, shell, types and tests." >&2
       exit 2
       ;;
   esac

@@ -73,8 +73,8 @@ parse() {
       --dry-run) DRY_RUN=yes ;;
       *)
         [ -n "${VARIABLE[$flag]:-}" ] ||
-          fail "'$1' is not an option of ${0##*/}: it knows ${OPTIONS[*]} --dry-run --help. Flags of" \
-            "sg_jax.main, such as --config, come after a -- of their own."
+          fail "'$1' is not an option of ${0##*/}: its options are ${OPTIONS[*]} --dry-run --help." \
+            "Flags of sg_jax.main, such as --config, go after a separate --."
         if [ -n "${IS_SWITCH[$flag]:-}" ]; then
           value=yes
         elif [[ $1 == *=* ]]; then
@@ -145,8 +145,8 @@ settle_main() {
 
 require_bucket() {
   [[ $WORKDIR == gs://?* ]] ||
-    fail "--workdir $WORKDIR is a path on one machine, and this run has several: each of them writes" \
-      "its part of every checkpoint there, and a machine's own disk goes when the machine goes. Give" \
+    fail "--workdir $WORKDIR is a path on one machine, but this run uses several: each of them writes" \
+      "its part of every checkpoint there, and a machine's own disk is lost with the machine. Give" \
       "a folder in a bucket, such as gs://BUCKET/runs/NAME (gcloud storage buckets create gs://BUCKET)."
 }
 

@@ -44,10 +44,10 @@ while :; do
   [ $((SECONDS - started)) -lt "$healthy" ] || failures=0
   failures=$((failures + 1))
   if [ "$failures" -gt "$limit" ]; then
-    say "status $status, $failures times in a row: that is enough."
+    say "status $status, $failures times in a row: giving up."
     exit "$status"
   fi
-  say "status $status; runs again in $pause s (failure $failures; up to $limit in a row)."
+  say "status $status; trying again in $pause s (failure $failures; up to $limit in a row)."
   sleep "$pause" &
   wait "$!" || kill "$!" 2>/dev/null || true # a signal ends the pause
   [ -z "$stopping" ] || exit "$status"

@@ -89,7 +89,7 @@ while [ "${#left[@]}" -gt 0 ]; do
   left=(${still[@]+"${still[@]}"})
   if [ "$signals" -gt 0 ] && [ -z "$ending" ]; then
     ending=yes
-    echo "local.sh: stopping, the processes save first. Once more ends them at once." >&2
+    echo "local.sh: stopping; the processes save first. A second signal ends them immediately." >&2
     signal_all TERM
   elif [ "$signals" -gt 1 ] || { [ -n "$failed" ] && [ $((SECONDS - failed)) -ge "$GRACE" ]; }; then
     signal_all KILL

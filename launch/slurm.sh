@@ -24,7 +24,7 @@ option account ACCOUNT "" "account; without it, your default"
 option save-seconds SAVE_SECONDS 300 "how long before its end the job saves"
 option logs LOGS runs/slurm "folder of NAME.log, NAME-0.log, NAME-1.log, ..., on a disk that all nodes see"
 option workdir WORKDIR "" "folder of the run"
-switch follow FOLLOW "logs: go on printing"
+switch follow FOLLOW "logs: keep printing"
 parse "$@"
 
 require --name

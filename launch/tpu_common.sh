@@ -11,15 +11,15 @@ POLL_SECONDS="${POLL_SECONDS:-60}"
 
 tpu_options() {
   option name NAME sg-jax "name of the TPU"
-  option project PROJECT "" "Google Cloud project, as gcloud projects list says"
+  option project PROJECT "" "Google Cloud project, as listed by gcloud projects list"
   option zone ZONE "" "zone with TPUs of that type, such as us-central1-a"
   option accelerator-type ACCELERATOR_TYPE "$1" "TPU type: v5litepod-N is v5e, v6e-N is v6e"
   option runtime-version RUNTIME_VERSION "" "software of the hosts; without it, the one for the type"
-  switch spot SPOT "spot capacity: cheaper, and taken back at any time"
+  switch spot SPOT "spot capacity: cheaper, but may be taken back at any time"
   option workdir WORKDIR "" "folder of the run"
   option create-flags CREATE_FLAGS "" "more flags for gcloud ... create, such as '--network=NET --reserved'"
   option ssh-flags SSH_FLAGS "" "more flags for gcloud ... ssh and scp, such as --internal-ip"
-  switch follow FOLLOW "logs: go on printing"
+  switch follow FOLLOW "logs: keep printing"
 }
 
 tpu_settle() {
@@ -84,7 +84,7 @@ start_run() {
   local more=() archive=build/sg_jax.tgz list
   read -ra more <<<"$SSH_FLAGS"
   git rev-parse --git-dir >/dev/null 2>&1 ||
-    fail "$PWD is not a git checkout, and git says which files go to the TPU. Run git init there."
+    fail "$PWD is not a git checkout, but git tells which files go to the TPU. Run git init there."
   list="git ls-files -co --exclude-standard -- . ':!tests' ':!*.png'"
   list+=" | while read -r f; do [ ! -e \"\$f\" ] || echo \"\$f\"; done" # git lists deleted files too
   run mkdir -p build
@@ -93,7 +93,7 @@ start_run() {
   on_workers all "sudo systemctl stop sg_jax 2>/dev/null || true; mkdir -p sg_jax && cd sg_jax &&\
  tar -xzf ../sg_jax.tgz && bash launch/tpu_worker.sh $(quoted "${MAIN_ARGS[@]}")"
   [ -n "$DRY_RUN" ] ||
-    echo "It runs. Its log: bash launch/${0##*/} logs --name $NAME --zone $ZONE --project $PROJECT" >&2
+    echo "The run has started. Its log: bash launch/${0##*/} logs --name $NAME --zone $ZONE --project $PROJECT" >&2
   say_where
 }
 

@@ -8,7 +8,7 @@ GROUP=queued-resources
 
 SUMMARY="Run sg_jax on all hosts of a TPU pod slice. The folder of the run is in a bucket (--workdir gs://...).
 Before the first run: ssh-add ~/.ssh/google_compute_engine (gcloud makes that key at the first ssh)."
-verb create "queue for the slice; returns at once"
+verb create "queue for the slice; returns immediately"
 verb run "wait for the slice, bring code and command to all hosts, start"
 verb resume "after a preemption: queue again, wait, run; the run continues from its last checkpoint"
 verb watch "resume whenever needed, until the run ends; leave this command running"

@@ -34,8 +34,8 @@ delete() { gcloud_tpu tpu-vm delete "$NAME" --quiet; }
 
 require_outlived() {
   [[ $WORKDIR == gs://* ]] ||
-    fail "$NAME is $STATE, and --workdir $WORKDIR was on its disk: there is nothing left to resume. Begin" \
-      "anew with delete, create and run; a folder in a bucket (gs://...) would have outlived the machine."
+    fail "$NAME is $STATE, and --workdir $WORKDIR was on its disk: there is nothing left to resume. Start" \
+      "over with delete, create and run; a folder in a bucket (gs://...) would have outlived the machine."
 }
 
 resume() {

@@ -219,7 +219,7 @@ def _by_writer(mode: Mode, work: Callable[[], Sequence]) -> Sequence:
         raise failed
     if status := int(processes.from_writer([status])[0]):
         kind = UserError if status == 2 else failures.Failure
-        raise kind(f"--mode={mode.name} has failed in process 0, which says why.")
+        raise kind(f"--mode={mode.name} has failed in process 0: see its error.")
     return paths
 
 

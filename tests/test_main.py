@@ -155,7 +155,7 @@ def test_a_signal_while_jax_is_imported_ends_the_command(data_dir, number):
     _, error = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert error.splitlines() == [
-        f"Stopped by {number.name}. What was complete is kept; repeat the command for the rest."
+        f"Stopped by {number.name}. All complete work is kept; repeat the command for the rest."
     ]
 
 
@@ -190,7 +190,7 @@ def test_training_that_diverges_fails_and_keeps_good_checkpoints(call, tmp_path,
     done = call("--workdir", str(tmp_path), *good, *bad, "--config.checkpoint.every=1")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert re.search(r"Error: After step 3 the weights are out of bounds, first \S+ ", done.stderr)
-    assert "The checkpoint of step 2 is from before, and sound." in done.stderr
+    assert "The checkpoint of step 2 is from before that, and sound." in done.stderr
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["2"]
 
 
@@ -298,8 +298,11 @@ def test_a_mode_from_outside_is_listed_and_run(capsys, monkeypatch, tmp_path):
     [
         (OSError(28, "No space left on device"), ["/run: no space is left", "Free some"]),
         (PermissionError(13, "Permission denied", "/a/b"), ["/a/b: permission is denied"]),
-        (ValueError("RESOURCE_EXHAUSTED: Out of memory"), ["memory of a device", "accumulate"]),
-        (MemoryError(), ["memory of this machine"]),
+        (
+            ValueError("RESOURCE_EXHAUSTED: Out of memory"),
+            ["A device has run out of memory", "accumulate"],
+        ),
+        (MemoryError(), ["This machine has run out of memory"]),
     ],
 )
 def test_failures_of_the_system_end_in_a_sentence(monkeypatch, tmp_path, error, words):

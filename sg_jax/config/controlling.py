@@ -21,7 +21,7 @@ def _templates(values: Any) -> str:
     if broken := _texts(values):
         return broken
     wrong = [v for v in values if v.count("{}") != 1]
-    rule = "must have {} once in each, for the subject, as in 'a large {}'"
+    rule = "must contain {} once each, for the subject, as in 'a large {}'"
     return f"{rule}, not {shown(wrong[0])}." if wrong else ""
 
 
@@ -52,19 +52,19 @@ def _methods(values: Any) -> str:
 
 def _name(value: Any) -> str:
     fits = isinstance(value, str) and re.fullmatch(r"\w[\w -]{0,99}", value)
-    return "" if fits else "must be letters, digits, '_', '-' and spaces: it names files."
+    return "" if fits else "must be letters, digits, '_', '-' and spaces: files get this name."
 
 
 @dataclasses.dataclass(frozen=True)
 class Control(Learning):
     """What --mode control finds and draws."""
 
-    attribute: str = setting("attribute", "its name, and that of the files", rule=_name)
+    attribute: str = setting("attribute", "its name, also used for the files", rule=_name)
     methods: tuple = setting(("learned",), "'difference', 'learned', or both", rule=_methods)
     pairs: str = setting(
         "", "file of lines such as 'a {circle} | a large {circle} | a small {circle}'"
     )
-    subjects: tuple = setting((), "in the place of {} below, instead of pairs", rule=_texts)
+    subjects: tuple = setting((), "to fill {} below, instead of pairs", rule=_texts)
     neutral: tuple = setting(("a {}",), "prompts without the attribute", rule=_templates)
     positive: tuple = setting((), "prompts with it, such as ('a large {}',)", rule=_templates)
     negative: tuple = setting((), "with its opposite, such as ('a small {}',)", rule=_templates)
@@ -72,12 +72,12 @@ class Control(Learning):
         (), "to draw: 'a {circle} and a star'; empty: the neutral ones", rule=_prompts
     )
     scales: tuple = setting(
-        (-1.0, -0.5, 0.0, 0.5, 1.0), "of the direction, to draw with", rule=_scales
+        (-1.0, -0.5, 0.0, 0.5, 1.0), "of the direction when drawing", rule=_scales
     )
     guidance: tuple = setting(
-        ("unguided", "cfg", "sg"), "guidance settings, of --measure", rule=tuples.names
+        ("unguided", "cfg", "sg"), "guidance settings for --measure", rule=tuples.names
     )
-    measured: int = setting(100, "prompts of --measure", low=2, high=100_000)
+    measured: int = setting(100, "prompts for --measure", low=2, high=100_000)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,13 +86,13 @@ class Control(Learning):
         counts = {name: len(getattr(self, name)) for name in ("neutral", "positive", "negative")}
         if (self.positive or self.negative) and len(set(counts.values())) > 1:
             told = ", ".join(f"{count} {name}" for name, count in counts.items())
-            rule = f"must be as many as the others: there are {told} prompts."
+            rule = f"must have as many prompts as the others: there are {told}."
             raise SettingError(self.SECTION, "positive", self.positive, rule)
 
     def unread(self) -> dict[str, str]:
         if not self.pairs:
             return {}
-        reason = "pairs has the prompts"
+        reason = "the prompts come from pairs"
         return {name: reason for name in ("subjects", "neutral", "positive", "negative")}
 
     @property
@@ -106,7 +106,7 @@ class Control(Learning):
             return contrasts.read(self.pairs, "config.control.pairs")
         if not self.subjects or not self.positive:
             raise UserError(
-                "config.control says no contrastive prompts: give config.control.subjects with "
+                "config.control has no contrastive prompts: give config.control.subjects with "
                 "neutral, positive and negative, or a file of pairs."
             )
         return contrasts.of_templates(self.neutral, self.positive, self.negative, self.subjects)

@@ -42,7 +42,7 @@ from sg_jax.programs.training import (
 
 SMALLER = (
     "lower config.train.batch_size, raise config.train.accumulate, or spread the state over more "
-    "devices by config.mesh.fsdp"
+    "devices with config.mesh.fsdp"
 )
 
 KERNELS = {  # those that only some devices run
@@ -194,7 +194,7 @@ class Experiment:
         needed, devices, hint = KERNELS.get(asked, (platform, "", ""))
         if platform != needed:
             raise UserError(
-                f"config.model.attention={asked!r} is for {devices}, and these devices are "
+                f"config.model.attention={asked!r} is for {devices}, but these devices are "
                 f"{platform}: set it to 'auto' or 'xla'.{hint}"
             )
 

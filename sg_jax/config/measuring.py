@@ -38,15 +38,15 @@ class Evaluate(Settings):
         "", ".npz file of the real images, such as ADM's; empty: those of the data"
     )
     metrics: tuple = setting(
-        (), "which; empty: all of the data's own classifier", rule=tuples.metrics
+        (), "which ones; empty: all of the data's own classifier", rule=tuples.metrics
     )
     network: str = setting(
         "",
         "whose features precision, recall, kid and mind use; empty: what other metrics use",
         options=("", "classifier", "inception", "dinov2"),
     )
-    inception: str = setting("", "file of Inception's weights; empty: where they usually are")
-    dinov2: str = setting("", "file of DINOv2's weights; empty: where they usually are")
+    inception: str = setting("", "file of Inception's weights; empty: the usual place")
+    dinov2: str = setting("", "file of DINOv2's weights; empty: the usual place")
     dinov2_dtype: str = setting(
         "float32", "type that DINOv2 computes in", options=("float32", "bfloat16")
     )
@@ -56,7 +56,7 @@ class Evaluate(Settings):
     keep: str = setting(
         "", "keep all images: as PNG files, or as ADM's .npz too", options=("", "png", "npz")
     )
-    published: str = setting("", "published figures that are shown beside", options=("", "table3"))
+    published: str = setting("", "published figures to show alongside", options=("", "table3"))
     columns: int = setting(10, "classes shown in the picture", low=1, high=1000)
 
 
@@ -85,7 +85,7 @@ class Tune(Settings):
         "network can run",
         rule=tuples.methods,
     )
-    settings: int = setting(12, "settings to try of each method at each budget", low=1)
+    settings: int = setting(12, "settings of each method to try at each budget", low=1)
     candidates: tuple = setting(
         (),
         "((method, (setting, ...)), ...): the guidance settings to try instead of the table's, of "
@@ -99,13 +99,13 @@ class Tune(Settings):
     )
     metric: str = setting(
         "",
-        "what settings are chosen by; empty: fid, frechet, fd_dinov2, mind or kid, the first that "
+        "metric to choose settings by; empty: fid, frechet, fd_dinov2, mind or kid, the first that "
         "is measured",
         options=("", *tuples.METRICS),
     )
     samples: int = setting(300, "images per setting and seed", low=10, high=MOST_IMAGES)
     seeds: tuple = setting(
-        (0, 10, 11), "seeds to choose settings with; one chooses badly", rule=tuples.some_seeds
+        (0, 10, 11), "seeds to choose settings with; one is too few", rule=tuples.some_seeds
     )
     report_samples: int = setting(
         1000, "images per chosen setting and seed", low=10, high=MOST_IMAGES
@@ -114,20 +114,18 @@ class Tune(Settings):
         (1, 2, 3, 4, 5), "seeds to score the chosen settings with", rule=tuples.some_seeds
     )
 
-    winners: str = setting(
-        "", "a run that was tuned: its best settings are scored here, and nothing is searched"
-    )
+    winners: str = setting("", "a tuned run: its best settings are scored here, without a search")
 
     def unread(self) -> dict[str, str]:
-        reason = f"winners={self.winners!r} brings the settings"
+        reason = f"the settings come from winners={self.winners!r}"
         return {"settings": reason, "candidates": reason} if self.winners else {}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if both := sorted(set(self.seeds) & set(self.report_seeds)):
             rule = (
-                f"must share no seed with config.tune.seeds={self.seeds}: with {both[0]}, a "
-                "setting would be scored on what it was chosen by."
+                f"must not share a seed with config.tune.seeds={self.seeds}: with {both[0]}, a "
+                "setting would be scored on the images it was chosen by."
             )
             raise SettingError(self.SECTION, "report_seeds", self.report_seeds, rule)
 
@@ -162,12 +160,12 @@ class Compose(Settings):
         16, "prompts of each task on the shapes, and as many held-out ones; 0: all", low=0
     )
     samples: int = setting(4, "images per prompt and seed", low=1, high=1000)
-    seeds: tuple = setting((0,), "that scales are chosen on", rule=tuples.some_seeds)
+    seeds: tuple = setting((0,), "to choose scales on", rule=tuples.some_seeds)
     report_seeds: tuple = setting(
-        (1, 2, 3), "that the chosen scales are scored on", rule=tuples.some_seeds
+        (1, 2, 3), "to score the chosen scales on", rule=tuples.some_seeds
     )
     keep: str = setting(
-        "", "keep all images of the report as another scorer reads them", options=LAYOUTS
+        "", "keep all images of the report in another scorer's layout", options=LAYOUTS
     )
     clip: str = setting("", "hub id or folder of a CLIP network, for its score; empty: none")
 
@@ -175,7 +173,7 @@ class Compose(Settings):
         super().__post_init__()
         if both := sorted(set(self.seeds) & set(self.report_seeds)):
             rule = (
-                f"must share no seed with config.compose.seeds={self.seeds}: with {both[0]}, a "
-                "scale would be scored on what it was chosen by."
+                f"must not share a seed with config.compose.seeds={self.seeds}: with {both[0]}, a "
+                "scale would be scored on the images it was chosen by."
             )
             raise SettingError(self.SECTION, "report_seeds", self.report_seeds, rule)

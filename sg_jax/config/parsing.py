@@ -37,7 +37,7 @@ def load(path: str) -> ConfigDict:
     if not exists:
         known = known or ["configs/digits.py"]
         raise UserError(
-            f"--config={path[:200]}: no such file. There are: {', '.join(known)}."
+            f"--config={path[:200]}: no such file. These exist: {', '.join(known)}."
             + nearest(path, known)
         )
     given = _run(path, file)
@@ -77,7 +77,7 @@ def merge(given: Mapping | ConfigDict) -> ConfigDict:
     for name in settings if isinstance(settings, Mapping | ConfigDict) else ():
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise UserError(
-                f"config.guidance: {shown(name)} cannot name a setting, because files have its "
+                f"config.guidance: {shown(name)} cannot name a setting, because files get its "
                 "name: use at most 100 letters, digits, spaces and signs such as _, +, - and =."
             )
         if name not in config.guidance:
@@ -225,8 +225,8 @@ def keys_of(arguments: Sequence[str]) -> set[str]:
 def _unknown(flag: str, known: Iterable[str]) -> str:
     names = [f"--{name}" for name in known]
     return (
-        f"{_plainly(flag)} is not a flag.{nearest(flag, names)} Flags are {', '.join(names)} and "
-        f"--config.<key>=<value>."
+        f"{_plainly(flag)} is not a flag.{nearest(flag, names)} The flags are {', '.join(names)} "
+        f"and --config.<key>=<value>."
     )
 
 

@@ -238,9 +238,9 @@ def check_data(
     if differs:
         raise UserError(
             f"config.data.name={config.data.name!r} in config.data.data_dir="
-            f"{config.data.data_dir!r} is not the data that the run was trained with, by "
-            f"{files.path(workdir) / NAME}: {differs}. Set config.data.data_dir to that data, or "
-            "give another --workdir."
+            f"{config.data.data_dir!r} is not the data that the run was trained with, "
+            f"according to {files.path(workdir) / NAME}: {differs}. Set config.data.data_dir to "
+            "that data, or give another --workdir."
         )
 
 
@@ -284,8 +284,8 @@ def check_same(config: ConfigDict, workdir: str, when: str) -> None:
         if now[path] != before[path]:
             raise UserError(
                 f"config.{path}={now[path]!r} differs from the {before[path]!r} that the run was "
-                f"trained with, by {files.path(workdir) / NAME}: set it back, or give another "
-                "--workdir."
+                f"trained with, according to {files.path(workdir) / NAME}: set it back, or give "
+                "another --workdir."
             )
 
 

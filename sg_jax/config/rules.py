@@ -76,7 +76,7 @@ def _check_texts(config: Config) -> None:
             raise UserError(
                 f"config.{key}={shown(value)} has no effect: config.model.kind="
                 f"{config.model.kind!r} reads texts, and draws captions of the data, or "
-                f"`--mode sample --prompts FILE`. Leave it at {default!r}."
+                f"prompts (`--mode sample --prompts FILE`). Leave it at {default!r}."
             )
 
 
@@ -100,15 +100,15 @@ def _check_tuning(config: Config) -> None:
     for method in tune.methods:
         if method not in known and method != tuples.ALL:
             raise UserError(
-                f"config.tune.methods={shown(method)} is not a method of guidance; there are "
-                f"{', '.join(known)}: name one of them, or give its settings by "
+                f"config.tune.methods={shown(method)} is not a method of guidance; the methods are "
+                f"{', '.join(known)}: name one of them, or give its settings in "
                 f"config.tune.candidates.{nearest(method, known)}"
             )
     for method, names in own.items():
         if names[-1] == tuples.OTHERS and method not in METHODS:
             raise UserError(
                 f"config.tune.candidates: {tuples.OTHERS!r} stands for the candidates of a method "
-                f"of the table, and {shown(method)} is none: {', '.join(METHODS)}."
+                f"of the table, but {shown(method)} is not one: {', '.join(METHODS)}."
             )
         for name in names:
             if name not in (*config.guidance, tuples.OTHERS):
@@ -135,7 +135,7 @@ def _check_objective(config: Config, model: Backbone) -> None:
     elif not model.choices:
         lacks["route_loss"] = "config.model.routes is empty"
     if not model.inner:
-        lacks["inner"] = "config.model.inner=0 is no inner head"
+        lacks["inner"] = "config.model.inner=0 means no inner head"
     for name, reason in lacks.items():
         value, default = getattr(objective, name), default_of(FlowMatching, name)
         if value != default:

@@ -61,11 +61,11 @@ def check(config: ConfigDict, workdir: str, used: Iterable[str], said: Collectio
         if key == DATA:
             if prepare.is_prepared(config.data.name, path) or _is_elsewhere(config.data.name):
                 continue
-            why = f" The data set {config.data.name!r} is not there, and would be written."
+            why = f" The data set {config.data.name!r} is not there, so it would be written."
         raise UserError(
-            f"config.{key}={path!r} leads out of the run in --workdir={workdir}, and only its "
-            f"{record.NAME} says so, which may be someone else's.{why} If you mean it, say it in "
-            f"the command: --config.{key}={shlex.quote(path)}"
+            f"config.{key}={path!r} is outside the run in --workdir={workdir}. It comes from the "
+            f"run's {record.NAME}, which someone else may have written.{why} To allow it, add it "
+            f"to the command: --config.{key}={shlex.quote(path)}"
         )
 
 
@@ -73,9 +73,9 @@ def _check_name(key: str, name: str, workdir: str, said: Collection[str]) -> Non
     """Raise if a data set that the command does not name would be downloaded."""
     if key not in said and hf_source.claims(name) and not hf_source.on_disk(name):
         raise UserError(
-            f"config.{key}={name!r} is read from the hub of Hugging Face, and only the "
-            f"{record.NAME} of the run in --workdir={workdir} says so, which may be someone "
-            f"else's. If you mean it, say it in the command: --config.{key}={shlex.quote(name)}"
+            f"config.{key}={name!r} is read from the hub of Hugging Face. It comes from the "
+            f"{record.NAME} of the run in --workdir={workdir}, which someone else may have "
+            f"written. To allow it, add it to the command: --config.{key}={shlex.quote(name)}"
         )
 
 
@@ -87,8 +87,8 @@ def _check_track(values: dict[str, object], workdir: str, said: Collection[str])
     flags = " ".join(f"--config.{key}={shlex.quote(str(values[key]))}" for key in unsaid)
     raise UserError(
         f"config.{TRACK}={values[TRACK]!r} would send the numbers and pictures of this run to your "
-        f"account there, and only the {record.NAME} of the run in --workdir={workdir} says where "
-        f"to, which may be someone else's. If you mean it, say it in the command: {flags}. "
+        f"account there. This comes from the {record.NAME} of the run in --workdir={workdir}, "
+        f"which someone else may have written. To allow it, add it to the command: {flags}. "
         f"--config.{TRACK}= sends nothing."
     )
 

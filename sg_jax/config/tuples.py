@@ -33,7 +33,7 @@ def numbers_in(low: float, high: float = FLOAT32) -> Callable[[Any], str]:
 def scales(values: Any) -> str:
     """Allow different omegas, all but 1, or none."""
     if isinstance(values, tuple) and 1 in values:
-        return "must not contain 1, which is no guidance."
+        return "must not contain 1, which means no guidance."
     return numbers_in(0)(values) if values != () else ""
 
 
@@ -63,7 +63,7 @@ def decays(values: Any) -> str:
     if any(np.float32(v) == 1 for v in values):
         return "must lie in [0, 1) in float32, where 0.99999999 is 1."
     if len({f"{v:g}" for v in values}) < len(values):
-        return "must not contain two decays that print alike, because each names its average."
+        return "must not contain two decays that print the same, because each names its average."
     return ""
 
 

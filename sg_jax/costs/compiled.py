@@ -63,7 +63,7 @@ def analyse(
         "code": memory.generated_code_size_in_bytes,
     }
     peak, peak_flops = sum(parts.values()), flops.peak(chip.kind)
-    assert peak_flops, f"no peak is known of {chip.kind}"
+    assert peak_flops, f"no peak is known for {chip.kind}"
     cycles = {kind: n / steps for kind, n in cycles_by_kind(text, topology).items()}
     seconds = sum(cycles.values()) / chip.clock
     return {
@@ -89,7 +89,7 @@ def _text(compiled: jax.stages.Compiled) -> str:
         raise UserError(
             f"jax {jax.__version__} cannot read the program that libtpu "
             f"{importlib.metadata.version('libtpu')} compiled ({one_line(error)}): install the "
-            "libtpu that belongs to it, by pip install 'jax[tpu]'."
+            "matching libtpu, with pip install 'jax[tpu]'."
         ) from None
 
 
@@ -112,7 +112,7 @@ def render(report: dict[str, Any], remedy: str) -> str:
         "Per chip:",
     ]
     room = report["hbm_gib"] - report["peak_gib"]
-    verdict = f"fits, {room:.2f} GiB free" if report["fits"] else f"too much by {-room:.2f} GiB"
+    verdict = f"fits, {room:.2f} GiB free" if report["fits"] else f"{-room:.2f} GiB too much"
     lines.append(
         f"  memory        {report['peak_gib']:9.2f} GiB of {report['hbm_gib']:g}: {verdict}"
     )

@@ -96,7 +96,7 @@ def machine(text: str = "", share: float = SHARE) -> Machine:
     for side in (found[3] or "1").split("x"):
         number *= int(side)
     if not 1 <= number <= MOST:
-        raise UserError(f"--chips={shown(text)} are {number:,} chips: give 1 to {MOST:,}.")
+        raise UserError(f"--chips={shown(text)} means {number:,} chips: give 1 to {MOST:,}.")
     return Machine(known[found[2]], number, share)
 
 

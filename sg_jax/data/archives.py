@@ -153,7 +153,7 @@ def _indexed(path: str, found: tuple[int, int], told: tuple[str, ...]) -> Archiv
         raise
     except Exception as cause:  # damaged archives raise many kinds of errors
         raise UserError(
-            f"{readable(path)} is no archive in .zip or .tar, or is damaged or cut short "
+            f"{readable(path)} is not a .zip or .tar archive, or is damaged or cut short "
             f"({one_line(cause)}): make or copy it again."
         ) from cause
     names = sorted(members)
@@ -185,8 +185,8 @@ def _zip_members(path: str, left_out: LeftOut) -> Iterator[tuple[str, _Member]]:
                 raise UserError(f"{readable(path)} is encrypted: unpack it into a folder.")
             if member.method not in (STORED, DEFLATED) and not kind_of(info.filename):
                 raise UserError(
-                    f"{readable(path)} is compressed by method {member.method}, which is not read: "
-                    "make it again by `zip -0`, which stores images as they are, or unpack it."
+                    f"{readable(path)} is compressed by method {member.method}, which is not "
+                    "read: make it again with `zip -0`, which stores images as is, or unpack it."
                 )
             yield info.filename, member
 
@@ -216,7 +216,7 @@ def _tar_members(path: str, left_out: LeftOut, size: int) -> Iterator[tuple[str,
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise ValueError(f"after {end:,} of {size:,} bytes there is no end")
         if any(file.read(2**20)):
-            raise ValueError(f"more follows after its end at {end:,} of {size:,} bytes")
+            raise ValueError(f"more data follows its end at {end:,} of {size:,} bytes")
     for name, target in links:
         if target.lstrip("/") in known:
             yield name, known[target.lstrip("/")]

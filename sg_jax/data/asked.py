@@ -100,7 +100,7 @@ def tell_cut(cut: Iterable[bool], most: str, lines: Sequence[int] = ()) -> None:
     if found := [i for i, is_cut in enumerate(cut) if is_cut]:
         prompts = "1 prompt is" if len(found) == 1 else f"{len(found):,} prompts are"
         first = f"line {lines[found[0]]}" if lines else f"number {found[0]}"
-        log(f"{prompts} longer than {most} and cut, first that of {first}.")
+        log(f"{prompts} longer than {most} and cut; the first is {first}.")
 
 
 def labels_of(asked: np.ndarray | Asked) -> np.ndarray:
@@ -188,8 +188,8 @@ def of_data(data: Data, text: Text, source: Source) -> Captioned:
     except SettingError as error:
         if error.name != "test_split":
             raise
-        why = f"config.data.test_split={data.test_split!r} is not there"
+        why = f"config.data.test_split={data.test_split!r} does not exist"
     except UserError as error:
         why = f"those of config.data.test_split={data.test_split!r} cannot be used. {error}"
-    log(f"Captions are drawn of split {source.split!r}: {why}.".replace("..", "."))
+    log(f"Captions are drawn from split {source.split!r}: {why}.".replace("..", "."))
     return Captioned(source, wording.of(text, source))

@@ -64,11 +64,11 @@ def texts(found: Any) -> tuple[str, ...]:
             except UnicodeDecodeError:
                 raise UserError(f"a caption is not in UTF-8: {value[:40]!r}") from None
         if not isinstance(value, str):
-            raise UserError(f"a caption is {shown(value)}, which is no text")
+            raise UserError(f"a caption is {shown(value)}, which is not text")
         try:
             value.encode()
         except UnicodeEncodeError as cause:
-            raise UserError(f"a caption has half of a character ({one_line(cause)})") from None
+            raise UserError(f"a caption has half a character ({one_line(cause)})") from None
         if len(value) > LONGEST:
             raise UserError(f"a caption has {len(value):,} characters, more than {LONGEST:,}")
         if value := value.strip():
@@ -79,7 +79,7 @@ def texts(found: Any) -> tuple[str, ...]:
 def _listed(found: Any) -> list:
     if isinstance(found, list | tuple | np.ndarray):
         return list(found)
-    raise UserError(f"its captions are {shown(found)}, which is no text and no list of texts")
+    raise UserError(f"its captions are {shown(found)}, which is neither text nor a list of texts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _read(files: Files, path: str, name: str, into: dict[str, tuple[str, ...]]) 
         try:
             row = json.loads(line)
             if not isinstance(row, dict):
-                raise UserError("it is no object with names")
+                raise UserError("it is not an object with names")
             if not (keys := [key for key in KEYS if key in row]):
                 continue
             any_key = True

@@ -116,7 +116,7 @@ def too_many_open(why: str) -> str:
     if os.strerror(errno.EMFILE) in why:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         more = max(4096, 4 * limit)
-        return f"raise the limit of {limit} open files, such as by `ulimit -n {more}`"
+        return f"raise the limit of {limit} open files, for example with `ulimit -n {more}`"
     return ""
 
 

@@ -46,7 +46,7 @@ def ordered_classes(
     if lacking := sorted(known - set(listed)):
         raise _wrong(
             classes,
-            f"has {len(rows)} classes, and none for the folder {shown(lacking[0])}, one of "
+            f"has {len(rows)} classes, but none for the folder {shown(lacking[0])}, one of "
             f"{len(folders)} in {name!r}: give each folder a line, FOLDER or FOLDER NAME."
             f"{nearest(lacking[0], listed)}",
         )

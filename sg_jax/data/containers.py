@@ -189,7 +189,7 @@ def read_file(path: str) -> bytes:
     """Return the contents of an image file; raise an OSError or a UserError with the reason."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):  # such as a pipe, which waits for a writer
-        raise UserError("it is no regular file")
+        raise UserError("it is not a regular file")
     if status.st_size > MOST_BYTES:
         raise UserError(f"it has more than {MOST_BYTES:,} bytes")
     with open(path, "rb") as file:

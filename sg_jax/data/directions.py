@@ -62,7 +62,7 @@ def load(path: Any, name: str = "direction") -> Direction:
     """
     given = f"{name}={shown(os.fspath(path) if isinstance(path, os.PathLike) else path)}"
     if not isinstance(path, str | os.PathLike):
-        raise UserError(f"{given} must be a direction, or the file of one.")
+        raise UserError(f"{given} must be a direction, or a file of one.")
     try:
         found = arrays.from_npz(arrays.read_bytes(files.path(path)))
     except OSError as cause:
@@ -71,13 +71,13 @@ def load(path: Any, name: str = "direction") -> Direction:
         ) from None
     except Exception as cause:  # damaged files raise many kinds of errors
         raise UserError(
-            f"{given} is damaged, or no file of a direction ({one_line(cause)}): `--mode control` "
-            "writes one."
+            f"{given} is damaged, or is not a direction file ({one_line(cause)}): `--mode "
+            "control` writes one."
         ) from None
     missing = {"direction", "attribute", "prompts", *_TEXTS} - set(found)
     if missing:
         raise UserError(
-            f"{given} has no {', '.join(sorted(missing))}, so it is no file of a direction: "
+            f"{given} has no {', '.join(sorted(missing))}, so it is not a direction file: "
             "`--mode control` writes one."
         )
     values, prompts = found["direction"], found["prompts"]

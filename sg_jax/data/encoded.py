@@ -12,7 +12,7 @@ from sg_jax.errors import SettingError, UserError
 COLOURED = 3  # channels, unless config.data.channels says otherwise
 LOOKED_AT = 1000  # images whose size is read when a data set is opened
 THREADS = 16
-REMEDY = "replace or remove it, or leave out what is damaged by config.data.damaged='skip'"
+REMEDY = "replace or remove it, or leave out damaged examples with config.data.damaged='skip'"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -65,7 +65,7 @@ class Encoded:
             remedy = "Mend the data set" if sized else "Set config.data.image_size"
             raise UserError(
                 f"config.data.name={self.name!r}: {self.place(i)} {wrong}. {remedy}, or leave the "
-                "example out by config.data.damaged='skip'."
+                "example out with config.data.damaged='skip'."
             )
         return example
 
@@ -120,8 +120,8 @@ def _common_size(source: Encoded) -> tuple[int, int]:
             "image_size",
             0,
             f"uses images as stored, but those of {source.name!r} differ in size "
-            f"({', '.join(texts)}): set it to the side in pixels, to which all images are then "
-            "resized and cropped.",
+            f"({', '.join(texts)}): set it to a side in pixels; all images are then resized and "
+            "cropped to it.",
         )
     if not found:
         source.identify(0)  # raises an error with the reason

@@ -140,7 +140,7 @@ def _library(name: str) -> Any:
     if int(datasets.__version__.partition(".")[0]) < LEAST:
         raise UserError(
             f"config.data.name={name!r} needs datasets {LEAST} or later, not "
-            f"{datasets.__version__}, because older ones run code of a data set: "
+            f"{datasets.__version__}, because older ones run a data set's own code: "
             "`pip install -U datasets`."
         )
     return datasets
@@ -154,10 +154,10 @@ def _tables(datasets: Any, name: str) -> dict[str, Any]:
             called = name.removeprefix(PREFIX)
             if not _ID.fullmatch(called):
                 raise UserError(
-                    f"config.data.name={shown(name)} must be hf:FOLDER, of a folder that is there, "
+                    f"config.data.name={shown(name)} must be hf:FOLDER, with an existing folder, "
                     "hf:OWNER/NAME or hf:OWNER/NAME:CONFIG."
                 )
-            log(f"{name}: what is not in the cache of Hugging Face is downloaded ...")
+            log(f"{name}: downloading what is not in the Hugging Face cache ...")
             loaded = datasets.load_dataset(*called.split(":"))
         elif any((path / file).is_file() for file in SAVED):
             loaded = datasets.load_from_disk(str(path))
@@ -168,8 +168,8 @@ def _tables(datasets: Any, name: str) -> dict[str, Any]:
     except Exception as cause:  # many kinds of errors, also from other packages
         raise UserError(
             f"config.data.name={shown(name)} cannot be opened ({one_line(cause)}): give the folder "
-            "that save_to_disk wrote, or the OWNER/NAME of a data set on the hub; that needs "
-            "network, and for some `hf auth login`."
+            "that save_to_disk wrote, or the OWNER/NAME of a data set on the hub, which needs "
+            "a network connection, and for some `hf auth login`."
         ) from cause
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 
@@ -183,8 +183,8 @@ def _column(name: str, table: Any, kind: type, preferred: str, required: bool = 
         return ""
     found = ", ".join(f"{key} ({type(f).__name__})" for key, f in table.features.items())
     raise UserError(
-        f"config.data.name={name!r} has {len(keys)} columns of type {kind.__name__}, and none is "
-        f"called {preferred!r}; its columns are {found}. Rename the one that is meant "
+        f"config.data.name={name!r} has {len(keys)} columns of type {kind.__name__}, but none is "
+        f"called {preferred!r}; its columns are {found}. Rename the one to use "
         "(rename_column), and save the data set to a folder (save_to_disk)."
     )
 
@@ -204,7 +204,7 @@ def _classes(
     if not plain or not all(isinstance(value, int | str) for value in values):
         raise UserError(
             f"config.data.name={name!r} has labels in column {label!r} that are neither names nor "
-            "whole numbers: mend them, or rename the column, so that there are no labels."
+            "whole numbers: mend them, or rename the column to have no labels."
         )
     ordered = sorted(values, key=lambda value: (isinstance(value, str), value))
     return tuple(map(str, ordered)), {value: i for i, value in enumerate(ordered)}

@@ -112,7 +112,7 @@ def _opened(encoded: bytes) -> Iterator[Image.Image]:
         raise
     except UnidentifiedImageError:
         known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        raise UserError(f"These {len(encoded)} bytes are no image in {known}.") from None
+        raise UserError(f"These {len(encoded)} bytes are not an image in {known}.") from None
     except Exception as cause:  # damaged files raise many kinds of errors
         raise UserError(
             f"The image in these {len(encoded)} bytes cannot be decoded ({one_line(cause)})."
@@ -175,7 +175,7 @@ def _narrowed(file: Image.Image) -> Image.Image:
         low, high = values.min(), values.max()
         if not (low >= 0 and high <= most):
             raise UserError(
-                f"The image has values from {low:g} to {high:g}, which must lie in 0 to 65,535: "
+                f"The image has values from {low:g} to {high:g}, but they must be 0 to 65,535: "
                 "store it in 8 or 16 bits."
             )
         ranges = (1, 255, most) if file.mode == "F" else (255, most)

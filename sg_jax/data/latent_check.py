@@ -9,7 +9,7 @@ from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.runs.progress import log
 
-REMEDY = "copy the data set again, or make it anew."
+REMEDY = "copy the data set again, or make it again."
 
 
 def check(data_dir: str, name: str) -> None:
@@ -21,22 +21,21 @@ def check(data_dir: str, name: str) -> None:
     unfinished = pathlib.Path(data_dir).expanduser() / f"{name}.unfinished"
     if unfinished.exists():
         raise UserError(
-            f"{unfinished} is not finished: the command that began it goes on, if it is given "
-            "again."
+            f"{unfinished} is not finished: repeat the command that began it to continue it."
         )
     source: Any = open_source(name, latent_shards.SPLIT, data_dir, damaged="stop", tried=False)
     if not source.latents and source.described is None:
-        raise UserError(f"--name={name}: {data_dir} has a data set of images of that name.")
+        raise UserError(f"--name={name}: {data_dir} has a data set of images with that name.")
     folder = pathlib.Path(source.files[0]).parent
     origin = source.origin
     if origin is None:
-        log("The data set does not say how its files were: only their examples are read.")
+        log("The data set has no checksums of its files: only its examples are checked.")
     else:
         there = {path.name for path in folder.iterdir() if ".array_record-" in path.name}
         if odd := sorted(there ^ set(origin.shards)):
-            what = "not there" if odd[0] not in there else "not of this data set"
+            what = "missing" if odd[0] not in there else "not part of this data set"
             raise UserError(
-                f"{folder / odd[0]} is {what}, as {ORIGIN} there says, nor are "
+                f"{folder / odd[0]} is {what}, according to {ORIGIN} there, as are "
                 f"{len(odd) - 1} others: {REMEDY}"
             )
         for file, known in origin.shards.items():
@@ -45,7 +44,7 @@ def check(data_dir: str, name: str) -> None:
     read = source if source.described is None else wording.Worded(source, features=True)
     if damaged := skipping.find(read, log):
         i, why, _ = damaged[0]
-        raise UserError(f"{len(damaged)} examples are damaged, the first is {i}: {why}")
+        raise UserError(f"{len(damaged)} examples are damaged; the first is {i}: {why}")
     log(
         f"All {len(source):,} {'latents' if source.latents else 'images'} of {folder} can be read"
         + (", and the files are as written." if origin else ".")

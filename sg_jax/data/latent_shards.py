@@ -107,7 +107,7 @@ class Unfinished:
             yield
 
     def _check_about(self, path: pathlib.Path) -> None:
-        remedy = f"delete {self.folder} to begin anew, or choose another --name"
+        remedy = f"delete {self.folder} to start again, or choose another --name"
         try:
             saved = dict(json.loads(path.read_bytes()))
         except (ValueError, TypeError, RecursionError) as cause:
@@ -115,8 +115,8 @@ class Unfinished:
         for key, value in self.about.items():
             if saved.get(key) != value:
                 raise UserError(
-                    f"{self.folder} was begun with {key}={saved.get(key)!r}, and now it is "
-                    f"{value!r}: {remedy}, or give the command of before."
+                    f"{self.folder} was begun with {key}={saved.get(key)!r}, but now it is "
+                    f"{value!r}: {remedy}, or repeat the earlier command."
                 )
 
     def file(self, k: int) -> pathlib.Path:
@@ -157,8 +157,8 @@ class Unfinished:
             files.write_atomically(path, json.dumps(known).encode())
         except (OSError, RuntimeError) as cause:  # the latter from the writer of ArrayRecord
             raise UserError(
-                f"{target} cannot be written ({_reason(cause)}). What is finished is kept, and the "
-                "same command goes on."
+                f"{target} cannot be written ({_reason(cause)}). What is finished is kept: repeat "
+                "the same command to continue."
             ) from cause
         finally:
             with contextlib.suppress(OSError):
@@ -177,7 +177,7 @@ class Unfinished:
         if missing := [k for k, of_file in known.items() if of_file is None]:
             raise UserError(
                 f"{self.file(missing[0])} and {len(missing) - 1} others are missing: all processes "
-                "must write to one folder. The same command goes on."
+                "must write to one folder. Repeat the same command to continue."
             )
         found: list[dict[str, Any]] = [of_file for of_file in known.values() if of_file]
         whole = None if made is None else self._origin(made, found)
@@ -192,8 +192,8 @@ class Unfinished:
             self.folder.rename(self.place)
         except OSError as cause:
             raise UserError(
-                f"{self.place} cannot be written ({_reason(cause)}). What is finished is kept, and "
-                "the same command goes on."
+                f"{self.place} cannot be written ({_reason(cause)}). What is finished is kept: "
+                "repeat the same command to continue."
             ) from cause
         shutil.rmtree(self.place / "progress", ignore_errors=True)
         return whole

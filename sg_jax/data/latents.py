@@ -214,7 +214,7 @@ def _record(
 ) -> dict:
     """Return the record of example `i`, checked."""
     if np.shape(array) != shape:
-        raise UserError(f"Example {i} has shape {np.shape(array)}, the first one {shape}.")
+        raise UserError(f"Example {i} has shape {np.shape(array)}, but the first has {shape}.")
     with np.errstate(over="ignore"):  # infinity is reported
         stored = np.asarray(array, np.float16)
     if not np.isfinite(stored).all():

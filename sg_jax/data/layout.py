@@ -153,7 +153,7 @@ def _labels(files: Files, table: str, name: str) -> dict[str, int] | None:
     except (ValueError, TypeError, RecursionError) as cause:
         raise UserError(
             f"config.data.name={name!r}: its {TABLE} is not as StyleGAN's tools write it ({cause}):"
-            ' it must be {"labels": [["00000/img0.png", 6], ...]}, or removed.'
+            ' make it {"labels": [["00000/img0.png", 6], ...]}, or remove it.'
         ) from None
 
 

@@ -30,7 +30,7 @@ def read_npy(
         another format.
     """
     if not 0 < scale < np.inf:
-        raise UserError(f"--scale={scale} must be above 0 and finite: all latents are multiplied.")
+        raise UserError(f"--scale={scale} must be above 0 and finite: it multiplies all latents.")
     drawn = posterior not in (None, "none")
     root = pathlib.Path(files.path(folder))
     features, labels = (_numbered(root, kind) for kind in ("features", "labels"))
@@ -49,14 +49,14 @@ def read_npy(
                 "--posterior."
             )
         if array.dtype.kind not in "fiu":
-            bfloat16 = ", as bfloat16 becomes in such files" if array.dtype == "V2" else ""
+            bfloat16 = ", which is how such files hold bfloat16" if array.dtype == "V2" else ""
             raise UserError(
                 f"{path} has values of type {array.dtype}{bfloat16}: save float32 or float16."
             )
         if posterior is None and len(array) in ASKED:
             raise UserError(
                 f"{path} has {len(array)} channels, which may be latents of {len(array)} channels, "
-                f"or means of {len(array) // 2} and what they are drawn with. Say which: "
+                f"or means of {len(array) // 2} and their spread. Say which: "
                 "--posterior none, --posterior std (standard deviations), or --posterior logvar "
                 "(logarithms of variances)."
             )
@@ -70,7 +70,7 @@ def read_npy(
                 if std.min(initial=0) >= 0:
                     raise UserError(
                         f"{path}: none of these values is negative, so they look like standard "
-                        "deviations, not log variances: --posterior std."
+                        "deviations, not log variances: use --posterior std."
                     )
                 std = np.exp(0.5 * np.clip(std, -30, 20))
             array = np.stack([mean, std])  # [2, S, S, C]
@@ -88,8 +88,8 @@ def _array(path: pathlib.Path) -> np.ndarray:
         return arrays.from_npy(arrays.read_bytes(epath.Path(path)))
     except Exception as cause:  # damaged files raise many kinds of errors
         raise UserError(
-            f"{path} cannot be read as an array of numbers ({one_line(cause)}): write it again, by "
-            "numpy.save."
+            f"{path} cannot be read as an array of numbers ({one_line(cause)}): write it again, "
+            "with numpy.save."
         ) from cause
 
 

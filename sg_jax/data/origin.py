@@ -74,7 +74,7 @@ def read(folder: Any) -> Origin | None:
     except Exception as error:  # damaged files raise many kinds of errors
         raise UserError(
             f"{path} cannot be read ({one_line(error)}), so it is not known what made these "
-            "latents: copy the data set again; or remove that file, and give the autoencoder by "
-            "config.autoencoder.path."
+            "latents: copy the data set again; or remove that file, and give the autoencoder "
+            "with config.autoencoder.path."
         ) from None
     return origin

@@ -119,7 +119,7 @@ def files_at(name: str, key: str = "config.data.name", other: str = "a data set 
     """
     if paths.is_remote(name):
         raise UserError(
-            f"{key}={name!r} is in a bucket: mount it, by gcsfuse say, and give the "
+            f"{key}={name!r} is in a bucket: mount it, say with gcsfuse, and give the "
             "folder where it is mounted, or copy the images to a disk."
         )
     named = f"{key}={shown(name)}"
@@ -147,9 +147,9 @@ def files_at(name: str, key: str = "config.data.name", other: str = "a data set 
         raise UserError(f"{neither}. {hint}")
     there = files.left_out.text()
     raise UserError(
-        f"{named} has no images{f' ({there})' if there else ''}. Image files are known by their "
-        f"ends, {', '.join(sorted(SUFFIXES))}: convert others to these, and copy what links lead "
-        "to."
+        f"{named} has no images{f' ({there})' if there else ''}. Image files are recognised by "
+        f"their endings, {', '.join(sorted(SUFFIXES))}: convert others to these, and replace "
+        "links with copies."
     )
 
 

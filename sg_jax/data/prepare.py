@@ -254,7 +254,7 @@ def folder_hint(path: Any) -> str:
         return f"That folder holds a prepared data set: --config.data.data_dir={root} {names}."
     if any(child.name.endswith("_features") for child in files.children(path)):
         return (
-            "That folder looks like latents in .npy files; a data set is made of them by `python "
+            "That folder looks like latents in .npy files; make a data set of them with `python "
             f"-m sg_jax.main --mode latents --from {path} --to DATA_DIR --name NAME --scale SCALE`."
         )
     return ""
@@ -283,7 +283,7 @@ def _unprepared(name: str, root: Any, cause: Exception) -> UserError:
         what = "Set config.data.data_dir to a folder that can be written."
     else:
         what = (
-            f'With network, run {install}`python -c "{command}"`, or copy a prepared data set '
+            f'With a network, run {install}`python -c "{command}"`, or copy a prepared data set '
             "there, or set config.data.data_dir to a folder that has one."
         )
     return UserError(

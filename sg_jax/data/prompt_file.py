@@ -14,7 +14,7 @@ from sg_jax.runs import arrays, files
 from sg_jax.runs.progress import log
 
 MOST, LARGEST = 1_000_000, 2**30  # lines, and bytes of a file of texts
-LINES = "a file with a prompt in each line"
+LINES = "a file with one prompt per line"
 BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -77,7 +77,7 @@ def _content(path: str, given: str, wanted: str, largest: float) -> bytes:
             raise UserError(f"{given} {kind}: give {wanted}.")
         size = os.path.getsize(place) if not files.is_remote(place) else 0
         if size > largest:
-            raise UserError(f"{given} has {size:,} bytes, more than {largest:,}: divide it.")
+            raise UserError(f"{given} has {size:,} bytes, more than {largest:,}: split it.")
         return place.read_bytes()
     except UserError:
         raise
@@ -93,17 +93,17 @@ def _texts(content: bytes, given: str) -> Prompts:
     except UnicodeDecodeError as cause:
         line = body[: cause.start].count(b"\n") + 1
         raise UserError(
-            f"{given} is not in {encoding[:6].upper()}, at line {line}: save it in UTF-8, a prompt "
-            "in each line."
+            f"{given} is not in {encoding[:6].upper()}, at line {line}: save it in UTF-8, with "
+            "one prompt per line."
         ) from None
     lines = whole.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if lines[-1] == "":  # after the last line break
         lines.pop()
     found = [(n, text) for n, line in enumerate(lines, 1) if (text := line.strip())]
     if not found:
-        raise UserError(f"{given} has no prompt: write one in each line.")
+        raise UserError(f"{given} has no prompts: write one per line.")
     if len(found) > MOST:
-        raise UserError(f"{given} has {len(found):,} prompts, more than {MOST:,}: divide it.")
+        raise UserError(f"{given} has {len(found):,} prompts, more than {MOST:,}: split it.")
     if left := len(lines) - len(found):
         first = next(n for n, line in enumerate(lines, 1) if not line.strip())
         what = "line is" if left == 1 else "lines are"

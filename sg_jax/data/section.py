@@ -47,16 +47,16 @@ class Data(Settings):
     )
     background: str = setting(
         "white",
-        'colour under what is transparent, such as "#808080"',
+        'colour behind transparent pixels, such as "#808080"',
         rule=_colour,
         fixed=("continued", "scored"),
     )
     classes: str = setting("", "file with the names of the classes of a folder or archive")
     aesthetics: float = setting(
-        0.0, "least score of an image in tars of WebDataset; 0: all", fixed=CONTINUED
+        0.0, "lowest score of an image in WebDataset tars; 0: all", fixed=CONTINUED
     )
     damaged: str = setting(
-        "stop", "what follows from an example that cannot be read", options=DAMAGED
+        "stop", "what to do about an example that cannot be read", options=DAMAGED
     )
     flip: bool = setting(False, "mirror half of the images (not latents)", fixed=CONTINUED)
     workers: int = setting(

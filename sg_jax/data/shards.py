@@ -88,7 +88,7 @@ def _wrong(folder: epath.Path, file: Any) -> str:
             return "the file is missing"
         # For epath, anything but a folder is a file, even a pipe, which waits for a writer.
         if not files.is_remote(path) and not pathlib.Path(path).is_file():
-            return "it is no regular file"
+            return "it is not a regular file"
         # Opened as the data source opens it; only its index is read.
         reader = ArrayRecordReader(
             str(path), options="readahead_buffer_size:0", file_reader_buffer_size=32768

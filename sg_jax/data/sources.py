@@ -96,13 +96,13 @@ class Kind:
 
 KINDS = [
     Kind(
-        "hf:FOLDER or hf:OWNER/NAME: a data set of Hugging Face",
+        "hf:FOLDER or hf:OWNER/NAME: a Hugging Face data set",
         hf_source.claims,
         hf_source.open_hf,
         options=("channels", "background"),
     ),
     Kind(
-        "wds:FOLDER or wds:FOLDER@TIMES,...: tars of WebDataset, each image with .txt or .json",
+        "wds:FOLDER or wds:FOLDER@TIMES,...: WebDataset tars, each image with .txt or .json",
         web_shards.claims,
         web_shards.open_shards,
         options=("channels", "background", "aesthetics"),
@@ -183,7 +183,7 @@ def open_source(
     if image_size and not 0 < image_size <= MOST_SIDE:
         raise UserError(
             f"config.data.image_size={image_size} must be positive and at most {MOST_SIDE}, or 0 "
-            "for as stored."
+            "to keep images as stored."
         )
     kind = next(kind for kind in KINDS if kind.claims(name))
     given = dict(channels=channels, background=background, classes=classes, aesthetics=aesthetics)

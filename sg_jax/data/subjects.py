@@ -52,7 +52,7 @@ def find(text: str, subject: str, name: str = "prompt") -> Marked:
     if not words.split() or not places:
         raise UserError(
             f"{name}={short} does not have the subject {shown(subject)}: give a word of the "
-            "prompt, as it stands there."
+            "prompt, exactly as written there."
         )
     if len(places) > 1 and not numbered:
         raise UserError(

@@ -192,7 +192,7 @@ def open_tfds(
     if not image_size and None in (height, width):
         raise UserError(
             f"config.data.image_size=0 uses images as stored, but those of {name!r} differ in "
-            "size: set it to the side in pixels, to which all images are then resized and cropped."
+            "size: set it to a side in pixels; all images are then resized and cropped to it."
         )
     records, files = shards.open_records(name, builder, split, None if latents else keys["image"])
     source = TfdsSource(
@@ -263,7 +263,7 @@ def _label(there: str, features: Any, folder: str) -> tuple[str, tuple[str, ...]
     names = tuple(features[key].names)
     if (count := _described_classes(folder, key)) not in (None, len(names)):
         raise UserError(
-            f"{there} has {len(names)} names of classes in {key}.labels.txt, and {count} classes "
+            f"{there} has {len(names)} names of classes in {key}.labels.txt, but {count} classes "
             f"in {FEATURES}: one of them is damaged. {remedy('').capitalize()}."
         )
     return key, names

@@ -166,8 +166,8 @@ def open_shards(
         if outside := archive.left_out.get(OUTSIDE):
             raise UserError(
                 f"config.data.name={shown(name)}: {readable(archive.path)} has the name "
-                f"{shown(readable(outside[0]))}, which leads out of the folder that it would be "
-                "unpacked to: it may be meant to harm, so nothing of it is read. Leave it out."
+                f"{shown(readable(outside[0]))}, which leads out of the folder it would be "
+                "unpacked to. The tar may be malicious, so none of it is read. Leave it out."
             )
     shards = Shards(tuple(every), tuple(itertools.accumulate(len(a.names) for a in every)))
     ids, first, said, scored = [], 0, [], False
@@ -233,7 +233,7 @@ def _tars(given: str, name: str) -> list[pathlib.Path]:
         ) from None
     if not found:
         raise UserError(
-            f"config.data.name={shown(name)}: {given} is neither a .tar nor a folder with some: "
+            f"config.data.name={shown(name)}: {given} is neither a .tar nor a folder of them: "
             "give the folder of the tars."
         )
     return found

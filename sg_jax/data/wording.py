@@ -26,7 +26,7 @@ TEXTS = "texts"  # in an example, until one of them is drawn
 LOOKED_AT, FEATURED = 2048, 128  # examples that are looked at before long work
 THREADS = 16
 REMEDY = (
-    "give each image a caption: by captions.jsonl or a .txt file beside it, or by a column, as "
+    "give each image a caption in captions.jsonl, in a .txt file beside it or in a column, as "
     "data/captions.py says"
 )
 
@@ -147,7 +147,7 @@ class Worded:
             raise UserError(
                 f"config.data.name={source.name!r}: example {i} of split {source.split!r}{where} "
                 "has no caption, or an empty one, and the network reads captions: give it one, or "
-                "leave such images out by config.data.damaged='skip'."
+                "leave such images out with config.data.damaged='skip'."
             )
 
 
@@ -168,7 +168,7 @@ def of(text: Text, source: Source) -> Wording:
     if made is None:
         raise UserError(
             f"{name} has no text features, and config.text.encoder={text.encoder!r} is a frozen "
-            "encoder: store its features with the data by `--mode latents`, or set "
+            "encoder: run `--mode latents` to store its features with the data, or set "
             f"config.text.encoder={BYTES!r}, which reads the captions themselves."
         )
     there = files.path(text.encoder).exists()
@@ -177,9 +177,8 @@ def of(text: Text, source: Source) -> Wording:
     wanted |= dict(cut_prefix=text.cut_prefix)
     if differs := made.differences(wanted):
         raise UserError(
-            f"{name} has text features of another encoder, or made otherwise, than config.text "
-            f"says: {differs}. Set config.text to what the data has, or encode the data again by "
-            "`--mode latents`."
+            f"{name} has text features that were not made as config.text says: {differs}. Set "
+            "config.text to what the data has, or encode the data again with `--mode latents`."
         )
     return Wording(text.length, made.features)
 

@@ -32,8 +32,8 @@ class Text(Settings):
 
     encoder: str = setting(
         BYTES,
-        '"bytes": UTF-8, read by layers that are trained along; or a frozen encoder, a hub id or '
-        "folder of Hugging Face, whose features are stored with the data",
+        '"bytes": UTF-8, read by layers trained with the network; or a frozen encoder, a Hugging '
+        "Face hub id or folder, whose features are stored with the data",
         fixed=CONTINUED,
     )
     length: int = setting(
@@ -41,7 +41,7 @@ class Text(Settings):
     )
     words: int = setting(
         0,
-        "of bytes, the most words of a text, each of which is one token; 0: each byte is one",
+        "for bytes, the most words of a text, one token each; 0: one token per byte",
         low=0,
         high=MOST_TOKENS,
         fixed=ALWAYS,
@@ -286,9 +286,9 @@ def load(name: str, text: Text) -> TextEncoder:
     except Exception as cause:  # many kinds of errors, also from other packages
         raise UserError(
             f"The text encoder {name!r} cannot be loaded ({one_line(cause)}): give a folder that "
-            "transformers' save_pretrained wrote, with its tokenizer, or a hub id; that needs "
-            "network, and for some `hf auth login`. Code of a repository is not run: of InternVL3, "
-            "give the one that ends in -hf."
+            "transformers' save_pretrained wrote, with its tokenizer, or a hub id, which needs a "
+            "network connection, and for some `hf auth login`. A repository's code is not run: for "
+            "InternVL3, give the one that ends in -hf."
         ) from cause
     if network.config.is_encoder_decoder:
         network = network.get_encoder()

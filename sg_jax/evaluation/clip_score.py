@@ -37,7 +37,7 @@ class Clip:
         except Exception as cause:  # loading someone else's network may raise anything
             raise UserError(
                 f"config.compose.clip={name!r} cannot be loaded ({one_line(cause)}): give the hub "
-                "id or the folder of a CLIP network in transformers' form."
+                "id or the folder of a CLIP network in transformers format."
             ) from None
         self._torch: Any = torch
 

@@ -141,7 +141,7 @@ def over_training(
             x = [times[r["step"]] / unit for r in records]
             losses.append(Line(name, x, [r["loss"] for r in records]))
             scores += _over_checkpoints(points, name, times, unit)
-    axis = f"time of training ({UNITS[unit]})"
+    axis = f"training time ({UNITS[unit]})"
     return figures.training(losses, scores, comparison.ranked_by(points), axis) if losses else None
 
 
@@ -189,7 +189,7 @@ def markdown(points: Sequence[Point], best: Mapping[str, Mapping[str, Point]], g
         "",
         "## The best setting of each method",
         "",
-        f"Gain: by how much a setting's {metric.header} is better than the unguided one, seed by "
+        f"Gain: how much better a setting's {metric.header} is than the unguided one, seed by "
         "seed.",
         "",
         f"| method | run | setting | {metric.header}{metric.arrow} | gain | {IMAGE_COST.unit} |",

@@ -207,8 +207,8 @@ def alike(points: Sequence[Point]) -> list[Point]:
         )
     if left := len(points) - len(kept):
         log(
-            f"{left} settings are left out, because they were measured with another number of "
-            "samples, another feature network, other real images or other labels."
+            f"{left} settings are left out, because they were measured with a different number "
+            "of samples, a different feature network, different real images or different labels."
         )
     return kept
 

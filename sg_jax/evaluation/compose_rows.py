@@ -74,7 +74,7 @@ def _read(workdir: str | os.PathLike) -> dict[str, dict[tuple[str, bool], tuple[
             except (ValueError, KeyError, TypeError) as cause:
                 raise UserError(
                     f"{path}, line {number} is not a row of {NAME} ({one_line(cause)}): delete "
-                    "that line, or move the file away. What is then missing is drawn again."
+                    "that line, or move the file away. Whatever is missing is drawn again."
                 ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as cause:
         raise UserError(f"{path} cannot be read ({one_line(cause)}): move it away.") from None

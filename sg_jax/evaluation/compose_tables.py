@@ -94,8 +94,8 @@ def markdown(rows: Sequence[Row], count: int, about: str = "") -> str:
         "# How well images follow their prompts",
         "",
         f"{count} prompts, {key.samples} images of each per seed, {key.steps} steps of "
-        f"{key.sampler}, checkpoint {key.checkpoint}. The share of images that show all that is "
-        "asked for, by GenEval's rules: mean ± standard deviation over the seeds "
+        f"{key.sampler}, checkpoint {key.checkpoint}. The share of images that show everything "
+        "the prompt asks for, by GenEval's rules: mean ± standard deviation over the seeds "
         f"{', '.join(map(str, seeds))}. Overall is the mean of the tasks. {about}".strip(),
     ]
     if search:
@@ -103,7 +103,7 @@ def markdown(rows: Sequence[Row], count: int, about: str = "") -> str:
         numbers = sorted({len(each) for each in tried.values() if each})
         lines += [
             "",
-            f"Of each guided setting, {' or '.join(map(str, numbers))} scales were tried with the "
+            f"For each guided setting, {' or '.join(map(str, numbers))} scales were tried with the "
             f"seeds {', '.join(map(str, sorted({r.key.seed for r in search})))}; the best overall "
             "is reported here.",
         ]

@@ -167,9 +167,9 @@ def markdown(rows: Sequence[Row], attribute: str, scales: Sequence[float]) -> st
     """Return a table of what was measured."""
     shown = ", ".join(f"{s:g}" for s in scales)
     lines = [
-        f"Spearman's rho of {attribute} and scale ({shown}), of the subject and of the other thing "
-        'in the prompt. "Mean" is that of the prompts, with its standard error; "pooled" is over '
-        'all images at once. "From, to" is the mean attribute at the lowest and the highest scale.',
+        f"Spearman's rho of {attribute} and scale ({shown}), for the subject and for the other "
+        'thing in the prompt. "Mean" is over the prompts, with its standard error; "pooled" is '
+        'over all images. "From, to" is the mean attribute at the lowest and the highest scale.',
         "",
         "| direction | guidance | mean | of the other | pooled | of the other | from, to "
         "| of the other | both found | prompts |",

@@ -182,7 +182,7 @@ def train_classifier(
 
 def _train(train: Reader, test: Reader, made_from: Fingerprint, log) -> Scorer:
     if made_from.checked:
-        log(f"feature network: its data is known by {made_from.checked:,} evenly spread images")
+        log(f"feature network: its data is known from {made_from.checked:,} evenly spaced images")
     model = fit(
         train.batches,
         len(train),

@@ -201,7 +201,7 @@ def _draw_losses(
         x, y = np.asarray(line.x, np.float64), np.asarray(line.y, np.float64)
         if x.shape != y.shape or x.ndim != 1:
             raise UserError(
-                f"steps {list(x.shape)} and losses {list(y.shape)} must be two lists of one length."
+                f"steps {list(x.shape)} and losses {list(y.shape)} must be lists of equal length."
             )
         finite = drawable(y)
         if not finite.any():

@@ -85,8 +85,8 @@ def fingerprint_of(
     """
     if test.image_shape != train.image_shape:
         raise UserError(
-            f"{test.name} has images {list(test.image_shape)} and {train.name} "
-            f"{list(train.image_shape)}; they must be equal."
+            f"{test.name} has images {list(test.image_shape)} and {train.name} has images "
+            f"{list(train.image_shape)}; they must have the same shape."
         )
     crc, labels = 0, []
     for reader in (train, test):

@@ -90,13 +90,14 @@ class _Pictures(ImageSet):
             image = image_files.decode(self.files.read(i), 3)
         except (OSError, UserError) as error:
             raise UserError(
-                f"{place} cannot be read ({one_line(error)}): mend it or take it out; nothing was "
-                "scored, because a set without some of its images is another set."
+                f"{place} cannot be read ({one_line(error)}): repair or remove it. Nothing was "
+                "scored, because a set without some of its images is a different set."
             ) from None
         if image.shape != self.image_shape:
             raise UserError(
                 f"{place} has {image.shape[0]}x{image.shape[1]} pixels, but the first image of "
-                f"{self.name} has {self.image_shape[0]}x{self.image_shape[1]}: a set has one size."
+                f"{self.name} has {self.image_shape[0]}x{self.image_shape[1]}: all must be the "
+                "same size."
             )
         return image
 
@@ -133,8 +134,8 @@ def _opened(path: epath.Path, wanted: str) -> Iterator[zipfile.ZipFile]:
         raise UserError(f"{path} does not exist: give an .npz file{wanted}.") from None
     except Exception as error:  # damaged files raise many kinds
         raise UserError(
-            f"{path} cannot be read ({one_line(error)}), so it is no .npz file, or damaged: copy "
-            "or download it again."
+            f"{path} cannot be read ({one_line(error)}), so it is damaged or not an .npz file: "
+            "copy or download it again."
         ) from None
 
 
@@ -147,7 +148,7 @@ def _open_npz(path: epath.Path) -> ImageSet:
             with archive.open(f"{member}.npy") as array:
                 shape, dtype = _header(array)
     if shape is None:
-        raise UserError(f"{path} has no images: wanted is arr_0, and there is {', '.join(names)}.")
+        raise UserError(f"{path} has no images: it needs arr_0, but has {', '.join(names) or 'nothing'}.")
     if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or not shape[0]:
         raise UserError(
             f"{path}: {member} is {dtype} {list(shape)}; images must be uint8 [N, H, W, 3]."
@@ -189,7 +190,7 @@ def write(archive: zipfile.ZipFile, images: Any, shape: tuple[int, ...]) -> None
 def _header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
     shape, fortran, dtype = arrays.read_header(file)
     if fortran and len(shape) > 1:
-        raise ValueError("an array in Fortran's order")
+        raise ValueError("an array in Fortran order")
     return shape, dtype
 
 

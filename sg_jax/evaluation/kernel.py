@@ -67,9 +67,9 @@ def kid(real: Any, fake: Any, subsets: int | None = None, size: int = SIZE, seed
       Bińkowski et al., Demystifying MMD GANs, arXiv 1801.01401.
     """
     if subsets is not None and (not is_whole(subsets) or subsets < 1):
-        raise UserError(f"subsets={subsets!r} must be at least 1, or None: all pairs.")
+        raise UserError(f"subsets={subsets!r} must be at least 1, or None for all pairs.")
     if not is_whole(size) or size < 2:
-        raise UserError(f"size={size!r} must be at least 2: the samples of a subset.")
+        raise UserError(f"size={size!r} must be at least 2 samples per subset.")
     if not is_whole(seed) or seed < 0:
         raise UserError(f"seed={seed!r} must be a whole number, at least 0.")
     least = 2 if subsets is None else size

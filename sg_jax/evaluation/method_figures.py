@@ -39,7 +39,7 @@ def gain(
         )  # fmt: skip
     axes.axhline(0, color=INK, linewidth=1)
     axes.set_xticks(range(len(methods)), methods, rotation=30, ha="right")
-    axes.set_ylabel(f"{metric.header}: better than\nthe unguided one by ↑  (%)", color=INK)
+    axes.set_ylabel(f"{metric.header}: gain over\nthe unguided one ↑  (%)", color=INK)
     plain(axes)
     axes.legend(**BESIDE)
     return figure

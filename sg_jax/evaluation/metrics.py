@@ -205,7 +205,7 @@ METRICS: dict[str, Metric] = {
             "kid", "KID", "x 1000", -1, fixed(2), MAIN,
             "Kernel distance of the features, unbiased: its mean does not depend on the number of "
             "images, so small sets can be compared (Bińkowski et al. 2018). Images of "
-            "classes that are drawn equally often, not at random, read lower, also below 0.",
+            "classes that are drawn equally often, not at random, read lower, even below 0.",
             lambda real, fake: distances.kid(real.kernel, fake.kept),
             factor=1000,
             each=True,

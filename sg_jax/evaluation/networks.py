@@ -129,4 +129,4 @@ def where(kind: str, config: Config) -> Any:
     try:
         return encoders.where(kind, given)
     except UserError as error:
-        raise UserError(f"{error} In a command, that is --config.evaluate.{kind}=FILE.") from None
+        raise UserError(f"{error} On the command line: --config.evaluate.{kind}=FILE.") from None

@@ -49,7 +49,7 @@ class Predictions:
           UserError: a wrong shape, NaN or infinity, or `split` below 1.
         """
         if not is_whole(split) or split < 1:
-            raise UserError(f"split={split!r} must be at least 1: the images of a split.")
+            raise UserError(f"split={split!r} must be at least 1 image per split.")
         rows = Rows.of(logits, "logits", at_least=0)
         return cls(split, 0, np.zeros((0, rows.width)), np.zeros(0)).extend(rows)
 
@@ -64,7 +64,7 @@ class Predictions:
         rows = Rows.of(logits, "logits", at_least=0)
         classes = self.probabilities.shape[1]
         if rows.width != classes:
-            raise UserError(f"logits has {rows.width} classes; those before had {classes}.")
+            raise UserError(f"logits has {rows.width} classes; earlier ones had {classes}.")
         count = self.count
         # With the information in a last column, one running sum over the images is enough.
         sums = list(np.concatenate([self.probabilities, self.information[:, None]], axis=1))

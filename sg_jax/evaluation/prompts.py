@@ -179,7 +179,7 @@ def read(name: str | os.PathLike) -> list[Prompt]:
             prompts.append(_parse(line))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
             raise UserError(
-                f"{name}, line {number} is no prompt ({one_line(cause)}): it must be like "
+                f"{name}, line {number} is not a prompt ({one_line(cause)}): it must be like "
                 f"{_counting()[0].metadata}."
             ) from None
     return prompts
@@ -193,7 +193,7 @@ def _parse(line: str) -> Prompt:
     include, exclude = (_wanted(row.get(name, [])) for name in ("include", "exclude"))
     for i, wanted in enumerate(include):
         if wanted.place and not 0 <= wanted.place[1] < i:
-            raise ValueError(f"position {shown(wanted.place)} points to no earlier thing")
+            raise ValueError(f"position {shown(wanted.place)} does not point to an earlier thing")
     return Prompt(row["prompt"], str(row.get("tag", "")), False, include, exclude, line)
 
 

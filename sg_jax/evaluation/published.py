@@ -93,5 +93,5 @@ def text(name: str, rows: Sequence[SettingResult]) -> str:
         for line in (HEAD, *lines)
     ]
     table = TABLES[name]
-    title = f"Beside the paper's figures ({table.source}: {table.protocol}):"
+    title = f"Compared with the paper's figures ({table.source}: {table.protocol}):"
     return "\n".join([title, listed[0], "-" * max(map(len, listed)), *listed[1:]])

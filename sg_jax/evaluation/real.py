@@ -174,7 +174,7 @@ def load(path: str | os.PathLike, about: Mapping[str, Any], network: FeatureNetw
     except FileNotFoundError:
         return None
     except Exception as error:  # one flipped byte of a zip file raises many kinds of errors
-        log(f"{path} cannot be read ({type(error).__name__}: {error}): it is made anew.")
+        log(f"{path} cannot be read ({type(error).__name__}: {error}): it is made again.")
         return None
 
 
@@ -207,7 +207,7 @@ def of_arrays(parts: Mapping[str, np.ndarray], name: str) -> FeatureSet:
     if probabilities is not None and (probabilities.ndim != 2 or len(probabilities) != kept):
         raise ValueError(f"{name}/probabilities has shape {probabilities.shape}")
     if not all(np.isfinite(x).all() for x in parts.values()) or labels.dtype.kind != "i":
-        raise ValueError(f"{name} contains NaN, infinity or labels that are no ints")
+        raise ValueError(f"{name} contains NaN, infinity or labels that are not integers")
     predicted = parts.get("predicted")
     if probabilities is not None:
         predicted = probabilities.argmax(axis=1)

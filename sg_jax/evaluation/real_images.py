@@ -29,8 +29,8 @@ def of_images(config: Config, source: Source, side: int) -> tuple[Config, Source
     origin, name = origins.of(source), config.evaluate.images
     if not name and origin is None:
         raise UserError(
-            f"config.data.name={source.name!r} contains latents, and nothing says which images "
-            "decoded ones are compared with: name that data set by config.evaluate.images."
+            f"config.data.name={source.name!r} contains latents, but nothing says which images "
+            "to compare the decoded ones with: name their data set in config.evaluate.images."
         )
     options: dict[str, Any] = dict(origin.images if origin and not name else {})
     if name:
@@ -41,12 +41,12 @@ def of_images(config: Config, source: Source, side: int) -> tuple[Config, Source
     except (UserError, TypeError) as error:  # TypeError: a file that was changed by hand
         raise UserError(
             f"The real images that decoded latents are compared with cannot be opened: {error} "
-            "Give them by config.evaluate.images, the name of a data set."
+            "Set config.evaluate.images to the name of their data set."
         ) from None
     if found.image_shape != (side, side, 3):
         raise UserError(
             f"The images of {data.name!r} are {found.image_shape}, but decoded latents are "
-            f"({side}, {side}, 3): name others by config.evaluate.images."
+            f"({side}, {side}, 3): name others in config.evaluate.images."
         )
     return dataclasses.replace(config, data=data), found
 

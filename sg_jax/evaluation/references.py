@@ -86,8 +86,8 @@ class Reference:
         if lacks:
             if self.images is None:
                 raise UserError(
-                    f"{self.path} has no images (arr_0), which {' and '.join(sorted(lacks))} would "
-                    "have to look at: precision, recall, KID and MIND need some, and so does a "
+                    f"{self.path} has no images (arr_0), but {' and '.join(sorted(lacks))} would "
+                    "need them: precision, recall, KID and MIND need some, and so does a "
                     "network whose statistics the file lacks. Leave these metrics out, or give "
                     "another reference."
                 )
@@ -177,7 +177,7 @@ def read(path: str | os.PathLike) -> Reference:
             about = dict(json.loads(str(parts[ABOUT])))
         except (ValueError, TypeError):
             raise UserError(
-                f"{place}: {ABOUT} is not what a reference says: copy it again."
+                f"{place}: {ABOUT} is not that of a reference: copy it again."
             ) from None
     moments = {}
     for (kind, what), (mean, covariance) in PAIRS.items():

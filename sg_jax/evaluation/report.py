@@ -191,12 +191,12 @@ def _explanations(
     how = [
         f"{samples} generated images per setting{_seeds(rows)} against {facts['real']} real "
         f"{images}, in {reference.network}.",
-        "Bold is the best value of a column; more samples or another feature network give other "
-        "numbers.",
+        "Bold is the best value of a column; the numbers change with the number of samples and the "
+        "feature network.",
     ]
     if reference.test_images:
         right = f"{reference.classifier_accuracy:.1%} of {facts['test']}"
-        how.insert(1, f"On real test images it is right in {right} cases.")
+        how.insert(1, f"The classifier is right on {right} real test images.")
     explained = [("How it was measured", " ".join(how))]
     for metric in metrics:
         floor = reference.test_scores.get(metric.name)

@@ -134,7 +134,7 @@ def _of_file(path: str | os.PathLike) -> _Part:
         if size != np.prod(shape, dtype=object) * dtype.itemsize:
             raise ValueError(f"an array of shape {list(shape)} in {size} bytes")
         if fortran and len(shape) > 1:
-            raise ValueError("an array in Fortran's order")
+            raise ValueError("an array in Fortran order")
     except Exception as cause:  # damaged files raise many kinds
         raise _unreadable(path, cause) from cause
 
@@ -153,8 +153,8 @@ def _of_file(path: str | os.PathLike) -> _Part:
 
 def _unreadable(path: str | os.PathLike, cause: Exception) -> UserError:
     return UserError(
-        f"{path} cannot be read as an array of features ({one_line(cause)}): write it again, by "
-        "numpy.save."
+        f"{path} cannot be read as an array of features ({one_line(cause)}): write it again "
+        "with numpy.save."
     )
 
 

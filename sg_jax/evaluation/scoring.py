@@ -89,7 +89,7 @@ def _check_features(config: Config) -> None:
     except features.Unusable as reason:
         raise UserError(
             f"config.features.path={config.features.path!r}: {reason} It is not replaced: give "
-            "another path, delete that file, or give the recipe that it was made by."
+            "another path, delete that file, or give the recipe that it was made with."
         ) from None
 
 

@@ -75,16 +75,17 @@ class Statistics:
                 f"{list(covariance.shape)}; they must be [F] and [F, F]."
             )
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-            raise UserError(f"{name} has NaN or infinity in its mean or covariance: make it anew.")
+            raise UserError(f"{name} has NaN or infinity in its mean or covariance: make it again.")
         variances = np.diag(covariance)
         skew = np.abs(covariance - covariance.T).max()
         if variances.min() < 0 or skew > 1e-5 * variances.max():
             raise UserError(
-                f"{name} has no covariance: it must be symmetric, and its smallest variance is "
-                f"{variances.min():.3g}, its largest difference from its transpose {skew:.3g}."
+                f"{name} has no valid covariance: it must be symmetric, with no variance below 0, "
+                f"but its smallest variance is {variances.min():.3g}, and its largest difference "
+                f"from its transpose {skew:.3g}."
             )
         if count is not None and count < 2:
-            raise UserError(f"{name} has count={count}; it must be at least 2, or None: not known.")
+            raise UserError(f"{name} has count={count}; it must be at least 2, or None if unknown.")
         covariance = (covariance + covariance.T) / 2
         if count is None:
             return cls(0, mean, covariance)

@@ -154,7 +154,7 @@ def read(workdir: str | os.PathLike, tell: bool = False) -> Table:
     path = files.path(workdir) / NAME
     text = _text(path)
     if tell and text[text.rfind("\n") + 1 :]:
-        log(f"{path} ends within a line, which is left out.")
+        log(f"{path} ends in the middle of a line, which is left out.")
     table: Table = {}
     for number, row in _rows(path, text):
         try:
@@ -162,7 +162,7 @@ def read(workdir: str | os.PathLike, tell: bool = False) -> Table:
         except NOT_A_ROW as error:
             raise UserError(
                 f"{path}, line {number} is not a row of scores: {one_line(error)}. Delete that "
-                "line, or move the file away: what is then missing is scored again."
+                "line, or move the file away: whatever is missing is scored again."
             ) from None
         table[key] = table.get(key, {}) | scores
     return table

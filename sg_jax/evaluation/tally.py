@@ -240,7 +240,7 @@ class Tallies:
                 }
                 tally.restore(inner, os.fspath(folder / kind))
             if len({tally.count for tally in self.tallies.values()}) > 1:
-                raise ValueError("its parts are of different numbers of images")
+                raise ValueError("its parts have different numbers of images")
         except Exception as error:  # damaged files raise many kinds of errors
             log(f"{folder} cannot be used ({one_line(error)}): that work is done again.")
             self.remove()

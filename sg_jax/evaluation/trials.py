@@ -78,7 +78,7 @@ def candidates(
         if len(listed) < count:
             raise UserError(
                 f"config.tune.settings={count} is more than the {len(listed)} candidates of "
-                f"{method!r}: lower it, or give more by config.tune.candidates."
+                f"{method!r}: lower it, or add more in config.tune.candidates."
             )
         settings, problem = _different(listed, count, able)
         if len(settings) == count:
@@ -157,7 +157,7 @@ def winners(experiment: Experiment, able: Callable[[Guidance], Guidance]) -> lis
         method, budget = missing[0]
         raise UserError(
             f"config.tune.winners={tune.winners!r} was not tuned for {method!r} at budget "
-            f"{budget:g}: tune it so, or leave this out of config.tune.methods and budgets."
+            f"{budget:g}: tune that run for it, or leave it out of config.tune.methods and budgets."
         )
     found = []
     for method, budget in wanted:

@@ -200,6 +200,6 @@ def _check_search(rows: Sequence[Row], names: Sequence[str]) -> None:
             )
         if name not in ways and all(settings[name] != settings[other] for other in searched):
             raise UserError(
-                f"{name} was scored with other settings than {', '.join(searched)} chose: tune it "
-                "again, with config.tune.winners."
+                f"{name} was not scored with the settings that {', '.join(searched)} chose: tune "
+                "it again, with config.tune.winners."
             )

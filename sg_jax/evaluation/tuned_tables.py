@@ -109,8 +109,8 @@ def markdown(
         f"Each was scored again with {key.samples:,} images per seed ({_seeds(rows, REPORT)}): "
         f"{spreads}. ω is the scale, γ a / b are the rates of the strong and the weak prediction, "
         "and t a–b says when guidance acts. The cost of a whole run is given as a multiple of "
-        "that without guidance. Differences to no guidance are taken seed by seed, and (4/5) says "
-        "that 4 of 5 are improvements.",
+        "that without guidance. Differences from no guidance are taken seed by seed, and (4/5) "
+        "means that 4 of 5 are improvements.",
         *([text] if (text := failed(rows)) else []),
         *([edges] if (edges := at_edges(rows)) else []),
         *notes,
@@ -125,7 +125,7 @@ def markdown(
         lines += _table(head, [[w.method for w in each], *about, *values])
         for base in dict.fromkeys((budget, 1.0)):
             gains = [_gains(m, each, found, base) for m in metrics]
-            lines += ["", f"Difference to no guidance at budget {base:g}:", ""]
+            lines += ["", f"Difference from no guidance at budget {base:g}:", ""]
             names = [f"{m.header}{m.arrow}" for m in metrics]
             lines += _table(["method", *names], [[w.method for w in each], *gains])
     if settings:
@@ -206,7 +206,7 @@ def at_edges(rows: Sequence[Row]) -> str:
     if not found:
         return ""
     return (
-        "The largest or the least scale that was tried was chosen, so one beyond it may be better: "
+        "The largest or smallest scale tried was chosen, so one beyond it may be better: "
         f"{', '.join(found)}."
     )
 

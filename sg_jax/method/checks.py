@@ -50,7 +50,7 @@ def check_setting(
         )
     if guidance.refresh > 1 and not guidance.weak_acts and not guidance.skip_acts:
         raise UserError(
-            f"{key}.refresh={guidance.refresh} finds nothing to use again: the inner head costs "
+            f"{key}.refresh={guidance.refresh} has nothing to reuse: the inner head costs "
             "nothing, and no other prediction is made. Leave it at 1."
         )
     if guidance.weak_acts:
@@ -85,8 +85,8 @@ def _check_weak(model: Network, guidance: Guidance, weak_model: Network | None, 
     kinds, least = model.conditioning, WEAK_LABELS[guidance.weak_label].least
     if least > 1 and not kinds.drawable:
         raise UserError(
-            f"{key}.weak_label={guidance.weak_label!r} draws another condition of those that there "
-            f"are, but the network's cannot be counted ({kinds.kind}): set it to 'null' or 'same'."
+            f"{key}.weak_label={guidance.weak_label!r} draws another of the network's conditions, "
+            f"but these cannot be counted ({kinds.kind}): set it to 'null' or 'same'."
         )
     if kinds.count is not None and kinds.count < least:
         raise UserError(
@@ -121,9 +121,9 @@ def _check_borrowed(model: Network, guidance: Guidance, another: bool, key: str)
     }
     for reason in (words for words, broken in reasons.items() if broken):
         raise UserError(
-            f"{key}.ids='borrowed' takes values of the weak prediction from the strong one of the "
-            f"same network with the same label, gamma_weak >= gamma_strong; here {reason}. Choose "
-            "other ids, such as 'nested'."
+            f"{key}.ids='borrowed' takes values of the weak prediction from the strong one, so it "
+            "needs one network, the same label and gamma_weak >= gamma_strong, but here "
+            f"{reason}. Choose other ids, such as 'nested'."
         )
 
 

@@ -97,11 +97,11 @@ def check(guidance: Guidance, name: str) -> None:
     for field in STEPS:
         if (value := getattr(guidance, field)) != (default := default_of(Guidance, field)):
             raise UserError(
-                f"{key}.{field}={value!r} speaks of the steps of a sampler, which training does "
+                f"{key}.{field}={value!r} refers to the steps of a sampler, which training does "
                 f"not have: leave it at {default!r}."
             )
     if guidance.skip_acts and not isinstance(guidance.skip, tuple):
         raise UserError(
-            f"{key}.skip={guidance.skip} draws other blocks at each evaluation, but the target is "
-            "made by fixed ones: give their numbers, such as (2,)."
+            f"{key}.skip={guidance.skip} draws other blocks at each evaluation, but the target "
+            "needs fixed ones: give their numbers, such as (2,)."
         )

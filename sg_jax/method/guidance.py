@@ -230,8 +230,8 @@ def plan(
     if g.guided and not acts.any():
         begin = ", ".join(f"{t:.3g}" for t in starts[:4]) + (", ..." if steps > 4 else "")
         raise UserError(
-            f"guidance.interval={g.interval} holds none of the times when steps begin, {begin}: "
-            f"widen it, or take more than {steps} of them."
+            f"guidance.interval={g.interval} contains none of the times when steps begin, {begin}: "
+            f"widen it, or take more than {steps} steps."
         )
     others = (("skip",) if g.skip_acts else ()) + (("inner",) if g.inner_acts else ())
     stretches: list[Stretch] = []

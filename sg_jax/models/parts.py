@@ -46,7 +46,9 @@ class Parts:
             object.__setattr__(self, name, value)
         rank = plain(self.modulation_rank)
         if not is_whole(rank) or rank < 0:
-            raise SettingError("config.model", "modulation_rank", rank, "must be an int from 0 on.")
+            raise SettingError(
+                "config.model", "modulation_rank", rank, "must be an int of at least 0."
+            )
         object.__setattr__(self, "modulation_rank", rank)
 
     @property

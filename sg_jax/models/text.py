@@ -124,7 +124,7 @@ class Text(nnx.Module):
     def another(self, condition: Any, keys: jax.Array) -> Any:
         """Raise: there is no list of texts to draw another one from."""
         raise UserError(
-            "weak_label='random' (ICG) draws another condition from those that there are, but "
+            "weak_label='random' (ICG) draws another of the network's conditions, but "
             "texts cannot be counted: use weak_label='null' or 'same'."
         )
 
@@ -183,7 +183,7 @@ class Text(nnx.Module):
             if broken.size:
                 raise UserError(
                     f"{name}['text'][{broken[0]}] has NaN or infinite features ({broken.size} of "
-                    f"{len(text)} texts have)."
+                    f"{len(text)} texts do)."
                 )
         elif not np.issubdtype(text.dtype, np.integer) or (
             text.size and not 0 <= text.min() <= text.max() < BYTES

@@ -172,7 +172,7 @@ def _race(
 MODE = register(
     Mode(
         "bench",
-        "time training and sampling steps in turns, beside their FLOPs",
+        "time training and sampling steps in turn, and compare their FLOPs",
         run,
         workdir=False,
         data=False,

@@ -60,9 +60,9 @@ def asked(job: Job) -> tuple[list[Contrast], list[Marked]]:
     known = config.control.attribute in controlled.ATTRIBUTES and config.data.name == DATA
     if job.options["measure"] and not known:
         raise UserError(
-            "--measure needs what can measure an attribute: of the data set 'shapes' these are "
-            f"{' and '.join(controlled.ATTRIBUTES)}, and here are config.data.name="
-            f"{config.data.name!r} and config.control.attribute={config.control.attribute!r}."
+            f"--measure can only measure {' and '.join(controlled.ATTRIBUTES)}, of the data set "
+            f"'shapes', but config.data.name={config.data.name!r} and config.control.attribute="
+            f"{config.control.attribute!r}."
         )
     found = config.control.contrasts
     return found, config.control.drawn(found)

@@ -48,7 +48,7 @@ def latents(job: Job, on: Machine) -> Lines:
         f"{autoencoder.name}",
     )
     rate = on.rate(dtype, exact=True) / work
-    more = f"{number(rate)} images/s, if they are read as fast"
+    more = f"{number(rate)} images/s, if they can be read that fast"
     if found.examples:
         yield lasting(found.examples / rate, on, more)
     else:
@@ -66,7 +66,7 @@ def _written(job: Job, autoencoder: Any, side: int, examples: int) -> Lines:
     each = math.prod(shape) * 2 * (2 if stored == "mean and std" else 1)
     what = f"{stored} of {'x'.join(map(str, shape))} in {given['dtype']}, {each:,} bytes an example"
     if not examples:
-        yield "write", f"{what} and at most {RECORD} beside"
+        yield "write", f"{what}, plus at most {RECORD}"
         return
     per_file = min(examples, given["per_file"])
     files = math.ceil(examples / per_file)
@@ -74,8 +74,8 @@ def _written(job: Job, autoencoder: Any, side: int, examples: int) -> Lines:
     yield (
         "write",
         f"{text(size)} at most: {examples:,} examples in {files:,} files of "
-        f"{text(per_file * (each + RECORD) + FILE)} in {given['to']}/{given['name']}: {what} and "
-        f"at most {RECORD} beside",
+        f"{text(per_file * (each + RECORD) + FILE)} in {given['to']}/{given['name']}: {what}, "
+        f"plus at most {RECORD}",
     )
 
 

@@ -53,7 +53,7 @@ def examples_of(found: Expected) -> str:
     """Return in words how many examples a data set has."""
     named = f"{found.name}, {found.split}"
     if not found.examples:
-        return f"{named}: it is not here, so how many examples it has is not known"
+        return f"{named}: it is not here, so its number of examples is unknown"
     size = f", {text(found.size)}" if found.size else ""
     published = "" if found.here else ", as published: it is not here"
     return f"{found.examples:,} examples of {named}{size}{published}"

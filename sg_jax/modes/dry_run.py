@@ -15,8 +15,8 @@ from sg_jax.weights.checkpoints import named
 
 WIDTH = 100  # characters of a line
 EXPLANATION = """
-Nothing is run or written. FLOPs are counted, 2 per multiply-add. Times are no measurements: they
-follow from the FLOPs, at a share of the peak that is assumed. --chips 16*v5e names other chips, and
+Nothing is run or written. FLOPs are counted, 2 per multiply-add. Times are not measurements: they
+follow from the FLOPs, at an assumed share of the peak. --chips 16*v5e names other chips, and
 --mfu 0.5 another share. They leave out compiling, reading and writing, and small networks or
 batches reach a smaller share.
 """

@@ -26,7 +26,7 @@ def train(job: Job, on: Machine) -> Lines:
         passes = f"{drawn / found.examples:,.4g} passes over {found.examples:,}"
         passes += "" if found.here else ", as published: it is not here"
     else:
-        passes = "it is not here, so how many passes these are is not known"
+        passes = "it is not here, so the number of passes is unknown"
     yield "read", f"{drawn:,} examples, {batch} a step, of {found.name}, {found.split}: {passes}"
     total = count = 0.0
     about = "about " if experiment.objective.rates else ""

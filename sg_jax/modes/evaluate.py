@@ -109,8 +109,8 @@ def evaluate(
         if found.unlike:
             log(
                 f"The report leaves out {found.unlike} settings of {table.NAME} that were measured "
-                "with another checkpoint, sampler, decoder or feature network, with other real "
-                "images or labels, or another number of steps or images, or lack a seed."
+                "with a different checkpoint, sampler, decoder, feature network, set of real "
+                "images or labels, or number of steps or images, or that lack a seed."
             )
     processes.barrier("report written")
     return [folder / "guidance.png", folder / "report.html"]
@@ -159,7 +159,7 @@ def _report(
     if name and (lines := published.beside(name, rows)):
         log(published.text(name, rows))
         paper = published.TABLES[name]
-        beside = f"Beside {paper.source}: {paper.protocol}", published.HEAD, lines
+        beside = f"Compared with {paper.source}: {paper.protocol}", published.HEAD, lines
     measured = read_metrics(workdir)
     records = [r for r in measured if "loss" in r]
     if known := [r for r in records if r["step"] <= step]:

@@ -62,7 +62,7 @@ def run(job: Job) -> list[epath.Path]:
     if not named and not (config.evaluate.reference or given["check-adm"]):
         raise UserError(
             "config.evaluate.reference is empty, and no real images are named: give an .npz file "
-            "such as ADM's, or a data set by --config.data.name."
+            "such as ADM's, or a data set with --config.data.name."
         )
     if given["reference-to"]:
         return [make_reference(config, given["reference-to"])]
@@ -105,10 +105,10 @@ def score(config: Config, path: str, workdir: str, flag: str) -> tuple[Scores, i
     kinds, _ = scoring.kinds_of(config)
     if CLASSIFIER in kinds:
         raise UserError(
-            f"{flag}: frechet and accuracy need the classifier of a run, and these images are of "
-            "none: choose config.evaluate.metrics among fid, sfid, is, fd_dinov2, precision, "
-            "recall, kid and mind, with config.evaluate.network=inception or dinov2 for the last "
-            "four alone."
+            f"{flag}: frechet and accuracy need the classifier of a run, but these images belong "
+            "to no run: choose config.evaluate.metrics among fid, sfid, is, fd_dinov2, precision, "
+            "recall, kid and mind; the last four alone also need config.evaluate.network=inception "
+            "or dinov2."
         )
     images = image_sets.open_images(path, flag)
     source = None if config.evaluate.reference else _source(config)

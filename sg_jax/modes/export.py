@@ -30,7 +30,7 @@ def run(job: Job) -> list[Any]:
     if not in_file and suffix in reading.SUFFIXES:
         raise UserError(
             f"--to={target}: files end with {' or '.join(described.WRITTEN)}, which need no "
-            "pickle; without such an end it is a folder."
+            "pickle; without such an ending it is a folder."
         )
     if not in_file and family not in ("", networks.DIFFUSERS):
         raise UserError(
@@ -39,7 +39,7 @@ def run(job: Job) -> list[Any]:
         )
     path = files.absolute(target)
     if path.exists() and (not path.is_dir() or files.children(path)):
-        raise UserError(f"--to={target} is there already: give a new name.")
+        raise UserError(f"--to={target} already exists: give a new name.")
     if given["push"]:
         check_push(given["push"])
     files.check_writable(path.parent)
@@ -55,7 +55,7 @@ def run(job: Job) -> list[Any]:
         written = exports.write_folder(
             target, network, config, workdir, step, given["dtype"], weights
         )
-    log(f"Exported {weights} of step {step}. Read it by sg_jax.load({str(target)!r}).")
+    log(f"Exported {weights} of step {step}. Read it with sg_jax.load({str(target)!r}).")
     if given["push"]:
         push(written, given["push"])
     return [written]
@@ -85,8 +85,8 @@ def push(path: Any, identifier: str) -> None:
             hub.upload_file(path_or_fileobj=str(path), path_in_repo=path.name, repo_id=identifier)
     except Exception as cause:  # of the network, or of the hub
         raise UserError(
-            f"--push={identifier} failed ({one_line(cause)}). {path} is whole: log in by `hf auth "
-            "login`, check the name and the network, and upload it by `hf upload`."
+            f"--push={identifier} failed ({one_line(cause)}). {path} is whole: log in with `hf "
+            "auth login`, check the name and the network, and upload it with `hf upload`."
         ) from None
     log(f"Uploaded to https://huggingface.co/{identifier}.")
 
@@ -108,7 +108,7 @@ MODE = register(
             ),
             Option("dtype", "float32, bfloat16 or float16", default="float32"),
             Option("step", "which checkpoint; 0: the latest", default=0, type=int),
-            Option("push", "hub id OWNER/NAME to upload it to, too"),
+            Option("push", "hub id OWNER/NAME to upload it to as well"),
             Option("weights", "ema, model, or another average of the run", default="ema"),
         ),
     )

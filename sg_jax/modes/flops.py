@@ -9,9 +9,9 @@ from sg_jax.method.objective import as_rates, in_words
 from sg_jax.modes.base import Job, Mode, register
 
 EXPLANATION = """GFLOPs of one sampling step of one image, and of training on one batch.
-"paper": multiply-adds of linear layers, without what goes on between tokens (attention's two
-products). "full": 2 per multiply-add, with that. "each alone": every prediction by itself, as the
-paper counts; "shared": what both predictions share is counted once, as our program computes it.
+"paper": multiply-adds of linear layers, without the work between tokens (attention's two
+products). "full": 2 per multiply-add, with that work. "each alone": every prediction by itself, as
+the paper counts; "shared": what both predictions share is counted once, as our program computes it.
 """
 
 

@@ -17,7 +17,7 @@ def run(job: Job) -> list:
         )
     folder = files.absolute(job.workdir)
     if folder.exists() and (not folder.is_dir() or files.children(folder)):
-        raise UserError(f"--workdir={job.workdir} is there already: give a new folder.")
+        raise UserError(f"--workdir={job.workdir} already exists: give a new folder.")
     imports.make_run(job.options["from"], job.workdir, job.config, job.said, family)
     return [folder]
 
@@ -25,14 +25,14 @@ def run(job: Job) -> list:
 MODE = register(
     Mode(
         "import",
-        "make a run of published weights, which samples, scores and can be trained on",
+        "make a run from published weights, to sample, score or train further",
         run,
         config=False,
         single=True,
         keys=True,
         options=(
             Option("from", "file of weights, or a folder of diffusers", required=True),
-            Option("family", f"how they are named: {', '.join(FAMILIES)}; empty: by the names"),
+            Option("family", f"how the weights are named: {', '.join(FAMILIES)}; empty: detect it"),
         ),
     )
 )

@@ -15,8 +15,8 @@ def check_stored(source: Source) -> None:
     """Raise unless the images of a source can be stored as they are."""
     if source.latents:
         raise UserError(
-            f"config.data.name={source.name!r} contains latents, and text features are stored "
-            "with images or as these are encoded: give the images, and config.autoencoder.path."
+            f"config.data.name={source.name!r} contains latents, but text features are stored "
+            "with images or while encoding them: give the images, and config.autoencoder.path."
         )
 
 
@@ -25,11 +25,11 @@ def check_images(source: Source, autoencoder: Autoencoder) -> None:
     height, width, channels = source.image_shape
     name = f"config.data.name={source.name!r}"
     if source.latents:
-        raise UserError(f"{name} contains latents already, and images are to be encoded.")
+        raise UserError(f"{name} already contains latents: give images to encode.")
     if autoencoder.encoder is None:
         raise UserError(f"{autoencoder.name} has only the decoder: load the encoder too.")
     if channels not in (1, 3):
-        raise UserError(f"{name} has images of {channels} channels, which must be 1 or 3.")
+        raise UserError(f"{name} has images with {channels} channels; they must have 1 or 3.")
     if height != width or height % autoencoder.factor:
         raise UserError(
             f"config.data.image_size: the images of {name} are {height}x{width}, but they must be "
@@ -65,6 +65,6 @@ def names(source: Source) -> Any:
     """Return the names of the classes, or their number if they cannot be stored."""
     names = source.class_names
     if len(set(names)) < len(names) or any(not n.strip() or len(n.splitlines()) > 1 for n in names):
-        log("The names of the classes are not stored: some are equal, or empty, or have two lines.")
+        log("The class names are not stored: some are duplicates, empty or longer than one line.")
         return len(names)
     return names

@@ -25,8 +25,8 @@ def encoder(config: Config, source: Source) -> TextEncoder | None:
         return None
     if captions.of(source) is None:
         raise UserError(
-            f"config.data.name={source.name!r} has no captions, whose features by "
-            f"config.text.encoder={text.encoder!r} are to be stored: {wording.REMEDY}."
+            f"config.data.name={source.name!r} has no captions, but "
+            f"config.text.encoder={text.encoder!r} needs some to encode: {wording.REMEDY}."
         )
     seen = wording.look(wording.Worded(source, features=False))
     found = text_encoders.load(text)

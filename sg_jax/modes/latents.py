@@ -85,7 +85,7 @@ def encode(config: Config, source: Source, given: Any) -> epath.Path:
     """
     if not config.autoencoder.path and config.text.encoder == BYTES:
         raise UserError(
-            f"config.autoencoder.path is empty, and images are to be encoded: set it. "
+            f"config.autoencoder.path is empty, but encoding images needs it: set it. "
             f"To encode, {decoders.REMEDY}. (With config.text.encoder, features of captions are "
             "stored beside images as they are.)"
         )
@@ -189,7 +189,7 @@ def _write(unfinished: Unfinished, encoding: Encoding, source: Source) -> None:
             log(f"Continue {unfinished.folder}: {finished} files{share} are there already.")
         log(
             f"Encode {sum(images):,} images{share} into {len(left)} files, on {encoding.mesh.size} "
-            f"x {jax.local_devices()[0].device_kind}, {encoding.size} images at once."
+            f"x {jax.local_devices()[0].device_kind}, {encoding.size} images at a time."
         )
         progress, done = Progress(0, sum(images), 1, unit="image"), 0
         for k in left:
@@ -250,7 +250,7 @@ MODE = register(
             Option("check", "only verify the finished data set", flag=True, default=False),
             Option(
                 "mirror",
-                "whether each image's mirror image follows: yes, but no with text features",
+                "whether to add each image's mirror image: default yes, but no with text features",
                 choices=("yes", "no"),
             ),
             Option(

@@ -43,8 +43,8 @@ def asked(job: Job, experiment: Experiment) -> Asked:
         text_encoders.check(prompts.fingerprint, wanted, f"--prompts={path!r}", workdir)
         if wanted and not prompts.fingerprint:
             log(
-                f"--prompts={path!r} has no fingerprint, so nothing says whether its features are "
-                "by the text encoder that the run was trained with."
+                f"--prompts={path!r} has no fingerprint, so nothing says whether its features "
+                "come from the text encoder that the run was trained with."
             )
         found = asked_lib.of_features(prompts.features, prompts.texts)
         experiment.model.conditioning.check(found.prompts, "prompts")

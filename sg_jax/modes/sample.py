@@ -222,10 +222,10 @@ MODE = register(
             *weak_paths([config.sample.guidance]),
         ],
         options=(
-            Option("prompts", "of a network of texts: a file with one a line, or .npz of features"),
+            Option("prompts", "for a network of texts: a file, one per line, or .npz of features"),
             Option(
                 "control",
-                f"attributes of words of the prompts: {prompted.FORM}",
+                f"attributes of words in the prompts: {prompted.FORM}",
                 default=(),
                 many=True,
             ),

@@ -247,7 +247,7 @@ def run(job: Job) -> list:
     if begun and record.is_exported(workdir):
         raise UserError(
             f"--workdir={workdir} was exported without the state of its training, so it cannot be "
-            "continued: start a run in a new --workdir from it, by "
+            "continued: start a new run from it, with another --workdir and "
             f"--config.train.init_from={workdir}."
         )
     if config.init_from and not begun:
@@ -306,7 +306,7 @@ def _check_evaluation(experiment: Experiment, source: Source) -> None:
 MODE = register(
     Mode(
         "train",
-        "train, or continue; then the modes in config.train.then",
+        "train, or continue; then run the modes in config.train.then",
         run,
         handles_stop=True,
         dry=dry_train.train,

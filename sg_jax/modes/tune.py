@@ -63,7 +63,7 @@ def run(job: Job) -> list[epath.Path]:
         raise UserError("--join RUN... and --out DIR belong together: give both, or neither.")
     if runs:
         if any(files.same(out, each) for each in runs):
-            raise UserError(f"--out {out} is one of the runs, whose tables would be written over.")
+            raise UserError(f"--out {out} is one of the runs, whose tables would be overwritten.")
         rows = tuned_rows.joined(runs)
         return write(out, rows, notes=list(filter(None, [trials.off_budget(_reported(rows))])))
     assert job.source is not None
@@ -103,7 +103,7 @@ def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pat
     if config.tune.winners and files.same(config.tune.winners, workdir):
         raise UserError(
             f"config.tune.winners={config.tune.winners!r} is this run itself, whose search would "
-            "be written over: name another run, or leave it empty."
+            "be overwritten: name another run, or leave it empty."
         )
     found, notes = _trials(
         experiment, lambda setting: measure.resolved(experiment, setting, workdir, step, tell=False)

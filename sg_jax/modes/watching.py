@@ -210,7 +210,7 @@ class Watch:
             try:
                 scores = self._judge.scores_of(tallies.results())
             except UserError as error:  # such as too few images for a metric
-                log(f"Step {step}: this evaluation fails and is left out. {error}")
+                log(f"Step {step}: this evaluation failed and is left out. {error}")
                 scores = {}
             of_images = {n: v for n, v in scores.items() if METRICS[n].of_images and v is not None}
             found = {f"{EVAL}{name}": float(value) for name, value in of_images.items()}
@@ -261,7 +261,7 @@ def _open_heldout(config: Config, source: Source) -> Source:
     except UserError as error:
         raise UserError(
             f"{error} config.train.heldout_every={config.train.heldout_every} reads that split; 0 "
-            "does without."
+            "turns this off."
         ) from None
     same = found.image_shape == source.image_shape and found.num_classes == source.num_classes
     if not same:

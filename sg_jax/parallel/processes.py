@@ -63,7 +63,7 @@ def start() -> None:
         # Not a UserError, after which nothing is tried again: another host may just be late.
         raise SystemExit(
             f"Error: {cluster or ', '.join(VARIABLES)}: this process cannot join the others "
-            f"({error}). Set {', '.join(VARIABLES)} in each process, and do not use jax before."
+            f"({error}). Set {', '.join(VARIABLES)} in each process, before any use of jax."
         ) from error
     barrier("joined")
 

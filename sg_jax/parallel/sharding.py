@@ -46,8 +46,8 @@ def make_mesh(
     if min(sizes.values()) < 1 or math.prod(sizes.values()) != len(devices):
         raise UserError(
             " times ".join(f"config.mesh.{a}={n}" for a, n in asked.items())
-            + f" must be the number of devices, which is {len(devices)} (one of them may be -1: "
-            f"the rest)."
+            + f" must be the number of devices, which is {len(devices)} (one of them may be -1, "
+            f"for the rest)."
         )
     slices = len({getattr(d, "slice_index", None) or 0 for d in devices})
     shape = tuple(sizes.values())

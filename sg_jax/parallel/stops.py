@@ -135,7 +135,7 @@ def _watch(reading: int) -> None:
             continue
         first = first or now
         if number == signal.SIGINT and number in received:
-            _write("Stopped at once by the second Ctrl-C. What was complete is kept.")
+            _write("Stopped immediately by the second Ctrl-C. All complete work is kept.")
             os._exit(128 + number)
         if number in SIGNALS and not received:
             if not _deferring:
@@ -143,7 +143,7 @@ def _watch(reading: int) -> None:
                 timer.daemon = True
                 timer.start()
             elif number == signal.SIGINT:
-                _write("Ctrl-C: saving after this step. Another one ends the command at once.")
+                _write("Ctrl-C: saving after this step. Another one ends the command immediately.")
         received.append(number)
 
 
@@ -157,7 +157,7 @@ def _tell(number: int) -> None:
     if not _told:
         _told = 128 + number
         name = signal.Signals(number).name
-        _write(f"Stopped by {name}. What was complete is kept; repeat the command for the rest.")
+        _write(f"Stopped by {name}. All complete work is kept; repeat the command for the rest.")
 
 
 def _write(text: str) -> None:

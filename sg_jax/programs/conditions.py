@@ -107,7 +107,7 @@ def _encoded(conditioning: Any, wanted: Any, encoder: Any, trained_with: str) ->
         raise UserError(
             f"text_encoder={shown(encoder.about.encoder)} is not the encoder that the network was "
             f"trained with ({fingerprint}, not {trained_with}): "
-            "sg_jax.load_text_encoder(RUN) loads that of a run."
+            "sg_jax.load_text_encoder(RUN) loads the one of a run."
         )
     found = asked.of_texts(texts, encoder)
     conditioning.check(found[:1].prompts)  # reports another encoder's features right away

@@ -88,8 +88,8 @@ class Control:
             )
         if conditioning.features and encoder is None:
             raise UserError(
-                "control needs the encoder of the features, which tells which tokens are a "
-                "subject's: give text_encoder."
+                "control needs the encoder of the features, to find the tokens of a subject: "
+                "give text_encoder."
             )
         own = fingerprint(conditioning)
         for n, entry in enumerate(asked):
@@ -192,7 +192,7 @@ def places_of(conditioning: Text, prompts: Sequence[Marked], encoder: Any = None
         if not inside or spans[row][inside[-1]][1] < last:
             raise UserError(
                 f"The subject {prompt.subject!r} of {shown(prompt.text[:80])} lies beyond the "
-                f"{conditioning.most} that the network reads: put it nearer to the beginning."
+                f"{conditioning.most} that the network reads: put it nearer the beginning."
             )
         places[row, inside] = True
     return places

@@ -29,7 +29,7 @@ def check(autoencoder: Any, model: Backbone) -> None:
         )
     if autoencoder.decoder is None:
         raise UserError(
-            f"{autoencoder.name} has only the encoder, and samples are to be decoded: load the "
+            f"{autoencoder.name} has only the encoder, but samples have to be decoded: load the "
             "decoder too."
         )
     if autoencoder.channels != model.channels:

@@ -35,11 +35,11 @@ class Learning(Settings):
 
     SECTION = "config.control"
 
-    steps: int = setting(200, "of the optimiser (Adam), of a learned direction", low=1)
+    steps: int = setting(200, "of the optimiser (Adam), for a learned direction", low=1)
     batch_size: int = setting(8, "images of a step", low=1, high=65_536)
     learning_rate: float = setting(0.03, "of Adam; it falls to 0", above=0)
     images: int = setting(
-        128, "that the network draws of the neutral prompts, to learn on", low=1, high=1_000_000
+        128, "that the network draws from the neutral prompts, to learn on", low=1, high=1_000_000
     )
     draw_steps: int = setting(10, "sampling steps of each of them", low=1, high=sampling.MOST_STEPS)
     lowest: float = setting(0.1, "smallest scale in training", above=0)
@@ -83,7 +83,7 @@ def find_direction(
     one_of("method", method, METHODS)
     known = [field.name for field in dataclasses.fields(Learning)]
     if wrong := set(learning) - set(known):
-        raise UserError(f"{sorted(wrong)[0]}= is none of {', '.join(known)}.")
+        raise UserError(f"{sorted(wrong)[0]}= is not one of {', '.join(known)}.")
     how = Learning(**learning)
     if how.lowest > how.highest:
         raise UserError(
@@ -93,7 +93,7 @@ def find_direction(
     conditioning = model.conditioning
     if not isinstance(conditioning, Text):
         raise UserError(
-            f"Directions are those of words, but the network's conditions are {conditioning.kind}."
+            f"Directions belong to words, but the network's conditions are {conditioning.kind}."
         )
     given: Any = list(prompts) if isinstance(prompts, list | tuple) else prompts
     whole = isinstance(given, list) and given and all(isinstance(c, Contrast) for c in given)

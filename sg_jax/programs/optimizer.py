@@ -45,7 +45,7 @@ class Optimizer(Settings):
     )
 
     def unread(self) -> dict[str, str]:
-        return {} if self.name == "muon" else {"momentum": f"name={self.name!r} has no such thing"}
+        return {} if self.name == "muon" else {"momentum": f"name={self.name!r} does not read it"}
 
     def learning_rates(self, steps: int) -> optax.Schedule:
         """Return the learning rate as a function of the step, counted from 0.

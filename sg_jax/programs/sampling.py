@@ -280,7 +280,7 @@ def _check_objects(model: Any, weak_model: Any, mesh: Any, progress: Any, pixels
     for name, network in dict(model=model, weak_model=weak_model).items():
         if not hasattr(network, "conditioning") and (network is not None or name == "model"):
             raise UserError(
-                f"{name}={shown(network)} must be a network, such as sg_jax.load(workdir) returns."
+                f"{name}={shown(network)} must be a network, such as sg_jax.load(workdir)."
             )
     sharding.check(mesh)
     if progress is not None and not callable(progress):

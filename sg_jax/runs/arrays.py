@@ -24,7 +24,7 @@ def read_bytes(path: epath.Path) -> bytes:
     """
     # Not epath's is_file, which takes anything that exists and is not a folder for a file.
     if not files.is_remote(path) and path.exists() and not pathlib.Path(path).is_file():
-        raise OSError(f"{path} is no regular file")
+        raise OSError(f"{path} is not a regular file")
     return path.read_bytes()
 
 

@@ -21,11 +21,11 @@ CAUSES = {
     errno.EMFILE: ("this process has too many open files", "Raise the limit: `ulimit -n 4096`."),
     errno.ENFILE: ("the machine has too many open files", "End other processes."),
     errno.EIO: ("its disk cannot be read or written", "Check the disk."),
-    errno.ESTALE: ("the network's disk has lost it", "Mount it anew."),
+    errno.ESTALE: ("the network disk no longer has it", "Mount it again."),
     errno.EFBIG: ("it is larger than its file system allows", "Give a folder elsewhere."),
     errno.ENAMETOOLONG: ("its name is too long", "Give a shorter one."),
-    errno.ENOTDIR: ("a file is in place of a folder", "Move it away, or give another folder."),
-    errno.EISDIR: ("a folder is in place of a file", "Move it away."),
+    errno.ENOTDIR: ("a file is where a folder should be", "Move it away, or give another folder."),
+    errno.EISDIR: ("a folder is where a file should be", "Move it away."),
     errno.ENOENT: ("it does not exist", "Was it deleted while the command ran?"),
 }
 OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EIO}
@@ -56,9 +56,9 @@ def explain(error: BaseException, workdir: str = "") -> str:
             place = os.path.join(workdir, path) if path else workdir  # an absolute path stays
             return f"{place or 'A file'}: {what}. {remedy} {KEPT}"
         if isinstance(cause, MemoryError) or number == errno.ENOMEM:
-            return f"The memory of this machine is used up ({one_line(cause)}). {MEMORY}"
+            return f"This machine has run out of memory ({one_line(cause)}). {MEMORY}"
         if DEVICE.search(str(cause)):
-            return f"The memory of a device is used up ({one_line(cause)}). {MEMORY}"
+            return f"A device has run out of memory ({one_line(cause)}). {MEMORY}"
     return ""
 
 

@@ -121,7 +121,7 @@ def check_writable(folder: str | os.PathLike) -> None:
     target = absolute(folder)
     there = next(parent for parent in (target, *target.parents) if parent.exists())
     if not there.is_dir():
-        raise UserError(f"{there} is a file, where a folder is needed: give another folder.")
+        raise UserError(f"{there} is a file, but a folder is needed: give another folder.")
     try:
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(b"a" * 4096)
@@ -199,7 +199,7 @@ def making(name: str | os.PathLike) -> Iterator[epath.Path]:
     """
     target = absolute(name)
     if target.exists() and (not target.is_dir() or children(target)):
-        raise UserError(f"{target} is there already, and not empty: give a new folder.")
+        raise UserError(f"{target} already exists and is not empty: give a new folder.")
     if is_remote(target):
         yield target
         return

@@ -42,7 +42,7 @@ class Held:
         """Raise a UserError if another run has taken the folder over, as after a long pause."""
         if self._path is not None and (other := self.other()):
             raise UserError(
-                f"{_who(other)} has taken {self._path.parent} over, because this run gave no sign "
+                f"{_who(other)} has taken over {self._path.parent}, because this run gave no sign "
                 f"of life for {BEAT * SILENCE:.0f} seconds. Nothing was overwritten."
             )
 
@@ -71,7 +71,7 @@ def hold(workdir: str | os.PathLike) -> Iterator[Held]:
             except UserError as error:
                 refused = error
         if processes.from_writer([refused is not None])[0]:
-            raise refused or UserError(f"--workdir={workdir} is held: see process 0.")
+            raise refused or UserError(f"--workdir={workdir} is in use: see process 0.")
         yield held
 
 
@@ -119,16 +119,16 @@ def _refuse_living(path: epath.Path, me: dict[str, Any], locked: bool) -> None:
     if other is None:
         return
     if locked and other.get("machine") == me["machine"]:
-        log(f"Take {path.parent} over from {_who(other)}, which is gone.")
+        log(f"Taking over {path.parent} from {_who(other)}, which has ended.")
         return
     wait = BEAT * SILENCE
-    log(f"{_who(other)} trained in {path.parent}: wait up to {wait:.0f} seconds for its beat.")
+    log(f"{_who(other)} trained in {path.parent}: waiting up to {wait:.0f} s for a sign of life.")
     until = time.monotonic() + wait
     while time.monotonic() < until:
         time.sleep(min(1.0, BEAT))
         if (now := _read(path)) is not None and now != other:
             raise _held(path, now)
-    log(f"Take {path.parent} over from {_who(other)}, which gives no sign of life.")
+    log(f"Taking over {path.parent} from {_who(other)}, which gives no sign of life.")
 
 
 def _held(path: epath.Path, other: dict[str, Any]) -> UserError:

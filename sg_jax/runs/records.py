@@ -48,8 +48,8 @@ class Writer:
             _keep_aside(folder / DAMAGED, damaged)
             shown = damaged[0][:40].decode(errors="replace")
             log(
-                f"Lines of {folder / NAME} that are no records: {len(damaged)}, such as {shown!r}. "
-                f"They are in {DAMAGED} now; all others are kept."
+                f"Lines of {folder / NAME} that are not records: {len(damaged)}, such as "
+                f"{shown!r}. They are now in {DAMAGED}; all others are kept."
             )
         path = files.write_atomically(folder / NAME, content.encode())
         self.file: Any = None

@@ -114,7 +114,7 @@ def turn(path: epath.Path, what: str, together: bool = True) -> Iterator[None]:
                 yield
                 return
         if not told:
-            log(f"Another command is {what}: wait for it.")
+            log(f"Another command is {what}: waiting for it.")
             told = True
         time.sleep(PAUSE)
 
@@ -147,7 +147,7 @@ def share(
         if later and len(later) == len(left):
             if len(later) != told:
                 told = len(later)
-                log(f"Other commands are at the last {told}: wait for them.")
+                log(f"Other commands are working on the last {told}: waiting for them.")
             time.sleep(PAUSE)
         left = later
 

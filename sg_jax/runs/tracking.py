@@ -40,7 +40,7 @@ class Track(Settings):
 
     name: str = setting("", "a tracker of experiments; empty: none", options=TRACKERS)
     project: str = setting("sg_jax", "the project there")
-    run: str = setting("", "the name of the run there; empty: that of its folder")
+    run: str = setting("", "the name of the run there; empty: the name of its folder")
     entity: str = setting("", "the user or team of wandb; empty: as wandb is set up")
 
     def unread(self) -> dict[str, str]:
@@ -61,7 +61,7 @@ def _module(name: str) -> Any:
     except Exception as error:  # whatever a broken package does
         raise UserError(
             f"config.track.name={name!r}: the package {name} cannot be imported "
-            f"({one_line(error)}). Mend it, or set config.track.name to ''."
+            f"({one_line(error)}). Repair it, or set config.track.name to ''."
         ) from None
     # A folder ./wandb, which wandb writes, can be imported too.
     if not hasattr(module, "init"):
@@ -118,7 +118,7 @@ class Tracker:
         self._calls.put(None)
         thread.join(LAST)
         if thread.is_alive():
-            self._say(f"has not sent all {LAST:.0f} s after the end: the rest is left out.")
+            self._say(f"has not sent everything {LAST:.0f} s after the end: the rest is lost.")
             self._told = True
 
     def __enter__(self) -> "Tracker":
@@ -133,7 +133,7 @@ class Tracker:
         if self._calls.qsize() < MOST:
             self._calls.put(call)
         else:
-            self._fail("does not keep up, so some numbers are left out there")
+            self._fail("cannot keep up, so some numbers are missing there")
 
     def _work(self) -> None:
         """Make the calls; whatever they raise, even SystemExit, stays in this thread."""
@@ -193,7 +193,7 @@ class Tracker:
     def _fail(self, what: str) -> None:
         if not self._told:
             self._told = True
-            self._say(f"{what}. The training goes on, and metrics.jsonl has its numbers.")
+            self._say(f"{what}. Training goes on, and metrics.jsonl has all the numbers.")
 
     def _say(self, text: str) -> None:
         log(f"The tracker {self._track.name} {text}")

@@ -64,7 +64,7 @@ def check_options(overrides: Mapping[str, Any]) -> None:
     for name, value in overrides.items():
         if name not in OPTIONS:
             raise UserError(
-                f"{name}={shown(value)} is not an option of load_autoencoder: there are "
+                f"{name}={shown(value)} is not an option of load_autoencoder, which has "
                 f"{', '.join(OPTIONS)}." + nearest(name, OPTIONS)
             )
         _check(name, value, "")
@@ -121,7 +121,7 @@ def setup(
         if known is None:
             usual = ", ".join(f"{k.scale} of {k.model}" for k in KNOWN if k.channels == channels)
             raise UserError(
-                f"{label}: nothing tells the scale of its latents, which have {channels} channels. "
+                f"{label}: the scale of its latents, with {channels} channels, is not known. "
                 "Its config.json has no scaling_factor, and its name is not a known one. Give it: "
                 f"load_autoencoder(..., scale=..., shift=...), such as {usual or '1 for none'}."
             )
@@ -159,7 +159,7 @@ def _check_config(config: Mapping[str, Any], label: str, channels: int) -> None:
     kind = config.get("_class_name", CLASSES[0])
     if kind not in CLASSES:
         raise UserError(
-            f"{label} is a {shown(kind)} by its config.json; {' and '.join(CLASSES)} can be read."
+            f"{label} is a {shown(kind)}, says config.json; {' and '.join(CLASSES)} can be read."
         )
     if config.get("latent_channels", channels) != channels:
         raise UserError(
@@ -169,7 +169,7 @@ def _check_config(config: Mapping[str, Any], label: str, channels: int) -> None:
     if any(config.get(key) is not None for key in ("latents_mean", "latents_std")):
         raise UserError(
             f"{label} normalises each channel of its latents on its own, by latents_mean and "
-            "latents_std in its config.json, which is not built."
+            "latents_std in its config.json, which is not supported."
         )
 
 

@@ -34,7 +34,7 @@ def find(config: Config, source: Source | None = None) -> Autoencoder:
     origin = origins.of(source)
     path = config.autoencoder.path or (origin.autoencoder if origin else "")
     if not path:
-        raise decoders.Missing(f"Nothing names the autoencoder: {decoders.REMEDY}.")
+        raise decoders.Missing(f"No autoencoder is named: {decoders.REMEDY}.")
     if files.path(path).exists():
         return decoders.load(config, path)
     if path.startswith(("/", ".", "~")):
@@ -42,7 +42,7 @@ def find(config: Config, source: Source | None = None) -> Autoencoder:
     known = scales.by_name([path])
     if known is None:
         raise decoders.Missing(
-            f"The weights of {path} are not here, and its name is none of "
+            f"The weights of {path} are not here, and its name is not one of "
             f"{', '.join(each.model for each in scales.KNOWN)}, so its sizes are not known."
         )
     return published(known, config.autoencoder.dtype)

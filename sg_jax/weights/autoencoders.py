@@ -77,8 +77,8 @@ def load_autoencoder(source: str | os.PathLike | Mapping, **overrides: Any) -> A
         inner = {n.removeprefix(prefix): s for n, s in shapes.items() if n.startswith(prefix)}
         groups = scales.groups_of(given, found.config)
         halves, names_of = _kl(inner, groups, found.label)
-    channels = _common("channels of a latent", [h.channels for h in halves.values()], found.label)
-    factor = _common("factor", [half.factor for half in halves.values()], found.label)
+    channels = _common("latent channels", [h.channels for h in halves.values()], found.label)
+    factor = _common("factors", [half.factor for half in halves.values()], found.label)
     setup = scales.setup(
         given, found.config, found.label, found.hints, names, channels, tiny=prefix is None
     )
@@ -102,7 +102,7 @@ def _common(what: str, values: list[int], label: str) -> int:
     """Return what the encoder and the decoder agree on."""
     if len(set(values)) > 1:
         raise UserError(
-            f"{label}: the encoder and the decoder do not belong together, their {what} being "
+            f"{label}: the encoder and the decoder do not belong together: their {what} are "
             f"{' and '.join(map(str, values))}."
         )
     return values[0]
@@ -142,8 +142,8 @@ def _tiny(shapes: filling.Shapes, label: str) -> tuple[Halves, Names]:
     if not halves:
         some = ", ".join(shown(name) for name in list(shapes)[:3]) or "nothing"
         raise UserError(
-            f"{label} has no weights of an AutoencoderKL or a tiny autoencoder: its names are such "
-            f"as {some}, and wanted is encoder.conv_in.weight or encoder.layers.0.weight."
+            f"{label} has no weights of an AutoencoderKL or a tiny autoencoder: it has names such "
+            f"as {some}, but needs encoder.conv_in.weight or encoder.layers.0.weight."
         )
     return halves, lambda path: published.tae_name(path, *rows[path.split("/")[0]])
 
@@ -165,8 +165,8 @@ def _kl(shapes: filling.Shapes, groups: int, label: str) -> tuple[Halves, Names]
     for half in sizes.values():
         if odd := [width for width in half.channels if width % groups]:
             raise UserError(
-                f"{label}: groups={groups} must divide all channels, and there are {odd[0]}: give "
-                "load_autoencoder(..., groups=...)."
+                f"{label}: groups={groups} must divide all numbers of channels, but one is "
+                f"{odd[0]}: give load_autoencoder(..., groups=...)."
             )
     halves = {
         name: Half(KL[name], half, half.latents, 2 ** (len(half.channels) - 1))

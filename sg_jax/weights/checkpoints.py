@@ -87,7 +87,7 @@ def set_aside(workdir: str | os.PathLike, latest: int, why: str) -> None:
             names = [f"{step}.{why}", *(f"{step}.{why}.{i}" for i in range(1, 1000))]
             aside = next(p for name in names if not (p := folder / name).exists())
             (folder / str(step)).rename(aside)
-            log(f"Checkpoint {step} is {aside.name} now. The run continues from the one before it.")
+            log(f"Checkpoint {step} is now {aside.name}. The run continues from the one before it.")
     processes.barrier("checkpoints set aside")
 
 

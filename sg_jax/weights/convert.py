@@ -69,7 +69,7 @@ def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
     known = _family(family)
     for name in overrides.keys() - set(known.options):
         raise UserError(
-            f"{name}={overrides[name]!r} is not an option of family={family!r}: there are "
+            f"{name}={overrides[name]!r} is not an option of family={family!r}, which has "
             f"{', '.join(known.options)}." + nearest(name, known.options)
         )
     arrays = _without_dropped(state_dict.arrays(weights), known)
@@ -227,7 +227,7 @@ def _tokens(family: str, image_size: Any, patch: int) -> int:
     """Return the number of tokens, which no array tells."""
     if image_size is None:
         raise UserError(
-            f"Weights of family={family!r} do not tell the size of their images: give image_size, "
+            f"Weights of family={family!r} do not say the size of their images: give image_size, "
             "such as image_size=32 for the latents of 256 pixels."
         )
     if type(side := plain(image_size)) is not int or not 0 < side < 2**15 or side % patch:
@@ -242,7 +242,7 @@ def _add_null_row(arrays: dict[str, np.ndarray], layouts: Mapping[str, str]) -> 
             arrays[name] = np.concatenate([arrays[name], np.zeros_like(arrays[name][:1])])
     log(
         "The label table has no row for no class, so zeros are added. Classifier-free guidance "
-        "needs a finetuning with dropped labels first (config.objective.label_dropout)."
+        "needs fine-tuning with dropped labels first (config.objective.label_dropout)."
     )
 
 
@@ -251,7 +251,7 @@ def _check_copy(name: str, value: np.ndarray, first: np.ndarray, block: int) -> 
     if not np.array_equal(value, first):
         raise UserError(
             f"{name!r} differs from that of block 0, but our network has one embedding of time and "
-            f"label for all blocks: weights that were trained apart in block {block} cannot be "
+            f"label for all blocks: weights trained separately in block {block} cannot be "
             "read."
         )
 

@@ -14,7 +14,7 @@ from sg_jax.runs.progress import log
 from sg_jax.weights.autoencoders import load_autoencoder
 
 REMEDY = (
-    "give the autoencoder by config.autoencoder.path: a file, a folder, or a hub id such as "
+    "give the autoencoder in config.autoencoder.path: a file, a folder, or a hub id such as "
     "stabilityai/sd-vae-ft-ema"
 )
 
@@ -52,7 +52,7 @@ def of_latents(config: Config, source: Any) -> Autoencoder:
     origin, said = origins.of(source), config.autoencoder.path
     if not is_known(config, source):
         raise Missing(
-            f"config.data.name={source.name!r} contains latents, and nothing says what decodes "
+            f"config.data.name={source.name!r} contains latents, but nothing says what decodes "
             f"them: {REMEDY}."
         )
     if said or origin is None:

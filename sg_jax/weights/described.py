@@ -37,7 +37,7 @@ def cast(weights: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]
         if not np.isfinite(out[name].astype(np.float32)).all():
             raise UserError(
                 f"dtype={dtype} cannot hold {shown(name)}, with numbers up to "
-                f"{float(np.abs(array).max()):.3g}: take bfloat16 or float32."
+                f"{float(np.abs(array).max()):.3g}: use bfloat16 or float32."
             )
     return out
 

@@ -131,7 +131,7 @@ def dinov2_rows(names: Iterable[str], label: str) -> list[str]:
     if not found or sorted(found) != list(range(len(found))):
         raise UserError(
             f"{label} has no complete row of blocks, numbered from 0: some are missing, or it is "
-            "no DINOv2."
+            "not a DINOv2."
         )
     return [found[i] for i in range(len(found))]
 
@@ -169,9 +169,9 @@ def dinov2_sizes(
     named = any(name in shapes for names in TOP["registers"] for name in names)
     if heads is None and width not in dinov2.WIDTHS:
         raise UserError(
-            f"{label} has tokens of {width} numbers, and the published networks have "
-            f"{', '.join(map(str, dinov2.WIDTHS))}: say how many heads of attention it has, by "
-            "load_encoder(..., heads=...), or by num_attention_heads in the config.json beside it."
+            f"{label} has tokens of {width} numbers, but the published networks have "
+            f"{', '.join(map(str, dinov2.WIDTHS))}: say how many attention heads it has, with "
+            "load_encoder(..., heads=...), or num_attention_heads in the config.json beside it."
         )
     heads = width // dinov2.HEAD if heads is None else heads
     if width % heads:

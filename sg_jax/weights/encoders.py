@@ -150,7 +150,7 @@ def _below(
     outside = [n for n in weights if not n.startswith((prefix, *published.HEADS))]
     if outside:
         raise UserError(
-            f"{label} has {shown(outside[0])} beside {kind}, which is under {prefix!r}: give the "
+            f"{label} has {shown(outside[0])} besides {kind}, which is under {prefix!r}: give the "
             "network alone."
         )
     inner = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}

@@ -48,7 +48,7 @@ import sg_jax
 model = sg_jax.load("THIS_FOLDER")
 ```
 
-`config.json` has all settings, also those of its training. {note}
+`config.json` has all settings, including those of its training. {note}
 """
 
 
@@ -114,7 +114,7 @@ def write_file(
     """
     path = files.absolute(name)
     if path.exists():
-        raise UserError(f"{path} is there already: give a new file.")
+        raise UserError(f"{path} already exists: give a new file.")
     weights = arrays_of(network, family, dtype)
     if family:
         _tell_what_others_read(network, family)
@@ -127,14 +127,14 @@ def _tell_what_others_read(network: Backbone, family: str) -> None:
     known = FAMILIES[family]
     if network.prediction != known.prediction:
         log(
-            f"The network returns {network.prediction!r}, and the published code of "
-            f"family={family!r} takes what it reads for {known.prediction!r}: it has to be told. "
-            "sg_jax reads the file as it is meant, because the file says so."
+            f"The network returns {network.prediction!r}, but the published code of "
+            f"family={family!r} expects {known.prediction!r}: tell that code what it reads. "
+            "sg_jax reads the file correctly, because the file says what it is."
         )
     if network.time_endpoint != known.time_endpoint:
         log(
-            f"The published code of family={family!r} spaces the frequencies of time a little "
-            "otherwise than this network does, so its outputs differ slightly there."
+            f"The published code of family={family!r} spaces the frequencies of time slightly "
+            "differently from this network, so its outputs differ a little there."
         )
 
 
@@ -146,8 +146,8 @@ def arrays_of(network: Backbone, family: str, dtype: str) -> Mapping[str, np.nda
         named = convert.to_state_dict(network, family)
     else:
         raise UserError(
-            f"A {type(network).__name__} is no network of family={family!r}: leave the family out, "
-            "for our own names."
+            f"A {type(network).__name__} is not a network of family={family!r}: leave the family "
+            "out, to use our own names."
         )
     return described.cast(named, dtype)
 
@@ -185,7 +185,7 @@ def write_diffusers(
     }
     if network.mlp_ratio != 4:
         raise UserError(
-            f"diffusers' DiT has mlp_ratio=4, and this network {network.mlp_ratio:g}: export it "
+            f"diffusers' DiT has mlp_ratio=4, but this network {network.mlp_ratio:g}: export it "
             "as a file instead."
         )
     _tell_what_others_read(network, family)
@@ -225,7 +225,7 @@ def write_folder(
     text = describe(
         network, title=files.absolute(name).name, source=f"{files.absolute(workdir).name}, a run",
         weights=weights, step=step, dtype=dtype,
-        note="It holds no state of the optimizer: to train on, start from it by "
+        note="It holds no optimizer state: to train further, start from it with "
         "`--config.train.init_from=THIS_FOLDER`.",
     )  # fmt: skip
     known.setdefault("latents", network.channels not in (1, 3))

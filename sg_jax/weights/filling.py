@@ -59,14 +59,14 @@ def filled(
         )
     if left:
         raise UserError(
-            f"{label} has {shown(left[0])}, which {kind} would not use, and {len(left) - 1} "
+            f"{label} has {shown(left[0])}, which {kind} does not use, and {len(left) - 1} "
             f"others: it is another network.{nearest(left[0], used)}"
         )
     for recipe in recipes.values():
         for name, allowed in zip(recipe.names, recipe.shapes, strict=True):
             if shapes[name] not in allowed:
                 raise UserError(
-                    f"{label}: {name!r} has the shape {shapes[name]}, but the others ask for "
+                    f"{label}: {name!r} has the shape {shapes[name]}, but the others need "
                     f"{allowed[0]}."
                 )
     ours: dict[str, jax.Array] = {}

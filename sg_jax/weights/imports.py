@@ -52,7 +52,7 @@ def make_run(
     """
     if not networks.is_weights(source):
         raise UserError(
-            f"{str(source)!r} is no file of weights, nor a folder of diffusers: give one of these."
+            f"{str(source)!r} is neither a file of weights nor a diffusers folder: give either."
         )
     found = networks.find(source)
     if not found.about:
@@ -67,8 +67,8 @@ def make_run(
     text = exports.describe(
         network, title=files.absolute(workdir).name, source=named, weights="weights",
         step=0, dtype="float32",
-        note=f"Names are those of {family or 'sg_jax'}. Train on with `--mode train`, or start a "
-        "run of your own by `--config.train.init_from=THIS_FOLDER`.",
+        note=f"The names are those of {family or 'sg_jax'}. Train further with `--mode train`, or "
+        "start a run of your own with `--config.train.init_from=THIS_FOLDER`.",
     )  # fmt: skip
     kept: dict[str, Any] = {
         "latents": network.channels not in (1, 3),
@@ -91,7 +91,7 @@ def make_run(
     )
     if config.data.name == record.UNNAMED:
         log(
-            "Sampling needs no data. To score it or train on, name its data set: "
+            "Sampling needs no data. To score it or train further, name its data set: "
             "--config.data.name=NAME."
         )
     return network

@@ -79,13 +79,13 @@ def load(
     if not is_weights(source):
         if given := [*(["family"] if family else []), *options]:
             raise UserError(
-                f"{given[0]} has no effect, because {str(source)!r} is no file of published "
+                f"{given[0]} has no effect, because {str(source)!r} is not a file of published "
                 "weights: leave it out."
             )
         return checkpoints.load(source, step, weights, mesh, like)
     for name, value in {"step": step, "like": like}.items():
         if value is not None:
-            raise UserError(f"{name} has no effect: {str(source)!r} is no run. Leave it out.")
+            raise UserError(f"{name} has no effect: {str(source)!r} is not a run. Leave it out.")
     if weights != "ema":
         raise UserError(
             f"weights={shown(weights)} has no effect: {str(source)!r} holds one network."
@@ -169,11 +169,11 @@ def family_of(found: Found, family: str = "", prediction: str = "") -> str:
     if not fitting:
         some = ", ".join(shown(name) for name in list(names)[:3]) or "nothing"
         raise UserError(
-            f"its names are such as {some}, and are those of no family; there are "
+            f"its names, such as {some}, are not those of any family; the families are "
             f"{', '.join(FAMILIES)}."
         )
     raise UserError(
-        f"its names are those of several families: say which by family, one of {', '.join(chosen)}."
+        f"its names are those of several families: set family to one of {', '.join(chosen)}."
     )
 
 
@@ -204,7 +204,7 @@ def _ours(found: Found, family: str, given: Mapping[str, Any]) -> Backbone:
     for name in {**wanted, **leaves}:
         shape, here = (getattr(x.get(name), "shape", "missing") for x in (leaves, wanted))
         if shape != here:
-            raise UserError(f"{shown(name)} is {shape}, and its description asks for {here}.")
+            raise UserError(f"{shown(name)} is {shape}, but its description asks for {here}.")
     state_dict.check_finite({name: np.asarray(leaf) for name, leaf in leaves.items()})
     network = unnamed(leaves, abstract)
     network.named = Named(settings)

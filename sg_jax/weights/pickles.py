@@ -123,7 +123,7 @@ class Unpickler(pickle._Unpickler):
         kind, dtype, key, _, count, *view = pid
         whole = type(count) is int and 0 <= count < 2**62
         if kind != "storage" or not isinstance(dtype, np.dtype) or not whole:
-            raise ValueError("a reference that is no storage")
+            raise ValueError("a reference that is not a storage")
         if view and view[0] is not None:
             raise ValueError("a storage that is part of another one, as before version 0.4")
         return self.storage(dtype, str(key), count)
@@ -131,7 +131,7 @@ class Unpickler(pickle._Unpickler):
     def dictionary(self, pairs: Sequence[Any] = ()) -> dict[Any, Any]:
         """Return a dictionary of pairs; a pickle may ask for many from the same list."""
         if not isinstance(pairs, list | tuple):
-            raise ValueError("a dictionary of what is no list")
+            raise ValueError("a dictionary of what is not a list")
         self.budget.take(PAIR * len(pairs))
         return dict(pairs)
 
@@ -139,7 +139,7 @@ class Unpickler(pickle._Unpickler):
     def shape(numbers: Any = ()) -> tuple[Any, ...]:
         """Return the numbers of a shape, which come as a tuple: anything else would be copied."""
         if not isinstance(numbers, tuple):
-            raise ValueError("a shape of what is no tuple")
+            raise ValueError("a shape of what is not a tuple")
         return numbers
 
     def tensor(self, storage: Any, offset: int, shape: Any, strides: Any, *_: Any) -> Tensor:

@@ -157,7 +157,7 @@ def _from_hub(text: str) -> Found:
         import huggingface_hub
     except ImportError:
         raise UserError(
-            f"{text!r} is no file or folder here. If it is a hub id, downloading it needs a "
+            f"{text!r} is not a file or folder here. If it is a hub id, downloading it needs a "
             "package that is not installed: `pip install huggingface_hub`."
         ) from None
     start = f"{folder}/" if folder else ""
@@ -173,7 +173,7 @@ def _from_hub(text: str) -> Found:
         raise
     except Exception as cause:  # of the network, or of the hub
         raise UserError(
-            f"{text!r} is no file or folder here, and cannot be downloaded from the hub "
+            f"{text!r} is not a file or folder here, and cannot be downloaded from the hub "
             f"({one_line(cause)}): check the name and the network, or give a file."
         ) from None
     found = _read(paths[: len(chosen)], text)
@@ -197,6 +197,6 @@ def read_config(folder: Any) -> dict[str, Any]:
     except Exception as cause:  # damaged files raise many kinds of errors
         raise UserError(
             f"{path} cannot be read as JSON ({one_line(cause)}): it must be what is published "
-            "beside the weights, so copy it again."
+            "with the weights, so copy it again."
         ) from None
     return config if isinstance(config, dict) else {}

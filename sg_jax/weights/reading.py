@@ -44,26 +44,26 @@ def read(name: str | os.PathLike) -> Mapping[str, Any]:
             file, size = io.BytesIO(content), len(content)
         else:
             if path.exists() and not pathlib.Path(path).is_file():
-                raise OSError("no regular file")
+                raise OSError("not a regular file")
             opened: Any = open(path, "rb")  # tensors are read from it later
             file, size = opened, os.path.getsize(path)
         found = _read(file, size)
     except pickles.Unknown as cause:
         raise UserError(
             f"{path} names {shown(str(cause))}, which reading would have to call, so it was not "
-            f"read: nobody's code is run. Wanted are {WANTED}: load the file where you trust it, "
-            "and store only its tensors, by torch.save(module.state_dict(), FILE)."
+            f"read: nobody's code is run. Give {WANTED}: load the file where you trust it, "
+            "and store only its tensors, with torch.save(module.state_dict(), FILE)."
         ) from None
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: give a file of {WANTED}.") from None
     except Exception as cause:  # damaged files raise many kinds of errors
         raise UserError(
-            f"{path} cannot be read ({one_line(cause)}). Wanted are {WANTED}: if it is one, it is "
-            "damaged or cut short, so copy or download it again."
+            f"{path} cannot be read ({one_line(cause)}). Give {WANTED}: if it is one of these, it "
+            "is damaged or cut short, so copy or download it again."
         ) from None
     if not isinstance(found, Mapping):
         raise UserError(
-            f"{path} holds a {type(found).__name__} where a mapping of names to tensors is wanted: "
+            f"{path} holds a {type(found).__name__} where a mapping of names to tensors is needed: "
             "store module.state_dict()."
         )
     return found

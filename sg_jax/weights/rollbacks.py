@@ -84,7 +84,7 @@ class Rollbacks:
         if not tries:
             raise UserError(_advice(finding, self._workdir, older, newest, action)) from None
         log(
-            f"{finding.text}. Back to step {newest}, and on with the data after step "
+            f"{finding.text}. Back to step {newest}, continuing with the data after step "
             f"{finding.step}: rollback {tries} of {MOST}."
         )
 
@@ -131,7 +131,7 @@ def _advice(finding: Finding, workdir: str, older: int, newest: int, action: str
         text += "config.optimizer.clip_norm."
     else:
         if newest <= finding.sound:
-            text += f". The checkpoint of step {newest} is from before, and sound."
+            text += f". The checkpoint of step {newest} is from before that, and sound."
         elif older:
             text += f". The checkpoint of step {newest} may have the same fault: move it away to "
             text += f"continue from that of step {older}."
@@ -140,6 +140,6 @@ def _advice(finding: Finding, workdir: str, older: int, newest: int, action: str
         text += " Continue with a lower config.optimizer.learning_rate, or start a new --workdir "
         text += f"with --config.train.init_from={workdir} and a lower config.optimizer.clip_norm."
     if action == "stop":
-        text += " Where single batches are the reason, set config.train.on_divergence to 'skip' or "
+        text += " If single batches are the cause, set config.train.on_divergence to 'skip' or "
         text += "'rollback'."
     return text

@@ -38,9 +38,9 @@ class Saver:
         self._keep, self._keep_period = keep, keep_period
         if keep_period % every:
             log(
-                f"config.checkpoint.keep_period={keep_period} is no multiple of "
-                f"config.checkpoint.every={every}, so only every {math.lcm(keep_period, every)} "
-                "steps a checkpoint is kept."
+                f"config.checkpoint.keep_period={keep_period} is not a multiple of "
+                f"config.checkpoint.every={every}, so a checkpoint is kept only every "
+                f"{math.lcm(keep_period, every)} steps."
             )
         self.best: Best | None = None
         self._whole: Best | None = None  # the one of best.json, until a better one is saved

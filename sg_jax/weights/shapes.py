@@ -116,8 +116,8 @@ def classes(known: Family, rows: int, given: Any) -> tuple[int, bool]:
             return rows - 1, False
         raise UserError(
             f"The label table has {rows} rows, which may be {rows} classes, or {rows - 1} and a "
-            "row for no class, which networks have that were trained with dropped labels. Say "
-            f"which by num_classes={rows} or num_classes={rows - 1}."
+            "row for no class, which networks trained with dropped labels have. Say which with "
+            f"num_classes={rows} or num_classes={rows - 1}."
         )
     if not is_whole(given) or given not in (rows, rows - 1):
         raise UserError(

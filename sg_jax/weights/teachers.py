@@ -104,7 +104,7 @@ def _check_kept(source: str | os.PathLike, step: int | None, words: str) -> None
     """Raise unless the checkpoint that a run has learnt from so far is still there."""
     if step is not None and step not in (steps := checkpoints.saved_steps(source)):
         raise UserError(
-            f"{words}={str(source)!r} has no step {step} any more, which has made the target of "
-            f"this run until now; there are {steps}. Put it back, or start again in a new "
+            f"{words}={str(source)!r} no longer has step {step}, which has made the target of "
+            f"this run until now; it has {steps}. Put the step back, or start again in a new "
             "--workdir."
         )

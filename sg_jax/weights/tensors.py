@@ -102,7 +102,7 @@ class Tensor:
         numbers = (offset, *shape, *strides)
         whole = all(type(n) is int and 0 <= n < 2**63 for n in numbers)
         if not whole or len(shape) != len(strides) or len(shape) > MOST_AXES:
-            raise ValueError(f"a tensor of shape {str(shape)[:100]}, which is none")
+            raise ValueError(f"a tensor of shape {str(shape)[:100]}, which is not a shape")
         self.size = math.prod(shape)
         last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
         if self.size and last >= storage.count:

@@ -40,7 +40,7 @@ def load_text_encoder(name: str | os.PathLike, **options: Any) -> TextEncoder:
     known = {"length", "prefix", "cut_prefix", "dtype", "batch"}
     for option in options:
         if option not in known:
-            raise UserError(f"{option}= is none of {', '.join(sorted(known))}.")
+            raise UserError(f"{option}= is not one of {', '.join(sorted(known))}.")
     path = os.fspath(name)
     if record.is_run(path):
         config, _ = record.read(path)
@@ -60,7 +60,7 @@ def load(text: Text) -> TextEncoder:
         name = str(files.absolute(name))
     elif not re.fullmatch(places.HUB_ID, name) and not re.fullmatch(r"[\w.\-]+", name):
         raise UserError(
-            f"config.text.encoder={shown(name)} must be {BYTES!r}, a folder that is there, or a "
+            f"config.text.encoder={shown(name)} must be {BYTES!r}, an existing folder, or a "
             f"hub id such as {EXAMPLE}."
         )
     log(f"Loading the text encoder {name} ...")
@@ -91,5 +91,5 @@ def check(found: str, wanted: str, what: str, workdir: str) -> None:
     if found and wanted and found != wanted:
         raise UserError(
             f"{what} is not the text encoder that the run in {workdir} was trained with "
-            f"({found}, not {wanted}): give that one by config.text.encoder."
+            f"({found}, not {wanted}): give that one in config.text.encoder."
         )

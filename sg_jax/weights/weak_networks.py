@@ -99,8 +99,8 @@ def check_weights(guidance: Guidance, workdir: str | os.PathLike) -> None:
     decays = record.read(workdir)[0].train.ema_decays
     if record.is_exported(workdir):
         raise UserError(
-            f"The weak prediction of {guidance.describe()!r} needs other weights than the average, "
-            f"and {str(workdir)!r} was exported with the average alone: take the run itself."
+            f"The weak prediction of {guidance.describe()!r} needs weights other than the average, "
+            f"but {str(workdir)!r} was exported with the average alone: give the run itself."
         )
     if guidance.weak_part not in ("model", *(f"ema_{decay:g}" for decay in decays)):
         kept = ", ".join(f"'{decay:g}'" for decay in decays)

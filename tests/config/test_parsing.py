@@ -192,7 +192,7 @@ def test_a_weak_step_keeps_its_type(file, step):
     "name", ["/tmp/x", "../x", "a/b", "a\\b", "", " a", "a.b", "a<b>", "a\n", "x" * 101, 3, None]
 )
 def test_the_name_of_a_setting_can_name_a_file(name):
-    with pytest.raises(UserError, match="cannot name a setting, because files have its name"):
+    with pytest.raises(UserError, match="cannot name a setting, because files get its name"):
         parsing.merge(dict(guidance={name: dict(scale=2.0)}))
     parsing.merge(dict(guidance={"γ_0-5 (+)": dict(scale=2.0)}))
 

@@ -56,7 +56,7 @@ def test_so_few_steps_that_none_would_be_guided_are_not_taken(tiny):
     """Of 4 steps none begins there, and of 5 the second: they cost 6, two networks at one."""
     guidance = Guidance(**EARLY, interval=(0.1, 0.2))
     one = budgets.image(tiny, Guidance(), EULER, 1)
-    with pytest.raises(UserError, match="holds none of the times"):
+    with pytest.raises(UserError, match="contains none of the times"):
         budgets.image(tiny, guidance, EULER, 4)
     for target in (2, 4, 5):
         steps, cost = budgets.steps_for(target * one, tiny, guidance, EULER)
@@ -67,7 +67,7 @@ def test_an_interval_that_only_many_steps_meet_has_them(tiny):
     """Of 40 steps none begins after 0.985, and of 80 the last one does."""
     late = Guidance(**EARLY, interval=(0.985, 1.0))
     one = budgets.image(tiny, Guidance(), EULER, 1)
-    with pytest.raises(UserError, match="holds none of the times"):
+    with pytest.raises(UserError, match="contains none of the times"):
         budgets.image(tiny, late, EULER, 40)
     assert budgets.steps_for(80 * one, tiny, late, EULER) == (79, pytest.approx(80 * one))
 
@@ -75,5 +75,5 @@ def test_an_interval_that_only_many_steps_meet_has_them(tiny):
 def test_what_no_number_of_steps_allows_says_why(tiny):
     never = Guidance(1.5, weak_label="null", interval=(0.501, 0.502))
     whole = budgets.image(tiny, Guidance(), EULER, 20)
-    with pytest.raises(UserError, match="holds none of the times"):
+    with pytest.raises(UserError, match="contains none of the times"):
         budgets.steps_for(0.2 * whole, tiny, never, EULER)

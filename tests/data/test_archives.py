@@ -59,7 +59,9 @@ def test_an_archive_that_is_compressed_as_a_whole_says_what_to_do(tmp_path, pack
 def test_what_is_no_archive_is_named(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"{name} is no archive .* damaged or cut short"):
+    with pytest.raises(
+        UserError, match=rf"{name} is not a \.zip or \.tar archive, .* damaged or cut short"
+    ):
         open_source(str(path), "train")
 
 
@@ -84,7 +86,7 @@ def test_tars_that_are_joined_lose_nothing_silently(tmp_path):
     parts = [_tar(tmp_path / f"{i}.tar", [(f"cat/{i}.png", _picture())]) for i in range(2)]
     path = tmp_path / "a.tar"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
-    with pytest.raises(UserError, match="more follows after its end at 1,024 of"):
+    with pytest.raises(UserError, match="more data follows its end at 1,024 of"):
         open_source(str(path), "train")
 
 
@@ -205,8 +207,12 @@ def test_an_archive_that_changes_while_it_is_read_is_named(tmp_path):
 @pytest.mark.parametrize(
     "number, limit, remedy",
     [
-        (errno.EMFILE, 256, "raise the limit of 256 open files, such as by `ulimit -n 4096`"),
-        (errno.EMFILE, 65536, "raise the limit of 65536 open files, such as by `ulimit -n 262144`"),
+        (errno.EMFILE, 256, "raise the limit of 256 open files, for example with `ulimit -n 4096`"),
+        (
+            errno.EMFILE,
+            65536,
+            "raise the limit of 65536 open files, for example with `ulimit -n 262144`",
+        ),
         (errno.ENFILE, 256, "end other processes, because this machine has too many open files"),
         (errno.EACCES, 256, "mend it"),
     ],

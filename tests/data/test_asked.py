@@ -51,7 +51,7 @@ def test_the_test_split_is_asked_if_it_is_there(folder, capsys):
     capsys.readouterr()
     found = asked.of_data(Data(name=name, test_split="validation"), Text(), source)
     assert found.source is source
-    assert "Captions are drawn of split 'train'" in capsys.readouterr().out
+    assert "Captions are drawn from split 'train'" in capsys.readouterr().out
 
 
 def test_without_captions_there_is_nothing_to_ask(digits_dir):

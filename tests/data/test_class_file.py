@@ -64,7 +64,7 @@ def test_a_file_in_the_folder_of_the_images_is_found(tmp_path):
     ("name", "text", "words"),
     [
         ("a.txt", "", "names no classes"),
-        ("a.txt", "n01\nn2\n", r"has 2 classes, and none for the folder 'n02', .* mean 'n2'"),
+        ("a.txt", "n01\nn2\n", r"has 2 classes, but none for the folder 'n02', .* mean 'n2'"),
         ("a.txt", "n01\nn01 a\nn02\nnight owl", "lists 'n01' twice"),
         ("a.json", "{", "cannot be read"),
         ("a.json", "3", "names no classes"),

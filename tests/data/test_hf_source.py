@@ -125,13 +125,13 @@ def test_what_cannot_be_used_is_named(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     for name, words in {
         "lists": "labels in column 'label' that are neither names nor whole numbers",
-        "two": r"has 2 columns of type ClassLabel, and none is called 'label'.* Rename",
+        "two": r"has 2 columns of type ClassLabel, but none is called 'label'.* Rename",
         "text": r"has 0 columns of type Image, .* its columns are text \(Value\)",
     }.items():
         with pytest.raises(UserError, match=words):
             open_source(f"hf:{saved}/{name}", "train")
     for name in ("hf:/nowhere", "hf:", "hf:a/b/c", "hf:../x"):
-        with pytest.raises(UserError, match="must be hf:FOLDER, of a folder that is there"):
+        with pytest.raises(UserError, match="must be hf:FOLDER, with an existing folder"):
             open_source(name, "train")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"cannot be opened .* give the folder that save_to_disk"):
@@ -146,7 +146,7 @@ def test_damaged_images_and_tables(saved, tmp_path):
     features = datasets.Features({"image": datasets.Image()})
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "bad")
     source = open_source(f"hf:{tmp_path}/bad", "train", image_size=2, tried=False)
-    for i, words in enumerate(("These 5 bytes are no image", "it has no image")):
+    for i, words in enumerate(("These 5 bytes are not an image", "it has no image")):
         with pytest.raises(UserError, match=rf"example {i} of split 'train' cannot .*{words}"):
             source[i]
     for file in pathlib.Path(tmp_path, "bad").glob("*.arrow"):

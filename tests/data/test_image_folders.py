@@ -133,7 +133,7 @@ def test_links_that_lead_out_of_a_folder_are_not_followed(tmp_path, capsys):
     only = tmp_path / "only"
     only.mkdir()
     (only / "1.png").symlink_to(outside / "1.png")
-    with pytest.raises(UserError, match=r"has no images .links .*: 1 .* copy what links lead to"):
+    with pytest.raises(UserError, match=r"has no images .links .*: 1 .* replace links with copies"):
         open_source(str(only), "train")
 
 
@@ -153,7 +153,7 @@ def test_a_damaged_image_is_named_by_its_own_path(tmp_path, kind):
         [source[i] for i in range(7)]
     message = str(error.value)
     assert f"{name}{place} cannot be read (The image in these 400 bytes cannot be" in message
-    assert "replace or remove it, or leave out what is damaged by config.data.damaged" in message
+    assert "replace or remove it, or leave out damaged examples with config.data.damaged" in message
     with pytest.raises(UserError, match=r"bad\.jpg cannot be read"):
         batches = train_iterator(source, batch_size=7, seed=0)
         next(batches)
@@ -249,7 +249,7 @@ def test_what_is_no_folder_of_images_says_what_it_is(tmp_path, monkeypatch):
         "./snap": "There is no such folder or archive: .* Did you mean 'snaps'?",
         "snps.zip": "There is no such folder or archive",
         "./snaps/cat/0.png": "That is a file: give a folder, .zip or .tar",
-        "./text": "has no images .other files: 1 .a.heic... Image files are known",
+        "./text": "has no images .other files: 1 .a.heic... Image files are recognised",
         "~nobody-here/x": "begins with a user that this machine does not have",
         "gs://bucket/photos": "is in a bucket: mount it|needs a package",
         "snaps": "There is a folder of that name: .* write ./snaps",

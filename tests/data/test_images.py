@@ -101,7 +101,7 @@ def test_a_strip_is_not_resized_beyond_all_memory():
 
 @pytest.mark.parametrize("encoded", [b"", b"hello", _png(0, 5), _saved("EPS"), _saved("ICO")])
 def test_what_is_no_image_of_these_formats_is_an_error(encoded):
-    with pytest.raises(UserError, match=r"no image in PNG, JPEG, .* AVIF or JPEG2000"):
+    with pytest.raises(UserError, match=r"not an image in PNG, JPEG, .* AVIF or JPEG2000"):
         decode(encoded, 3)
 
 

@@ -64,7 +64,7 @@ UNREADABLE = dict(
     other_version=b"\x93NUMPY\x09\x00" + bytes(100),
 )
 WRONG = dict(
-    bfloat16=(_npy(GOOD.astype(ml_dtypes.bfloat16)), "as bfloat16 becomes in such files"),
+    bfloat16=(_npy(GOOD.astype(ml_dtypes.bfloat16)), "which is how such files hold bfloat16"),
     complex=(_npy(GOOD.astype(np.complex64)), "type complex64: save float32"),
     strings=(_npy(np.full((2, 4, 4), "x")), "type <U1"),
     fields=(_npy(np.zeros((2, 4, 4), [("a", "f4")])), r"type \[\('a'"),

@@ -58,7 +58,7 @@ def test_what_another_host_writes_is_left_for_a_day(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with (
-        pytest.raises(UserError, match=r"file is a file, where a folder is needed"),
+        pytest.raises(UserError, match=r"file is a file, but a folder is needed"),
         partial.folder(tmp_path / "file", "mine"),
     ):
         pass

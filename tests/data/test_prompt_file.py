@@ -68,7 +68,7 @@ def test_what_is_no_file_of_prompts(read, content, said):
 
 
 def test_files_that_are_not_there(tmp_path):
-    with pytest.raises(UserError, match="does not exist: give a file with a prompt in each line"):
+    with pytest.raises(UserError, match="does not exist: give a file with one prompt per line"):
         prompt_file.read(str(tmp_path / "none.txt"))
     with pytest.raises(UserError, match="is a folder"):
         prompt_file.read(str(tmp_path))

@@ -48,7 +48,7 @@ def test_a_pipe_is_not_waited_for(copied):
     folder, shard = copied
     shard.unlink()
     os.mkfifo(shard)
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         _open(folder)
 
 

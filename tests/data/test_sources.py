@@ -126,7 +126,7 @@ def test_a_folder_given_as_a_name_is_no_misspelt_name(digits_dir, tmp_path, monk
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "images" / "cat").mkdir(parents=True)
     assert "write ./images" in said("images")
-    assert "has no images. Image files are known by their ends" in empty("images/cat")
+    assert "has no images. Image files are recognised by their endings" in empty("images/cat")
     (tmp_path / "npy" / "x_features").mkdir(parents=True)
     assert f"--mode latents --from {tmp_path}/npy" in said("npy")
     assert "There is no such folder" in said("./nothing")

@@ -155,7 +155,7 @@ def test_bad_input_is_one_error(shards, tmp_path):
         ("wds:", "must be a path"),
         (f"wds:{shards}/coyo@0", "above 0"),
         (f"wds:{shards}/coyo@1000", "at most 100"),
-        (f"wds:{shards}/none", "neither a .tar nor a folder with some"),
+        (f"wds:{shards}/none", "neither a .tar nor a folder of them"),
         (f"wds:{shards}", None),
     ):
         if said is None:

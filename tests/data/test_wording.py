@@ -148,7 +148,7 @@ def test_features_of_another_encoder_are_refused():
         (dict(prefix=""), "prefix 'Draw: ' instead of ''"),
         (dict(cut_prefix=True), "cut_prefix False instead of True"),
     ):
-        with pytest.raises(UserError, match=f"another encoder.*: {said}"):
+        with pytest.raises(UserError, match=f"not made as config.text says: {said}"):
             wording.of(Text(**text | change), source)
 
 

@@ -45,7 +45,7 @@ WRONG = {
     "one image": (dict(arr_0=IMAGES[0]), r"arr_0 is uint8 \[6, 5, 3\]"),
     "four channels": (dict(arr_0=np.zeros((2, 4, 4, 4), np.uint8)), r"\[2, 4, 4, 4\]"),
     "none": (dict(arr_0=IMAGES[:0]), r"\[0, 6, 5, 3\]"),
-    "no images": (dict(mu=np.zeros(3)), "wanted is arr_0, and there is mu"),
+    "no images": (dict(mu=np.zeros(3)), "it needs arr_0, but has mu"),
 }
 
 

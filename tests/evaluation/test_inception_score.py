@@ -90,7 +90,7 @@ def test_bad_predictions_are_refused(logits):
         inception_score([[0.0, np.inf], [0, 0]])
     with pytest.raises(UserError, match=r"logits has shape \[7\]"):
         inception_score(logits[0])
-    with pytest.raises(UserError, match="logits has 3 classes; those before had 7"):
+    with pytest.raises(UserError, match="logits has 3 classes; earlier ones had 7"):
         Predictions.of(logits).extend(logits[:, :3])
 
 

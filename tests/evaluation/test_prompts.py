@@ -144,7 +144,7 @@ def test_a_text_file_has_a_prompt_in_each_line(tmp_path):
 @pytest.mark.parametrize(
     "line, why",
     [
-        ("[1, 2]", "is no prompt"),
+        ("[1, 2]", "is not a prompt"),
         ('{"tag": "counting"}', "'prompt'"),
         ('{"prompt": 3}', "prompt is 3"),
         ('{"prompt": "x", "include": [{"class": "dog", "count": 0}]}', "count is 0"),
@@ -157,7 +157,7 @@ def test_a_text_file_has_a_prompt_in_each_line(tmp_path):
 def test_a_damaged_line_is_named(tmp_path, line, why):
     path = tmp_path / "some.jsonl"
     path.write_text(f'{{"prompt": "a dog", "include": [{{"class": "dog"}}]}}\n{line}\n')
-    with pytest.raises(UserError, match="line 2 is no prompt") as error:
+    with pytest.raises(UserError, match="line 2 is not a prompt") as error:
         prompts.read(path)
     assert why in str(error.value)
 

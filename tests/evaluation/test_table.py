@@ -144,10 +144,10 @@ def test_what_is_measured_now_is_added_to_what_was(tmp_path):
 def test_a_line_that_is_cut_off_is_told(tmp_path, capsys):
     path = table.write(tmp_path, {KEY: MEASURED})
     table.read(tmp_path, tell=True)
-    assert "ends within" not in capsys.readouterr().out
+    assert "ends in the middle" not in capsys.readouterr().out
     path.write_text(path.read_text()[:-5])
     assert table.read(tmp_path, tell=True) == {}
-    assert f"{path} ends within a line" in capsys.readouterr().out
+    assert f"{path} ends in the middle of a line" in capsys.readouterr().out
 
 
 def test_a_file_of_another_kind_is_named(tmp_path):

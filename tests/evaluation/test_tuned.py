@@ -110,7 +110,7 @@ def test_runs_that_took_the_settings_of_another_say_so(tmp_path):
         for row in took
     ]  # fmt: skip
     tuned_rows.write(tmp_path / "b", moved)
-    with pytest.raises(UserError, match="b was scored with other settings than a chose: tune it"):
+    with pytest.raises(UserError, match="b was not scored with the settings that a chose: tune it"):
         tuned_rows.joined(both)
 
 

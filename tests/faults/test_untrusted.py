@@ -110,7 +110,7 @@ def test_a_path_out_of_the_run_is_not_followed(foreign, key, mode, place):
     with pytest.raises(UserError) as raised:
         main(["sg_jax", f"--mode={mode}", f"--workdir={foreign}"])
     said = f"--config.{key.replace('/', '.')}="
-    assert "leads out of the run" in str(raised.value) and said in str(raised.value)
+    assert "is outside the run" in str(raised.value) and said in str(raised.value)
     assert contents(foreign.parent) == before
 
 

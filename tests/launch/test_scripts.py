@@ -184,7 +184,7 @@ def test_the_quick_start_takes_only_a_folder(place):
 def test_the_checks_are_listed_once(place):
     """The hooks and the hosted workflow name checks of launch/check.sh, which knows no others."""
     _, err = place.run("check.sh", "speed", status=2)
-    named = err.partition("say some of ")[2].rstrip(".\n").replace(" and ", ", ").split(", ")
+    named = err.partition("use some of ")[2].rstrip(".\n").replace(" and ", ", ").split(", ")
     hooks = (ROOT / ".pre-commit-config.yaml").read_text()
     entries = re.findall(r"entry: bash launch/check\.sh (.*)", hooks)
     assert " ".join(entries).split() == named

@@ -114,7 +114,7 @@ def test_what_a_term_needs_is_said(small, setting, words):
 def test_skipping_is_off_at_1_and_reuse_needs_something(small, make_small):
     checks.check_setting(small, Guidance(skip=9))
     checks.check_setting(small, Guidance(refresh=3))
-    with pytest.raises(UserError, match="refresh=3 finds nothing to use again"):
+    with pytest.raises(UserError, match="refresh=3 has nothing to reuse"):
         checks.check_setting(make_small(inner=1), Guidance(inner_scale=2.0, refresh=3))
 
 

@@ -239,7 +239,7 @@ def test_the_seed_of_the_run_reaches_the_blocks():
 
 
 def test_an_interval_that_holds_no_step_is_refused():
-    with pytest.raises(UserError, match=r"interval=\(0.51, 0.52\) holds none of the times"):
+    with pytest.raises(UserError, match=r"interval=\(0.51, 0.52\) contains none of the times"):
         lib.plan(Guidance(2.0, **CFG, interval=(0.51, 0.52)), Sampler(), 4)
     lib.plan(Guidance(interval=(0.51, 0.52)), Sampler(), 4)  # nothing is guided anyway
 

@@ -219,9 +219,9 @@ def test_bad_input_is_refused_before_anything_is_drawn(compose_of, tmp_path):
         compose_of(wording=False)
     with pytest.raises(UserError, match=r"config\.compose\.prompts is empty"):
         compose_of(data="digits")
-    with pytest.raises(UserError, match=r"report_seeds=\(0, 1\) must share no seed"):
+    with pytest.raises(UserError, match=r"report_seeds=\(0, 1\) must not share a seed"):
         compose_of(report_seeds=(0, 1))
-    with pytest.raises(UserError, match="must not contain 1, which is no guidance"):
+    with pytest.raises(UserError, match="must not contain 1, which means no guidance"):
         compose_of(scales=(1.0, 2.0))
     (tmp_path / "compose.csv").write_text("task,score,combinations,drawing,images\nx,7,seen,a,1\n")
     with pytest.raises(UserError, match=r"compose\.csv, line 2 is not a row"):

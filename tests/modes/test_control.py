@@ -28,7 +28,7 @@ WORDS = dict(subjects=("circle", "star"), positive=("a large {}",), negative=("a
         (dict(subjects=("",)), "config.control.subjects"),
         (dict(prompts=("a circle",)), "config.control.prompts.*braces"),
         (dict(attribute="../size"), "config.control.attribute"),
-        (dict(pairs="pairs.txt"), "subjects.*has no effect: pairs has the prompts"),
+        (dict(pairs="pairs.txt"), "subjects.*has no effect: the prompts come from pairs"),
         (dict(steps=0), "config.control.steps"),
     ],
 )

@@ -166,9 +166,9 @@ def test_weights_that_are_here_are_read(dry, tmp_path):
 def test_what_is_missing_is_said(dry, tmp_path):
     said = dry(*LATENTS, "--config.autoencoder.path=madebyollin/taesd")
     assert "The weights of madebyollin/taesd are not here" in said and "time" not in said[:500]
-    assert "Nothing names the autoencoder" in dry(*LATENTS)
+    assert "No autoencoder is named" in dry(*LATENTS)
     said = dry(*LATENTS, SD, "--config.data.name=./photos", "--config.data.image_size=100")
-    assert "how many examples it has is not known" in said
+    assert "its number of examples is unknown" in said
     assert "config.data.image_size=100 must be a multiple of 8" in said
     with pytest.raises(UserError, match=r"/nowhere/vae\.pt' does not exist"):
         dry(*LATENTS, "--config.autoencoder.path=/nowhere/vae.pt")
@@ -180,7 +180,7 @@ def test_sampling(dry):
     assert "622 GFLOPs per image: decoding" in said
     assert f"1,000 images of 256x256x3: PNG files of at most {256 * 256 * 3 / 1e3:.0f} MB" in said
     said = dry(*flags)
-    assert "decoding is left out. Nothing names the autoencoder" in said
+    assert "decoding is left out. No autoencoder is named" in said
     assert f"1,000 latents of 32x32x4: .npz of {32 * 32 * 4 * 4 / 1e3:.3g} MB" in said
 
 

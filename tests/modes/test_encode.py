@@ -108,7 +108,7 @@ def _check_finds_damage(tmp_path, source, capsys):
         main(command)
     description.write_text(known)
     path.with_name("made-train.array_record-00009-of-00004").touch()
-    with pytest.raises(UserError, match=r"00009-of-00004 is not of this data set"):
+    with pytest.raises(UserError, match=r"00009-of-00004 is not part of this data set"):
         main(command)
     path.with_name("made-train.array_record-00009-of-00004").unlink()
 
@@ -127,7 +127,7 @@ def test_a_command_that_was_cut_short_goes_on(encode, tmp_path, monkeypatch, cap
     with pytest.raises(KeyboardInterrupt):
         encode(autoencoder="tae")
     assert len(list((tmp_path / "made.unfinished").glob("*array_record*"))) == 2
-    with pytest.raises(UserError, match="dtype='float16', and now it is 'bfloat16'"):
+    with pytest.raises(UserError, match="dtype='float16', but now it is 'bfloat16'"):
         encode("--dtype=bfloat16", autoencoder="tae")
     with pytest.raises(UserError, match="is not finished"):
         main(["main", "--mode=latents", "--check", f"--to={tmp_path}", "--name=made"])
@@ -275,7 +275,7 @@ def test_a_latent_run_draws_and_scores_images(encode, weights, tmp_path, capsys)
         assert "Latents are written, not images. The latents of" in capsys.readouterr().out
         with np.load(drawn.with_name(next(run.glob("samples/*_latents.npz")).name)) as found:
             assert found["latents"].shape == (6, 2, 2, 4)
-        with pytest.raises(UserError, match=r"which is not there: give the autoencoder by config"):
+        with pytest.raises(UserError, match=r"which is not there: give the autoencoder in config"):
             main(["main", "--mode=evaluate", f"--workdir={run}"])
         assert len(list(run.glob("samples/*.png"))) == 2
     finally:

@@ -113,7 +113,7 @@ def test_what_was_interrupted_goes_on(run, tmp_path, monkeypatch):
 
 def test_adm_s_figures_stand_beside_ours(run):
     said = run("--check-adm", "@fake.npz", "@real.npz")
-    lines = said[said.index("Beside the paper's figures") :].splitlines()[3:]
+    lines = said[said.index("Compared with the paper's figures") :].splitlines()[3:]
     theirs = {line.split()[1]: line.split()[2] for line in lines}
     assert theirs == {
         "FID": "3.9426", "sFID": "6.1404", "IS": "215.84", "Precision": "0.8265",

@@ -54,7 +54,7 @@ def lines(tmp_path):
 def test_the_prompts_of_a_file_and_how_many_are_cut(ask, lines, monkeypatch, capsys):
     found = ask(lines)
     assert found.words == found.prompts == [line for line in LINES if line]
-    said = "3 prompts are longer than 12 {} (config.text.length) and cut, first that of line 1."
+    said = "3 prompts are longer than 12 {} (config.text.length) and cut; the first is line 1."
     assert said.format("bytes") in capsys.readouterr().out
     encoder = captioned_pictures.Encoder()
     monkeypatch.setattr(text_encoders, "of_run", lambda config, workdir: encoder)
@@ -174,7 +174,7 @@ def test_a_network_of_features_needs_its_encoder_for_prompts_alone(
     assert len(list((run / "samples").glob("*/prompts.jsonl"))) == 1
     known = record.data_of(run)
     assert known["text_fingerprint"] == "0123456789abcdef" and known["text_length"] == 12
-    with pytest.raises(UserError, match=r"leads out of the run .*--config.text.encoder="):
+    with pytest.raises(UserError, match=r"is outside the run .*--config.text.encoder="):
         command("sample", f"--prompts={lines}", config=False, name="")
     monkeypatch.setattr(text_encoders, "load", lambda text: encoder)
     command("sample", f"--prompts={lines}", text, config=False, name="")

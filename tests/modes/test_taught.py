@@ -74,7 +74,7 @@ def test_a_continued_run_equals_one_that_was_not(call, source, tmp_path):
     assert "heldout_loss" in names
     assert len(names & {f"loss_gamma_{g}" for g in ("0.5", "1", "0")}) >= 2
     (source / "checkpoints" / "4").rename(source / "checkpoints" / "gone")
-    with pytest.raises(UserError, match="no step 4 any more"):
+    with pytest.raises(UserError, match="no longer has step 4"):
         call(tmp_path / "two", *flags, "--config.train.steps=8")
     (source / "checkpoints" / "gone").rename(source / "checkpoints" / "4")
 
@@ -93,7 +93,7 @@ def test_autoguidance_teaches_by_two_checkpoints_which_stay(call, source, tmp_pa
     assert kept["weak_teacher_step"] < kept["teacher_step"]
     weak = source / "checkpoints" / str(kept["weak_teacher_step"])
     weak.rename(weak.with_name("gone"))
-    with pytest.raises(UserError, match=f"no step {weak.name} any more"):
+    with pytest.raises(UserError, match=f"no longer has step {weak.name}"):
         call(tmp_path / "two", *flags, "--config.train.steps=6")
     weak.with_name("gone").rename(weak)
 

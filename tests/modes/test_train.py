@@ -152,7 +152,7 @@ def test_a_rollback_passes_over_the_batches_up_to_the_step(run, batches, tmp_pat
     run(steps_by(change), **BACK)
     assert same(read, plain[:6] + plain[5:14])
     assert "loss is nan at step 5" in (text := capsys.readouterr().out)
-    assert "Back to step 3, and on with the data after step 5: rollback 1 of 3." in text
+    assert "Back to step 3, continuing with the data after step 5: rollback 1 of 3." in text
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert [r["step"] for r in records] == [2, 4, 6, 8, 10, 12]
     assert [r.get("rollbacks", 0) for r in records] == [0, 1, 1, 1, 1, 1]

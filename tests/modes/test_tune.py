@@ -246,7 +246,7 @@ def test_runs_are_joined_by_a_command(tmp_path, capsys):
     assert names == {"tune.md", "tune.json", "tune.png"}
     with pytest.raises(UserError, match="belong together"):
         main(["sg_jax", "--mode", "tune", "--join", *runs])
-    with pytest.raises(UserError, match="is one of the runs, whose tables would be written over"):
+    with pytest.raises(UserError, match="is one of the runs, whose tables would be overwritten"):
         main(["sg_jax", "--mode", "tune", "--join", *runs, "--out", runs[1]])
 
 
@@ -262,7 +262,7 @@ def test_a_candidate_that_leads_out_of_the_run_is_looked_at():
 @pytest.mark.parametrize(
     "changes, words",
     [
-        (dict(report_seeds=(0, 5)), "must share no seed with config.tune.seeds"),
+        (dict(report_seeds=(0, 5)), "must not share a seed with config.tune.seeds"),
         (dict(seeds=()), "must have at least one seed"),
         (dict(seeds=(1, 1)), "must not contain a seed twice"),
         (dict(budgets=()), "one or more different numbers"),
@@ -275,7 +275,10 @@ def test_a_candidate_that_leads_out_of_the_run_is_looked_at():
         (dict(candidates=("sg", "cfg")), "must be pairs of a method and the names"),
         (dict(candidates=(("sg", ("...", "sg")),)), "where '...' may be the last"),
         (dict(candidates=(("sg", ("sg",)), ("sg", ("cfg",)))), "must not give a method twice"),
-        (dict(winners="runs/a", settings=3), "has no effect: winners='runs/a' brings the settings"),
+        (
+            dict(winners="runs/a", settings=3),
+            "has no effect: the settings come from winners='runs/a'",
+        ),
     ],
 )
 def test_wrong_values_are_named(changes, words):

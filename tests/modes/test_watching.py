@@ -260,7 +260,7 @@ def test_a_score_that_fails_ends_no_training(run, source, digits_dir, monkeypatc
     monkeypatch.setattr(watching.jax, "block_until_ready", lambda _: None)
     found = watch.after(5, state, 0.5, None, Spent())
     assert np.isnan(found["eval/frechet"]) and watch.best_of(5, found, None) is None
-    assert "Step 5: this evaluation fails and is left out. too few" in capsys.readouterr().out
+    assert "Step 5: this evaluation failed and is left out. too few" in capsys.readouterr().out
 
 
 def test_a_metric_that_the_judge_does_not_measure(run, source, digits_dir):

@@ -105,7 +105,7 @@ def test_deferred_signals_leave_time_to_save(ended, signals):
     """keep_running.sh passes a Ctrl-C on as SIGTERM, so a process may get both."""
     status, output, errors = ended(DEFERRED.format(save="time.sleep(0.5)"), *signals)
     assert (status, output) == (1, ["saved"])
-    told = ["Ctrl-C: saving after this step. Another one ends the command at once."]
+    told = ["Ctrl-C: saving after this step. Another one ends the command immediately."]
     assert errors in {(INT,): [told], (INT, TERM): [[], told]}.get(signals, [[]])  # in any order
 
 

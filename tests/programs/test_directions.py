@@ -182,7 +182,7 @@ def test_a_subject_beyond_the_text_is_named(net, size):
         (dict(prompts=[]), "no prompts"),
         (dict(prompts=["a {circle}"]), r"prompts\[0\]='a \{circle\}' must be three texts"),
         (dict(steps=0), "config.control.steps=0"),
-        (dict(step=3), "step= is none of steps"),
+        (dict(step=3), "step= is not one of steps"),
         (dict(lowest=3.0), "config.control.lowest=3.0 must be at most"),
     ],
 )

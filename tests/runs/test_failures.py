@@ -57,10 +57,15 @@ TENSORSTORE = ValueError(
         (OSError(errno.EDQUOT, "Disk quota exceeded"), ["quota"]),
         (OSError(errno.EROFS, "Read-only file system", "/x"), ["/x", "read-only"]),
         (OSError(errno.EMFILE, "Too many open files"), ["too many open files", "ulimit -n"]),
-        (MemoryError(), ["memory of this machine", "config.train.batch_size"]),
+        (MemoryError(), ["This machine has run out of memory", "config.train.batch_size"]),
         (
             RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes."),
-            ["memory of a device", "Out of memory allocating 8 bytes", "accumulate", "remat"],
+            [
+                "A device has run out of memory",
+                "Out of memory allocating 8 bytes",
+                "accumulate",
+                "remat",
+            ],
         ),
     ],
 )

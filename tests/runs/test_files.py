@@ -187,7 +187,7 @@ def test_a_folder_that_can_be_written(tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file is a file, where a folder is needed"):
+    with pytest.raises(UserError, match="file is a file, but a folder is needed"):
         files.check_writable(tmp_path / "file" / "run")
     with pytest.raises(UserError, match=r"/proc.* cannot be written"):
         files.check_writable("/proc/run")  # also for the superuser

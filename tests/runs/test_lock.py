@@ -58,7 +58,7 @@ def test_a_second_run_is_refused_until_the_first_is_killed(tmp_path, holder, cap
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
     with lock.hold(tmp_path):
-        assert f"over from Process {holder.pid}" in capsys.readouterr().out
+        assert f"Taking over {tmp_path} from Process {holder.pid}" in capsys.readouterr().out
     assert files.children(tmp_path) == []
 
 
@@ -134,7 +134,9 @@ def test_a_bucket_that_does_not_answer_ends_no_beat(tmp_path, monkeypatch):
 def test_a_run_that_was_replaced_stops(tmp_path):
     with lock.hold(tmp_path) as held:
         (tmp_path / lock.NAME).write_text(json.dumps(ELSEWHERE))
-        with pytest.raises(UserError, match=r"Process 1 on host 'tpu-7' has taken \S+ over"):
+        with pytest.raises(
+            UserError, match=r"Process 1 on host 'tpu-7' has taken over \S+, because"
+        ):
             held.check()
         time.sleep(0.1)
     assert json.loads((tmp_path / lock.NAME).read_text()) == ELSEWHERE  # the other's, left alone

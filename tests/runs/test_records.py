@@ -73,7 +73,7 @@ def test_a_line_that_is_no_record_loses_no_other(tmp_path, capsys, place):
     assert path.read_text().splitlines()[:3] == GOOD and steps(tmp_path) == [10, 20, 30, 40]
     assert aside.read_text().splitlines() == BAD  # nothing is deleted
     (line,) = capsys.readouterr().out.splitlines()
-    assert f"no records: {len(BAD)}" in line and "'not JSON'" in line and aside.name in line
+    assert f"not records: {len(BAD)}" in line and "'not JSON'" in line and aside.name in line
     path.write_text(path.read_text() + "more\n")
     write(tmp_path, [], start=40)
     assert aside.read_text().splitlines() == [*BAD, "more"]

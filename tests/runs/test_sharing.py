@@ -55,7 +55,7 @@ def test_a_turn_is_waited_for(tmp_path, capsys, together):
         assert not ended
     thread.join()
     assert ended == [True] and not path.exists()
-    assert capsys.readouterr().out == "Another command is there: wait for it.\n"
+    assert capsys.readouterr().out == "Another command is there: waiting for it.\n"
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -80,7 +80,7 @@ def test_what_another_command_holds_comes_last(share, tmp_path, capsys, finished
                 ended.set()
         thread.join()
     assert found == [("b", False), ("c", False), ("a", finished)]
-    assert capsys.readouterr().out.count("Other commands are at the last 1") == 1
+    assert capsys.readouterr().out.count("Other commands are working on the last 1") == 1
 
 
 def _hold(path, ready):

@@ -107,7 +107,7 @@ def changed(**changes):
     (changed(**{"layernorm.bias": None}), "has no 'layernorm.bias', and 0 others"),
     (changed(**{"layernorm.bias": None, "layernorm.bia": np.ones(12)}),
      "Did you mean 'layernorm.bia'"),
-    (changed(extra=np.ones(3)), "has 'extra', which DINOv2 would not use"),
+    (changed(extra=np.ones(3)), "has 'extra', which DINOv2 does not use"),
     (changed(**{"encoder.layer.1.norm1.weight": None}), "no complete row of blocks"),
     (changed(**{"encoder.layer.2.norm1.bias": np.ones(5, np.float32)}), r"shape \(5,\)"),
     (changed(**{"layernorm.bias": np.full(12, np.nan, np.float32)}), "12 numbers of 12"),
@@ -129,7 +129,7 @@ def test_wrong_weights_are_named(weights, said):
     ("dinov2", {}, dict(dtype="float16"), "must be one of 'float32', 'bfloat16'"),
     ("dinov2", {}, dict(heads=0), "heads=0 must be"),
     ("dinov2", {}, dict(offset=float("nan")), "offset=nan must be"),
-    ("dinov2", random_vit(), {}, "tokens of 12 numbers, and the published"),
+    ("dinov2", random_vit(), {}, "tokens of 12 numbers, but the published"),
     ("dinov2", random_vit(), dict(heads=5), "must divide 12"),
     ("inception", {}, dict(heads=4), "is an option of dinov2"),
 ])  # fmt: skip

@@ -107,7 +107,7 @@ def test_what_is_exported_comes_back_bit_for_bit(imported, name, family):
     for attribute in ("routes", "prediction", "heads", "time_endpoint", "learn_sigma", "depth"):
         assert getattr(back, attribute) == getattr(network, attribute)
     assert back.named.settings["own"] == Guidance(2.0, 0.0, 0.75)
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         exported(imported, name, family=family)
 
 
@@ -240,7 +240,7 @@ def test_float16_does_not_overflow_in_silence():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({}, "several families: say which by family, one of dit, sit, tread, repa"),
+        ({}, "several families: set family to one of dit, sit, tread, repa"),
         (dict(family="maskdit"), "not the weights of family='maskdit'.*names are those of"),
         (dict(family="sit", head=3), "head=3 is not an option"),
         (dict(family="sit", step=3), "step has no effect"),
@@ -270,7 +270,7 @@ def test_a_run_takes_no_family(imported):
         (dict(model=dict(num_classes=9)), {}, "num_classes=9 does not fit the 6 rows"),
         ({}, dict(family="dot"), "--family=dot must be one of.*Did you mean 'dit'"),
         ({}, {"from": "no.pt"}, "no.pt does not exist"),
-        ({}, {"from": "."}, "'.' is no file of weights"),
+        ({}, {"from": "."}, "'.' is neither a file of weights"),
         ({}, {"family": ""}, "SiT.npz: its names are those of several families"),
     ],
 )
@@ -334,7 +334,7 @@ def test_settings_that_need_routes_leave_none_to_a_network_without():
 
 
 def test_a_folder_that_is_there_is_not_written(imported, sit):
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         import_.run(Job(str(imported), options={"from": str(sit[0]), "family": "sit"},
                         config=parsing.merge({})))  # fmt: skip
 
@@ -394,7 +394,7 @@ def test_networks_of_another_prediction_are_no_start(imported, tmp_path):
 def test_what_published_code_reads_otherwise_is_said(imported, capsys):
     exported(imported, "as_tread.npz", family="tread")
     said = capsys.readouterr().out
-    assert "returns 'velocity', and the published code of family='tread' takes" in said
+    assert "returns 'velocity', but the published code of family='tread' expects" in said
     exported(imported, "as_sit.npz", family="sit")
     assert "published code" not in capsys.readouterr().out
 

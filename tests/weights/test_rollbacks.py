@@ -90,7 +90,7 @@ def test_a_checkpoint_that_may_be_spoiled_is_passed_over(tmp_path, diverge, caps
             4,
             ["no checkpoint yet: lower config.opt", "'skip' or 'rollback'"],
         ),
-        ((3,), 4, ["checkpoint of step 3 is from before, and sound", "train.init_from="]),
+        ((3,), 4, ["checkpoint of step 3 is from before that, and sound", "train.init_from="]),
         ((3, 6), 5, ["checkpoint of step 6 may have the same fault: move it", "that of step 3"]),
         ((6,), 5, ["The only checkpoint, of step 6, may have the same fault"]),
     ],

@@ -86,7 +86,7 @@ def test_a_damaged_checkpoint_is_set_aside(run, mesh_of, capsys, damage, kind):
     what = "is missing" if damage is os.unlink else "is not as it was written"
     printed = capsys.readouterr().out
     assert f"{folder}/checkpoints/8 is damaged: {path.relative_to(step)} {what}" in printed
-    assert "Checkpoint 8 is 8.damaged now" in printed
+    assert "Checkpoint 8 is now 8.damaged" in printed
 
 
 @pytest.mark.parametrize("damage", [truncate, foreign])
@@ -178,7 +178,7 @@ def test_a_save_that_failed_is_noticed_before_the_next(tmp_path, mesh_of, monkey
 
 
 def test_a_folder_that_cannot_be_written_is_noticed_before_saving(tmp_path, mesh_of):
-    with pytest.raises(UserError, match="checkpoints is a file, where a folder is needed"):
+    with pytest.raises(UserError, match="checkpoints is a file, but a folder is needed"):
         with Saver(str(tmp_path), every=1, keep=1) as saver:
             saver.save(state_of(mesh_of(1, 1), 1), 1, {})
             saver.wait()

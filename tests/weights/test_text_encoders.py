@@ -62,12 +62,10 @@ def test_another_than_the_runs_is_refused(loaded, run):
 
 def test_what_names_none(loaded):
     for name in ("/no/such/folder", "", "bytes here", "a//b"):
-        with pytest.raises(
-            UserError, match=r"must be 'bytes', a folder that is there, or a hub id"
-        ):
+        with pytest.raises(UserError, match=r"must be 'bytes', an existing folder, or a hub id"):
             load_text_encoder(name)
     with pytest.raises(UserError, match="name=5 must be a folder or a hub id"):
         load_text_encoder(5)
-    with pytest.raises(UserError, match="size= is none of batch, cut_prefix"):
+    with pytest.raises(UserError, match="size= is not one of batch, cut_prefix"):
         load_text_encoder("a/b", size=3)
     assert not loaded

@@ -149,7 +149,7 @@ def test_a_pickle_cannot_change_what_reads_it(tmp_path):
     # The state of an object would be set as attributes, here of the function for tensors.
     content = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x05\x00\x00\x00storeK\x01sb."
     (tmp_path / "x.pt").write_bytes(archive(content))
-    with pytest.raises(UserError, match="a mapping of names to tensors is wanted"):
+    with pytest.raises(UserError, match="a mapping of names to tensors is needed"):
         reading.read(tmp_path / "x.pt")
 
 
@@ -238,7 +238,7 @@ def test_a_damaged_file_is_one_sentence_or_read(tmp_path, name):
 def test_files_of_another_kind_are_named(tmp_path, content, words):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"x\.safetensors cannot be read .*{words}.*Wanted are"):
+    with pytest.raises(UserError, match=rf"x\.safetensors cannot be read .*{words}.*Give weights"):
         reading.read(path)
 
 
@@ -253,6 +253,6 @@ def test_modules_programs_and_packed_files_say_what_to_store_instead(tmp_path):
     np.savez(tmp_path / "y.npz", a=np.array([Evil(tmp_path / "mark")], object))
     with pytest.raises(UserError, match="an array of Python objects"):
         reading.read(tmp_path / "y.npz")
-    for path, words in ((tmp_path, "no regular file"), (tmp_path / "z.pt", "does not exist")):
+    for path, words in ((tmp_path, "not a regular file"), (tmp_path / "z.pt", "does not exist")):
         with pytest.raises(UserError, match=words):
             reading.read(path)
