@@ -148,7 +148,9 @@ def _open_npz(path: epath.Path) -> ImageSet:
             with archive.open(f"{member}.npy") as array:
                 shape, dtype = _header(array)
     if shape is None:
-        raise UserError(f"{path} has no images: it needs arr_0, but has {', '.join(names) or 'nothing'}.")
+        raise UserError(
+            f"{path} has no images: it needs arr_0, but has {', '.join(names) or 'nothing'}."
+        )
     if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or not shape[0]:
         raise UserError(
             f"{path}: {member} is {dtype} {list(shape)}; images must be uint8 [N, H, W, 3]."
