@@ -104,7 +104,7 @@ def test_a_run_is_not_continued_on_other_data(tmp_path):
     before = (tmp_path / "config.json").read_bytes()
     _prepare(tmp_path, Examples(), data_dir="/elsewhere")
     for changes, words in (
-        (dict(odd=3), r"by .*config\.json: other images\. Set config\.data\.data_dir"),
+        (dict(odd=3), r"according to .*config\.json: other images\. Set config\.data\.data_dir"),
         (dict(odd_label=3), "other labels"),
         (dict(count=11), "examples 11 instead of 10"),
         (dict(class_names=("even", "uneven")), "class 1 is 'uneven' instead of 'odd'"),

@@ -236,7 +236,7 @@ def test_the_fingerprint_of_many_images_is_of_some(few, monkeypatch):
     made_from = found.fingerprint
     assert (made_from.data_crc, made_from.checked, made_from.train_images) == (crc, 8, 64)
     assert fingerprint.Fingerprint.from_json(made_from.to_json()) == made_from
-    assert "known by 8 evenly spread images" in lines[0]
+    assert "known from 8 evenly spaced images" in lines[0]
 
 
 def test_bad_arguments_are_refused(few, scorer):

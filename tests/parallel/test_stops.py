@@ -16,6 +16,7 @@ START = """
 import hashlib, os, signal, sys, threading, time
 from sg_jax.parallel import stops
 stops.GRACE = 0.3
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
 stops.install()
 
 def ready():
