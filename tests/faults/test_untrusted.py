@@ -265,6 +265,7 @@ def test_text_that_is_deep_or_long_is_refused_at_once(tmp_path, content):
     assert isinstance(found, UserError) and held < MODEST and len(str(found)) < 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [dict(width=2**17, depth=10_000), dict(num_classes=2**24)])
 def test_a_network_of_any_size_is_not_made_to_be_compared(lab, whole, tmp_path, sizes):
     run = lab.copy(whole, tmp_path / "run")
@@ -274,6 +275,7 @@ def test_a_network_of_any_size_is_not_made_to_be_compared(lab, whole, tmp_path, 
     assert isinstance(found, UserError) and held < 10 * MODEST
 
 
+@pytest.mark.slow
 def test_a_checkpoint_takes_what_it_holds(lab, whole, tmp_path):
     """Its arrays say that they are larger than what is stored of them."""
     run, classes = lab.copy(whole, tmp_path / "run"), 2**24
