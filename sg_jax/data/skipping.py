@@ -133,17 +133,16 @@ def without_damaged(source: Any) -> Any:
       UserError: none can be read.
     """
     kept = _cache(source)
-    known = _kept(kept, len(source))
-    found, again = known or ([], None)
-    if again or known is None:
+    damaged, again = _kept(kept, len(source)) or ([], range(len(source)))
+    if again:
         tried = find(source, numbers=again)
         again = [each.number for each in tried if each.passing]
-        found = sorted({*found, *(each.number for each in tried if not each.passing)})
+        damaged = sorted({*damaged, *(each.number for each in tried if not each.passing)})
         if kept:
             with contextlib.suppress(OSError):  # the cache is optional
-                content = json.dumps({"damaged": found, "again": again})
+                content = json.dumps({"damaged": damaged, "again": again})
                 files.write_atomically(kept, content.encode())
-    if not (found := sorted([*found, *(again or [])])):
+    if not (found := sorted([*damaged, *again])):
         return source
     return _without(source, found, "cannot be read")
 
@@ -188,7 +187,7 @@ def _cache(source: Any) -> pathlib.Path | None:
     return root / "sg_jax" / "damaged" / f"{key}.json"
 
 
-def _kept(path: pathlib.Path | None, count: int) -> tuple[list[int], list[int]] | None:
+def _kept(path: pathlib.Path | None, count: int) -> tuple[list[int], Sequence[int]] | None:
     """Return which examples the cache lists as damaged and which to try again; None without it."""
     if path is None:
         return None
