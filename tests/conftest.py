@@ -4,13 +4,15 @@ import collections
 import os
 import pathlib
 
+import compiling
+
 # Both are read when jax is first used, so they come before any import of it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=0",  # compiles in half the time; tests hardly compute
+        compiling.FAST,
     ]
 )
 

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import compiling
 import numpy as np
 import tensorstore
 
@@ -187,8 +188,7 @@ class Lab:
         temporary.mkdir(parents=True, exist_ok=True)
         changes = {
             "TMPDIR": str(temporary),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-            "--xla_backend_optimization_level=0",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {compiling.FAST}",
             **(environment or {}),
         }
         if fork:

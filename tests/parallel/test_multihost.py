@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 
+import compiling
 import numpy as np
 import pytest
 from published import golden
@@ -49,8 +50,7 @@ class Group:
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(base / "programs"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-            "--xla_backend_optimization_level=0",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {compiling.FAST}",
         }
         self.logs = [base / f"{workdir.name}.{time.monotonic_ns()}.{i}" for i in range(number)]
         self.processes = []

@@ -20,6 +20,12 @@ def fast(monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 0.02)
 
 
+@pytest.fixture
+def patient(monkeypatch):
+    """For a test whose living run must not seem dead, however slow the machine is."""
+    monkeypatch.setattr(lock, "BEAT", 0.25)
+
+
 def _hold(folder, ready):
     with lock.hold(folder):
         ready.set()
@@ -62,7 +68,7 @@ def test_a_second_run_is_refused_until_the_first_is_killed(tmp_path, holder, cap
     assert files.children(tmp_path) == []
 
 
-def test_a_run_on_another_host_is_refused_while_its_heart_beats(tmp_path):
+def test_a_run_on_another_host_is_refused_while_its_heart_beats(tmp_path, patient):
     path, ended = tmp_path / lock.NAME, threading.Event()
     path.write_text(json.dumps({**ELSEWHERE, "beat": 0}))
 
@@ -151,7 +157,7 @@ def test_its_heart_beats(tmp_path):
     assert len(seen) >= 3
 
 
-def test_a_bucket(bucket):
+def test_a_bucket(bucket, patient):
     with lock.hold("gs://bucket/run"):
         with pytest.raises(UserError, match=rf"gs://bucket/run is in use: Process {os.getpid()}"):
             with lock.hold("gs://bucket/run"):
@@ -168,7 +174,7 @@ def unlocked(request, bucket, tmp_path, monkeypatch):
     return files.path(tmp_path / "run")
 
 
-def test_without_locks_a_run_on_this_machine_is_refused(unlocked):
+def test_without_locks_a_run_on_this_machine_is_refused(unlocked, patient):
     with lock.hold(unlocked):
         with pytest.raises(UserError, match=rf"run is in use: Process {os.getpid()}"):
             with lock.hold(unlocked):
@@ -178,8 +184,12 @@ def test_without_locks_a_run_on_this_machine_is_refused(unlocked):
 
 @pytest.mark.parametrize("same", [True, False])
 @pytest.mark.parametrize("alive", [True, False])
-def test_without_locks_only_the_beat_tells_whether_a_run_lives(unlocked, capsys, same, alive):
+def test_without_locks_only_the_beat_tells_whether_a_run_lives(
+    unlocked, capsys, same, alive, request
+):
     """In containers: another one has processes that are not seen here, and its successor's is 1."""
+    if alive:
+        request.getfixturevalue("patient")
     path, ended = unlocked / lock.NAME, threading.Event()
     pid = os.getpid() if same else 2**22 + 1  # which no process has
     other = {**ELSEWHERE, "machine": lock._machine(), "pid": pid}
