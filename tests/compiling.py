@@ -10,12 +10,14 @@ WISHES = {  # each roughly halves the time that compiling takes
 }
 
 
-def known(flags):
-    """Return those flags that this jaxlib has; any other one in XLA_FLAGS would end the process."""
+def _known():
+    """Return the wishes that this jaxlib has flags for; any other would end the process."""
     package = pathlib.Path(importlib.util.find_spec("jaxlib").origin).parent
     with (package / "libjax_common.so").open("rb") as file:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as code:
-            return [flag for flag in flags if code.find(flag.encode()) >= 0]
+            return {flag: value for flag, value in WISHES.items() if code.find(flag.encode()) >= 0}
 
 
-FAST = " ".join(f"--{flag}={WISHES[flag]}" for flag in known(WISHES))  # for XLA_FLAGS
+_FLAGS = _known()
+FAST = " ".join(f"--{flag}={value}" for flag, value in _FLAGS.items())  # for XLA_FLAGS
+FUSED = {flag: True for flag in _FLAGS if "fusion" in flag}  # options of one program: as users have

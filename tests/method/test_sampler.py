@@ -127,13 +127,13 @@ def test_the_order_of_convergence_on_gaussian_data(name, order):
         assert error(name, steps) / error(name, 2 * steps) == pytest.approx(2**order, rel=0.2)
 
 
-def ralston(sampler, velocity, noise, x, times, first, steps):
+def ralston(sampler, velocity, noise, x, times, first, steps, memory):
     """x' = x + 2/3 dt v(x, t);  x + dt (v(x, t) / 4 + 3/4 v(x', t + 2/3 dt))."""
     for i, (t, dt) in enumerate(zip(times[:-1], jnp.diff(times), strict=True)):
-        v = velocity(x, t, first + 2 * i)
-        ahead = velocity(x + 2 / 3 * dt * v, t + 2 / 3 * dt, first + 2 * i + 1)
+        v, memory = velocity(x, t, first + 2 * i, memory)
+        ahead, memory = velocity(x + 2 / 3 * dt * v, t + 2 / 3 * dt, first + 2 * i + 1, memory)
         x = x + dt * (v + 3 * ahead) / 4
-    return x
+    return x, memory
 
 
 @pytest.mark.slow

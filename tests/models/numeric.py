@@ -20,7 +20,5 @@ def f64(x):
 
 
 def loops_of(f, *args) -> int:
-    """Return how many loops the program of f(*args) has, as a user would compile it."""
-    options = {flag: True for flag in compiling.known(["xla_cpu_use_fusion_emitters"])}
-    program = jax.jit(f).lower(*args).compile(options)
-    return program.as_text().count(" while(")
+    """Return how many loops the program of f(*args) has, with operations fused as users have it."""
+    return jax.jit(f).lower(*args).compile(compiling.FUSED).as_text().count(" while(")
