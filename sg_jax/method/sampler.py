@@ -5,7 +5,7 @@ memory)` and `noise(n []) -> [B, ...]` (standard normal) are given; n counts the
 `first`, for velocities that draw something new each time, and `memory` is what one evaluation
 leaves for the next, or () if that is nothing. Every loop is one scan: one compiled body.
 
-To add one: 1. write its function, here or in a file like `stochastic`, 2. give it a row in
+To add one: 1. write its function, here or in a file like `multistep`, 2. give it a row in
 `SAMPLERS`, with the settings that it reads, 3. declare any new settings in `Sampler`. Tests read
 the order from the row.
 """
@@ -46,7 +46,7 @@ class Integrator:
     times: Callable[..., jax.Array] = lambda sampler, steps: time_grid(steps, sampler.shift)
 
 
-SAMPLERS: dict[str, Integrator] = {}  # by name; filled below and in `stochastic`
+SAMPLERS: dict[str, Integrator] = {}  # by name; filled below, in `multistep` and `stochastic`
 DIFFUSIONS: dict[str, Callable[[jax.Array], jax.Array]] = {}  # filled in `stochastic`
 
 
@@ -179,7 +179,7 @@ def scan(step, state: Moved, times: jax.Array, first: int, evaluations: int) -> 
     return jax.lax.scan(step, state, (times[:-1], jnp.diff(times), counts))[0]
 
 
-def _plain(run: Callable[..., Moved]) -> Callable[..., Moved]:
+def plain(run: Callable[..., Moved]) -> Callable[..., Moved]:
     """Return the row's function for an integrator that adds no noise and has no settings."""
 
     def row(sampler, velocity, noise, x, times, first, steps, memory):
@@ -189,6 +189,6 @@ def _plain(run: Callable[..., Moved]) -> Callable[..., Moved]:
 
 
 SAMPLERS |= {
-    "euler": Integrator(_plain(euler), evaluations=1, order=1),
-    "heun": Integrator(_plain(heun), evaluations=2, order=2),
+    "euler": Integrator(plain(euler), evaluations=1, order=1),
+    "heun": Integrator(plain(heun), evaluations=2, order=2),
 }

@@ -65,7 +65,9 @@ def test_an_image_is_the_same_however_many_tokens_run_at_once(small, eight, mesh
 
 
 SAMPLERS = {
+    "dpm_2m": Sampler("dpm_2m"),
     "heun": Sampler("heun", shift=2.0),
+    "ab2": Sampler("ab2", shift=2.0),
     "euler_maruyama": Sampler("euler_maruyama", diffusion_scale=0.5),
     "edm_heun": Sampler("edm_heun", churn=1.0),
 }

@@ -88,7 +88,7 @@ ALL = RUNS["all"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["euler", "heun", "euler_maruyama", "edm_heun"])
+@pytest.mark.parametrize("name", ["euler", "heun", "ab2", "dpm_2m", "euler_maruyama", "edm_heun"])
 def test_an_image_depends_on_seed_number_and_label_alone(net, mesh_of, name):
     """One by one, in batches, and spread over devices."""
     whole = sample(net, [0, 4, 2, 1], ALL, 4, pixels=False, sampler=name)
