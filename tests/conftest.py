@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, strict broadcasting, tiny networks whose every weight is random."""
 
 import collections
+import functools
 import os
 import pathlib
 
@@ -18,8 +19,8 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+import random_weights
 from etils.epath import backend as etils_backend
 from etils.epath import gpath
 from flax import nnx
@@ -57,11 +58,8 @@ def make_dit():
     """Changes to a tiny network -> that network, all of it random: a fresh DiT returns zeros."""
 
     def make(seed=0, **changes):
-        shapes = jax.eval_shape(lambda: DiT(**{**TINY, **changes}, rngs=nnx.Rngs(0)))
-        rng = np.random.default_rng(seed)
-        return jax.tree.map(
-            lambda s: jnp.asarray(0.15 * rng.standard_normal(s.shape), s.dtype), shapes
-        )
+        make_dit = functools.partial(DiT, **{**TINY, **changes})
+        return random_weights.network(lambda rngs: make_dit(rngs=rngs), seed=seed)
 
     return make
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-from flax import nnx
 from ml_collections import ConfigDict
 
 from sg_jax.config.sections import Model
@@ -13,6 +12,7 @@ from sg_jax.errors import UserError, default_of, plain, section, shown
 from sg_jax.models import sizes
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.kinds import BACKBONES, reads, reads_texts
+from sg_jax.models.layers import Keys
 
 FROM_DATA = (
     "image_size", "channels", "num_classes", "text_length", "text_words", "text_features",
@@ -133,7 +133,7 @@ def fill_geometry(config: ConfigDict, **values: int) -> ConfigDict:
 def make_model(model: Model, key: jax.Array) -> Backbone:
     """Return the network of a completed config with fresh weights."""
     arguments = {name: getattr(model, name) for name in reads(model.kind)}
-    return BACKBONES[model.kind](**arguments, rngs=nnx.Rngs(key))
+    return BACKBONES[model.kind](**arguments, rngs=Keys(key))
 
 
 def abstract_model(config: ConfigDict) -> Backbone:

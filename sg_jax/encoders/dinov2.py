@@ -28,6 +28,7 @@ from sg_jax.encoders.convolutions import precision_of
 from sg_jax.encoders.resizing import bicubic_pillow, bicubic_table
 from sg_jax.errors import UserError
 from sg_jax.models.attention import attend
+from sg_jax.models.layers import Keys
 
 SIDE = 224  # that images are resized to
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -176,7 +177,7 @@ class DINOv2(judges.Judge):
         registers = jnp.zeros((sizes.registers, width))
         self.registers: Any = nnx.Param(registers) if sizes.registers else None
         keys = jax.random.split(rngs.params(), sizes.depth)
-        self.blocks = jax.vmap(lambda key: Block(sizes, dtype, rngs=nnx.Rngs(key)))(keys)
+        self.blocks = jax.vmap(lambda key: Block(sizes, dtype, rngs=Keys(key)))(keys)
         self.norm = LayerNorm(width)
 
     def settings(self) -> tuple[Any, ...]:
@@ -263,4 +264,4 @@ def _positions(network: DINOv2, rows: int, columns: int) -> jax.Array:
 @functools.lru_cache(maxsize=8)
 def of_shapes(name: str, sizes: Sizes, dtype: jnp.dtype, offset: float = 0.0) -> DINOv2:
     """Return a network with shapes in place of weights."""
-    return jax.eval_shape(lambda: DINOv2(name, sizes, dtype, offset, rngs=nnx.Rngs(0)))
+    return jax.eval_shape(lambda: DINOv2(name, sizes, dtype, offset, rngs=Keys(jax.random.key(0))))

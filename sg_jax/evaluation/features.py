@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
@@ -267,7 +266,7 @@ def _take(found: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> ja
         raise ValueError(f"{name} has shape {array.shape} instead of {shape}")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} contains NaN or infinity")
-    return jnp.asarray(array, jnp.float32)
+    return jax.device_put(array.astype(np.float32))
 
 
 def _unreadable(path: str | os.PathLike, error: Exception) -> Unusable:

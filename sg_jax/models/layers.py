@@ -33,6 +33,17 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return x @ kernel.astype(x.dtype)
 
 
+class Keys(nnx.Rngs):
+    """The keys of `nnx.Rngs(key)`, counted in Python; counting them under a trace is slow."""
+
+    def __init__(self, key: jax.Array):
+        self.key, self.count = key, 0
+
+    def params(self) -> jax.Array:
+        self.count += 1
+        return jax.random.fold_in(self.key, self.count - 1)
+
+
 class Linear(nnx.Module):
     """A linear layer [..., din] -> [..., dout], computed in `dtype`.
 

@@ -52,7 +52,7 @@ class RoutedStack(nnx.Module):
         self.norm = norm
         self.active: Any = None  # bool [depth], of blocks that run; None: all (`Backbone.skipping`)
         keys = jax.random.split(rngs.params(), depth)
-        build = jax.vmap(lambda key: block(nnx.Rngs(key)))
+        build = jax.vmap(lambda key: block(layers.Keys(key)))
         stacks = [sharding.stacked(build(keys[s.start : s.stop])) for s in self.segments]
         self.stacks = nnx.List(stacks)
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sg_jax.errors import UserError, nearest, one_line, shown
@@ -72,7 +71,7 @@ def filled(
     ours: dict[str, jax.Array] = {}
     for path, recipe in recipes.items():
         made = recipe.make(*(array(name, weights[name], label) for name in recipe.names))
-        ours[path] = jnp.asarray(np.ascontiguousarray(made), leaves[path].dtype)
+        ours[path] = jax.device_put(np.ascontiguousarray(made, leaves[path].dtype))
     return unnamed(ours, network)
 
 

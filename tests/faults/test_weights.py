@@ -8,10 +8,9 @@ import signal
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+import random_weights
 from harness import DAMAGE, contents, is_one_sentence
 from test_full_disk import disk, levels, size  # noqa: F401  (a fixture)
 
@@ -25,9 +24,7 @@ SIZES = dict(image_size=8, channels=4, num_classes=5, patch=2, width=64, depth=3
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """A file of TREAD's weights, of 600 KB."""
-    shapes = jax.eval_shape(lambda: DiT(**SIZES, rngs=nnx.Rngs(0)))
-    rng = np.random.default_rng(0)
-    network = jax.tree.map(lambda s: jnp.asarray(rng.standard_normal(s.shape), s.dtype), shapes)
+    network = random_weights.network(lambda rngs: DiT(**SIZES, rngs=rngs), 1.0)
     path = tmp_path_factory.mktemp("published") / "tread.npz"
     np.savez(path, **convert.to_state_dict(network, "tread"))
     return path

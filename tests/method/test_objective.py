@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_weights
 from flax import nnx
 
 from sg_jax.errors import UserError
@@ -264,16 +265,9 @@ def test_masking_nothing_is_plain_flow_matching(batch):
 
 @pytest.mark.slow
 def test_lambda_weighs_the_masked_tokens_of_a_network_that_masks(images):
-    shapes = jax.eval_shape(
-        lambda: MaskDiT(
-            **dict(image_size=8, channels=3, num_classes=5, patch=2, width=16, depth=1, heads=2),
-            **dict(decoder_width=16, decoder_depth=1, decoder_heads=2, rngs=nnx.Rngs(0)),
-        )
-    )
-    rng = np.random.default_rng(0)
-    model = jax.tree.map(
-        lambda s: jnp.asarray(0.15 * rng.standard_normal(s.shape), s.dtype), shapes
-    )
+    sizes = dict(image_size=8, channels=3, num_classes=5, patch=2, width=16, depth=1, heads=2)
+    sizes |= dict(decoder_width=16, decoder_depth=1, decoder_heads=2)
+    model = random_weights.network(lambda rngs: MaskDiT(**sizes, rngs=rngs))
 
     @jax.jit
     def run(model):

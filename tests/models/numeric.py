@@ -1,4 +1,4 @@
-"""What the tests of layers share: random weights, and NumPy in float64."""
+"""What the tests of layers share: NumPy in float64, and the loops of a program."""
 
 import compiling
 import jax
@@ -6,13 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 
 F32 = jnp.dtype("float32")
-
-
-def fresh(make):
-    """A layer with every weight random."""
-    shapes = jax.eval_shape(make)
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: jnp.asarray(rng.standard_normal(s.shape), s.dtype), shapes)
 
 
 def f64(x):

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_weights
 from flax import nnx
-from numeric import F32, f64, fresh
+from numeric import F32, f64
 
 from sg_jax.errors import UserError
 from sg_jax.models import attention_tpu
@@ -20,7 +21,7 @@ def whole(net, x):
 
 @pytest.fixture
 def attention():
-    return fresh(lambda: Attention(8, 2, F32, "auto", nnx.Rngs(0)))
+    return random_weights.network(lambda rngs: Attention(8, 2, F32, "auto", rngs), 1.0)
 
 
 def test_one_token_attends_to_itself(attention):

@@ -39,7 +39,8 @@ def with_arrays(model, arrays):
     assert {k: v.shape for k, v in arrays_of(model).items()} == {
         k: v.shape for k, v in arrays.items()
     }
-    return jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(arrays[name(path)]), model)
+    loaded = jax.device_put(arrays)
+    return jax.tree_util.tree_map_with_path(lambda path, _: loaded[name(path)], model)
 
 
 def draw(model, gamma, seed=0, batch=3):

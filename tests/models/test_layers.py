@@ -5,8 +5,9 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import random_weights
 from flax import nnx
-from numeric import F32, f64, fresh
+from numeric import F32, f64
 
 from sg_jax.models import layers
 
@@ -117,7 +118,7 @@ def test_timestep_features_by_hand():
 
 
 def test_timestep_embedding_is_two_linear_layers():
-    net = fresh(lambda: layers.TimestepEmbedding(8, F32, nnx.Rngs(0)))
+    net = random_weights.network(lambda rngs: layers.TimestepEmbedding(8, F32, rngs), 1.0)
     t = jnp.array([0.3, 0.9])
     h = f64(layers.timestep_features(t)) @ f64(net.hidden.kernel) + f64(net.hidden.bias)
     expected = (h / (1 + np.exp(-h))) @ f64(net.out.kernel) + f64(net.out.bias)
@@ -125,7 +126,7 @@ def test_timestep_embedding_is_two_linear_layers():
 
 
 def test_mlp_has_the_tanh_gelu():
-    net = fresh(lambda: layers.Mlp(4, 6, F32, nnx.Rngs(0)))
+    net = random_weights.network(lambda rngs: layers.Mlp(4, 6, F32, rngs), 1.0)
     x = jax.random.normal(jax.random.key(0), (2, 3, 4))
     h = f64(x) @ f64(net.hidden.kernel) + f64(net.hidden.bias)
     h = 0.5 * h * (1 + np.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))

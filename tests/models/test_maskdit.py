@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_weights
 from flax import nnx
 
 from sg_jax.errors import UserError
@@ -31,9 +32,7 @@ def branches(model, x, t, ys, ids):
 @pytest.fixture(scope="module")
 def masked():
     """A tiny network whose every weight is random."""
-    shapes = jax.eval_shape(lambda: MaskDiT(**TINY, rngs=nnx.Rngs(0)))
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: jnp.asarray(0.15 * rng.standard_normal(s.shape), s.dtype), shapes)
+    return random_weights.network(lambda rngs: MaskDiT(**TINY, rngs=rngs))
 
 
 def changed(model, name, value):

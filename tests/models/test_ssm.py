@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import random_weights
 from flax import nnx
 
 from sg_jax.errors import UserError
@@ -36,16 +37,11 @@ def branches(model, x, t, ys, ids):
 scan = jax.jit(ssm.selective_scan, static_argnames=("chunk", "scan"))
 
 
-def random_like(shapes, seed=0):
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda s: jnp.asarray(0.15 * rng.standard_normal(s.shape), s.dtype), shapes)
-
-
 @pytest.fixture(scope="module")
 def make():
     """Changes to the tiny network -> that network, all of it random: a fresh SSM returns zeros."""
-    return lambda **changes: random_like(
-        jax.eval_shape(lambda: SSM(**{**TINY, **changes}, rngs=nnx.Rngs(0)))
+    return lambda **changes: random_weights.network(
+        lambda rngs: SSM(**{**TINY, **changes}, rngs=rngs)
     )
 
 
@@ -63,9 +59,7 @@ def fresh():
 @pytest.fixture(scope="module")
 def block():
     """A block of width 8, with 16 channels of 3 states, all of it random."""
-    return random_like(
-        jax.eval_shape(lambda: ssm.Block(8, 3, 2, "sequential", jnp.float32, nnx.Rngs(0)))
-    )
+    return random_weights.network(lambda rngs: ssm.Block(8, 3, 2, "sequential", jnp.float32, rngs))
 
 
 @pytest.fixture(scope="module")

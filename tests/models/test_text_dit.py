@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_weights
 from flax import nnx
 from plain_network import Plain, arrays_of
 
@@ -24,15 +25,9 @@ SHAPE = dict(image_size=8, channels=3, patch=2, width=32, heads=2, routes=((1, 1
 TEXTS = ["a red circle", "", "two blue squares"]
 
 
-def filled(make, seed=0):
-    """A network whose every weight is random."""
-    shapes, rng = jax.eval_shape(make), np.random.default_rng(seed)
-    return jax.tree.map(lambda s: jnp.asarray(0.15 * rng.standard_normal(s.shape), s.dtype), shapes)
-
-
 def text_dit(**changes):
     arguments = {**SHAPE, **MODERN, "text_length": 16, "text_layers": 1, **changes}
-    return filled(lambda: TextDiT(**arguments, rngs=nnx.Rngs(0)))
+    return random_weights.network(lambda rngs: TextDiT(**arguments, rngs=rngs))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +99,7 @@ CHOICES = {
 def test_networks_of_classes_may_have_the_same_parts(inputs, forward, choice):
     x, t, y = inputs
     made = {**SHAPE, **CHOICES[choice], "num_classes": 5}
-    model = filled(lambda: DiT(**made, rngs=nnx.Rngs(0)))
+    model = random_weights.network(lambda rngs: DiT(**made, rngs=rngs))
     ids = draw(model, 0.5)
     check(model, x, t, y, ids, forward(model, x, t, y, ids))
 

@@ -5,11 +5,9 @@ import pathlib
 import subprocess
 import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+import random_weights
 
 import sg_jax
 from sg_jax.models.dit import DiT
@@ -22,11 +20,7 @@ SIZES = dict(image_size=8, channels=1, patch=2, width=16, depth=2, heads=2)
 
 def publish(path, classes):
     """Write REPA's weights of a tiny network for the digits."""
-    shapes = jax.eval_shape(lambda: DiT(**SIZES, num_classes=classes, rngs=nnx.Rngs(0)))
-    rng = np.random.default_rng(0)
-    network = jax.tree.map(
-        lambda s: jnp.asarray(0.1 * rng.standard_normal(s.shape), s.dtype), shapes
-    )
+    network = random_weights.network(lambda rngs: DiT(**SIZES, num_classes=classes, rngs=rngs), 0.1)
     projectors = {"projectors.0.0.weight": np.ones((4, 4), np.float32)}
     weights = convert.to_state_dict(network, "repa") | projectors
     np.savez(path, **{f"module.{name}": array for name, array in weights.items()})

@@ -4,10 +4,9 @@ import dataclasses
 import types
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+import random_weights
 
 from sg_jax.data import contrasts, subjects
 from sg_jax.data.directions import Direction
@@ -26,14 +25,11 @@ CFG_SG = Guidance(scale=2.0, gamma_weak=0.5, weak_label="null")
 
 @pytest.fixture(scope="module")
 def net():
-    shapes = jax.eval_shape(
-        lambda: TextDiT(
-            image_size=8, channels=3, patch=2, width=16, heads=2, depth=2, routes=((1, 1),),
-            text_length=24, text_layers=1, rngs=nnx.Rngs(0),
-        )
+    sizes = dict(
+        image_size=8, channels=3, patch=2, width=16, heads=2, depth=2, routes=((1, 1),),
+        text_length=24, text_layers=1,
     )  # fmt: skip
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: jnp.asarray(0.2 * rng.standard_normal(s.shape), s.dtype), shapes)
+    return random_weights.network(lambda rngs: TextDiT(**sizes, rngs=rngs), 0.2)
 
 
 @pytest.fixture(scope="module")

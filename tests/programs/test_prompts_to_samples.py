@@ -1,11 +1,9 @@
 """Prompts to samples: the same image whatever the batch, and features made when they are due."""
 
 import captioned_pictures
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+import random_weights
 
 from sg_jax.data import asked
 from sg_jax.errors import UserError
@@ -21,11 +19,9 @@ TEXTS = ["a red circle", "a", "字", "two"]
 
 
 def network(features):
-    def make():
-        return TextDiT(**SHAPE, text_length=12, text_features=features, rngs=nnx.Rngs(0))
-
-    shapes, rng = jax.eval_shape(make), np.random.default_rng(0)
-    return jax.tree.map(lambda s: jnp.asarray(0.2 * rng.standard_normal(s.shape), s.dtype), shapes)
+    return random_weights.network(
+        lambda rngs: TextDiT(**SHAPE, text_length=12, text_features=features, rngs=rngs), 0.2
+    )
 
 
 @pytest.fixture(scope="module")

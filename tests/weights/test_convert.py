@@ -4,11 +4,10 @@ import ast
 import pathlib
 import zlib
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+import random_weights
 
 from sg_jax.errors import UserError
 from sg_jax.models.dit import DiT
@@ -56,9 +55,7 @@ def sit():
 
 def make(network, **sizes):
     """A network with random weights."""
-    shapes = jax.eval_shape(lambda: network(**{**SMALL, **sizes}, rngs=nnx.Rngs(0)))
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: jnp.asarray(0.15 * rng.standard_normal(s.shape), s.dtype), shapes)
+    return random_weights.network(lambda rngs: network(**{**SMALL, **sizes}, rngs=rngs))
 
 
 def assert_same_network(a, b):

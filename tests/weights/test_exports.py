@@ -7,11 +7,10 @@ import sys
 import types
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from flax import nnx
+import random_weights
 
 import sg_jax
 from sg_jax.config import parsing, record
@@ -28,13 +27,8 @@ from sg_jax.weights.checkpoints import named
 SIZES = dict(image_size=8, channels=4, num_classes=5, patch=2, width=32, depth=3, heads=4)
 
 
-def random(shapes, seed=0):
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda s: jnp.asarray(0.15 * rng.standard_normal(s.shape), s.dtype), shapes)
-
-
 def make(**sizes):
-    return random(jax.eval_shape(lambda: DiT(**{**SIZES, **sizes}, rngs=nnx.Rngs(0))))
+    return random_weights.network(lambda rngs: DiT(**{**SIZES, **sizes}, rngs=rngs))
 
 
 def same(a, b):
@@ -340,7 +334,7 @@ def test_a_folder_that_is_there_is_not_written(imported, sit):
 
 
 def fresh(**sizes):
-    return random(jax.eval_shape(lambda: DiT(**{**SIZES, **sizes}, rngs=nnx.Rngs(0))), seed=1)
+    return random_weights.network(lambda rngs: DiT(**{**SIZES, **sizes}, rngs=rngs), seed=1)
 
 
 @pytest.mark.parametrize("source", ["file", "run"])

@@ -5,12 +5,11 @@ import pathlib
 import re
 import zlib
 
-import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from flax import nnx
+import random_weights
 
 from sg_jax.errors import UserError
 from sg_jax.method import prediction
@@ -24,9 +23,7 @@ SMALL = dict(image_size=8, channels=3, num_classes=5, patch=2, width=32, depth=2
 
 def make(**sizes):
     """A network with random weights."""
-    shapes = jax.eval_shape(lambda: DiT(**{**SMALL, **sizes}, rngs=nnx.Rngs(0)))
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: jnp.asarray(0.15 * rng.standard_normal(s.shape), s.dtype), shapes)
+    return random_weights.network(lambda rngs: DiT(**{**SMALL, **sizes}, rngs=rngs))
 
 
 @pytest.fixture(scope="module")
