@@ -30,8 +30,8 @@ FILE = re.compile(
 FENCED = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NOT_OURS = ("runs/", "matplotlib.")  # written by a run, or a module that is imported
 ASIDE = (  # of method/
-    "candidates", "checks", "control", "describing", "distillation", "early", "presets",
-    "projection", "stochastic", "stratified",
+    "candidates", "checks", "control", "describing", "distillation", "early", "multistep",
+    "presets", "projection", "stochastic", "stratified",
 )  # fmt: skip
 READ_ALONE = ("conditioning", "layers", "attention", "stack", "backbone", "dit")  # of models/
 
