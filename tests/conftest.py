@@ -23,7 +23,6 @@ import pytest
 import random_weights
 from etils.epath import backend as etils_backend
 from etils.epath import gpath
-from flax import nnx
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry as file_systems
@@ -85,7 +84,7 @@ def small(make_small):
 @pytest.fixture(scope="session")
 def zero():
     """The small network as initialised: its velocity is zero, so its samples are the noise."""
-    return DiT(**{**TINY, **SMALL}, rngs=nnx.Rngs(0))
+    return random_weights.fresh(lambda rngs: DiT(**{**TINY, **SMALL}, rngs=rngs))
 
 
 @pytest.fixture(scope="session")

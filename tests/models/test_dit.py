@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_weights
 from flax import nnx
 
 from sg_jax.errors import UserError
@@ -214,9 +215,12 @@ def test_a_fresh_network_returns_zeros(zero, inputs, forward):
 
 def test_a_fresh_block_returns_its_input():
     """The gates of adaLN-Zero start at zero."""
-    block = dit.Block(8, 2, 4.0, jnp.dtype("float32"), "auto", nnx.Rngs(0))
+    block = random_weights.fresh(
+        lambda rngs: dit.Block(8, 2, 4.0, jnp.dtype("float32"), "auto", rngs)
+    )
     h = jax.random.normal(jax.random.key(0), (1, 5, 8))
-    out, (mean, rate) = block(h, layers.moments(h), jnp.ones((1, 8)))
+    call = jax.jit(lambda block, h, c: block(h, layers.moments(h), c))
+    out, (mean, rate) = call(block, h, jnp.ones((1, 8)))
     np.testing.assert_array_equal(out, h)
     np.testing.assert_allclose(mean[0, :, 0], h[0].mean(1), atol=1e-6)
     np.testing.assert_allclose(1 / rate[0, :, 0], h[0].std(1), rtol=1e-4)

@@ -22,6 +22,7 @@ from sg_jax.programs.sampling import sample
 TINY = dict(
     image_size=8, channels=3, num_classes=5, patch=2, width=32, depth=4, state=4, routes=((1, 2),)
 )  # 16 tokens, of 64 channels in the scans
+SHORT = {**TINY, "depth": 2, "routes": ((1, 1),)}
 
 run = jax.jit(lambda module, *args: module(*args))
 run_block = jax.jit(lambda block, h, c: block(h, layers.moments(h), c)[0])
@@ -53,7 +54,7 @@ def model(make):
 @pytest.fixture(scope="module")
 def fresh():
     """As initialised, with one stack fewer: the second of two blocks is routed."""
-    return SSM(**{**TINY, "depth": 2, "routes": ((1, 1),)}, rngs=nnx.Rngs(0))
+    return random_weights.fresh(lambda rngs: SSM(**SHORT, rngs=rngs))
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,9 @@ def test_every_token_reaches_every_other(block, h, c):
 
 def test_steps_and_decays_start_as_in_mamba():
     """Steps log-uniform in [0.001, 0.1], A = -1 .. -S in every channel."""
-    scan = ssm.Selective(4096, 4, 16, "sequential", jnp.float32, nnx.Rngs(0))
+    scan = random_weights.fresh(
+        lambda rngs: ssm.Selective(4096, 4, 16, "sequential", jnp.float32, rngs)
+    )
     steps = jnp.log10(jax.nn.softplus(scan.step_bias[...]))
     assert -3.001 < steps.min() < -2.99 and -1.01 < steps.max() < -0.999
     assert abs(steps.mean() + 2) < 0.03
@@ -191,7 +194,7 @@ def test_a_fresh_network_returns_zeros(fresh, inputs):
 
 
 def test_two_networks_have_one_tree_structure(fresh):
-    other = SSM(**{**TINY, "depth": 2, "routes": ((1, 1),)}, rngs=nnx.Rngs(1))
+    other = random_weights.fresh(lambda rngs: SSM(**SHORT, rngs=rngs), seed=1)
     assert jax.tree.structure(fresh) == jax.tree.structure(other)
     biases = [s.forward.step_bias[0] for net in (fresh, other) for s in net.blocks.stacks]
     assert len(np.unique(biases, axis=0)) == 4  # and no two blocks are alike
@@ -265,7 +268,8 @@ def test_half_precision_agrees_roughly_and_returns_float32(model, make, inputs):
 @pytest.mark.slow
 def test_flow_matching_trains_it():
     """30 steps on four images, routed at gamma 0.5, with time, noise and ids held fixed."""
-    fresh = SSM(**{**TINY, "width": 16, "depth": 1, "routes": ((0, 0),)}, rngs=nnx.Rngs(0))
+    sizes = {**TINY, "width": 16, "depth": 1, "routes": ((0, 0),)}
+    fresh = random_weights.fresh(lambda rngs: SSM(**sizes, rngs=rngs))
     x = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
     batch = {"image": x, "condition": jnp.arange(4)}
     keys = jax.random.split(jax.random.key(1), 4)

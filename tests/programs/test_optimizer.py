@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+import random_weights
 from optax.contrib import MuonDimensionNumbers
 
 from sg_jax.errors import UserError
@@ -129,7 +129,7 @@ def test_the_average_keeps_the_structure():
 def small(kind=DiT):
     shape = dict(image_size=4, channels=1, num_classes=3, patch=1, width=8, depth=3)
     extra = dict(heads=2) if kind is DiT else {}
-    return kind(**shape, **extra, routes=((1, 1),), rngs=nnx.Rngs(0))
+    return random_weights.fresh(lambda rngs: kind(**shape, **extra, routes=((1, 1),), rngs=rngs))
 
 
 @functools.cache
