@@ -36,9 +36,7 @@ def sample(
         v = strong(x, t, labels, ids)
         acts = g.interval[0] <= n / steps <= g.interval[1]
         pair = acts and g.weak_acts and g.differs(gamma[n], gamma_weak[n])
-        low, high = g.inner_interval or g.interval
-        inside = g.inner_acts and low <= n / steps <= high
-        on = {"weak": pair, "skip": acts and g.skip_acts, "inner": inside}
+        on = {"weak": pair, "skip": acts and g.skip_acts, "inner": acts and g.inner_acts}
         terms = [name for name in on if on[name]]
         made = made if apart == set(terms) - {"inner"} else n
         apart = set(terms) - {"inner"}

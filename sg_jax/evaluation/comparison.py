@@ -156,8 +156,7 @@ def method(guidance: Guidance, checkpoint: int) -> str:
     words = ["+".join(names) or "unguided"]
     scheduled = isinstance(guidance.gamma_strong, tuple) or isinstance(guidance.gamma_weak, tuple)
     words += ["scheduled"] if scheduled else []
-    limited = set(guidance.intervals.values()) - {(0.0, 1.0)}
-    words += ["in interval"] if limited else []
+    words += ["in interval"] if guidance.interval != (0.0, 1.0) else []
     words += [guidance.ids] if guidance.ids != "uniform" else []
     words += [f"{guidance.channels} channels"] if guidance.channels else []
     words += [f"every {guidance.refresh} steps"] if guidance.refresh > 1 else []

@@ -115,10 +115,6 @@ def canonical(guidance: Guidance) -> Guidance:
     idle += () if guidance.guided else OF_PAIRS
     idle += () if guidance.time_noise else ("time_power",)
     given = {n: SETTING[n] if n in idle else getattr(guidance, n) for n in SETTING}
-    if guidance.intervals.keys() == {"inner"}:
-        given["interval"] = guidance.intervals["inner"]
-    if len(set(guidance.intervals.values())) < 2:
-        given["inner_interval"] = ()
     reals = {n for n, default in SETTING.items() if isinstance(default, float)}
     values: dict[str, Any] = {
         n: float(v) if n in reals and is_number(v) else v for n, v in given.items()

@@ -54,7 +54,6 @@ NOISY = each("interval", (0.0, 1.0), (0.0, 0.7), (0.0, 0.4))  # of t: where the 
 SG_RATES = rates((0.0, 0.9), (0.5, 0.9), (0.0, 0.75), (0.0, 0.5), (0.25, 0.75), (0.4, 0.7))
 RISES = (1.0, 4.0), (4.0, 1.0), (1.0, 3.0), (3.0, 1.0), (1.0, 6.0), (6.0, 1.0), (2.0, 4.0)
 EARLY = each("weak_step", 0.33, 0.15, 0.6)
-EARLY_HEAD = [dict(inner_scale=s, inner_interval=(0.0, 0.7)) for s in (1.5, 1.25, 1.1, 2.0)]
 
 METHODS: dict[str, tuple[Guidance, ...]] = {
     UNGUIDED: (Guidance(),),  # only its number of steps can be chosen
@@ -92,9 +91,7 @@ METHODS: dict[str, tuple[Guidance, ...]] = {
     ),
     "ig": crossed(each("inner_scale", 1.5, 1.25, 2.0, 3.0, 1.1, 4.0, 1.75), NOISY),
     "ig_sg": crossed(each("inner_scale", 1.25, 1.5, 1.1, 2.0), SG_RATES[:3], SG_SCALES[:3], NOISY),
-    "ig_early_sg": crossed(EARLY_HEAD, SG_RATES[:3], SG_SCALES[:3], TIMES),
     "ig_cfg": crossed(each("inner_scale", 1.25, 1.5, 1.1), CFG_SCALES, TIMES, weak_label="null"),
-    "ig_early_cfg": crossed(EARLY_HEAD, CFG_SCALES, TIMES, weak_label="null"),
     "apg": crossed(
         CFG_SCALES,
         each("parallel", 0.0, 0.5),
@@ -125,8 +122,6 @@ TITLES = {  # what figures call the methods; any others appear in capitals
     "s2": "S²",
     "ig_sg": "IG+SG",
     "ig_cfg": "IG+CFG",
-    "ig_early_sg": "IG early, SG",
-    "ig_early_cfg": "IG early, CFG",
     "apg": "APG on CFG",
     "apg_sg": "APG on SG",
     "cfg_zero": "CFG-Zero*",

@@ -22,8 +22,6 @@ def describe(setting: Any) -> str:
     if setting.inner_acts:
         words[-1] += ","
         words.append(f"inner ω {schedule.text(setting.inner_scale)}")
-        words += [_times(setting.inner_interval)] if setting.inner_interval else []
-        words[-1] += "," if setting.inner_interval and setting.interval != (0.0, 1.0) else ""
     words += [setting.ids] if setting.ids != "uniform" else []
     words += [f"every {setting.refresh} steps"] if setting.refresh > 1 else []
     for name, off in {"parallel": 1.0, "norm": 0.0, "momentum": 0.0}.items():
@@ -32,13 +30,9 @@ def describe(setting: Any) -> str:
     words += ["rescaled"] if setting.rescale else []
     words += [f"v 0 before step {setting.zero_steps}"] if setting.zero_steps else []
     if setting.interval != (0.0, 1.0):
-        words.append(_times(setting.interval))
+        words.append(f"t {setting.interval[0]:g}–{setting.interval[1]:g}")
     words += [f"the first {setting.channels} channels"] if setting.channels else []
     return " ".join(words)
-
-
-def _times(interval: tuple[float, float]) -> str:
-    return f"t {interval[0]:g}–{interval[1]:g}"
 
 
 def _weak(setting: Any) -> list[str]:

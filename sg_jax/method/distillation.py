@@ -100,11 +100,6 @@ def check(guidance: Guidance, name: str) -> None:
                 f"{key}.{field}={value!r} refers to the steps of a sampler, which training does "
                 f"not have: leave it at {default!r}."
             )
-    if guidance.inner_interval:
-        raise UserError(
-            f"{key}.inner_interval={guidance.inner_interval} is another interval, but the target "
-            "has only one: leave it empty, and set its interval."
-        )
     if guidance.skip_acts and not isinstance(guidance.skip, tuple):
         raise UserError(
             f"{key}.skip={guidance.skip} draws other blocks at each evaluation, but the target "

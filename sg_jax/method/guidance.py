@@ -83,10 +83,6 @@ def _interval(pair) -> str:
     return "must be two times 0 <= low <= high <= 1."
 
 
-def _other_interval(pair) -> str:
-    return "" if pair == () else _interval(pair)
-
-
 def _skip(value) -> str:
     blocks = value if isinstance(value, tuple) else (value,)
     if all(is_whole(b) and b >= 0 for b in blocks) and list(blocks) == sorted(set(blocks)):
@@ -156,17 +152,6 @@ class Guidance(Settings):
         'train.ema_decays such as "0.99"; empty: the average, as for the strong one',
         rule=_weights,
     )
-
-    inner_interval: tuple = setting(
-        (), "times t at which the inner head acts; empty: those of interval", rule=_other_interval
-    )
-
-    @property
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """The times between which each term that is needed acts, by its name in `plans`."""
-        needed = dict(weak=self.weak_acts, skip=self.skip_acts, inner=self.inner_acts)
-        own = dict(inner=self.inner_interval or self.interval)
-        return {name: own.get(name, self.interval) for name, acts in needed.items() if acts}
 
     @property
     def other_checkpoint(self) -> bool:
@@ -239,21 +224,21 @@ def plan(
             "more steps."
         )
     starts = np.asarray(sampler.times(steps), np.float64)[:-1]
-    acts = {name: _acts(pair, starts) for name, pair in g.intervals.items()}
-    for name, when in acts.items():
-        if not when.any():
-            key = "inner_interval" if name == "inner" and g.inner_interval else "interval"
-            begin = ", ".join(f"{t:.3g}" for t in starts[:4]) + (", ..." if steps > 4 else "")
-            raise UserError(
-                f"guidance.{key}={getattr(g, key)} contains none of the times when steps begin, "
-                f"{begin}: widen it, or take more than {steps} steps."
-            )
+    low, high = g.interval
+    near = 1e-6  # because times are float32 and limits are not
+    acts = (starts >= low - near) & (starts <= high + near)
+    if g.guided and not acts.any():
+        begin = ", ".join(f"{t:.3g}" for t in starts[:4]) + (", ..." if steps > 4 else "")
+        raise UserError(
+            f"guidance.interval={g.interval} contains none of the times when steps begin, {begin}: "
+            f"widen it, or take more than {steps} steps."
+        )
+    others = (("skip",) if g.skip_acts else ()) + (("inner",) if g.inner_acts else ())
     stretches: list[Stretch] = []
     fresh, since, before = np.zeros(steps), 0, tuple[str, ...]()
-    for n, (s, w) in enumerate(zip(*rates(g, steps), strict=True)):
-        on = [name for name, when in acts.items() if when[n]]
-        gammas = (s, w) if "weak" in on and g.differs(s, w) else (s,)
-        step = Stretch(n, n + 1, gammas, tuple(name for name in on if name != "weak"))
+    for n, (s, w, on) in enumerate(zip(*rates(g, steps), acts, strict=True)):
+        gammas = (s, w) if on and g.scale != 1.0 and g.differs(s, w) else (s,)
+        step = Stretch(n, n + 1, gammas, others if on else ())
         step = step if n >= zeros else Stretch(n, n + 1, ())
         if stretches and dataclasses.replace(step, first=stretches[-1].first) == (
             dataclasses.replace(stretches[-1], stop=n + 1)
@@ -282,12 +267,6 @@ def plan(
         rescales=bool(terms) and g.rescale,
     )
     return made, np.stack(rows).astype(np.float32)
-
-
-def _acts(interval: tuple[float, float], starts: np.ndarray) -> np.ndarray:
-    """Return which of the steps that begin at these times are within an interval."""
-    near = 1e-6  # because times are float32 and limits are not
-    return (starts >= interval[0] - near) & (starts <= interval[1] + near)
 
 
 def rates(guidance: Guidance, steps: int) -> tuple[list[float], list[float]]:

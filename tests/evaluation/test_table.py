@@ -271,15 +271,6 @@ def test_files_of_before_keep_their_names():
             Guidance(skip=1, skip_scale=2.0),
         ),
         (Guidance(2.0, 0.0, 1.0, ids="borrowed"), Guidance(2.0, 0.0, 1.0)),
-        (Guidance(2.0, 0.0, 0.5, inner_interval=(0.0, 0.7)), Guidance(2.0, 0.0, 0.5)),
-        (
-            Guidance(2.0, 0.0, 0.5, inner_scale=2.0, inner_interval=(0.0, 1.0)),
-            Guidance(2.0, 0.0, 0.5, inner_scale=2.0),
-        ),
-        (
-            Guidance(inner_scale=2.0, interval=(0.5, 1.0), inner_interval=(0.0, 0.7)),
-            Guidance(inner_scale=2.0, interval=(0.0, 0.7)),
-        ),
     ],
 )
 def test_what_a_term_does_not_read_makes_no_other_key(one, other):

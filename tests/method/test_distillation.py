@@ -132,10 +132,6 @@ def test_a_student_learns_it(make_small, inputs):
         (dict(skip=1, skip_scale=2.0), ["mine.skip=1", "such as (2,)"]),
         (dict(refresh=2), ["mine.refresh=2", "leave it at 1"]),
         (dict(zero_steps=1), ["mine.zero_steps=1", "leave it at 0"]),
-        (
-            dict(inner_scale=2.0, inner_interval=(0.0, 0.5)),
-            ["mine.inner_interval=(0.0, 0.5)", "set its interval"],
-        ),
     ],
 )
 def test_settings_that_mean_nothing_at_one_time_are_named(changes, named):

@@ -170,29 +170,7 @@ def test_the_rates_of_the_predictions_made(guidance, gammas):
     assert [s.gammas for s in lib.plan(guidance, Sampler(), 8)[0].stretches] == [gammas]
 
 
-def test_the_inner_head_may_act_at_other_times_than_the_pair():
-    apart = dict(interval=(0.5, 1.0), inner_scale=1.5, inner_interval=(0.0, 0.7))
-    plan, _ = lib.plan(Guidance(2.0, 0.0, 0.5, **apart), Sampler(), 8)  # t = 0, 1/8, ... 7/8
-    assert [(s.first, s.stop, s.terms) for s in plan.stretches] == [
-        (0, 4, ("inner",)), (4, 6, ("weak", "inner")), (6, 8, ("weak",))
-    ]  # fmt: skip
-    alone, _ = lib.plan(Guidance(**apart), Sampler(), 8)
-    assert alone == lib.plan(Guidance(inner_scale=1.5, interval=(0.0, 0.7)), Sampler(), 8)[0]
-
-
-@pytest.mark.parametrize("key", ["interval", "inner_interval"])
-def test_an_interval_without_a_step_is_named(key):
-    pair = {"interval": (0.0, 1.0), "inner_interval": (0.0, 1.0), key: (0.3, 0.4)}
-    with pytest.raises(UserError, match=rf"guidance.{key}=\(0.3, 0.4\) contains none.*0, 0.5"):
-        lib.plan(Guidance(2.0, 0.0, 0.5, inner_scale=1.5, **pair), Sampler(), 2)
-
-
 def test_a_setting_is_described_in_a_few_words():
-    apart = dict(inner_scale=1.5, inner_interval=(0.0, 0.7))
-    assert Guidance(2.0, 0.0, 0.9, **apart).describe() == "ω 2, γ 0 / 0.9, inner ω 1.5 t 0–0.7"
-    assert Guidance(2.0, 0.0, 0.9, interval=(0.5, 1.0), **apart).describe() == (
-        "ω 2, γ 0 / 0.9, inner ω 1.5 t 0–0.7, t 0.5–1"
-    )
     assert Guidance(1.5, 0.5, 0.9).describe() == "ω 1.5, γ 0.5 / 0.9"
     assert CFG.describe() == "ω 1.5, γ 0 / 0 null"
     assert Guidance().describe() == "no guidance, γ 0"

@@ -58,9 +58,6 @@ def plain(net):
 
 RUNS = {
     "ig": Guidance(inner_scale=1.6, gamma_strong=0.25, interval=(0.0, 0.6)),
-    "ig_cfg": Guidance(
-        1.5, weak_label="null", inner_scale=1.6, interval=(0.5, 1.0), inner_interval=(0.0, 0.6)
-    ),
     "slg": Guidance(skip=(1, 3), skip_scale=1.5),
     "s2 on cfg": Guidance(1.5, weak_label="null", skip=1, skip_scale=1.25),
     "tsg": Guidance(1.5, time_noise=2.0, time_power=0.5),
