@@ -77,8 +77,9 @@ def arrays(workdir, step):
 
 def test_training_ends_with_pictures_and_a_report(call, tmp_path):
     workdir = tmp_path / "run"
-    settings = "--config.evaluate.guidance=unguided,sg"
-    done = call("--workdir", str(workdir), "--config.train.steps=4", settings)
+    settings = ("--config.evaluate.guidance=unguided,sg", "--config.train.steps=4")
+    cheap = ("--config.optimizer.name=adamw", "--config.features.width=8")  # to compile
+    done = call("--workdir", str(workdir), *settings, *cheap)
     assert done.returncode == 0, done.stderr
     assert f"Written: {workdir / 'guidance.png'}" in done.stdout
     (drawn,) = (workdir / "samples").glob("sg_w1.5_2steps_seed0_*.npz")

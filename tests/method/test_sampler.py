@@ -265,7 +265,7 @@ def normal(n):
     return jax.random.normal(jax.random.fold_in(jax.random.key(1), n), (COUNT,))
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize(
     "name, settings",
     [("euler_maruyama", dict(diffusion=d)) for d in sampler.DIFFUSIONS]
