@@ -56,6 +56,7 @@ def _sets(case):
     }[case]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     "case",
     [

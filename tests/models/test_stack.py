@@ -58,7 +58,7 @@ def draw(seed, *keeps):
             for r, k in enumerate(keeps)]  # fmt: skip
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize(
     "routes, keeps",
     [

@@ -104,6 +104,7 @@ def test_what_another_command_has_scored_meanwhile_is_kept(evaluate_of, tmp_path
     assert len(rows) == 3 and rows[other] == scores
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("finished", [True, False])
 def test_what_another_command_is_drawing_is_left_to_it(evaluate_of, tmp_path, finished):
     """If that command fails, this one draws it after all."""

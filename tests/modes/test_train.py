@@ -179,7 +179,7 @@ def test_a_run_that_is_killed_after_a_rollback_reads_the_same_batches(run, batch
     assert same(read[11:], plain[8:14])
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("when", ["in the last step", "while it is saved", "before the end"])
 def test_a_signal_at_the_end_is_not_lost(run, tmp_path, monkeypatch, number, when):

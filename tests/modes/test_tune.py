@@ -143,6 +143,7 @@ def test_a_tune_is_drawn_once_and_written_whole(tune_of, tmp_path, capsys):
         tune_of(winners=str(tmp_path), settings=12, candidates=())
 
 
+@pytest.mark.slow
 def test_samples_that_are_not_finite_lose(tune_of, tmp_path, capsys):
     wild = dict(methods=("cfg",), candidates=(("cfg", ("wild", "calm")),), budgets=(1.0,))
     tune_of(**wild)

@@ -215,7 +215,7 @@ RUNS = {
 }
 
 
-@pytest.mark.every(4)
+@pytest.mark.every(6)
 @pytest.mark.parametrize("name", RUNS)
 def test_a_compiled_run_is_the_plain_sampler(small, make_small, forward, name):
     """Of three steps the second has equal rates where both are scheduled: one prediction."""

@@ -105,6 +105,7 @@ def test_sizes_are_read_off_the_shapes(published):
     assert network.heads == 4
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     ("network", "family", "sizes"),
     [

@@ -82,7 +82,7 @@ def exported(imported, name, **options):
     return target
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize(
     ("name", "family"),
     [

@@ -71,7 +71,7 @@ def test_every_file_of_a_checkpoint_has_a_checksum(written):
     assert len(found) > 20
 
 
-@pytest.mark.every(5)
+@pytest.mark.every(8)
 @pytest.mark.parametrize("damage", [truncate, flip, foreign, os.unlink])
 @pytest.mark.parametrize("kind", ["model/d/*", "ema/d/*", "*/manifest.ocdbt", "_CHECKPOINT*"])
 def test_a_damaged_checkpoint_is_set_aside(run, mesh_of, capsys, damage, kind):
@@ -207,7 +207,7 @@ def test_a_checkpoint_without_checksums_gets_them_when_the_run_continues(run, me
     assert json.loads(sums.read_text()) == whole
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(6)
 @pytest.mark.parametrize("gone", ["sha256.json", "model/manifest.ocdbt", "ema/_METADATA"])
 @pytest.mark.parametrize("keep, keep_period", [(1, 0), (1, 8), (2, 0), (1, 4)])
 def test_what_is_left_of_a_removed_checkpoint_is_removed(run, mesh_of, gone, keep, keep_period):

@@ -48,6 +48,7 @@ def value(network):
     return found
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     "changes, step, expected",
     [
