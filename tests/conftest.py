@@ -1,7 +1,6 @@
 """Eight virtual CPU devices, strict broadcasting, tiny networks whose every weight is random."""
 
 import collections
-import functools
 import gc
 import os
 import pathlib
@@ -67,8 +66,8 @@ def make_dit():
     """Changes to a tiny network -> that network, all of it random: a fresh DiT returns zeros."""
 
     def make(seed=0, **changes):
-        make_dit = functools.partial(DiT, **{**TINY, **changes})
-        return random_weights.network(lambda rngs: make_dit(rngs=rngs), seed=seed)
+        sizes = {**TINY, **changes}
+        return random_weights.network(lambda rngs: DiT(**sizes, rngs=rngs), seed=seed)
 
     return make
 

@@ -28,7 +28,7 @@ from sg_jax.encoders.convolutions import precision_of
 from sg_jax.encoders.resizing import bicubic_pillow, bicubic_table
 from sg_jax.errors import UserError
 from sg_jax.models.attention import attend
-from sg_jax.models.layers import Keys
+from sg_jax.models.layers import Keys, abstract
 
 SIDE = 224  # that images are resized to
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -264,4 +264,4 @@ def _positions(network: DINOv2, rows: int, columns: int) -> jax.Array:
 @functools.lru_cache(maxsize=8)
 def of_shapes(name: str, sizes: Sizes, dtype: jnp.dtype, offset: float = 0.0) -> DINOv2:
     """Return a network with shapes in place of weights."""
-    return jax.eval_shape(lambda: DINOv2(name, sizes, dtype, offset, rngs=Keys(jax.random.key(0))))
+    return abstract(lambda rngs: DINOv2(name, sizes, dtype, offset, rngs=rngs))

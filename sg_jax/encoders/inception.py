@@ -35,7 +35,7 @@ from sg_jax.encoders.inception_plan import (
     outputs,
 )
 from sg_jax.encoders.resizing import bilinear_tf1
-from sg_jax.models.layers import Keys
+from sg_jax.models.layers import abstract
 
 SIDE = 299  # of the images that it sees
 FEATURES, LOGITS = 2048, 1008
@@ -228,4 +228,4 @@ def averaged(x: jax.Array) -> jax.Array:
 @functools.lru_cache(maxsize=4)
 def of_shapes(name: str, dtype: jnp.dtype) -> Inception:
     """Return a network with shapes in place of weights."""
-    return jax.eval_shape(lambda: Inception(name, dtype, rngs=Keys(jax.random.key(0))))
+    return abstract(lambda rngs: Inception(name, dtype, rngs=rngs))

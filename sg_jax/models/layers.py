@@ -6,6 +6,7 @@ programs would compile again. Parameters are float32; `dtype` is the compute typ
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,6 +43,11 @@ class Keys(nnx.Rngs):
     def params(self) -> jax.Array:
         self.count += 1
         return jax.random.fold_in(self.key, self.count - 1)
+
+
+def abstract(make: Callable[[nnx.Rngs], Any]) -> Any:
+    """Return the network make(rngs) with shapes in place of weights."""
+    return jax.eval_shape(lambda: make(Keys(jax.random.key(0))))
 
 
 class Linear(nnx.Module):

@@ -1,8 +1,6 @@
 """An autoencoder for a dry run: its weights if they are here, else the shapes of its family."""
 
-import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from sg_jax.config.sections import Config
 from sg_jax.data import origin as origins
@@ -10,6 +8,7 @@ from sg_jax.data.sources import Source
 from sg_jax.encoders import kl
 from sg_jax.encoders.autoencoder import Autoencoder
 from sg_jax.errors import UserError
+from sg_jax.models.layers import abstract
 from sg_jax.runs import files
 from sg_jax.weights import autoencoder_scales as scales
 from sg_jax.weights import decoders
@@ -55,8 +54,8 @@ def published(known: scales.Known, dtype: str) -> Autoencoder:
     down = kl.Half(CHANNELS, (2,) * levels, known.channels, quant=quant)
     up = kl.Half(CHANNELS[::-1], (3,) * levels, known.channels, quant=quant)
     return Autoencoder(
-        jax.eval_shape(lambda: kl.Encoder(down, kind, rngs=nnx.Rngs(0))),
-        jax.eval_shape(lambda: kl.Decoder(up, kind, rngs=nnx.Rngs(0))),
+        abstract(lambda rngs: kl.Encoder(down, kind, rngs=rngs)),
+        abstract(lambda rngs: kl.Decoder(up, kind, rngs=rngs)),
         name=f"{known.model}'s AutoencoderKL (known by its name; the weights are not here)",
         scale=known.scale,
         shift=known.shift,

@@ -6,13 +6,12 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from sg_jax.encoders import kl, tae
 from sg_jax.encoders.autoencoder import Autoencoder
 from sg_jax.errors import UserError, plain, shown
-from sg_jax.models.layers import Keys
+from sg_jax.models.layers import abstract
 from sg_jax.weights import autoencoder_names as published
 from sg_jax.weights import autoencoder_scales as scales
 from sg_jax.weights import filling, places, state_dict
@@ -111,7 +110,7 @@ def _common(what: str, values: list[int], label: str) -> int:
 @functools.lru_cache(maxsize=8)
 def _without_weights(network: Callable[..., Any], sizes: Any, dtype: jnp.dtype) -> Any:
     """Return a network of shapes."""
-    return jax.eval_shape(lambda: network(sizes, dtype, rngs=Keys(jax.random.key(0))))
+    return abstract(lambda rngs: network(sizes, dtype, rngs=rngs))
 
 
 def _merged(found: places.Found) -> Mapping[str, Any]:

@@ -18,13 +18,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sg_jax.errors import UserError, nearest, one_of, plain, shown
 from sg_jax.models.dit import DiT
-from sg_jax.models.layers import Keys
+from sg_jax.models.layers import abstract
 from sg_jax.models.maskdit import MaskDiT
 from sg_jax.models.parts import PUBLISHED
 from sg_jax.models.sizes import SIZES, hidden
@@ -92,7 +91,7 @@ def from_state_dict(weights: Mapping, family: str, **overrides) -> DiT:
     if known.parts != PUBLISHED:
         kwargs |= dataclasses.asdict(known.parts)
     kwargs |= {"heads": heads, "num_classes": number, **overrides}
-    network = jax.eval_shape(lambda: known.network(**kwargs, rngs=Keys(jax.random.key(0))))
+    network = abstract(lambda rngs: known.network(**kwargs, rngs=rngs))
     if both and not network.learn_sigma:
         for part in ("weight", "bias"):
             name = f"{known.head}.{part}"

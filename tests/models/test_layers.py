@@ -147,3 +147,10 @@ def test_instances_have_one_tree_structure():
         return layers.Mlp(4, 6, F32, nnx.Rngs(0))
 
     assert jax.tree.structure(make()) == jax.tree.structure(make())
+
+
+def test_keys_are_those_of_flax():
+    key = jax.random.key(3)
+    ours, flax = layers.Keys(key), nnx.Rngs(key)
+    for _ in range(3):
+        assert (jax.random.key_data(ours.params()) == jax.random.key_data(flax.params())).all()
