@@ -3,9 +3,6 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import jax
-from flax import nnx
-
 from sg_jax.config.sections import Config
 from sg_jax.costs import autoencoders, encoders, flops
 from sg_jax.costs.machines import Machine
@@ -17,6 +14,7 @@ from sg_jax.evaluation import networks, scoring
 from sg_jax.evaluation.metrics import CLASSIFIER
 from sg_jax.method import checks
 from sg_jax.method.guidance import Guidance
+from sg_jax.models.layers import abstract
 from sg_jax.modes.base import Job
 from sg_jax.modes.dry_parts import (
     Decoder,
@@ -156,7 +154,7 @@ def _judging(kind: str, config: Config, shape: tuple[int, int, int], classes: in
     if kind != CLASSIFIER:
         return encoders.features(networks.shapes_of(kind), *shape[:2])
     classes = max(1, classes)  # a network of texts does not know them
-    judge = jax.eval_shape(lambda: Classifier(shape, classes, config.features, rngs=nnx.Rngs(0)))
+    judge = abstract(lambda rngs: Classifier(shape, classes, config.features, rngs=rngs))
     return 2.0 * autoencoders.traced(judge, (1, *shape))
 
 
