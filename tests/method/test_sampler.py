@@ -1,28 +1,20 @@
 """The integrators, on equations with known solutions."""
 
-import itertools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from known_paths import MULTISTEP, Z, end, error, gaussian, still
 
 from sg_jax.errors import UserError
 from sg_jax.method import guidance as guidance_lib
-from sg_jax.method import multistep, sampler, stochastic
+from sg_jax.method import sampler
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import SAMPLERS, Integrator, Sampler
 from sg_jax.programs.integration import image_keys, integrate
 from sg_jax.programs.sampling import sample
-
-Z = jnp.array([1.0, -2.0])
-MULTISTEP = ("ab2", "dpm_2m")
-
-
-def still(velocity):
-    """A velocity that remembers nothing, as integrators take it."""
-    return lambda x, t, n, memory: (velocity(x, t, n), memory)
 
 
 def euler(velocity, x, times):
@@ -88,37 +80,6 @@ def test_the_velocity_is_traced_once_whatever_the_number_of_steps():
     assert len(traces) == 1
 
 
-# Data N(MU, S^2): the velocity is known, and its exact path leads z to MU + S z.
-MU, S = 0.5, 0.6
-
-
-def gaussian(x, t, n):
-    """v = E[x | x_t] - E[z | x_t], where x_t is N(t MU, (t S)^2 + (1 - t)^2)."""
-    centred, var = x - t * MU, (t * S) ** 2 + (1 - t) ** 2
-    return (MU + t * S**2 / var * centred) - (1 - t) / var * centred
-
-
-def none(n):
-    raise AssertionError("an ODE draws no noise")
-
-
-def end(name, steps, z=Z, noise=none, **settings):
-    method = Sampler(name, **settings)
-    times = method.times(steps)
-    return method.integrate(still(gaussian), noise, method.start(z, times), times)[0]
-
-
-def zeros(n):
-    return jnp.zeros(2)
-
-
-def error(name, steps):
-    """Distance from the exact end: x keeps its distance from the mean, in standard deviations."""
-    t = float(Sampler(name).times(steps)[0])
-    exact = MU + S * ((1 - t) * Z - t * MU) / math.hypot(t * S, 1 - t)
-    return float(jnp.abs(end(name, steps, noise=zeros) - exact).max())
-
-
 def orders(listed):
     return [(name, row.order) for name, row in listed.items() if row.order is not None]
 
@@ -165,70 +126,6 @@ def test_two_evaluations_per_step_are_closer_than_one(steps):
     assert error("heun", steps) < error("euler", 2 * steps)  # at equal cost
 
 
-@pytest.mark.parametrize("churn, steps", [(0.0, 10), (5.0, 10), (40.0, 18)])
-def test_edm_heun_is_karras_algorithm_2(churn, steps):
-    """Line by line in float64, with sigma and D(y; sigma) of the same data; all noise is 1."""
-
-    def d(y, sigma):
-        return (y - (MU + S**2 / (S**2 + sigma**2) * (y - MU))) / sigma
-
-    ramp = np.arange(steps) / (steps - 1)
-    sigmas = (80 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
-    y = sigmas[0] * np.asarray(Z, np.float64)
-    for sigma, after in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
-        gamma = min(churn / steps, math.sqrt(2) - 1) if 0.05 <= sigma <= 50 else 0.0
-        hat = sigma * (1 + gamma)
-        y = y + 1.003 * math.sqrt(hat**2 - sigma**2)
-        slope = d(y, hat)
-        ahead = y + (after - hat) * slope
-        y = ahead if after == 0 else y + (after - hat) * (slope + d(ahead, after)) / 2
-    settings = dict(churn=churn, churn_min=0.05, churn_max=50.0, churn_noise=1.003)
-    ours = end("edm_heun", steps, noise=lambda n: jnp.ones(2), **settings)
-    np.testing.assert_allclose(ours, y, rtol=2e-3)
-
-
-def test_three_uneven_steps_of_ab2_by_hand():
-    """Of v = t^2: Euler from 0 to 1/2, then v + share (v - last) with shares 1/4 and 1/2."""
-    times = jnp.array([0.0, 0.5, 0.75, 1.0])
-    x, _ = multistep.ab2(still(lambda x, t, n: jnp.broadcast_to(t**2, x.shape)), Z, times)
-    second = 0.25 * (0.25 + 0.25 * 0.25)
-    third = 0.25 * (0.5625 + 0.5 * (0.5625 - 0.25))
-    np.testing.assert_allclose(x, Z + 0.5 * 0 + second + third, rtol=1e-6)
-
-
-@pytest.mark.parametrize("steps, shift", [(1, 1.0), (2, 1.0), (9, 1.0), (20, 3.0)])
-def test_dpm_2m_is_algorithm_2_of_its_paper(steps, shift):
-    """Line by line in float64: alpha = t, sigma = 1 - t, D the denoised image of the same data."""
-    times = np.asarray(sampler.time_grid(steps, shift), np.float64)
-    x, last, before = np.asarray(Z, np.float64), None, None
-    for i, (s, t) in enumerate(itertools.pairwise(times)):
-        d = MU + (s * S**2) / ((s * S) ** 2 + (1 - s) ** 2) * (x - s * MU)
-        with np.errstate(divide="ignore"):
-            h = np.log(t) - np.log(1 - t) - np.log(s) + np.log(1 - s)
-        r = before / h if 0 < i < steps - 1 else np.inf  # the first and the last step: order 1
-        used = (1 + 1 / (2 * r)) * d - (0 if r == np.inf else last / (2 * r))
-        x = (1 - t) / (1 - s) * x - t * np.expm1(-h) * used
-        last, before = d, h
-    np.testing.assert_allclose(end("dpm_2m", steps, shift=shift), x, rtol=2e-5)
-
-
-@pytest.mark.parametrize("steps", [14, 20, 40])
-def test_memory_of_the_last_step_is_worth_more_than_twice_the_steps(steps):
-    for name in MULTISTEP:
-        assert SAMPLERS[name].evaluations == 1
-        assert error(name, steps) < error("euler", 2 * steps)
-
-
-@pytest.mark.parametrize("name", MULTISTEP)
-def test_a_new_stretch_begins_with_a_step_of_eulers(name):
-    """There the velocity may jump, and what it was before says nothing about what follows."""
-    method, x = Sampler(name), Z
-    times = method.times(5)
-    for i in range(5):
-        x = method.integrate(still(gaussian), none, x, times[i : i + 2], i, steps=5)[0]
-    np.testing.assert_allclose(x, end("euler", 5), rtol=1e-5)
-
-
 def test_heun_asks_at_both_ends_of_a_step():
     """t^1 is integrated exactly by the trapezoid; Euler with the first velocity twice is not."""
     times = jnp.array([0.0, 0.5, 1.0])
@@ -256,75 +153,6 @@ def test_heun_has_order_2_on_the_guided_velocity_of_a_network(small):
     first, second = rms(run("heun", 16)), rms(run("heun", 32))
     assert 3.2 < first / second < 4.8
     assert second < rms(run("euler", 32)) / 4
-
-
-COUNT = 20_000  # standard errors: of the mean 0.0042, of the deviation 0.0030
-
-
-def normal(n):
-    return jax.random.normal(jax.random.fold_in(jax.random.key(1), n), (COUNT,))
-
-
-@pytest.mark.every(4)
-@pytest.mark.parametrize(
-    "name, settings",
-    [("euler_maruyama", dict(diffusion=d)) for d in sampler.DIFFUSIONS]
-    + [("euler_maruyama", dict(diffusion_scale=0.0))]
-    + [("euler_maruyama", dict(diffusion_scale=3.0, shift=2.0))]
-    + [("edm_heun", dict(churn=c)) for c in (0.0, 40.0, 1e9)]
-    + [("edm_heun", dict(churn=40.0, churn_min=0.05, churn_max=50.0))],
-    ids=str,
-)
-def test_noise_on_the_way_keeps_the_distribution(name, settings):
-    """Within four standard errors and 0.01 for the 250 steps."""
-    x = end(name, 250, z=normal(10**6), noise=normal, **settings)
-    assert abs(x.mean() - MU) < 0.027 and abs(x.std() - S) < 0.022
-
-
-@pytest.mark.parametrize("diffusion", sampler.DIFFUSIONS)
-def test_the_sde_does_not_oscillate_at_usual_steps_of_narrow_data(diffusion):
-    s = 0.05
-
-    def velocity(x, t, n):
-        return x * (t * s**2 - (1 - t)) / ((1 - t) ** 2 + (t * s) ** 2)
-
-    method = Sampler("euler_maruyama", diffusion=diffusion)
-    x = method.integrate(still(velocity), normal, normal(10**6), method.times(40))[0]
-    assert 0.7 * s < x.std() < 1.1 * s
-
-
-@pytest.mark.parametrize("diffusion", sampler.DIFFUSIONS)
-def test_the_sde_ends_in_data_that_is_one_point(diffusion):
-    """There x + (1 - t) v is that point, so the last step must take out nothing more."""
-    method = Sampler("euler_maruyama", diffusion=diffusion)
-    velocity = still(lambda x, t, n: (MU - x) / (1 - t))
-    x = method.integrate(velocity, normal, normal(10**6), method.times(10))[0]
-    np.testing.assert_allclose(x, MU, atol=1e-5)
-
-
-def test_churn_and_diffusion_forget_the_noise_they_began_with():
-    z = normal(10**6)
-    for name, on, off in (
-        ("euler_maruyama", dict(diffusion="constant"), dict(diffusion_scale=0.0)),
-        ("edm_heun", dict(churn=40.0), dict(churn=0.0)),
-    ):
-        stay, forget = (
-            float(jnp.corrcoef(end(name, 50, z=z, noise=normal, **s), z)[0, 1]) for s in (off, on)
-        )
-        assert stay > 0.999 and forget < 0.95
-
-
-def test_without_diffusion_the_sde_is_eulers_ode():
-    x = end("euler_maruyama", 20, noise=lambda n: jnp.ones(2), diffusion_scale=0.0)
-    np.testing.assert_allclose(x, end("euler", 20), rtol=1e-6)
-
-
-@pytest.mark.parametrize("diffusion", list(sampler.DIFFUSIONS))
-def test_the_last_step_of_the_sde_adds_no_noise(diffusion):
-    settings = dict(diffusion=diffusion)
-    quiet = end("euler_maruyama", 5, noise=lambda n: jnp.zeros(2), **settings)
-    last = end("euler_maruyama", 5, noise=lambda n: 1e3 * (n == 4) * jnp.ones(2), **settings)
-    np.testing.assert_array_equal(quiet, last)
 
 
 @pytest.mark.every(3)
@@ -383,14 +211,6 @@ def test_a_shift_keeps_the_ends_and_the_order(shift):
         assert times[0] == 0 and times[-1] == 1 and (np.diff(times) > 0).all()
     halfway = float(sampler.time_grid(2, shift)[1])
     assert halfway == pytest.approx(1 / (1 + shift))
-
-
-def test_edms_noise_levels_by_hand():
-    """rho 1 is a straight line: 80, 53.334, 26.668, 0.002; then 0."""
-    times = np.asarray(stochastic.edm_grid(4, 0.002, 80.0, 1.0), np.float64)
-    np.testing.assert_allclose(1 / times - 1, [80, 53.334, 26.668, 0.002, 0], rtol=1e-3, atol=1e-9)
-    ramp = (80 ** (1 / 7) + np.arange(18) / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
-    np.testing.assert_allclose(Sampler("edm_heun").times(18)[:-1], 1 / (1 + ramp), rtol=1e-5)
 
 
 @pytest.mark.every(3)
