@@ -54,6 +54,12 @@ NOISY = each("interval", (0.0, 1.0), (0.0, 0.7), (0.0, 0.4))  # of t: where the 
 SG_RATES = rates((0.0, 0.9), (0.5, 0.9), (0.0, 0.75), (0.0, 0.5), (0.25, 0.75), (0.4, 0.7))
 RISES = (1.0, 4.0), (4.0, 1.0), (1.0, 3.0), (3.0, 1.0), (1.0, 6.0), (6.0, 1.0), (2.0, 4.0)
 EARLY = each("weak_step", 0.33, 0.15, 0.6)
+SUMMED = [  # of differences; after many steps the sum is scaled by (omega - 1) / (1 - beta)
+    dict(scale=scale, momentum=beta)
+    for scale, beta in (
+        (1.15, 0.9), (1.25, 0.75), (1.2, 0.9), (1.1, 0.9), (1.5, 0.5), (1.5, 0.75), (1.1, 0.95),
+    )
+]  # fmt: skip
 
 METHODS: dict[str, tuple[Guidance, ...]] = {
     UNGUIDED: (Guidance(),),  # only its number of steps can be chosen
@@ -102,6 +108,9 @@ METHODS: dict[str, tuple[Guidance, ...]] = {
     "apg_sg": crossed(
         SG_RATES[:3], SG_SCALES, each("parallel", 0.0, 0.5), each("momentum", 0.0, -0.5)
     ),
+    "cfg_momentum": crossed(SUMMED, TIMES, weak_label="null"),
+    "sg_momentum": crossed(SUMMED, SG_RATES[:3], TIMES),
+    "ag_momentum": crossed(SUMMED, EARLY, TIMES),
     "cfg_zero": crossed(
         CFG_SCALES, each("zero_steps", 1, 0), TIMES, weak_label="null", rescale=True
     ),
@@ -124,6 +133,9 @@ TITLES = {  # what figures call the methods; any others appear in capitals
     "ig_cfg": "IG+CFG",
     "apg": "APG on CFG",
     "apg_sg": "APG on SG",
+    "cfg_momentum": "CFG, differences summed",
+    "sg_momentum": "SG, differences summed",
+    "ag_momentum": "AG, differences summed",
     "cfg_zero": "CFG-Zero*",
     "sg_zero": "Zero* on SG",
     "sg_refresh": "SG, weak prediction reused",

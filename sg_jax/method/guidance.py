@@ -30,7 +30,8 @@ routed blocks; its paper puts a mask token in their place.
 Our own options: with `refresh` k, step n uses the difference d of step k floor(n / k), counted from
 where the guidance begins to act; with ids "borrowed", h_weak,i = h_strong,i after a route for each
 token i that the weak prediction keeps; with `weak_weights`, the weak network has the same
-checkpoint's raw weights, or another average of them.
+checkpoint's raw weights, or another average of them; with a `momentum` beta > 0, which APG has
+below 0, step n uses sum over k <= n of beta^(n - k) (1 - t_k) d_k / (1 - t_n).
 
 Autoguidance (AG): arXiv 2406.02507. ICG and TSG: arXiv 2407.02687. Path-drop (PDG): arXiv
 2510.21986. IG: arXiv 2512.24176. APG: arXiv 2410.02416. CFG-Zero*: arXiv 2503.18886.
@@ -143,7 +144,9 @@ class Guidance(Settings):
         1.0, "eta of APG: what is left of the difference's part along the image", low=0
     )
     norm: float = setting(0.0, "r of APG: largest norm of an image's difference; 0: any", low=0)
-    momentum: float = setting(0.0, "beta of APG, negative as published", above=-1, below=1)
+    momentum: float = setting(
+        0.0, "beta of APG, below 0 as published; above 0 it sums differences", above=-1, below=1
+    )
     rescale: bool = setting(False, "multiply the weak velocity by s* (CFG-Zero*)")
     zero_steps: int = setting(0, "first steps with a velocity of 0 (CFG-Zero*)", low=0)
     weak_weights: str = setting(
