@@ -111,6 +111,7 @@ METHODS: dict[str, tuple[Guidance, ...]] = {
     "cfg_momentum": crossed(SUMMED, TIMES, weak_label="null"),
     "sg_momentum": crossed(SUMMED, SG_RATES[:3], TIMES),
     "ag_momentum": crossed(SUMMED, EARLY, TIMES),
+    "ag_sg_momentum": crossed(SUMMED, rates((0.0, 0.5), (0.0, 0.75), (0.0, 0.9)), EARLY, TIMES),
     "cfg_zero": crossed(
         CFG_SCALES, each("zero_steps", 1, 0), TIMES, weak_label="null", rescale=True
     ),
@@ -136,6 +137,7 @@ TITLES = {  # what figures call the methods; any others appear in capitals
     "cfg_momentum": "CFG, differences summed",
     "sg_momentum": "SG, differences summed",
     "ag_momentum": "AG, differences summed",
+    "ag_sg_momentum": "AG+SG, differences summed",
     "cfg_zero": "CFG-Zero*",
     "sg_zero": "Zero* on SG",
     "sg_refresh": "SG, weak prediction reused",
