@@ -146,6 +146,17 @@ def test_momentum_adds_the_last_difference_of_images():
     assert v[0, 0, 0, 0] == 3 + 4 and memory["moved"]["weak"][0, 0, 0, 0] == 2
 
 
+@pytest.mark.parametrize("beta", [0.9, -0.5])
+def test_momentum_sums_the_differences_of_images(beta):
+    """Of step k the share beta^(n - k) (1 - t_k) / (1 - t_n) is left in step n; each d_k is 2."""
+    _, run, memory = start(Guidance(1.5, **CFG, momentum=beta), steps=5)
+    times = [0.0, 0.2, 0.4, 0.6, 0.8]
+    for n, t in enumerate(times):
+        v, memory = run(jnp.zeros((1, 1, 1, 2)), t, n, memory)
+        shares = [beta ** (n - k) * (1 - times[k]) / (1 - t) for k in range(n + 1)]
+        np.testing.assert_allclose(v, 3 + 0.5 * 2 * sum(shares), rtol=1e-5)
+
+
 def test_nothing_is_remembered_where_nothing_is_needed():
     for guidance in (Guidance(), Guidance(2.0, **CFG, norm=1.0), Guidance(inner_scale=2.0)):
         assert start(guidance)[2] == ()
