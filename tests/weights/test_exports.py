@@ -71,7 +71,7 @@ def test_an_imported_run_is_a_run(imported, sit):
         same(checkpoints.load(imported, weights=weights), other)
     assert "own" in sg_jax.settings(imported)
     readme = (imported / "README.md").read_text(encoding="utf-8")
-    assert "SiT.npz, SHA-256" in readme and "Names are those of sit" in readme
+    assert "SiT.npz, SHA-256" in readme and "The names are those of sit" in readme
     assert [path.name for path in imported.parent.iterdir()] == ["sit"]  # nothing half-written
 
 
