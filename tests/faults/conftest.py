@@ -1,8 +1,6 @@
 """Tiny runs that the tests of this folder start from, made once for all workers."""
 
-import fcntl
-import os
-
+import made_once
 import numpy as np
 import pytest
 from harness import Lab
@@ -11,11 +9,7 @@ from published import golden
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
-    """A folder that all workers of this test run share."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "faults"
-    folder.mkdir(exist_ok=True)
-    return folder
+    return made_once.folder(tmp_path_factory, "faults")
 
 
 @pytest.fixture(scope="session")
@@ -28,17 +22,7 @@ def lab(base):
 
 @pytest.fixture(scope="session")
 def once(base):
-    """Name, function -> folder that the function has filled, once for all workers."""
-
-    def make(name, fill):
-        with (base / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (base / f"{name}.done").exists():
-                fill(base / name)
-                (base / f"{name}.done").touch()
-        return base / name
-
-    return make
+    return made_once.maker(base)
 
 
 @pytest.fixture(scope="session")

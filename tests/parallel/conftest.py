@@ -3,20 +3,14 @@
 Those are made once, also where pytest-xdist gives the tests to different workers.
 """
 
-import fcntl
-import os
-
+import made_once
 import pytest
 from groups import STEPS, Group
 
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
-    """A folder that all workers of this test run share."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "multihost"
-    folder.mkdir(exist_ok=True)
-    return folder
+    return made_once.folder(tmp_path_factory, "multihost")
 
 
 @pytest.fixture(scope="session")
@@ -48,17 +42,7 @@ def run(start):
 
 @pytest.fixture(scope="session")
 def once(base):
-    """Name, function -> folder that the function has filled, once for all workers."""
-
-    def make(name, fill):
-        with (base / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (base / f"{name}.done").exists():
-                fill(base / name)
-                (base / f"{name}.done").touch()
-        return base / name
-
-    return make
+    return made_once.maker(base)
 
 
 @pytest.fixture(scope="session")
