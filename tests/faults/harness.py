@@ -1,15 +1,13 @@
-"""What the tests of this folder share: tiny runs, their processes, and two runs compared.
+"""Starts the commands of tiny runs for the tests of this folder.
 
 A run is started by its command and looked at through its log, its files and /proc, as a user
 would. Most commands are forked from a process that has imported everything (`server.py`), which
 saves three seconds each; a test that is about the start gives `fork=False`.
 """
 
-import csv
 import json
 import os
 import pathlib
-import random
 import resource
 import shutil
 import signal
@@ -23,8 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import compiling
-import numpy as np
-import tensorstore
+from process_table import processes, session
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -42,8 +39,6 @@ TINY = (
 )  # fmt: skip
 NO_PICTURES = ("--config.train.sample_every=0",)
 TRAIN_ONLY = (*NO_PICTURES, "--config.train.then=()")
-# What a clock wrote, or depends on that, and so differs between two equal runs.
-CLOCK = ("steps_per_second", "images_per_second", "tflops_per_second", "check")
 PATIENCE = 600  # seconds that a tiny command may take on a busy machine
 
 
@@ -253,184 +248,10 @@ class Lab:
             self.server.close()
 
 
-# What a run holds.
-
-
-def arrays(item: pathlib.Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a part of a checkpoint, such as checkpoints/8/model, by their paths."""
-    store = {"driver": "ocdbt", "base": f"file://{item}/"}
-    keys = [key.decode() for key in tensorstore.KvStore.open(store).result().list().result()]
-    names = [key.removesuffix("/zarr.json") for key in keys if key.endswith("/zarr.json")]
-    found = {}
-    for name in names:
-        where = {"driver": "zarr3", "kvstore": {**store, "path": f"{name}/"}}
-        found[name] = np.asarray(tensorstore.open(where, open=True).result().read().result())
-    assert found, item
-    return found
-
-
-def saved(workdir: pathlib.Path) -> list[int]:
-    """Return the steps of the checkpoints."""
-    folder = workdir / "checkpoints"
-    names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    return sorted(int(name) for name in names if name.isdigit())
-
-
-def records(workdir: pathlib.Path) -> list[dict]:
-    """Return the lines of metrics.jsonl, without what a clock wrote."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in CLOCK} for line in lines]
-
-
-def losses(workdir: pathlib.Path) -> np.ndarray:
-    """Return the loss of each step; each step must be there once, in order."""
-    found = [record for record in records(workdir) if "loss" in record]
-    assert [record["step"] for record in found] == list(range(1, len(found) + 1))
-    return np.array([record["loss"] for record in found])
-
-
-def _rows(path: pathlib.Path) -> list[dict]:
-    if path.suffix == ".csv":
-        with path.open(newline="") as file:
-            rows: list[dict] = list(csv.DictReader(file))
-    else:
-        rows = json.loads(path.read_text())
-    return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
-
-
-def results(workdir: pathlib.Path) -> dict[str, Any]:
-    """Return all that a run computed, by name: arrays, records and the bytes of pictures.
-
-    What cannot be read is an entry that says so.
-    """
-    found: dict[str, Any] = {}
-    items = [item for step in saved(workdir) for item in _items(workdir, step)]
-    others = [path for path in sorted(workdir.rglob("*")) if path.is_file()]
-    for path in [*items, *others]:
-        name = str(path.relative_to(workdir))
-        try:
-            if path in items:
-                found |= {f"{name}, {key}": value for key, value in arrays(path).items()}
-            elif path.suffix == ".npz":
-                with np.load(path) as file:
-                    found |= {f"{name}, {key}": file[key] for key in file.files}
-            elif path.suffix == ".npy":
-                found[name] = np.load(path)
-            elif path.suffix == ".png" and "samples" in path.relative_to(workdir).parts:
-                found[name] = path.read_bytes()
-            elif path.name in ("scores.csv", "report.json"):
-                found[name] = _rows(path)
-            elif path.name == "metrics.jsonl":
-                found[name] = records(workdir)
-        except Exception as error:
-            found[name] = f"cannot be read: {error}"
-    return found
-
-
-def _items(workdir: pathlib.Path, step: int) -> list[pathlib.Path]:
-    """Return the parts of a checkpoint: model, ema, opt_state, progress."""
-    folder = workdir / "checkpoints" / str(step)
-    return [path for path in sorted(folder.iterdir()) if (path / "_METADATA").exists()]
-
-
-def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    """Return the names of what is not equal, bit for bit."""
-    names = [f"{name} (only in one)" for name in sorted(found.keys() ^ expected.keys())]
-    for name in sorted(found.keys() & expected.keys()):
-        a, b = found[name], expected[name]
-        if isinstance(b, np.ndarray):
-            same = a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-        else:
-            same = a == b
-        if not same:
-            names.append(name)
-    return names
-
-
-def tree(workdir: pathlib.Path) -> set[str]:
-    """Return the files and folders of a run; names that are random are left out."""
-    found = set()
-    for path in workdir.rglob("*"):
-        name = path.relative_to(workdir)
-        if path.parent.name == "d" or (name.parts[0] == "tensorboard" and len(name.parts) > 1):
-            continue  # Orbax's data files, and the log of TensorBoard of each start
-        found.add(str(name))
-    return found
-
-
-def contents(folder: pathlib.Path) -> dict[str, bytes]:
-    """Return every file of a folder and its bytes."""
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
-
-
 def is_one_sentence(text: str) -> bool:
     """Whether a command ended with one `Error: ...` line and no traceback."""
     lines = [line for line in text.splitlines() if "Error: " in line and "Warning: " not in line]
     return len(lines) == 1 and lines[0].startswith("Error: ") and "Traceback" not in text
-
-
-# Processes.
-
-
-def processes() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _stat(pid: int) -> list[str]:
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def session(pid: int) -> int:
-    """Return the session of a process that runs, or 0."""
-    fields = _stat(pid)
-    return int(fields[3]) if fields and fields[0] not in "ZX" else 0
-
-
-def descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def threads(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/task"))
-
-
-def memory(pid: int) -> float:
-    """Return the memory of a process that is its own, in MB."""
-    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) / 1e3
-    raise ProcessLookupError(f"process {pid} has ended")
-
-
-# Damage.
-
-
-def truncate(path: pathlib.Path, rng: random.Random) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def flip(path: pathlib.Path, rng: random.Random) -> None:
-    """Flip one bit somewhere."""
-    data = bytearray(path.read_bytes())
-    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    path.write_bytes(bytes(data))
-
-
-def delete(path: pathlib.Path, rng: random.Random) -> None:
-    path.unlink()
-
-
-def replace(path: pathlib.Path, rng: random.Random) -> None:
-    """Put a file of another kind in its place: a picture, or a text where a picture was."""
-    picture = (ROOT / "launch" / "quickstart.png").read_bytes()
-    path.write_bytes(b"Not what was here.\n" if path.suffix == ".png" else picture)
-
-
-DAMAGE = {"truncated": truncate, "one bit flipped": flip, "deleted": delete, "foreign": replace}
 
 
 def open_folder() -> Iterator[pathlib.Path]:

@@ -14,20 +14,9 @@ import shutil
 
 import numpy as np
 import pytest
-from harness import (
-    DAMAGE,
-    NO_PICTURES,
-    Command,
-    contents,
-    differences,
-    flip,
-    is_one_sentence,
-    open_folder,
-    replace,
-    results,
-    saved,
-    truncate,
-)
+from damages import DAMAGE, flip, replace, truncate
+from harness import NO_PICTURES, Command, is_one_sentence, open_folder
+from remains import contents, differences, results, saved
 
 NOBODY = 65534
 LATEST = "checkpoints/8"

@@ -5,7 +5,8 @@ import signal
 
 import numpy as np
 import pytest
-from harness import TRAIN_ONLY, losses, results, saved
+from harness import TRAIN_ONLY
+from remains import losses, results, saved
 
 # So few steps at this rate let rounding grow little; another batch changes a loss by 0.1.
 GENTLE = (*TRAIN_ONLY, "--config.optimizer.learning_rate=1e-4", "--config.checkpoint.keep=9")

@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from harness import contents
+from remains import contents
 from test_kill import nothing_left
 
 KILLS = 4

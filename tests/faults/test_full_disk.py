@@ -6,7 +6,8 @@ import shutil
 import subprocess
 
 import pytest
-from harness import TRAIN_ONLY, contents, differences, is_one_sentence, results, saved, tree
+from harness import TRAIN_ONLY, is_one_sentence
+from remains import contents, differences, results, saved, tree
 
 KB = 1024
 SIZE = 16 * KB * KB

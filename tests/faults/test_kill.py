@@ -10,15 +10,8 @@ import time
 from collections.abc import Callable
 
 import pytest
-from harness import (
-    TRAIN_ONLY,
-    Command,
-    differences,
-    losses,
-    results,
-    saved,
-    tree,
-)
+from harness import TRAIN_ONLY, Command
+from remains import differences, losses, results, saved, tree
 
 Seen = Callable[[Command, pathlib.Path], bool]
 

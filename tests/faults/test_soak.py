@@ -11,15 +11,9 @@ import time
 import matplotlib
 import numpy as np
 import pytest
-from harness import (
-    HERE,
-    TRAIN_ONLY,
-    Command,
-    descriptors,
-    memory,
-    saved,
-    threads,
-)
+from harness import HERE, TRAIN_ONLY, Command
+from process_table import descriptors, memory, threads
+from remains import saved
 
 matplotlib.use("Agg")
 TICK = os.sysconf("SC_CLK_TCK")

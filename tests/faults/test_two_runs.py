@@ -6,7 +6,8 @@ import socket
 import threading
 
 import pytest
-from harness import TRAIN_ONLY, differences, is_one_sentence, losses, results, saved
+from harness import TRAIN_ONLY, is_one_sentence
+from remains import differences, losses, results, saved
 
 ENDLESS = (*TRAIN_ONLY, "--config.train.steps=1000000", "--config.checkpoint.every=1000000")
 

@@ -17,7 +17,8 @@ import zipfile
 import numpy as np
 import pytest
 import tensorstore
-from harness import contents, is_one_sentence, results
+from harness import is_one_sentence
+from remains import contents, results
 
 import sg_jax
 from sg_jax.config import parsing, record, trust

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 import pytest
 import random_weights
-from harness import DAMAGE, contents, is_one_sentence
+from damages import DAMAGE
+from harness import is_one_sentence
+from remains import contents
 from test_full_disk import disk, levels, size  # noqa: F401  (a fixture)
 
 import sg_jax
