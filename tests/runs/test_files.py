@@ -210,3 +210,21 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path, monkeypa
     files.tidy(tmp_path)
     assert not open_one.exists()
     files.tidy(tmp_path / "missing")
+
+
+def test_what_a_killed_command_left_is_removed(tmp_path):
+    left, other = tmp_path / ".run.1f2e.partial", tmp_path / ".another.1f2e.partial"
+    for folder in (left, other):
+        (folder / "checkpoints").mkdir(parents=True)
+        os.utime(folder, (0, 0))
+    with files.making(tmp_path / "run") as folder:
+        (folder / "a").touch()
+        assert not (tmp_path / "run").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [other.name, "run"]
+    os.utime(other, (0, 0))
+    with files.making(tmp_path / "another"):  # somebody else fills it at the same time
+        (running,) = tmp_path.glob(".another.*.partial")
+        os.utime(running, (0, 0))
+        with pytest.raises(KeyError), files.making(tmp_path / "another"):
+            raise KeyError
+        assert running.exists()
