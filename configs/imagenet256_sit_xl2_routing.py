@@ -12,8 +12,7 @@ From the images to latents, a trained network, pictures, scores, and weights to 
     python -m sg_jax.main --config configs/imagenet256_sit_xl2_routing.py --workdir RUN \\
       --config.data.data_dir=DATA_DIR --mode evaluate \\
       --config.evaluate.reference=VIRTUAL_imagenet256_labeled.npz
-    python -m sg_jax.main --config configs/imagenet256_sit_xl2_routing.py --workdir RUN \\
-      --mode export --to RUN.safetensors --family sit
+    python -m sg_jax.main --workdir RUN --mode export --to RUN.safetensors --family sit
 
 It trains on latents of 32x32x4 (sd-vae-ft-ema), with batch 256 and blocks 2 to 24 of 28 routed at
 rate 0.5. `evaluate` measures FID, sFID, IS, precision and recall by ADM's protocol and
@@ -22,7 +21,8 @@ The first command encodes ImageNet, from TFDS or a folder of its images; with --
 converts the .npy files that DiT and SiT training runs store (configs/README.md).
 
 With --dry-run --chips 16*v5e, each command says what it would read, compute and write, and how
-long that would take at an assumed 40% of the peak. It needs neither data nor weights:
+long that would take at an assumed 40% of the peak. It needs neither data nor weights, but export
+needs --config too as long as there is no RUN:
 
     latents    55 min (9 in bfloat16) for 1,281,167 images, 148 GB -> 42.5 GB
     train      1.95 days for 2,000,000 steps -> 41 checkpoints of 10.8 GB

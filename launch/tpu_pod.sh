@@ -94,7 +94,7 @@ watch() {
         return 0
         ;;
       *failed*)
-        echo "The run failed again after a retry; the verb logs shows why." >&2
+        echo "The run has failed again and again; the verb logs shows why." >&2
         return 1
         ;;
     esac

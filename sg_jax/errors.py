@@ -48,10 +48,13 @@ def section(name: str) -> Iterator[None]:
         raise SettingError(name, error.name, error.value, error.rule) from None
 
 
-def nearest(name: object, options: Iterable[object]) -> str:
-    """Return " Did you mean 'x'?" for the option closest to `name`, or an empty string."""
+def nearest(name: object, options: Iterable[object], cutoff: float = 0.5) -> str:
+    """Return " Did you mean 'x'?" for the option closest to `name`, or an empty string.
+
+    `cutoff` is how alike they must be, from 0 to 1, as `difflib` measures it.
+    """
     text = name if isinstance(name, str) else shown(name)
-    close = difflib.get_close_matches(text[:200], [str(o) for o in options], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(text[:200], [str(o) for o in options], n=1, cutoff=cutoff)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

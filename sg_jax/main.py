@@ -7,6 +7,7 @@ Each mode has a file in `modes`; `config` has every setting.
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 import shlex
@@ -21,7 +22,7 @@ if __name__ == "__main__":
 import jax
 
 from sg_jax.config import geometry, help, parsing, record, tree, trust
-from sg_jax.config.sections import Config
+from sg_jax.config.sections import SECTIONS, Config
 from sg_jax.costs import chips, machines
 from sg_jax.data import identity, prepare, wording
 from sg_jax.data.sources import open_source, options_of
@@ -40,7 +41,8 @@ USAGE = """Usage: python -m sg_jax.main --config FILE --workdir DIR [--mode MODE
   --config FILE        the experiment, such as configs/digits.py; may be left out if DIR is a run
   --workdir DIR        folder of the run, on disk or gs://BUCKET/FOLDER
   --config.KEY=VALUE   set one value, such as --config.train.steps=500
-  --help config        list the sections of keys; --help config.train lists those of one
+  --help config        list the sections of keys; --help config.train lists those of one, and
+                       --help tune explains a mode and its section
   --dry-run            print the resolved config, the costs, and what would be read, computed and
                        written, and stop
   --chips CHIPS        chips to estimate a dry run's times for, such as 16*v5e or 8*H100
@@ -49,6 +51,7 @@ USAGE = """Usage: python -m sg_jax.main --config FILE --workdir DIR [--mode MODE
 
 {modes}
 """
+HELP = {"--help", "-help", "-h"}
 FLAGS = (
     Option("mode", "what to do", default="train"),
     Option("config", "the experiment", default=None),
@@ -79,9 +82,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run(argv: Sequence[str]) -> None:
-    if {"--help", "-help", "-h"} & set(argv[1:]):
-        topics = [a for a in argv[1:] if a.partition(".")[0] == "config"]
-        print(help.explain(topics[0]) if topics else USAGE.format(modes=explain_modes()))
+    if HELP & set(argv[1:]):
+        print(_explained(argv[1:]))
         return
     chips.set_flags()
     processes.start()
@@ -127,6 +129,19 @@ def _run(argv: Sequence[str]) -> None:
         log(f"Written: {path}")
 
 
+def _explained(arguments: Sequence[str]) -> str:
+    """Return the help on the word after --help: a mode, a section, a key or "config"; or on all."""
+    pairs = itertools.pairwise(arguments)
+    topics = [word for before, word in pairs if before in HELP and not word.startswith("-")]
+    if not topics:
+        return USAGE.format(modes=explain_modes(MODES))
+    name = topics[0].removeprefix("config.")
+    parts = [explain_modes([name])] if topics[0] in MODES else []
+    if not parts or name in SECTIONS:
+        parts.append(help.explain("config" if name == "config" else f"config.{name}"))
+    return "\n\n".join(parts)
+
+
 def _may_be_run(workdir: str) -> bool:
     """Return whether a folder has anything in it, even just a run without its config."""
     return bool(workdir) and bool(files.children(files.path(workdir)))
@@ -148,7 +163,7 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
     known = geometry.is_known(config) or not mode.network
     needs_data = not known or (mode.data and not recorded and not given.dry)
     if given.config is None:  # then it is the run's own
-        used = [*mode.paths(checked, workdir), *([trust.DATA] if needs_data else [])]
+        used = [*mode.paths(checked, workdir), *(trust.READ if needs_data else [])]
         trust.check(config, workdir, used, parsing.keys_of(rest))
     source = None
     if not needs_data:

@@ -275,6 +275,19 @@ def test_help_prints_the_keys_of_a_section(capsys):
         main.main(["main", "--help", "config.trian"])
 
 
+def test_help_explains_a_mode_and_a_key(capsys):
+    from sg_jax import main
+
+    main.main(["main", "--help", "sample"])
+    text = capsys.readouterr().out
+    assert "--prompts" in text and "config.sample: " in text and "--join" not in text
+    main.main(["main", "--config", "x.py", "--help", "train.steps"])
+    text = capsys.readouterr().out
+    assert "steps=1000" in text and "batch_size" not in text
+    with pytest.raises(main.UserError, match=r"no section config\.smaple.*mean 'sample'"):
+        main.main(["main", "--help", "smaple"])
+
+
 def test_a_mode_from_outside_is_listed_and_run(capsys, monkeypatch, tmp_path):
     from sg_jax import main
     from sg_jax.modes import base
@@ -362,8 +375,10 @@ def test_the_process_fails_with_the_message_alone(call, tmp_path):
 @pytest.mark.slow
 def test_a_run_goes_on_as_it_began_but_not_otherwise(call, data_dir, tmp_path):
     workdir = str(tmp_path / "run")
-    first = call("--workdir", workdir, "--config.train.steps=1", "--config.train.then=()")
+    first = call("--workdir", workdir, "--config.train.steps=2", "--config.train.then=()")
     assert first.returncode == 0
+    done = call("--workdir", workdir, "--config.train.steps=1")
+    assert done.returncode == 2 and "train.steps=1 is less than the 2 that" in done.stderr
     done = call("--workdir", workdir, "--config.objective.gamma=0.25")
     assert done.returncode == 2
     assert "config.objective.gamma=0.25" in done.stderr and "0.5" in done.stderr

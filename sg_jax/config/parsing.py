@@ -224,8 +224,10 @@ def keys_of(arguments: Sequence[str]) -> set[str]:
 
 def _unknown(flag: str, known: Iterable[str]) -> str:
     names = [f"--{name}" for name in known]
+    keys = [f"--{key}" for key in _leaves(defaults()) if key.endswith(f".{flag.lstrip('-')}")]
+    hint = f" These keys end so: {', '.join(keys)}." if keys else nearest(flag, names)
     return (
-        f"{_plainly(flag)} is not a flag.{nearest(flag, names)} The flags are {', '.join(names)} "
+        f"{_plainly(flag)} is not a flag.{hint} The flags are {', '.join(names)} "
         f"and --config.<key>=<value>."
     )
 
@@ -241,10 +243,13 @@ def _check_key(config: ConfigDict, dotted: str) -> None:
         if not isinstance(node, ConfigDict) or key not in node:
             options = list(node) if isinstance(node, ConfigDict) else []
             full = [k for k in _leaves(config) if k.endswith(f".{key}")]
-            if full:  # the right key, under the wrong section
-                hint = nearest(dotted, full)
-            else:
-                hint = nearest(key, options) or nearest(dotted, _leaves(config))
+            hint = nearest(key, options, cutoff=0.8 if full else 0.5)
+            if path == "config.guidance":
+                hint += " A new setting needs a config file."
+            elif full:
+                other = nearest(dotted, full)  # the right key, under the wrong section
+                hint += other.replace("Did you mean", "Or") if hint else other
+            hint = hint or nearest(dotted, _leaves(config))
             allowed = f" Keys of {path}: {', '.join(options)}." if options else ""
             raise UserError(
                 f"{_plainly(f'--{dotted}')}: {path} has no key {shown(key)}.{hint}{allowed}"

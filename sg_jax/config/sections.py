@@ -188,6 +188,9 @@ class Sample(Settings):
     chunk: int = setting(-1, "tokens a device runs at once; 0: all, -1: the best for it", low=-1)
     labels: tuple = setting((), "classes to draw; empty: each in turn", rule=tuples.labels)
     count: int = setting(64, "number of images", low=1, high=MOST_IMAGES)
+    checkpoint: int = setting(
+        0, "which one --mode sample and --mode control load; 0: the latest, -1: the best", low=-1
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from sg_jax.runs import files
 
 DATA, IMAGES = "data.data_dir", "evaluate.images"
 NAMES = {DATA: "data.name", IMAGES: IMAGES}  # the key that names a data set, by the used key
+READ = (DATA, "data.classes")
 JUDGES = ("features.path", IMAGES, *(f"evaluate.{n}" for n in ("reference", "inception", "dinov2")))
 TRACK = "track.name"
 SENT_TO = (TRACK, "track.project", "track.entity")

@@ -3,10 +3,11 @@
 import pathlib
 from typing import Any
 
-from sg_jax.data import latent_shards, skipping, wording
+from sg_jax.data import latent_shards, prepare, skipping, wording
 from sg_jax.data.origin import NAME as ORIGIN
 from sg_jax.data.sources import open_source
-from sg_jax.errors import UserError
+from sg_jax.errors import UserError, nearest
+from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
 REMEDY = "copy the data set again, or make it again."
@@ -22,6 +23,12 @@ def check(data_dir: str, name: str) -> None:
     if unfinished.exists():
         raise UserError(
             f"{unfinished} is not finished: repeat the command that began it to continue it."
+        )
+    if not prepare.is_prepared(name, data_dir):
+        known = [path.name for path in files.children(files.path(data_dir)) if path.is_dir()]
+        raise UserError(
+            f"--name={name}: --to={data_dir} has no such data set; it has "
+            f"{', '.join(sorted(known)) or 'none'}." + nearest(name, known)
         )
     source: Any = open_source(name, latent_shards.SPLIT, data_dir, damaged="stop", tried=False)
     if not source.latents and source.described is None:

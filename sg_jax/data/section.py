@@ -28,8 +28,8 @@ class Data(Settings):
 
     name: str = setting(
         "digits",
-        '"digits", "shapes", a TFDS name, latents, "hf:NAME", "wds:FOLDER", or a folder, .zip or '
-        ".tar of images",
+        '"digits", "shapes", "emoji", a TFDS name, latents, "hf:NAME", "wds:FOLDER", or a folder, '
+        ".zip or .tar of images",
         fixed=ALWAYS,
     )
     data_dir: str = setting("", "folder of prepared data sets; empty: TFDS's own ($TFDS_DATA_DIR)")

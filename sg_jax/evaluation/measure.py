@@ -212,7 +212,7 @@ def resolved(
       workdir: folder of the run.
       step: step of the strong network, of which `weak_step` may be a share; the latest by default.
         For another run, `weak_step` is a share of that run's latest step.
-      tell: whether to log which step a share stands for.
+      tell: whether to log which step a share stands for, and what is odd about the setting.
 
     Raises:
       UserError: the networks cannot run the setting, or a checkpoint is missing.
@@ -221,4 +221,13 @@ def resolved(
     guidance = weak_networks.at_step(guidance, workdir, step, tell)
     model = experiment.model
     checks.check_setting(model, guidance, weak_networks.shapes(guidance, model))
+    if tell:
+        for doubt in checks.doubts(guidance, _untrained_null(experiment)):
+            log(f"{guidance.describe()}: {doubt}")
     return guidance
+
+
+def _untrained_null(experiment: Experiment) -> bool:
+    """Return whether the run never drew the null label, nor started from other weights."""
+    config = experiment.config
+    return config.objective.label_dropout == 0 and not config.train.init_from

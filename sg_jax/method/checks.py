@@ -142,6 +142,31 @@ def possible(
     return able, notes
 
 
+def doubts(guidance: Guidance, untrained_null: bool = False) -> list[str]:
+    """Return a sentence on each thing about a setting that works but is probably not meant.
+
+    Args:
+      guidance: the setting.
+      untrained_null: whether the network was trained without the null label.
+    """
+    if not guidance.weak_acts:
+        return []
+    found, (strong, weak) = [], (guidance.gamma_strong, guidance.gamma_weak)
+    alike = guidance.weak_label == "same" and not guidance.two_networks
+    constant = not isinstance(strong, tuple) and not isinstance(weak, tuple)
+    if alike and constant and strong > weak:  # type: ignore[operator]
+        found.append(
+            f"the strong prediction leaves out more tokens (gamma_strong={strong:g}) than the weak "
+            f"one (gamma_weak={weak:g}), so guidance probably makes images worse."
+        )
+    if untrained_null and guidance.weak_label == "null":
+        found.append(
+            "the weak prediction is that of the null label, which was never trained, because "
+            "config.objective.label_dropout=0.0."
+        )
+    return found
+
+
 def rounding(guidance: Guidance, steps: int) -> float:
     """Return the largest difference between a step's rate and its schedule."""
     pairs = zip(rates(guidance, steps), (guidance.gamma_strong, guidance.gamma_weak), strict=True)

@@ -70,7 +70,8 @@ def segments(depth: int, routes: Sequence[Route], inner: int = 0) -> tuple[Segme
         pair = isinstance(route, tuple) and len(route) == 2 and all(map(is_whole, route))
         if not pair:
             raise UserError(
-                f"config.model.routes: {shown(route)} must be a pair (start, end) of ints."
+                f"config.model.routes: {shown(route)} must be a pair (start, end) of ints, "
+                "as in ((1, 4),)."
             )
         start, end = route
         if not 0 <= start <= end < depth:

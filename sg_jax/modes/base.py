@@ -223,11 +223,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message[0].upper() + message[1:] + ".")
 
 
-def explain_modes() -> str:
-    """Return a line for each mode, and its flags below it."""
+def explain_modes(names: Collection[str]) -> str:
+    """Return a line for each of these modes, and its flags below it."""
     lines = []
     # Training first, then what a trained run is for.
-    for mode in sorted(MODES.values(), key=lambda m: (m.name != "train", not m.same, m.name)):
+    for mode in sorted(
+        map(mode_named, names), key=lambda m: (m.name != "train", not m.same, m.name)
+    ):
         lines.append(f"    {mode.name:10} {mode.help}")
         for option in mode.options:
             flag = option.name.upper() if option.positional else f"--{option.name}"

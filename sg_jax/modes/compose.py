@@ -97,7 +97,7 @@ def compose(experiment: Experiment, workdir: str) -> list[epath.Path]:
     texts = [prompt.text for prompt in found]
     cut = encoder.cut(texts) if encoder else map(wording.cuts, texts)
     tell_cut(cut, wording.most)
-    step = checkpoints.scored_step(config.evaluate.step, workdir)
+    step = checkpoints.chosen_step(config.evaluate.step, workdir)
     settings = composing.candidates(experiment, workdir, step)
     clip = Clip(config.compose.clip) if config.compose.clip and processes.is_writer() else None
     composer = composing.Composer(experiment, workdir, found, step, scores, clip, encoder)

@@ -25,7 +25,7 @@ from sg_jax.method.guidance import Guidance
 from sg_jax.modes.base import Job, Mode, Option, encoder_paths, register, weak_paths
 from sg_jax.modes.dry_draw import costs_of
 from sg_jax.modes.dry_parts import Lines, gflops, lasting
-from sg_jax.modes.sample import recorded
+from sg_jax.modes.sample import drawn_step, recorded
 from sg_jax.parallel import processes
 from sg_jax.programs import directions
 from sg_jax.programs.sampling import sample
@@ -90,7 +90,8 @@ class Controller:
         if experiment.config.text.encoder != BYTES:
             self.encoder = text_encoders.of_run(experiment.config, workdir)
         how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
-        self.model, step = checkpoints.load_with_step(workdir, **how)
+        asked = drawn_step(experiment, workdir)
+        self.model, step = checkpoints.load_with_step(workdir, asked, **how)
         self.guided: dict[str, tuple[Guidance, Any]] = {}
         for name in dict.fromkeys([experiment.config.sample.guidance, *self.config.guidance]):
             guidance = measure.resolved(experiment, experiment.settings[name], workdir, step)

@@ -41,8 +41,9 @@ def run(job: Job) -> list[epath.Path]:
     """
     assert job.source is not None
     if job.options.get("check"):
-        for split in job.options["check"]:
-            check(job.experiment.config, split, job.experiment.wording)
+        config = job.experiment.config
+        for source in [_open(config, split) for split in job.options["check"]]:
+            check(config, source, job.experiment.wording)
         return []
     path = files.path(job.workdir) / "data_bench.json" if job.workdir else None
     result = measure(job.experiment, job.source)
@@ -51,19 +52,23 @@ def run(job: Job) -> list[epath.Path]:
     return [files.write_atomically(path, json.dumps(result, indent=1).encode())]
 
 
-def check(config: Config, split: str, wording: Wording | None = None) -> None:
+def _open(config: Config, split: str) -> Source:
+    """Return a split whose damaged examples are all still there."""
+    data = config.data
+    try:
+        return open_source(data.name, split, **options_of(data, all_damaged=True))
+    except SettingError as error:
+        named = f"--check {split}" if error.name == "split" else f"config.data.{error.name}"
+        raise UserError(f"{named} {error.rule}") from None
+
+
+def check(config: Config, source: Any, wording: Wording | None = None) -> None:
     """Read every example of a split, and its captions for a network of texts.
 
     Raises:
       UserError: some cannot be read; it names the first one and the files of all of them.
     """
-    data = config.data
-    try:
-        source: Any = open_source(data.name, split, **options_of(data, all_damaged=True))
-    except SettingError as error:
-        named = f"--check {split}" if error.name == "split" else f"config.data.{error.name}"
-        raise UserError(f"{named} {error.rule}") from None
-    listed = 0
+    split, listed = source.split, 0
 
     def say(line: str) -> None:
         nonlocal listed
@@ -82,7 +87,7 @@ def check(config: Config, split: str, wording: Wording | None = None) -> None:
         f"{len(found):,} of the {len(source):,} examples of split {split!r} cannot be read, in "
         f"{', '.join(places[:SHOWN])}{more}."
     )
-    if data.damaged == "skip":
+    if config.data.damaged == "skip":
         log(f"{text} Training leaves them out (config.data.damaged='skip').")
         return
     raise UserError(f"{text} The first: {found[0].why}")

@@ -58,7 +58,7 @@ def diversity(experiment: Experiment, source: Source, workdir: str) -> list[epat
       UserError: the networks cannot run a setting; raised before any sampling.
     """
     config, folder = experiment.config, files.path(workdir)
-    step = checkpoints.scored_step(config.evaluate.step, workdir)
+    step = checkpoints.chosen_step(config.evaluate.step, workdir)
     settings = {
         name: measure.resolved(experiment, experiment.settings[name], workdir, step)
         for name in config.diversity.guidance

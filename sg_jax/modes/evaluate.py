@@ -77,7 +77,7 @@ def evaluate(
       UserError: a checkpoint is missing; raised before any sampling.
     """
     config, folder = experiment.config, files.path(workdir)
-    step = checkpoints.scored_step(config.evaluate.step, workdir)
+    step = checkpoints.chosen_step(config.evaluate.step, workdir)
     judge = scoring.open_judge(config, source, workdir, experiment.image_shape[0])
     names, samples = config.evaluate.guidance, config.evaluate.samples
     found = measure.run(

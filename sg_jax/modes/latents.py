@@ -11,9 +11,9 @@ data/latent_shards.py describe the files.
 """
 
 import dataclasses
-import itertools
 import shlex
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -63,11 +63,22 @@ def _convert(given: Any) -> epath.Path:
             "--scale is missing: give the factor that the files' latents are multiplied by, "
             "0.18215 for raw ones of Stable Diffusion, or 1 for scaled ones."
         )
-    examples = itertools.chain.from_iterable(
-        read_npy(folder, given["scale"], given["posterior"] or None) for folder in given["from"]
-    )
-    folder = latents.write(examples, given["to"], given["name"], given["classes"])
+    highest, classes = 0, given["classes"]
+
+    def examples() -> Iterator[tuple[np.ndarray, int]]:
+        nonlocal highest
+        for folder in given["from"]:
+            for array, label in read_npy(folder, given["scale"], given["posterior"] or None):
+                highest = max(highest, label)
+                yield array, label
+
+    folder = latents.write(examples(), given["to"], given["name"], classes)
     _tell(given)
+    if highest + 1 < classes:
+        log(
+            f"The highest label is {highest}, so {highest + 1} classes may be enough; a network "
+            f"trained on this has {classes} (--classes)."
+        )
     return epath.Path(folder)
 
 

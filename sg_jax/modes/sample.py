@@ -77,7 +77,7 @@ def draw(
     how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
     spent = Spent()
     with spent.on("loading weights"):
-        model, step = checkpoints.load_with_step(workdir, **how)
+        model, step = checkpoints.load_with_step(workdir, drawn_step(experiment, workdir), **how)
         setting = experiment.settings[config.guidance]
         guidance = measure.resolved(experiment, setting, workdir, step)
         weak_model = weak_networks.load(guidance, workdir, **how, step=step)
@@ -132,6 +132,12 @@ def draw(
             pass
     processes.barrier("samples written")
     return written
+
+
+def drawn_step(experiment: Experiment, workdir: str) -> int | None:
+    """Return the step of `config.sample.checkpoint`, or None for the latest that can be read."""
+    asked = experiment.config.sample.checkpoint
+    return checkpoints.chosen_step(asked, workdir, "config.sample.checkpoint") if asked else None
 
 
 def _labels(experiment: Experiment) -> np.ndarray:

@@ -52,7 +52,7 @@ def sweep(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pa
     """
     config = experiment.config
     grid = cells(config.sweep)
-    step = checkpoints.scored_step(config.evaluate.step, workdir)
+    step = checkpoints.chosen_step(config.evaluate.step, workdir)
     judge = scoring.open_judge(config, source, workdir, experiment.image_shape[0])
     found = measure.run(
         experiment,

@@ -239,11 +239,17 @@ def run(job: Job) -> list:
     """Train the network of a job, then run the modes in `config.train.then`."""
     source, workdir = job.source, job.workdir
     assert job.config is not None and source is not None
-    config = job.experiment.config.train
-    tracking.check(job.experiment.config.track)
+    experiment = job.experiment
+    config = experiment.config.train
+    tracking.check(experiment.config.track)
     drawn = config.sample_every or config.evaluate_every or "evaluate" in config.then
-    experiment = job.drawing if drawn else job.experiment
-    begun = bool(checkpoints.steps_of(workdir))
+    experiment = job.drawing if drawn else experiment
+    begun = bool(steps := checkpoints.steps_of(workdir))
+    if begun and steps[-1] > config.steps:
+        raise UserError(
+            f"config.train.steps={config.steps} is less than the {steps[-1]} that {workdir} has: "
+            "raise it. config.sample.checkpoint and config.evaluate.step choose earlier weights."
+        )
     if begun and record.is_exported(workdir):
         raise UserError(
             f"--workdir={workdir} was exported without the state of its training, so it cannot be "
@@ -252,9 +258,8 @@ def run(job: Job) -> list:
         )
     if config.init_from and not begun:
         starts.check(config.init_from, experiment.model)
-    if experiment.taught is not None:
-        name = experiment.objective.distill
-        teachers.check(config.init_from, experiment.model, experiment.taught, name)
+    if (taught := experiment.taught) is not None:
+        teachers.check(config.init_from, experiment.model, taught, experiment.objective.distill)
     _check_evaluation(experiment, source)
     if experiment.wording is not None:
         wording.check(experiment.wording, source)
@@ -267,9 +272,8 @@ def run(job: Job) -> list:
             about = identity.of(source, experiment.texts)
             record.prepare(workdir, job.config, source.class_names, begun, about)
             settings = json.loads(job.config.to_json_best_effort())
-            track = Tracker(job.experiment.config.track, workdir, settings)
-            tracker = stack.enter_context(track)
-            train(experiment, source, workdir, held, tracker)
+            tracker = Tracker(experiment.config.track, workdir, settings)
+            train(experiment, source, workdir, held, stack.enter_context(tracker))
         paths = [path for name in config.then for path in MODES[name].run(job)]
         watching.send(tracker, config.steps, workdir, paths)
     return paths

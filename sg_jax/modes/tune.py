@@ -98,7 +98,7 @@ def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pat
         sampling.
     """
     config = experiment.config
-    step = checkpoints.scored_step(config.evaluate.step, workdir)
+    step = checkpoints.chosen_step(config.evaluate.step, workdir)
     trials.metric_of(config)
     if config.tune.winners and files.same(config.tune.winners, workdir):
         raise UserError(
@@ -190,7 +190,7 @@ def _dry(job: Job, on: Machine) -> Lines:
     trials.metric_of(experiment.config)
     begun = bool(job.workdir and checkpoints.steps_of(job.workdir))
     asked = experiment.config.evaluate.step
-    step = checkpoints.scored_step(asked, job.workdir) if begun else None
+    step = checkpoints.chosen_step(asked, job.workdir) if begun else None
 
     def able(setting: Guidance) -> Guidance:
         if step is not None:

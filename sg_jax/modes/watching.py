@@ -58,13 +58,21 @@ def check(experiment: Experiment, source: Source) -> None:
 
 
 def check_metric(config: Config) -> None:
-    """Raise unless the number that the best checkpoint is chosen by is known."""
-    metric, names = config.checkpoint.keep_best, [m.name for m in METRICS.values() if m.of_images]
-    if metric and metric not in (known := (HELDOUT, *names)):
+    """Raise unless the number that the best checkpoint is chosen by will be measured."""
+    metric, every = config.checkpoint.keep_best, [m.name for m in METRICS.values() if m.of_images]
+    measured = (HELDOUT, *(m.name for m in scoring.measured(config) if m.of_images))
+    if not metric or metric in measured:
+        return
+    if metric in every:
         raise UserError(
-            f"config.checkpoint.keep_best={metric!r} must be one of {', '.join(known)}, or ''."
-            + nearest(metric, known)
+            f"config.checkpoint.keep_best={metric!r} is not measured by this run's evaluations, "
+            f"which have {', '.join(measured)}: choose one of these, or add it to "
+            "config.evaluate.metrics."
         )
+    raise UserError(
+        f"config.checkpoint.keep_best={metric!r} must be one of {', '.join(measured)}, or ''."
+        + nearest(metric, measured)
+    )
 
 
 class Watch:
@@ -103,12 +111,6 @@ class Watch:
             with spent.on("evaluation"):
                 side = experiment.image_shape[0]
                 self._judge = scoring.open_judge(config, self._source, self._workdir, side)
-            known = ("", HELDOUT, *self._judge.measures)
-            if processes.is_writer() and self._metric not in known:
-                raise UserError(
-                    f"config.checkpoint.keep_best={self._metric!r} is not measured by this "
-                    f"evaluation, which has {', '.join(self._judge.measures)}."
-                )
         self._opened = True
 
     def after(

@@ -58,8 +58,10 @@ def saved_steps(workdir: str | os.PathLike) -> list[int]:
     return steps
 
 
-def scored_step(step: int, workdir: str | os.PathLike) -> int:
-    """Return the step of a run's checkpoint to score: `step`, the best for -1, the latest for 0.
+def chosen_step(step: int, workdir: str | os.PathLike, key: str = "config.evaluate.step") -> int:
+    """Return the step of a run's checkpoint: `step`, the best for -1, the latest for 0.
+
+    `key` is the one that says which; messages name it.
 
     Raises:
       UserError: there is no such checkpoint.
@@ -67,7 +69,7 @@ def scored_step(step: int, workdir: str | os.PathLike) -> int:
     steps = saved_steps(workdir)
     found = best.best_step(workdir) if step == best.BEST else step or steps[-1]
     if found not in steps:
-        raise UserError(f"config.evaluate.step={step} is not a checkpoint of {workdir}: {steps}.")
+        raise UserError(f"{key}={step} is not a checkpoint of {workdir}: {steps}.")
     return found
 
 

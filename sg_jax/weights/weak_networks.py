@@ -42,9 +42,12 @@ def at_step(
         last = steps[-1] if guidance.weak_workdir else step or steps[-1]
         guidance = _at_share(guidance, folder, steps, last, tell)
     if guidance.weak_step and guidance.weak_step not in steps:
+        own = 0 if guidance.weak_workdir else step or steps[-1]
+        others = [number for number in steps if number != own]
+        remedy = f"has {others} beside its own: set its weak_step to one of them, or train"
         raise UserError(
             f"The weak prediction of {guidance.describe()!r} needs step {guidance.weak_step} of "
-            f"{str(folder)!r}, which has {steps}: set its weak_step to one of them, or train with "
+            f"{str(folder)!r}, which {remedy if others else 'has no other checkpoint: train'} with "
             "config.checkpoint.keep_period."
         )
     return dataclasses.replace(guidance, weak_step=guidance.weak_step or steps[-1])

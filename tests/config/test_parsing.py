@@ -270,6 +270,10 @@ def test_parsing_twice_keeps_nothing_from_before(file):
         ("--config.guidance.ag.weak_step=x", ["weak_step='x' must be a number."]),
         ("--config." + "x" * 5000, ["config has no key 'xxx"]),
         ("--worckdir=x", ["worckdir", "Did you mean", "--mode"]),
+        ("--steps=5", ["--steps is not a flag", "--config.train.steps", "--config.sample.steps"]),
+        ("--config.train.step=5", ["Did you mean 'steps'? Or 'config.evaluate.step'?"]),
+        ("--config.train.gamma=0", ["'gammas'? Or 'config.objective.gamma'?"]),
+        ("--config.guidance.mine.scale=2", ["no key 'mine'", "A new setting needs a config file"]),
         ("train", ["'train' is not a flag"]),
     ],
 )

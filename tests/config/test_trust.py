@@ -41,7 +41,8 @@ def test_buckets_have_no_links():
 
 @pytest.mark.parametrize("path", OUTSIDE)
 @pytest.mark.parametrize(
-    "key", ["features.path", "train.init_from", "data.data_dir", "guidance.ag.weak_workdir"]
+    "key",
+    ["features.path", "train.init_from", *trust.READ, "guidance.ag.weak_workdir"],
 )
 def test_a_path_out_of_the_run_is_used_only_if_the_command_says_it(run, key, path):
     section, name = key.rsplit(".", 1)

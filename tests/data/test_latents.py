@@ -303,7 +303,13 @@ def test_npy_latents_are_scaled_once(tmp_path, lead, capsys):
     read = np.stack([example["image"] for example in source])  # in the order of the numbers
     np.testing.assert_array_equal(read, expected.astype(np.float16))
     assert [example["label"] for example in source] == [i % 5 for i in range(12)]
-    assert "12 latents of 8x8x4, 5 classes" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "12 latents of 8x8x4, 5 classes" in said and "--classes" not in said
+    _convert(tmp_path, "--scale", "0.2", "--classes", "7", name="more")
+    assert "The highest label is 4, so 5 classes may be enough" in capsys.readouterr().out
+    for name, words in (("mad", "it has made, more. Did you mean 'made'"), ("x", "no such data")):
+        with pytest.raises(UserError, match=rf"^--name={name}: .*{words}"):
+            main(["main", "--mode=latents", f"--to={tmp_path}/tfds", f"--name={name}", "--check"])
 
 
 def test_npy_moments_become_mean_and_standard_deviation(tmp_path):

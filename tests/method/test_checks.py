@@ -118,6 +118,23 @@ def test_skipping_is_off_at_1_and_reuse_needs_something(small, make_small):
         checks.check_setting(make_small(inner=1), Guidance(inner_scale=2.0, refresh=3))
 
 
+def test_what_is_probably_not_meant_is_said():
+    cfg = Guidance(2.0, weak_label="null")
+    (reversed_,) = checks.doubts(Guidance(2.0, 0.9, 0.5))
+    assert "more tokens (gamma_strong=0.9) than the weak one (gamma_weak=0.5)" in reversed_
+    (untrained,) = checks.doubts(cfg, untrained_null=True)
+    assert "null label, which was never trained" in untrained
+    for meant in (
+        cfg,
+        Guidance(2.0, 0.5, 0.9),
+        Guidance(1.0, 0.9, 0.5),
+        Guidance(2.0, weak_step=5),
+    ):
+        assert not checks.doubts(meant)
+    assert not checks.doubts(Guidance(2.0, ("cosine", 0.0, 0.6), 0.1))
+    assert not checks.doubts(Guidance(2.0, 0.0, 0.9), untrained_null=True)
+
+
 def test_no_step_would_move(small):
     with pytest.raises(UserError, match=r"zero_steps=2 leaves none of 2 steps"):
         cfg = Guidance(2.0, weak_label="null", zero_steps=2)

@@ -124,7 +124,8 @@ def test_every_example_of_a_split_can_be_read(digits_dir, tmp_path, capsys):
     assert "All 1,100 examples of split 'train[:1100]' can be read." in out
     assert "All 7 examples of split 'test[:7]' can be read." in out
     with pytest.raises(UserError, match=r"^--check tset is not a split of 'digits'.*'test'\?"):
-        _command(digits_dir, "--check", "tset")
+        _command(digits_dir, "--check", "train", "tset")
+    assert "can be read" not in capsys.readouterr().out  # all are opened before any is read
     shutil.copytree(digits_dir, tmp_path / "copy")
     (shard,) = (tmp_path / "copy").glob("digits/1.0.0/*test*")
     data = bytearray(shard.read_bytes())

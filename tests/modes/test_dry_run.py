@@ -245,6 +245,7 @@ def test_the_commands_of_the_papers_network(dry, monkeypatch):
         words = shlex.split(command)
         mode = words[words.index("--mode") + 1] if "--mode" in words else "train"
         more = known if mode in ("sample", "evaluate") else ()
+        more += ("--config", XL) if mode == "export" else ()
         said[mode] = dry(*words, *more, config=())
     assert "time 55.4 min" in said["latents"] and "write 42.5 GB" in said["latents"]
     assert "time 1.95 days" in said["train"] and "41 checkpoints" in said["train"]

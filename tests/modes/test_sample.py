@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sg_jax.config import parsing
 from sg_jax.config.sections import Data, Sample
+from sg_jax.errors import UserError
 from sg_jax.evaluation.table import Key
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.sampler import Sampler
@@ -16,6 +18,9 @@ from sg_jax.weights import checkpoints
 
 KEY = Key(Guidance(3.0, 0.0, 0.9), "euler", 20, 4, checkpoint=1500)
 LABELS = np.arange(4)
+
+
+UNCHANGED = {name: parsing.merge({})[name] for name in ("objective", "train")}
 
 
 def test_a_name_says_the_setting_scale_steps_and_seed():
@@ -55,7 +60,8 @@ def draw(tmp_path, zero, mesh_of, monkeypatch):
         mesh, sampler = mesh_of(1, 1), Sampler()
         experiment = types.SimpleNamespace(
             config=types.SimpleNamespace(
-                seed=seed, data=Data(), sample=Sample(guidance="sg", steps=2, batch_size=4, count=4)
+                **UNCHANGED, seed=seed, data=Data(),
+                sample=Sample(guidance="sg", steps=2, batch_size=4, count=4),
             ),
             settings={"sg": Guidance(scale, 0.0, 0.5)}, model=zero, mesh=mesh, sampler=sampler,
             pixels=True, image_shape=(8, 8, 3), autoencoder=None,
@@ -82,6 +88,17 @@ def test_another_scale_or_seed_replaces_nothing(draw, tmp_path):
         with Image.open(path) as png:
             np.testing.assert_array_equal(np.asarray(png), image)
     assert [path.name for path in sorted(written[2].with_suffix("").iterdir())][-1] == "000003.png"
+
+
+@pytest.mark.parametrize("asked, step", [(0, None), (4, 4), (-1, 4)])
+def test_a_kept_checkpoint_is_drawn(monkeypatch, asked, step):
+    monkeypatch.setattr(checkpoints, "saved_steps", lambda _: [4, 8])
+    monkeypatch.setattr(checkpoints.best, "best_step", lambda _: 4)
+    drawn = types.SimpleNamespace(config=types.SimpleNamespace(sample=Sample(checkpoint=asked)))
+    assert sample.drawn_step(drawn, "run") == step
+    drawn.config.sample = Sample(checkpoint=5)
+    with pytest.raises(UserError, match=r"config\.sample\.checkpoint=5 is not .* run: \[4, 8\]"):
+        sample.drawn_step(drawn, "run")
 
 
 def everything(folder):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from states import NAMES, TX, completed, make_model
 
-from sg_jax.config import record
+from sg_jax.config import parsing, record
 from sg_jax.errors import UserError
 from sg_jax.evaluation import measure, table
 from sg_jax.method.guidance import Guidance
@@ -67,7 +67,9 @@ def test_the_weights_are_those_that_are_named(run, changes, step, expected):
 @pytest.mark.parametrize("weights, named", [("0.99", ["decay 0.99", "'0.9' or 'raw'", "(0.99,)"])])
 def test_an_average_that_is_not_kept_is_named_with_those_that_are(run, weights, named):
     guidance = dataclasses.replace(SG, weak_weights=weights)
-    experiment = types.SimpleNamespace(model=checkpoints.abstract_network(run))
+    experiment = types.SimpleNamespace(
+        model=checkpoints.abstract_network(run), config=parsing.merge({})
+    )
     for act in (
         lambda: weak_networks.load(guidance, run),
         lambda: measure.resolved(experiment, guidance, run, 4),
@@ -79,7 +81,9 @@ def test_an_average_that_is_not_kept_is_named_with_those_that_are(run, weights, 
 
 def test_tables_know_it(run, tmp_path):
     """Without it, the names of files of before stay the same (tests/evaluation/test_table.py)."""
-    experiment = types.SimpleNamespace(model=checkpoints.abstract_network(run))
+    experiment = types.SimpleNamespace(
+        model=checkpoints.abstract_network(run), config=parsing.merge({})
+    )
     found = [measure.resolved(experiment, g, run, 4) for g in (RAW, AVERAGE)]
     assert [g.weak_weights for g in found] == ["raw", "0.9"] and not found[0].weak_step
     assert [g.describe() for g in found] == [
