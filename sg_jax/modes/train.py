@@ -239,8 +239,7 @@ def run(job: Job) -> list:
     """Train the network of a job, then run the modes in `config.train.then`."""
     source, workdir = job.source, job.workdir
     assert job.config is not None and source is not None
-    experiment = job.experiment
-    config = experiment.config.train
+    config = (experiment := job.experiment).config.train
     tracking.check(experiment.config.track)
     drawn = config.sample_every or config.evaluate_every or "evaluate" in config.then
     experiment = job.drawing if drawn else experiment
@@ -268,7 +267,8 @@ def run(job: Job) -> list:
     watching.check(experiment, source)
     experiment.check_training()
     with contextlib.ExitStack() as stack:
-        with lock.hold(workdir) as held:
+        # What is trained already holds the folder only for a moment, and so may the same command.
+        with lock.hold(workdir, patience=60 * (steps[-1:] == [config.steps])) as held:
             about = identity.of(source, experiment.texts)
             record.prepare(workdir, job.config, source.class_names, begun, about)
             settings = json.loads(job.config.to_json_best_effort())

@@ -57,8 +57,12 @@ class Held:
 
 
 @contextlib.contextmanager
-def hold(workdir: str | os.PathLike) -> Iterator[Held]:
+def hold(workdir: str | os.PathLike, patience: float = 0.0) -> Iterator[Held]:
     """Hold a folder while training there; all processes of a run call this.
+
+    Args:
+      workdir: the folder.
+      patience: seconds to wait for another run to leave it.
 
     Raises:
       UserError: another run trains there; all processes raise it.
@@ -66,10 +70,17 @@ def hold(workdir: str | os.PathLike) -> Iterator[Held]:
     with contextlib.ExitStack() as stack:
         held, refused = Held(None), None
         if processes.is_writer():
-            try:
-                held = stack.enter_context(_hold(files.absolute(workdir)))
-            except UserError as error:
-                refused = error
+            until = time.monotonic() + patience
+            while True:
+                try:
+                    held, refused = stack.enter_context(_hold(files.absolute(workdir))), None
+                    break
+                except UserError as error:
+                    refused = error
+                if time.monotonic() >= until:
+                    break
+                log(f"Waiting up to {until - time.monotonic():.0f} s. {refused}")
+                time.sleep(min(5.0, patience))
         if processes.from_writer([refused is not None])[0]:
             raise refused or UserError(f"--workdir={workdir} is in use: see process 0.")
         yield held

@@ -61,10 +61,11 @@ def test_a_second_run_is_refused_until_the_first_is_killed(tmp_path, holder, cap
     ):
         with lock.hold(tmp_path):
             pass
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.join()
-    with lock.hold(tmp_path):
-        assert f"Taking over {tmp_path} from Process {holder.pid}" in capsys.readouterr().out
+    threading.Timer(0.5, os.kill, (holder.pid, signal.SIGKILL)).start()
+    with lock.hold(tmp_path, patience=60):
+        said = capsys.readouterr().out
+        assert f"s. --workdir={tmp_path} is in use" in said
+        assert f"Taking over {tmp_path} from Process {holder.pid}" in said
     assert files.children(tmp_path) == []
 
 
