@@ -391,6 +391,7 @@ def test_a_run_goes_on_as_it_began_but_not_otherwise(call, data_dir, tmp_path):
     assert "Draw 20 images" in done.stdout
 
 
+@pytest.mark.slow
 def test_dry_run_prints_config_parameters_and_costs_and_writes_nothing(call, tmp_path):
     done = call("--workdir", str(tmp_path / "run"), "--dry-run")
     assert done.returncode == 0, done.stderr

@@ -244,16 +244,16 @@ def run(job: Job) -> list:
     drawn = config.sample_every or config.evaluate_every or "evaluate" in config.then
     experiment = job.drawing if drawn else experiment
     begun = bool(steps := checkpoints.steps_of(workdir))
-    if begun and steps[-1] > config.steps:
-        raise UserError(
-            f"config.train.steps={config.steps} is less than the {steps[-1]} that {workdir} has: "
-            "raise it. config.sample.checkpoint and config.evaluate.step choose earlier weights."
-        )
     if begun and record.is_exported(workdir):
         raise UserError(
             f"--workdir={workdir} was exported without the state of its training, so it cannot be "
             "continued: start a new run from it, with another --workdir and "
             f"--config.train.init_from={workdir}."
+        )
+    if begun and steps[-1] > config.steps:
+        raise UserError(
+            f"config.train.steps={config.steps} is less than the {steps[-1]} that {workdir} has: "
+            "raise it. config.sample.checkpoint and config.evaluate.step choose earlier weights."
         )
     if config.init_from and not begun:
         starts.check(config.init_from, experiment.model)

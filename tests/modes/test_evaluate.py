@@ -21,6 +21,7 @@ from sg_jax.evaluation.found import FeatureSet
 from sg_jax.evaluation.metrics import METRICS
 from sg_jax.evaluation.real import View
 from sg_jax.method.guidance import Guidance
+from sg_jax.method.objective import FlowMatching
 from sg_jax.method.sampler import Sampler
 from sg_jax.modes import evaluate
 from sg_jax.programs import sampling
@@ -69,6 +70,7 @@ def evaluate_of(tmp_path, tiny, make_dit, mesh_of, monkeypatch):
         config = types.SimpleNamespace(
             seed=5,
             data=Data(name="d", split="train"),
+            objective=FlowMatching(),
             train=Train(batch_size=1, ema_decay=0.0),
             sample=Sample(steps=2, batch_size=BATCH),
             evaluate=Evaluate(**{**values, **changes}),
@@ -293,7 +295,7 @@ def test_a_kept_checkpoint_is_scored_beside_the_last(evaluate_of, tmp_path):
 def test_a_missing_checkpoint_is_named_before_anything_is_drawn(evaluate_of):
     with pytest.raises(UserError, match=r"config\.evaluate\.step=5 .*\[3, 7\]"):
         evaluate_of(("unguided",), step=5)
-    with pytest.raises(UserError, match=r"needs step 4 .*\[3, 7\].*keep_period"):
+    with pytest.raises(UserError, match=r"needs step 4 .* has \[3\] beside its own.*keep_period"):
         evaluate_of(("unguided", "missing"))
 
 
