@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_networks import Pixels
 
-from sg_jax.config.sections import Diversity, Sample
+from sg_jax.config import parsing, tree
 from sg_jax.errors import UserError
 from sg_jax.evaluation import scoring
 from sg_jax.evaluation.found import FeatureSet
@@ -24,6 +24,7 @@ def diversity_of(tmp_path, tiny, mesh_of, monkeypatch):
     real = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
     found = FeatureSet(Pixels().score(real)[0], np.arange(40) % 5)
     judge = scoring.Judge({"classifier": View(Pixels(), found, found)})
+    monkeypatch.setattr(checkpoints, "saved_steps", lambda _: [7])
     monkeypatch.setattr(checkpoints, "load", lambda *args, **kwargs: tiny)
     monkeypatch.setattr(scoring, "open_judge", lambda *args: judge)
     settings = dict(
@@ -31,16 +32,14 @@ def diversity_of(tmp_path, tiny, mesh_of, monkeypatch):
     )
 
     def run(**changes):
-        config = types.SimpleNamespace(
-            seed=0,
-            sample=Sample(steps=2, batch_size=12),
-            diversity=Diversity(**{"guidance": ("unguided", "sg"), "samples": 12, **changes}),
-        )
+        asked = {"guidance": ("unguided", "sg"), "samples": 12, **changes}
+        sections = dict(sample=dict(steps=2, batch_size=12), diversity=asked)
+        config = tree.check(parsing.merge(sections))
         mesh, sampler = mesh_of(1, 1), Sampler()
         sampling = dict(steps=2, seed=0, batch_size=12, mesh=mesh, sampler=sampler)
         experiment = types.SimpleNamespace(image_shape=(8, 8, 3), autoencoder=None,
             config=config, mesh=mesh, sampler=sampler, sampling=sampling, model=tiny,
-            settings=settings,
+            settings=settings, captions=None, asked=tiny.conditioning.in_turn,
         )  # fmt: skip
         source = types.SimpleNamespace(num_classes=5)
         picture, report = diversity.diversity(experiment, source, str(tmp_path))

@@ -130,7 +130,7 @@ def test_a_network_of_bytes_from_captions_to_scores(command, tmp_path, lines, ca
         *(f"--config.train.{key}=2" for key in looks), "--config.train.then=sample,evaluate",
     )  # fmt: skip
     said = capsys.readouterr().out
-    assert "cuts 16 of 32 captions" in said and "held-out loss" in said
+    assert "16 of 32 captions are longer than " in said and "held-out loss" in said
     assert (run / "samples" / "step_0000004.png").exists() and (run / "guidance.png").exists()
     rows = json.loads((run / "report.json").read_text())
     assert len(rows) == 2 and all("frechet" in row and "accuracy" in row for row in rows)

@@ -12,6 +12,7 @@ from sg_jax.evaluation import scored, scoring, table
 from sg_jax.evaluation.found import FeatureSet
 from sg_jax.evaluation.real import View
 from sg_jax.method.guidance import Guidance
+from sg_jax.method.objective import FlowMatching
 from sg_jax.method.sampler import Sampler
 from sg_jax.modes import sweep
 from sg_jax.programs import integration, sampling
@@ -51,6 +52,7 @@ def sweep_of(workdir, tiny, mesh_of, monkeypatch):
         grid = Sweep(**{**GRID, **changes})
         config = types.SimpleNamespace(
             seed=0,
+            objective=FlowMatching(),
             train=Train(),
             evaluate=Evaluate(),
             sample=Sample(steps=2, batch_size=8),
@@ -65,6 +67,8 @@ def sweep_of(workdir, tiny, mesh_of, monkeypatch):
             mesh=mesh,
             sampler=sampler,
             sampling=sampling,
+            captions=None,
+            asked=tiny.conditioning.in_turn,
             model=tiny,
         )
         return sweep.sweep(experiment, None, str(workdir)), list(drawn)
