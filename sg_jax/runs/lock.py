@@ -32,6 +32,10 @@ BEAT = 10.0  # seconds between two beats
 SILENCE = 3.5  # beats after which a run counts as dead, unless a lock shows that it is alive
 
 
+class InUse(UserError):
+    """Another run trains in the folder."""
+
+
 class Held:
     """A folder in which this run trains."""
 
@@ -77,7 +81,7 @@ def hold(workdir: str | os.PathLike, patience: float = 0.0) -> Iterator[Held]:
                     break
                 except UserError as error:
                     refused = error
-                if time.monotonic() >= until:
+                if not isinstance(refused, InUse) or time.monotonic() >= until:
                     break
                 log(f"Waiting up to {until - time.monotonic():.0f} s. {refused}")
                 time.sleep(min(5.0, patience))
@@ -142,8 +146,8 @@ def _refuse_living(path: epath.Path, me: dict[str, Any], locked: bool) -> None:
     log(f"Taking over {path.parent} from {_who(other)}, which gives no sign of life.")
 
 
-def _held(path: epath.Path, other: dict[str, Any]) -> UserError:
-    return UserError(
+def _held(path: epath.Path, other: dict[str, Any]) -> InUse:
+    return InUse(
         f"--workdir={path.parent} is in use: {_who(other)} has trained there since "
         f"{other.get('since', 'a moment ago')}. Wait for it, stop it, or give another folder."
     )
