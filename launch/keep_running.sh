@@ -5,8 +5,9 @@
 #
 # Status 0 means done. Status 2 means bad input, which another try would not change. After any other status the
 # command runs again, PAUSE_SECONDS (30) later and at most MAX_FAILURES (10) times in a row. A run that lasts
-# HEALTHY_SECONDS (600) resets that count. SIGTERM and SIGINT are passed on as one SIGTERM, and the command is not
-# run again. After SIGUSR1 it is not run again either, but gets no signal. This script ends with its last status.
+# HEALTHY_SECONDS (600) resets that count. SIGTERM, SIGINT and SIGHUP (a closed terminal) are passed on as one
+# SIGTERM, and the command is not run again. After SIGUSR1 it is not run again either, but gets no signal. This
+# script ends with its last status.
 set -euo pipefail
 case "${1:-}" in
   --help | -h)
@@ -24,7 +25,7 @@ pass_on() {
     kill -TERM "$child" 2>/dev/null || true
   fi
 }
-trap 'terminate=yes stopping=yes; pass_on' TERM INT
+trap 'terminate=yes stopping=yes; pass_on' TERM INT HUP
 trap 'stopping=yes' USR1
 
 say() { echo "keep_running.sh: $*" >&2; }

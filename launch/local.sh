@@ -51,6 +51,7 @@ fi
 
 pids=() signals=0
 trap 'signals=$((signals + 1))' INT TERM
+trap '[ "$signals" -gt 0 ] || signals=1' HUP # of a closed terminal, which may come twice
 signal_all() { # SIGNAL
   local pid
   for pid in "${pids[@]}"; do kill "-$1" "$pid" 2>/dev/null || true; done
@@ -89,8 +90,9 @@ while [ "${#left[@]}" -gt 0 ]; do
   left=(${still[@]+"${still[@]}"})
   if [ "$signals" -gt 0 ] && [ -z "$ending" ]; then
     ending=yes
-    echo "local.sh: stopping; the processes save first. A second signal ends them immediately." >&2
     signal_all TERM
+    echo "local.sh: stopping; the processes save first. A second signal ends them immediately." >&2 ||
+      true # the terminal may be closed
   elif [ "$signals" -gt 1 ] || { [ -n "$failed" ] && [ $((SECONDS - failed)) -ge "$GRACE" ]; }; then
     signal_all KILL
   fi

@@ -85,10 +85,10 @@ start_run() {
   read -ra more <<<"$SSH_FLAGS"
   git rev-parse --git-dir >/dev/null 2>&1 ||
     fail "$PWD is not a git checkout, but git tells which files go to the TPU. Run git init there."
-  list="git ls-files -co --exclude-standard -- . ':!tests' ':!*.png'"
-  list+=" | while read -r f; do [ ! -e \"\$f\" ] || echo \"\$f\"; done" # git lists deleted files too
+  list="git ls-files -coz --exclude-standard -- . ':!tests' ':!*.png'"
+  list+=" | while IFS= read -rd '' f; do [ ! -e \"\$f\" ] || printf '%s\\0' \"\$f\"; done" # git lists deleted files too
   run mkdir -p build
-  run bash -c "set -o pipefail; $list | tar -czf $archive -T -"
+  run bash -c "set -o pipefail; $list | tar -czf $archive --null -T -"
   gcloud_tpu "$GROUP" scp "$archive" "$NAME:sg_jax.tgz" --worker=all ${more[@]+"${more[@]}"}
   on_workers all "sudo systemctl stop sg_jax 2>/dev/null || true; mkdir -p sg_jax && cd sg_jax &&\
  tar -xzf ../sg_jax.tgz && bash launch/tpu_worker.sh $(quoted "${MAIN_ARGS[@]}")"

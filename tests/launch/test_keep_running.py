@@ -48,6 +48,14 @@ def test_keep_running_passes_sigterm_on_once_and_waits(place):
     assert (place.home / "got").read_text() == "TERM\n"
 
 
+def test_keep_running_ends_with_its_terminal(place):
+    process = keep_running(place, "trap 'exit 1' TERM; echo >ready; while :; do sleep 0.02; done")
+    wait_for((place.home / "ready").exists)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=5)
+    assert process.returncode == 1 and times(place) == 1
+
+
 def test_keep_running_ends_in_the_pause(place):
     process = keep_running(place, "exit 9", PAUSE_SECONDS="60")
     wait_for(lambda: times(place))

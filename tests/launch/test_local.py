@@ -73,6 +73,17 @@ def test_local_passes_control_c_on_once(place):
     assert b"saved after 1" in os.read(terminal, 10_000)
 
 
+def test_local_passes_a_closed_terminal_on_once_and_waits(place):
+    """The terminal tells the group of local.sh, in which no process is; a shell tells it again."""
+    process, terminal = place.on_terminal("local.sh", "--", *MAIN, BEHAVIOUR="until_term")
+    wait_for(lambda: "ready" in local_log(place, 1))
+    time.sleep(0.3)
+    os.close(terminal)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=20) == 1
+    assert local_log(place, 1).endswith("ready\nsaved after 1\n")
+
+
 def test_dry_run_of_local(place):
     out, _ = place.run("local.sh", "--processes=2", "--devices=3", "--dry-run", "--", *MAIN)
     assert place.calls() == [] and not (place.repository / "runs").exists()

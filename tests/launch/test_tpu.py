@@ -19,6 +19,7 @@ def test_pod_options(place, flags, runtime):
 def test_vm_run_brings_code_and_command(place):
     """From the checkout to the words that python gets there, through gcloud, ssh and systemd."""
     (place.repository / "new.py").write_text("uncommitted")
+    (place.repository / "größe  2.py").touch()
     (place.repository / "gone.py").touch()
     subprocess.run(["git", "add", "gone.py"], cwd=place.repository, check=True)
     (place.repository / "gone.py").unlink()
@@ -33,6 +34,7 @@ def test_vm_run_brings_code_and_command(place):
     ]
     worker = place.home / "sg_jax"
     assert (worker / "new.py").exists() and not (worker / ".git").exists()
+    assert (worker / "größe  2.py").exists()
     unit = (place.home / "sg_jax.service").read_text()
     assert f"WorkingDirectory={worker}\n" in unit
     assert f"ExecStart=/bin/bash {worker}/.command.sh\n" in unit
