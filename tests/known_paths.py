@@ -37,8 +37,8 @@ def zeros(n):
     return jnp.zeros(2)
 
 
-def error(name, steps):
+def error(name, steps, **settings):
     """Distance from the exact end: x keeps its distance from the mean, in standard deviations."""
-    t = float(Sampler(name).times(steps)[0])
+    t = float(Sampler(name, **settings).times(steps)[0])
     exact = MU + S * ((1 - t) * Z - t * MU) / math.hypot(t * S, 1 - t)
-    return float(jnp.abs(end(name, steps, noise=zeros) - exact).max())
+    return float(jnp.abs(end(name, steps, noise=zeros, **settings) - exact).max())

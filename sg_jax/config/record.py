@@ -236,11 +236,12 @@ def check_data(
     elif data and saved.data.split == config.data.split:
         differs = identity.differences(known, data)
     if differs:
+        name, key = config.data.name, "name" if _is_path(config.data.name) else "data_dir"
+        place = "" if key == "name" else f" in config.data.data_dir={config.data.data_dir!r}"
         raise UserError(
-            f"config.data.name={config.data.name!r} in config.data.data_dir="
-            f"{config.data.data_dir!r} is not the data that the run was trained with, "
-            f"according to {files.path(workdir) / NAME}: {differs}. Set config.data.data_dir to "
-            "that data, or give another --workdir."
+            f"config.data.name={name!r}{place} is not the data that the run was trained with, "
+            f"according to {files.path(workdir) / NAME}: {differs}. Set config.data.{key} to that "
+            "data, or give another --workdir."
         )
 
 

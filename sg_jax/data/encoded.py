@@ -12,7 +12,10 @@ from sg_jax.errors import SettingError, UserError
 COLOURED = 3  # channels, unless config.data.channels says otherwise
 LOOKED_AT = 1000  # images whose size is read when a data set is opened
 THREADS = 16
-REMEDY = "replace or remove it, or leave out damaged examples with config.data.damaged='skip'"
+REMEDY = (
+    "replace or remove it before a run begins; or leave out damaged examples with "
+    "config.data.damaged='skip', with which a run that has begun also goes on"
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

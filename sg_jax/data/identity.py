@@ -16,6 +16,7 @@ import numpy as np
 from sg_jax.data import wording
 from sg_jax.data.sources import Source
 from sg_jax.encoders.text import Text
+from sg_jax.errors import UserError
 
 ALL, SOME = 2048, 512  # up to ALL examples, each is read; of more, only SOME are
 SMALL = 2**24  # above this many numbers in all images, only SOME are read too
@@ -23,14 +24,16 @@ THREADS = 16
 Identity = Mapping[str, Any]  # values of JSON, by what they describe
 
 
-def of(source: Source, text: Text | None = None) -> Identity:
+def of(source: Source, text: Text | None = None, damaged: bool = False) -> Identity:
     """Return what identifies the examples of a source and their order.
 
-    It takes tenths of a second for images on a local disk.
+    It takes tenths of a second for images on a local disk. Of a source that leaves out damaged
+    examples, "whole" is what identifies all of them, as far as they can be read.
 
     Args:
       source: the examples.
       text: the section `config.text` of a text network, for which texts are identified too.
+      damaged: whether an example that cannot be read is no error.
     """
     count = len(source)
     small = count <= ALL and count * math.prod(source.image_shape) <= SMALL
@@ -39,7 +42,7 @@ def of(source: Source, text: Text | None = None) -> Identity:
     ids = [i * (count - 1) // max(1, some - 1) for i in range(some)]
     images, labels = hashlib.sha256(), hashlib.sha256()
     with ThreadPoolExecutor(THREADS) as pool:
-        for image, label in pool.map(lambda i: _identify(source, i), ids):
+        for image, label in pool.map(lambda i: _identify(source, i, damaged), ids):
             images.update(hashlib.sha256(image).digest())
             labels.update(f"{label},".encode())
     return {
@@ -52,15 +55,32 @@ def of(source: Source, text: Text | None = None) -> Identity:
         "images": images.hexdigest()[:16],
         "labels": labels.hexdigest()[:16],
         **(wording.identity(text, source) if text else {}),
+        **_whole(source),
     }
 
 
-def differences(saved: Identity, found: Identity) -> str:
-    """Return what differs, such as "1,000 examples instead of 900", or "" if nothing does.
+def _whole(source: Any) -> Identity:
+    """Return what identifies a source before damaged examples were left out; {} if none were."""
+    whole = getattr(source, "whole", None)
+    return {} if whole is None else {"whole": of(whole, damaged=True)}
 
-    Values that only one of the two has, because another version wrote it, are not compared.
+
+def differences(saved: Identity, found: Identity) -> str:
+    """Return what differs, such as "examples 1,000 instead of 900", or "" if nothing does.
+
+    Values that only one of the two has, because another version wrote it, are not compared. A data
+    set of which other examples are left out, because they are damaged, is the same one.
     """
-    keys = [key for key in found if key in saved and found[key] != saved[key]]
+    text = _differences(saved, found)
+    if not text or "whole" not in found:
+        return text
+    before = saved.get("whole")
+    before = before if isinstance(before, dict) else {}
+    return _differences({**saved, **before}, {**found, **found["whole"]})
+
+
+def _differences(saved: Identity, found: Identity) -> str:
+    keys = [k for k in found if k in saved and k != "whole" and found[k] != saved[k]]
     plain = [f"{key} {_text(found[key])} instead of {_text(saved[key])}" for key in keys[:4]]
     hashed = {"images": "other images", "labels": "other labels", "captions": "other captions"}
     if not set(keys) - set(hashed):
@@ -72,9 +92,14 @@ def _text(value: Any) -> str:
     return f"{value:,}" if type(value) is int else str(value)
 
 
-def _identify(source: Any, i: int) -> tuple[bytes, int]:
+def _identify(source: Any, i: int, damaged: bool) -> tuple[bytes, int]:
     if hasattr(source, "identify"):
-        return source.identify(i)
+        try:
+            return source.identify(i)
+        except UserError:
+            if not damaged:
+                raise
+            return b"", -1
     example = source[i]
     arrays = [np.ascontiguousarray(example[key]) for key in ("image", "std") if key in example]
     return b"".join(array.tobytes() for array in arrays), int(example["label"])

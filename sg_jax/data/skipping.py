@@ -36,6 +36,7 @@ class Without:
     source: Any
     ids: np.ndarray  # the examples that are left
 
+    whole = property(lambda self: getattr(self.source, "whole", self.source))
     name = property(lambda self: self.source.name)
     split = property(lambda self: self.source.split)
     num_classes = property(lambda self: self.source.num_classes)
@@ -183,7 +184,10 @@ def _cache(source: Any) -> pathlib.Path | None:
         return None
     read_by = f"Pillow {PIL.__version__}\n".encode()
     key = hashlib.sha256(read_by + source.version()).hexdigest()[:32]
-    root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    try:
+        root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    except RuntimeError:  # a user without a home, as in some containers
+        return None
     return root / "sg_jax" / "damaged" / f"{key}.json"
 
 

@@ -31,7 +31,8 @@ Our own options: with `refresh` k, step n uses the difference d of step k floor(
 where the guidance begins to act; with ids "borrowed", h_weak,i = h_strong,i after a route for each
 token i that the weak prediction keeps; with `weak_weights`, the weak network has the same
 checkpoint's raw weights, or another average of them; with a `momentum` beta > 0, which APG has
-below 0, step n uses sum over k <= n of beta^(n - k) (1 - t_k) d_k / (1 - t_n).
+below 0, evaluation n uses sum over k <= n of beta^(n - k) (1 - t_k) d_k / (1 - t_n). Samplers such
+as Heun's make two evaluations in a step.
 
 Autoguidance (AG): arXiv 2406.02507. ICG and TSG: arXiv 2407.02687. Path-drop (PDG): arXiv
 2510.21986. IG: arXiv 2512.24176. APG: arXiv 2410.02416. CFG-Zero*: arXiv 2503.18886.

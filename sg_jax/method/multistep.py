@@ -66,8 +66,9 @@ def _remembering(step, x: jax.Array, times: jax.Array, first: int, memory: Any) 
 
 
 def _share(now: jax.Array, past: jax.Array) -> jax.Array:
-    """Return now / (2 past), or 0 where one of the two lengths is infinite."""
-    return jnp.where(jnp.isfinite(now), now, 0.0) / (2 * past)
+    """Return now / (2 past), or 0 unless both lengths are finite and some time has passed."""
+    some = jnp.isfinite(now) & jnp.isfinite(past) & (past > 0)
+    return jnp.where(some, now / (2 * past), 0.0)
 
 
 def _log_ratio(t: jax.Array) -> jax.Array:

@@ -77,7 +77,23 @@ def local_mesh() -> Mesh:
 
 def one_device() -> Mesh:
     """Return a mesh of this process's first device."""
-    return Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1, 1, 1), AXES)
+    return _alone(jax.local_devices()[0])
+
+
+def mesh_of(tree: Any) -> Mesh | None:
+    """Return the mesh that arrays lie on, or one of their device; None for other shardings."""
+    for x in jax.tree.leaves(tree):
+        if not isinstance(x, jax.Array):
+            continue
+        mesh = getattr(x.sharding, "mesh", None)
+        if isinstance(mesh, Mesh) and mesh.axis_names == AXES:
+            return mesh
+        return _alone(*x.devices()) if len(x.devices()) == 1 else None
+    return one_device()
+
+
+def _alone(device: jax.Device) -> Mesh:
+    return Mesh(np.array(device).reshape(1, 1, 1, 1), AXES)
 
 
 def batch_devices(mesh: Mesh) -> int:

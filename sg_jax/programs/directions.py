@@ -70,7 +70,7 @@ def find_direction(
       seed: of images, noise, times and scales.
       text_encoder: the frozen encoder of a network of features.
       guidance: the setting under which images of the neutral prompts are drawn.
-      mesh: the devices that the network lies on, if it was loaded onto some.
+      mesh: devices to use; by default those of the network.
       progress: called after each step with its number and its loss.
       learning: the settings of `Learning`, such as steps=200.
 
@@ -99,6 +99,7 @@ def find_direction(
     whole = isinstance(given, list) and given and all(isinstance(c, Contrast) for c in given)
     found: list[Contrast] = given if whole else contrasts_lib.of_texts(given)
     asked = _conditions(conditioning, found, text_encoder)
+    mesh = sharding.mesh_of(model) if mesh is None else mesh
     if method == "difference":
         values = difference(model, asked, mesh)
     else:

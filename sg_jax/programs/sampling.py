@@ -190,7 +190,8 @@ def _prepare(
             "pixels: sample(..., autoencoder=sg_jax.load_autoencoder(...)) decodes them, and "
             "sample(..., pixels=False) returns them as they are."
         )
-    place = sharding.one_device() if mesh is None else mesh
+    mesh = sharding.mesh_of(model) if mesh is None else mesh
+    place = mesh or sharding.one_device()
     count = count_of(labels)
     networks = [m for m in (model, weak_model) if m is not None]
     at_once = min(batch_size or count, count)

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from image_files import animals, write
+from image_files import animals, picture, write
 from PIL import Image
 
 from sg_jax.config import parsing, record
@@ -114,6 +114,24 @@ def test_a_run_is_not_continued_on_other_data(tmp_path):
             _prepare(tmp_path, Examples(**changes))
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["data"] == json.loads(before)["data"] == identity.of(Examples())
+
+
+def test_a_run_goes_on_without_what_has_turned_out_to_be_damaged(tmp_path, monkeypatch):
+    """The header of a cut JPEG can be read, so the run may begin before it is noticed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images = {f"{c}/{i}.jpg": picture(20 * i, "JPEG", (64, 64)) for c in "ab" for i in range(5)}
+    cut = {"a/3.jpg": images["a/3.jpg"][:300]}
+    name = write(tmp_path / "images", images | cut)
+    options = dict(image_size=2, tried=False)
+    skipped = open_source(name, "train", damaged="skip", **options)
+    run = tmp_path / "run"
+    _prepare(run, open_source(name, "train", **options), begun=False, name=name)
+    _prepare(run, skipped, name=name)
+    assert record.data_of(run)["examples"] == 9
+    _prepare(run, skipped, name=name)
+    write(tmp_path / "images", {"b/9.jpg": picture(1, "JPEG", (64, 64))})
+    with pytest.raises(UserError, match="examples 11 instead of 10.* Set config.data.name to that"):
+        _prepare(run, open_source(name, "train", damaged="skip", image_size=2), name=name)
 
 
 def test_a_run_of_before_takes_the_data_that_it_is_continued_on(tmp_path):

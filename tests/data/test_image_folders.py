@@ -153,7 +153,7 @@ def test_a_damaged_image_is_named_by_its_own_path(tmp_path, kind):
         [source[i] for i in range(7)]
     message = str(error.value)
     assert f"{name}{place} cannot be read (The image in these 400 bytes cannot be" in message
-    assert "replace or remove it, or leave out damaged examples with config.data.damaged" in message
+    assert "leave out damaged examples with config.data.damaged='skip', with which a run" in message
     with pytest.raises(UserError, match=r"bad\.jpg cannot be read"):
         batches = train_iterator(source, batch_size=7, seed=0)
         next(batches)

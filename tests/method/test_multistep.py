@@ -44,6 +44,13 @@ def test_memory_of_the_last_step_is_worth_more_than_twice_the_steps(steps):
 
 
 @pytest.mark.parametrize("name", MULTISTEP)
+@pytest.mark.parametrize("steps, shift", [(3000, 0.001), (4000, 0.001)])
+def test_many_steps_at_the_end_of_time_stay_finite(name, steps, shift):
+    """Some of them begin where 1 - t is below 1e-6. The first steps are long: up to 1/4."""
+    assert error(name, steps, shift=shift) < 0.05
+
+
+@pytest.mark.parametrize("name", MULTISTEP)
 def test_a_new_stretch_begins_with_a_step_of_eulers(name):
     """There the velocity may jump, and what it was before says nothing about what follows."""
     method, x = Sampler(name), Z

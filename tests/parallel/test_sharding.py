@@ -60,6 +60,19 @@ class Device:
         self.process_index = 0
 
 
+def test_a_network_has_the_mesh_of_its_arrays(tiny):
+    assert sharding.mesh_of(tiny) == sharding.one_device()
+    assert sharding.mesh_of({}) == sharding.mesh_of([np.zeros(3)]) == sharding.one_device()
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    spread = jax.device_put(tiny, sharding.infer(tiny, mesh))
+    assert sharding.mesh_of(spread) == mesh
+    last = jax.devices()[-1]
+    assert list(sharding.mesh_of(jax.device_put(jnp.zeros(3), last)).devices.flat) == [last]
+    other = jax.sharding.Mesh(np.array(jax.devices()), ("batch",))
+    foreign = jax.sharding.NamedSharding(other, P())
+    assert sharding.mesh_of(jax.device_put(jnp.zeros(8), foreign)) is None
+
+
 def test_only_the_replica_axis_crosses_slices():
     devices = [Device(n, per_slice=4) for n in range(8)]
     mesh = sharding.make_mesh(replica=2, data=2, fsdp=2, devices=devices)

@@ -64,6 +64,19 @@ def test_an_image_is_the_same_however_many_tokens_run_at_once(small, eight, mesh
     assert levels(draw(spread, mesh=mesh_of(1, 2), chunk=16), eight) <= 1
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+def test_without_a_mesh_programs_are_those_of_the_networks_devices(
+    small, mesh_of, loaded, monkeypatch
+):
+    """Chunks and attention kernels depend on the devices that a program is traced for."""
+    mesh = mesh_of(2, 2) if loaded else sharding.one_device()
+    model = jax.device_put(small, sharding.infer(small, mesh)) if loaded else small
+    traced, plain = [], sharding.on
+    monkeypatch.setattr(sharding, "on", lambda mesh: traced.append(mesh) or plain(mesh))
+    draw(model, steps=3 + loaded)  # not drawn before, so it is traced here
+    assert traced and set(traced) == {mesh}
+
+
 SAMPLERS = {
     "dpm_2m": Sampler("dpm_2m"),
     "heun": Sampler("heun", shift=2.0),
