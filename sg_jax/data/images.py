@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageColor, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageColor, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from sg_jax.errors import UserError, one_line, shown
 
@@ -18,6 +18,7 @@ MOST_SIDE = 4096  # of config.data.image_size
 WHITE = (255, 255, 255)
 JPEG = b"\xff\xd8\xff"  # how such a file begins
 _BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF: the bits of a value, and whether 0 is white
+_WIDTH, _HEIGHT = 256, 257
 _ORIENTATION = 0x0112  # the tag of EXIF
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -76,7 +77,10 @@ def stored_size(encoded: bytes) -> tuple[int, int]:
       UserError: the bytes are not an image in one of `FORMATS`.
     """
     with _opened(encoded) as file:
-        return file.size if _orientation(file) > 4 else (file.height, file.width)
+        width, height = file.size
+        if isinstance(file, TiffImagePlugin.TiffImageFile):  # Pillow has turned this size already
+            width, height = file.tag_v2[_WIDTH], file.tag_v2[_HEIGHT]
+        return (width, height) if _orientation(file) > 4 else (height, width)
 
 
 def colour(text: str) -> tuple[int, int, int]:

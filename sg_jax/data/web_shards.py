@@ -91,7 +91,7 @@ class ShardSource(Encoded):
         archive, number = self.shards.find(int(self.ids[i]))
         return archive.read(number), 0
 
-    def label(self, i: int) -> int:
+    def label_of(self, i: int) -> int:
         return 0
 
     def place(self, i: int) -> str:

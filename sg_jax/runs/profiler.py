@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 
-from sg_jax.errors import UserError
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
@@ -22,9 +21,6 @@ class Profiler:
       workdir: folder of the run.
       resumed: the step that the run continues from, 0 for a new one.
       again: whether this command has trained before, and went back to that step.
-
-    Raises:
-      UserError: the run is past the first step to trace, and has no trace.
     """
 
     def __init__(self, start: int, steps: int, workdir: str, resumed: int, again: bool = False):
@@ -34,13 +30,11 @@ class Profiler:
         self._local: tempfile.TemporaryDirectory | None = None
         self._open = False
         if 0 < start <= resumed:
-            # Not an error if it was traced before, because the same command continues a run.
-            if not (again or self.folder.exists()):
-                raise UserError(
-                    f"config.profile.start={start} must be after step {resumed}, from which "
-                    f"--workdir={workdir} continues; or 0 for no trace."
-                )
-            log(f"Step {start} is not traced again, because the run is past it.")
+            # Not an error, because the same command continues a run, also one that was killed
+            # before its trace was written.
+            traced = again or self.folder.exists()
+            remedy = "" if traced else f" To trace it, set config.profile.start={resumed + 1}."
+            log(f"Step {start} is not traced, because the run goes on from step {resumed}.{remedy}")
             self.first = self.last = 0
 
     def before(self, step: int) -> None:

@@ -136,6 +136,11 @@ def load_with_step(
         raise UserError(f"like={shown(like)} must be a network, or None.")
     model = like or abstract_network(workdir)
     kept = ("ema", "model", *(f"ema_{decay:g}" for decay in config.train.ema_decays))
+    if record.is_exported(workdir) and weights in kept[1:]:
+        raise UserError(
+            f"weights={shown(weights)} cannot be loaded from {str(workdir)!r}, which was exported "
+            "with one set of weights: load that with weights='ema', or give the run itself."
+        )
     if weights not in kept:
         raise UserError(f"weights={shown(weights)} must be one of {kept}." + nearest(weights, kept))
     folder, steps = checkpoint_dir(workdir), saved_steps(workdir)

@@ -38,19 +38,38 @@ def at_step(
     if not guidance.other_checkpoint:
         return guidance
     steps = checkpoints.saved_steps(folder)
+    own = 0 if guidance.weak_workdir else step or steps[-1]
     if isinstance(guidance.weak_step, float):
-        last = steps[-1] if guidance.weak_workdir else step or steps[-1]
-        guidance = _at_share(guidance, folder, steps, last, tell)
-    if guidance.weak_step and guidance.weak_step not in steps:
-        own = 0 if guidance.weak_workdir else step or steps[-1]
-        others = [number for number in steps if number != own]
-        remedy = f"has {others} beside its own: set its weak_step to one of them, or train"
-        raise UserError(
-            f"The weak prediction of {guidance.describe()!r} needs step {guidance.weak_step} of "
-            f"{str(folder)!r}, which {remedy if others else 'has no other checkpoint: train'} with "
-            "config.checkpoint.keep_period."
-        )
-    return dataclasses.replace(guidance, weak_step=guidance.weak_step or steps[-1])
+        guidance = _at_share(guidance, folder, steps, own, tell)
+    weak, others = guidance.weak_step, [each for each in steps if each != own]
+    if weak and weak not in steps:
+        raise _lacking(guidance, folder, f"step {weak}", others)
+    alone = dataclasses.replace(guidance, weak_step=0)
+    if weak == own and not alone.differs(alone.gamma_strong, alone.gamma_weak):
+        raise _lacking(guidance, folder, f"a step other than {weak}, the strong one's,", others)
+    return dataclasses.replace(guidance, weak_step=weak or steps[-1])
+
+
+def _lacking(
+    guidance: Guidance, folder: str | os.PathLike, needs: str, others: Sequence[int], how: str = ""
+) -> UserError:
+    """Return the error that a run lacks the checkpoint of a setting's weak prediction.
+
+    Args:
+      guidance: the setting.
+      folder: the run.
+      needs: what it needs, in words.
+      others: the steps that it has beside that of the strong prediction.
+      how: how to train a run that has it.
+    """
+    if record.is_exported(folder):
+        remedy = "was exported with one checkpoint: give the run itself in its weak_workdir"
+    else:
+        train = f"train with {how or 'config.checkpoint.keep_period'}"
+        named = f"has {list(others)} beside its own: set its weak_step to one of them, or {train}"
+        remedy = named if others else f"has no other checkpoint: {train}"
+    text = f"The weak prediction of {guidance.describe()!r} needs {needs} of {str(folder)!r}, which"
+    return UserError(f"{text} {remedy}.")
 
 
 def shapes(guidance: Guidance, model: Backbone) -> Backbone:
@@ -117,18 +136,24 @@ def check_weights(guidance: Guidance, workdir: str | os.PathLike) -> None:
 
 
 def _at_share(
-    guidance: Guidance, folder: str | os.PathLike, steps: Sequence[int], last: int, tell: bool
+    guidance: Guidance, folder: str | os.PathLike, steps: Sequence[int], own: int, tell: bool
 ) -> Guidance:
-    """Return a setting with the kept step nearest to its share of `last` steps."""
-    share = guidance.weak_step
+    """Return a setting with the kept step nearest to its share of the steps trained.
+
+    Args:
+      guidance: the setting.
+      folder: the run of the weak prediction.
+      steps: its checkpoints.
+      own: the step of the strong prediction; 0 if another run makes that.
+      tell: log the step.
+    """
+    share, last = guidance.weak_step, own or steps[-1]
     found = early.nearest(share, last, steps)
     if found is None:
         every = record.read(folder)[0].checkpoint.every
-        raise UserError(
-            f"The weak prediction of {guidance.describe()!r} needs a checkpoint near step "
-            f"{share * last:.0f}, {share:g} of {last}, of {str(folder)!r}, which has {steps}: set "
-            f"its weak_step to one of them, or train with {early.advice(share, last, every)}."
-        )
+        needs = f"a checkpoint near step {share * last:.0f}, {share:g} of {last},"
+        others = [step for step in steps if step != own]
+        raise _lacking(guidance, folder, needs, others, early.advice(share, last, every))
     if tell:
         log(f"{guidance.describe()}: the weak prediction is made by step {found} of {folder}.")
     return dataclasses.replace(guidance, weak_step=found)

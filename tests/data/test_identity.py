@@ -130,7 +130,7 @@ def test_a_run_goes_on_without_what_has_turned_out_to_be_damaged(tmp_path, monke
     assert record.data_of(run)["examples"] == 9
     _prepare(run, skipped, name=name)
     write(tmp_path / "images", {"b/9.jpg": picture(1, "JPEG", (64, 64))})
-    with pytest.raises(UserError, match="examples 11 instead of 10.* Set config.data.name to that"):
+    with pytest.raises(UserError, match=r"examples 11 .* Set config\.data\.name to that"):
         _prepare(run, open_source(name, "train", damaged="skip", image_size=2), name=name)
 
 

@@ -138,6 +138,8 @@ def test_a_photo_is_turned_as_its_exif_says(kind, orientation):
     options = dict(lossless=True) if kind == "WEBP" else {}
     encoded = _encoded(stored, kind, exif=exif, **options)
     np.testing.assert_array_equal(decode(encoded, 3)[..., 0], np.array(UPRIGHT[orientation]) * 50)
+    wide = _encoded(Image.new("L", (4, 2)), kind, exif=exif)
+    assert stored_size(wide) == decode(wide, 3).shape[:2]
 
 
 def test_a_turned_photo_has_its_size_before_it_is_decoded_and_is_cropped_upright():

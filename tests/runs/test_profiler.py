@@ -100,17 +100,21 @@ def test_zero_is_off(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_step_that_is_over_cannot_be_traced(tmp_path):
-    with pytest.raises(UserError, match=r"config\.profile\.start=4 must be after step 4"):
-        Profiler(4, 5, str(tmp_path), resumed=4)
+def test_a_step_that_is_over_is_not_traced(tmp_path, capsys):
+    """The same command may continue a run that was killed before its trace was written."""
+    profiler = Profiler(4, 5, str(tmp_path), resumed=4)
+    profiler.before(5)
+    assert not profiler.after(5, None) and not list(tmp_path.iterdir())
+    assert "To trace it, set config.profile.start=5." in capsys.readouterr().out
     Profiler(5, 5, str(tmp_path), resumed=4)
+    assert not capsys.readouterr().out
 
 
 def test_a_command_that_goes_back_past_a_trace_goes_on(tmp_path, capsys):
     profiler = Profiler(4, 5, str(tmp_path), resumed=6, again=True)  # in a bucket, say
     profiler.before(7)
     assert not profiler.after(7, None)
-    assert "Step 4 is not traced again" in capsys.readouterr().out
+    assert "Step 4 is not traced, because the run goes on from step 6." in capsys.readouterr().out
 
 
 def test_the_same_command_continues_a_run_that_was_traced(tmp_path, capsys):
@@ -118,7 +122,7 @@ def test_the_same_command_continues_a_run_that_was_traced(tmp_path, capsys):
     profiler = Profiler(4, 5, str(tmp_path), resumed=6)
     profiler.before(7)
     assert not profiler.after(7, None)
-    assert "Step 4 is not traced again, because the run is past it" in capsys.readouterr().out
+    assert "Step 4 is not traced, because the run goes on from step 6." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from sg_jax.method.guidance import Guidance
 from sg_jax.modes import watching
 from sg_jax.programs.sampling import sample
 from sg_jax.programs.training import start_state
-from sg_jax.weights import checkpoints, weak_networks
+from sg_jax.weights import checkpoints, exports, weak_networks
 from sg_jax.weights.saver import Saver
 
 SG = Guidance(2.0, 0.0, 0.5)
@@ -41,6 +41,32 @@ def run(tmp_path_factory):
             saver.save(state, step, {"data_position": step})
             saver.wait()
     return folder
+
+
+def test_a_network_is_not_guided_by_itself(run):
+    """It would be drawn twice, and nothing would be guided."""
+    own = Guidance(2.0, weak_step=4)
+    with pytest.raises(UserError, match=r"a step other than 4, .* has \[2\] beside its own: set"):
+        weak_networks.at_step(own, run)
+    assert weak_networks.at_step(own, run, step=2) == own
+    for differs in (dict(gamma_weak=0.5), dict(weak_label="null"), dict(weak_weights="raw")):
+        weak_networks.at_step(dataclasses.replace(own, **differs), run)
+    with pytest.raises(UserError, match=r"near step 1, 0\.5 of 2, .* has \[4\] beside its own"):
+        weak_networks.at_step(Guidance(2.0, weak_step=0.5), run, step=2)
+
+
+def test_an_export_has_no_early_checkpoint(run, tmp_path):
+    config, _ = record.read(run)
+    network = checkpoints.load(run)
+    exports.write_folder(tmp_path / "out", network, config, run, 4)
+    for weights in ("model", "ema_0.9"):
+        with pytest.raises(UserError, match="exported with one set of weights: load that with"):
+            checkpoints.load(tmp_path / "out", weights=weights)
+    for step in (2, 0.5):
+        with pytest.raises(UserError, match="exported with one checkpoint: give the run itself"):
+            weak_networks.at_step(Guidance(2.0, weak_step=step), str(tmp_path / "out"))
+    back = Guidance(2.0, weak_step=2, weak_workdir=run)
+    assert weak_networks.at_step(back, str(tmp_path / "out")) == back
 
 
 def value(network):
