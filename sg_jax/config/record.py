@@ -21,6 +21,7 @@ from sg_jax.runs.progress import log
 
 NAME = "config.json"
 DATA = "data"  # its entry about what the data is
+ENCODER = "text_fingerprint"  # therein: that of the frozen text encoder
 UNNAMED = ""  # the data set of a run whose weights were imported without naming one
 
 
@@ -150,7 +151,7 @@ def data_of(workdir: str | os.PathLike) -> identity.Identity:
 
 def encoder_of(workdir: str | os.PathLike) -> str:
     """Return the fingerprint of the frozen text encoder of a run; "" if none is on record."""
-    return str(data_of(workdir).get("text_fingerprint", ""))
+    return str(data_of(workdir).get(ENCODER, ""))
 
 
 def is_exported(workdir: str | os.PathLike) -> bool:

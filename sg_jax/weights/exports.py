@@ -82,16 +82,20 @@ def describe(network: Backbone, **values: Any) -> str:
     )
 
 
-def about(config: ConfigDict, family: str, **values: Any) -> described.Description:
+def about(
+    network: Backbone, config: ConfigDict, family: str, **values: Any
+) -> described.Description:
     """Return the description of a network for a file of weights.
 
     Args:
+      network: the network, which knows the frozen text encoder that it was trained with.
       config: completed.
       family: how its arrays are named; "" for our names.
       values: further JSON values, by name.
     """
     settings = json.loads(record.portable(config).to_json_best_effort())
-    return {"version": version(), "family": family, "config": settings, **values}
+    encoder = {record.ENCODER: network.named.encoder} if network.named.encoder else {}
+    return {"version": version(), "family": family, "config": settings, **encoder, **values}
 
 
 def write_file(
@@ -118,7 +122,7 @@ def write_file(
     weights = arrays_of(network, family, dtype)
     if family:
         _tell_what_others_read(network, family)
-    described.write(path, weights, about(config, family, dtype=dtype, **values))
+    described.write(path, weights, about(network, config, family, dtype=dtype, **values))
     return path
 
 
@@ -193,7 +197,7 @@ def write_diffusers(
         described.write(
             folder / networks.IN_FOLDERS[0],
             weights,
-            about(config, family, dtype=dtype, **values),
+            about(network, config, family, dtype=dtype, **values),
         )
         files.write_atomically(folder / "config.json", json.dumps(settings, indent=1).encode())
     return files.absolute(name)

@@ -76,6 +76,8 @@ def make_run(
     }
     if network.conditioning.count is not None:
         kept["classes"] = network.conditioning.count
+    if network.named.encoder:
+        kept[record.ENCODER] = network.named.encoder
     state = start_state(network, jax.jit(built.tx.init)(network), config.train.ema_decays)
     with files.making(workdir) as folder:
         with Saver(str(folder), every=1, keep=1) as saver:

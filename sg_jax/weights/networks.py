@@ -207,7 +207,7 @@ def _ours(found: Found, family: str, given: Mapping[str, Any]) -> Backbone:
             raise UserError(f"{shown(name)} is {shape}, but its description asks for {here}.")
     state_dict.check_finite({name: np.asarray(leaf) for name, leaf in leaves.items()})
     network = unnamed(leaves, abstract)
-    network.named = Named(settings)
+    network.named = Named(settings, str(found.about.get(record.ENCODER, "")))
     return network
 
 

@@ -6,18 +6,20 @@ import os
 import sys
 import types
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
 from sit_networks import same
 
 import sg_jax
+from sg_jax.config import geometry, parsing, record, tree
 from sg_jax.errors import UserError
 from sg_jax.method.guidance import Guidance
-from sg_jax.modes import export, train
+from sg_jax.modes import export, import_, train
 from sg_jax.modes.base import Job
 from sg_jax.runs.tracking import Track
-from sg_jax.weights import checkpoints, convert, described
+from sg_jax.weights import checkpoints, convert, described, exports
 from sg_jax.weights.checkpoints import named
 
 
@@ -199,3 +201,27 @@ def test_what_published_code_reads_otherwise_is_said(imported, capsys):
     assert "returns 'velocity', but the published code of family='tread' expects" in said
     exported(imported, "as_sit.npz", family="sit")
     assert "published code" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """A run of a network of texts that a frozen encoder reads."""
+    model = dict(kind="text_dit", depth=2, width=16, heads=2, patch=4, image_size=8, channels=3)
+    model |= dict(text_features=8, text_layers=0)
+    text = dict(encoder="a/b", length=5)
+    config = parsing.merge(dict(data=dict(name="x"), model=model, text=text))
+    config = geometry.fill_geometry(config)
+    network = geometry.make_model(tree.check(config).model, jax.random.key(0))
+    (tmp_path / "trained").mkdir()
+    record.write(tmp_path / "trained", config, (), {"text_fingerprint": "0123456789abcdef"})
+    exports.write_folder(tmp_path / "run", network, config, str(tmp_path / "trained"), 1)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("name", ["f.safetensors", "f.npz"])
+def test_a_file_says_which_text_encoder_its_network_reads(texts, name):
+    file = exported(texts, name)
+    assert sg_jax.load(file).named.encoder == sg_jax.load(texts).named.encoder == "0123456789abcdef"
+    again = texts.with_name("again")
+    import_.run(Job(str(again), options={"from": str(file), "family": ""}, config=tree.defaults()))
+    assert record.encoder_of(again) == "0123456789abcdef"
