@@ -86,19 +86,21 @@ class Unfinished:
     @contextlib.contextmanager
     def writing(self, index: int) -> Iterator[None]:
         """Make the folder, or check that it is for the same latents; process `index` locks it."""
+        path = self.progress / "about.json"
         if processes.is_writer():
             self.progress.mkdir(parents=True, exist_ok=True)
-            path = self.progress / "about.json"
             if path.exists():
                 self._check_about(path)
             else:
                 files.write_atomically(path, json.dumps(self.about, indent=1).encode())
         processes.barrier("latents begun")
-        if not self.progress.is_dir():
+        if not path.exists():
             raise UserError(
                 f"{self.folder} is not there for process {index}, but all processes must see the "
                 "same folder: give --to a folder on a disk that they share."
             )
+        if not processes.is_writer():  # this host may have other images, or another autoencoder
+            self._check_about(path, index)
         with sharing.locked(self.progress / f"lock-{index}") as free:
             if not free:
                 raise UserError(
@@ -106,18 +108,26 @@ class Unfinished:
                 )
             yield
 
-    def _check_about(self, path: pathlib.Path) -> None:
+    def _check_about(self, path: pathlib.Path, index: int = 0) -> None:
+        """Raise unless the folder is for what process `index` makes."""
         remedy = f"delete {self.folder} to start again, or choose another --name"
         try:
             saved = dict(json.loads(path.read_bytes()))
         except (ValueError, TypeError, RecursionError) as cause:
             raise UserError(f"{path} is damaged ({one_line(cause)}): {remedy}.") from None
         for key, value in self.about.items():
-            if saved.get(key) != value:
+            if saved.get(key) == value:
+                continue
+            if index:
                 raise UserError(
-                    f"{self.folder} was begun with {key}={saved.get(key)!r}, but now it is "
-                    f"{value!r}: {remedy}, or repeat the earlier command."
+                    f"{self.folder} is being written with {key}={saved.get(key)!r}, but process "
+                    f"{index} has {value!r}: give all hosts the same images and autoencoder, and "
+                    "repeat the same command on all."
                 )
+            raise UserError(
+                f"{self.folder} was begun with {key}={saved.get(key)!r}, but now it is "
+                f"{value!r}: {remedy}, or repeat the earlier command."
+            )
 
     def file(self, k: int) -> pathlib.Path:
         """Return file `k`."""

@@ -1,5 +1,6 @@
 """Images to latents by the command: what is stored, a second start, and what is refused."""
 
+import contextlib
 import json
 
 import image_files
@@ -10,7 +11,7 @@ from published import golden
 
 import sg_jax
 from sg_jax.config import parsing, tree
-from sg_jax.data import latent_shards
+from sg_jax.data import latent_shards, latents
 from sg_jax.data.images import to_float
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
@@ -139,6 +140,30 @@ def test_a_command_that_was_cut_short_goes_on(encode, tmp_path, monkeypatch, cap
     named = {name.replace("whole", "made"): value for name, value in wanted.items()}
     assert found.keys() == named.keys()
     assert all(found[n] == named[n] for n in found if "array_record" in n)
+
+
+@pytest.mark.parametrize(
+    "own, words",
+    [
+        (dict(images="b"), r"with images='a', but process 1 has 'b': give all hosts the same"),
+        (dict(autoencoder="d"), r"autoencoder='c', but process 1 has 'd'"),
+        ({}, ""),
+    ],
+)
+def test_a_host_with_other_images_or_weights_writes_nothing(tmp_path, monkeypatch, own, words):
+    def unfinished(**about):
+        return latent_shards.Unfinished(
+            latents.place(str(tmp_path), "made"), dict(images="a", autoencoder="c") | about,
+            shape=(2, 2, 4), dtype="float16", posterior=False, classes=["x"], captions=False,
+            examples=4, per_file=2,
+        )  # fmt: skip
+
+    with unfinished().writing(0):
+        pass
+    monkeypatch.setattr(latent_shards.processes, "is_writer", lambda: False)  # the second host
+    with pytest.raises(UserError, match=words) if words else contextlib.nullcontext():
+        with unfinished(**own).writing(1):
+            assert not words
 
 
 @pytest.mark.slow
