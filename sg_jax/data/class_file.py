@@ -56,6 +56,13 @@ def ordered_classes(
     return listed, tuple(rest or _printable(folder) for folder, rest in rows)
 
 
+def find(classes: str, name: str) -> pathlib.Path:
+    """Return the path of a file of classes, which may be relative to the folder of the images."""
+    path = pathlib.Path(classes).expanduser()
+    inside = pathlib.Path(name).expanduser() / classes
+    return inside if not path.exists() and inside.exists() else path
+
+
 def _printable(folder: str) -> str:
     return os.fsencode(folder).decode("utf-8", "replace")
 
@@ -67,9 +74,7 @@ def _wrong(classes: str, rule: str) -> SettingError:
 def _lines(classes: str, name: str, known: Collection[str]) -> list[Any]:
     """Return the lines of a file, or their equivalents in a .json file."""
     try:
-        path = pathlib.Path(classes).expanduser()
-        if not path.exists() and (inside := pathlib.Path(name).expanduser() / classes).exists():
-            path = inside
+        path = find(classes, name)
         if path.stat().st_size > MOST:
             raise _wrong(classes, f"has more than {MOST:,} bytes.")
         text = path.read_text(encoding="utf-8-sig")

@@ -15,6 +15,7 @@ from sg_jax.data.encoded import Encoded, with_shape
 from sg_jax.data.images import WHITE
 from sg_jax.data.layout import ONLY
 from sg_jax.errors import UserError, one_line, shown
+from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
 PREFIX = "hf:"
@@ -77,6 +78,11 @@ def claims(name: str) -> bool:
 def on_disk(name: str) -> bool:
     """Return whether a name is the path of a data set, so that nothing is downloaded."""
     return claims(name) and name != PREFIX and _path(name).exists()
+
+
+def absolute(name: str) -> str:
+    """Return a name that means the same data set in any folder."""
+    return PREFIX + str(files.absolute(_path(name))) if on_disk(name) else name
 
 
 def _path(name: str) -> pathlib.Path:

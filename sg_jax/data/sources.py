@@ -13,6 +13,7 @@ from sg_jax.data.images import MOST_SIDE, colour
 from sg_jax.data.prepare import UnknownName
 from sg_jax.data.skipping import without_captions, without_damaged
 from sg_jax.errors import SettingError, UserError
+from sg_jax.runs import files
 
 
 class Source(Protocol):
@@ -86,12 +87,14 @@ class Kind:
         a file that is missing or damaged. For a missing split it raises a SettingError.
       options: the arguments of `open_source` that `open` takes too, out of "channels", "background"
         (red, green and blue), "classes" and "aesthetics".
+      absolute: returns a name that means the same in any folder.
     """
 
     text: str
     claims: Callable[[str], bool]
     open: Callable[..., Source]
     options: tuple[str, ...] = ()
+    absolute: Callable[[str], str] = str
 
 
 KINDS = [
@@ -100,12 +103,14 @@ KINDS = [
         hf_source.claims,
         hf_source.open_hf,
         options=("channels", "background"),
+        absolute=hf_source.absolute,
     ),
     Kind(
         "wds:FOLDER or wds:FOLDER@TIMES,...: WebDataset tars, each image with .txt or .json",
         web_shards.claims,
         web_shards.open_shards,
         options=("channels", "background", "aesthetics"),
+        absolute=web_shards.absolute,
     ),
     Kind(
         "a path such as ./photos or photos.zip: a folder, .zip or .tar of CLASS/*.jpg or "
@@ -113,6 +118,7 @@ KINDS = [
         pictures.claims,
         pictures.open_pictures,
         options=("channels", "background", "classes"),
+        absolute=lambda name: str(files.absolute(name)),
     ),
     Kind(
         "NAME, NAME/CONFIG or NAME:VERSION: a data set of TFDS, 'digits', 'shapes', 'emoji', or "
@@ -123,6 +129,11 @@ KINDS = [
     ),
 ]
 DAMAGED = ("stop", "skip")  # config.data.damaged
+
+
+def kind_of(name: str) -> Kind:
+    """Return the kind that a name belongs to."""
+    return next(kind for kind in KINDS if kind.claims(name))
 
 
 def options_of(data: Any, all_damaged: bool = False) -> dict[str, Any]:
@@ -185,7 +196,7 @@ def open_source(
             f"config.data.image_size={image_size} must be positive and at most {MOST_SIDE}, or 0 "
             "to keep images as stored."
         )
-    kind = next(kind for kind in KINDS if kind.claims(name))
+    kind = kind_of(name)
     given = dict(channels=channels, background=background, classes=classes, aesthetics=aesthetics)
     defaults = dict(channels=0, background="white", classes="", aesthetics=0.0)
     for option in given.keys() - set(kind.options):

@@ -148,6 +148,15 @@ def is_here(name: str) -> bool:
     return all(paths.path(path).exists() for path, _ in _parts(name))
 
 
+def absolute(name: str) -> str:
+    """Return a name that means the same tars in any folder."""
+    parts = map(str.strip, name.removeprefix(PREFIX).split(","))
+    named = zip(_parts(name), parts, strict=True)
+    return PREFIX + ",".join(
+        f"{paths.absolute(path)}{part.removeprefix(path)}" for (path, _), part in named
+    )
+
+
 def open_shards(
     name: str,
     split: str,

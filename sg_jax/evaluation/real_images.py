@@ -7,7 +7,7 @@ from typing import Any
 from sg_jax.config import record
 from sg_jax.config.sections import Config
 from sg_jax.data import origin as origins
-from sg_jax.data.sources import Source, open_source, options_of
+from sg_jax.data.sources import Source, kind_of, open_source, options_of
 from sg_jax.errors import UserError
 
 
@@ -33,9 +33,9 @@ def of_images(config: Config, source: Source, side: int) -> tuple[Config, Source
             "to compare the decoded ones with: name their data set in config.evaluate.images."
         )
     options: dict[str, Any] = dict(origin.images if origin and not name else {})
-    if name:
-        options = dict(name=name, image_size=side)
     try:
+        if name:
+            options = dict(name=name, image_size=side, classes=_classes(name, origin))
         data = dataclasses.replace(config.data, **options)
         found = open_source(data.name, data.split, **options_of(data))
     except (UserError, TypeError) as error:  # TypeError: a file that was changed by hand
@@ -49,6 +49,40 @@ def of_images(config: Config, source: Source, side: int) -> tuple[Config, Source
             f"({side}, {side}, 3): name others in config.evaluate.images."
         )
     return dataclasses.replace(config, data=data), found
+
+
+def _classes(name: str, origin: origins.Origin | None) -> str:
+    """Return the file that names the classes of the latents, if it can name those of `name`.
+
+    It may have moved along with the images, into their folder.
+    """
+    recorded = str(origin.images.get("classes", "")) if origin else ""
+    if not recorded or "classes" not in kind_of(name).options:
+        return ""
+    moved = os.path.join(os.path.expanduser(name), os.path.basename(recorded))
+    return next((path for path in (recorded, moved) if os.path.exists(path)), "")
+
+
+def check_classes(source: Source, real: Source) -> None:
+    """Raise if real images number their classes otherwise than the latents.
+
+    Classes without names, which are called by their numbers, are not compared.
+
+    Args:
+      source: the latents.
+      real: the images, as `of_images` returns them.
+    """
+    ours, theirs = ([name.strip() for name in each.class_names] for each in (source, real))
+    if ours == theirs or any(names == [*map(str, range(len(names)))] for names in (ours, theirs)):
+        return
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    differs = (f"class {i} is {new!r} instead of {own!r}" for i, (own, new) in pairs if new != own)
+    words = next(differs, f"{len(theirs)} classes instead of {len(ours)}")
+    raise UserError(
+        f"The accuracy needs real images whose classes are those of the latents, but those of "
+        f"{real.name!r} differ from config.data.name={source.name!r}: {words}. Name other images "
+        "in config.evaluate.images, or metrics without accuracy in config.evaluate.metrics."
+    )
 
 
 def unlike_run(config: Config, source: Source, workdir: str | os.PathLike) -> str:

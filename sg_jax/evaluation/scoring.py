@@ -21,6 +21,7 @@ from sg_jax.evaluation.metrics import CLASSIFIER, DRAWING, MAIN, METRICS, Metric
 from sg_jax.evaluation.networks import Network
 from sg_jax.evaluation.reading import Reader, spread
 from sg_jax.evaluation.real import View
+from sg_jax.models.kinds import reads_texts
 from sg_jax.parallel import processes
 from sg_jax.runs import files, sharing
 from sg_jax.runs.progress import log
@@ -44,7 +45,7 @@ def check_ready(config: Config, source: Source, side: int) -> None:
     if config.evaluate.reference:
         references.read(config.evaluate.reference)
     else:
-        config, source = real_images.of_images(config, source, side)
+        config, source = _real_images(config, source, side)
     for kind in kinds:
         if kind == CLASSIFIER:
             _open_test(config, source)
@@ -71,6 +72,15 @@ def measured(config: Config) -> list[Metric]:
         for name, metric in METRICS.items()
         if name in wanted and (main if metric.needs == MAIN else metric.needs) in kinds
     ]
+
+
+def _real_images(config: Config, source: Source, side: int) -> tuple[Config, Source]:
+    """Return what `real_images.of_images` does, with the classes of latents if they are judged."""
+    given, found = real_images.of_images(config, source, side)
+    labels = source.latents and not reads_texts(config.model.kind)
+    if labels and METRICS["accuracy"] in measured(config):
+        real_images.check_classes(source, found)
+    return given, found
 
 
 def _check_features(config: Config) -> None:
@@ -144,7 +154,7 @@ def open_judge(
     metrics = tuple(config.evaluate.metrics)
     judge = Judge({}, metrics=metrics, main=main, reference=label, from_file=bool(reference))
     if source is not None and (CLASSIFIER in kinds or reference is None):
-        config, source = real_images.of_images(config, source, side)
+        config, source = _real_images(config, source, side)
     views: dict[str, View] = {}
     if CLASSIFIER in kinds and processes.is_writer():
         assert source is not None

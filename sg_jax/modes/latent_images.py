@@ -3,8 +3,8 @@
 from typing import Any
 
 from sg_jax.config.sections import Config
-from sg_jax.data import pictures
-from sg_jax.data.sources import Source, options_of
+from sg_jax.data import class_file
+from sg_jax.data.sources import Source, kind_of, options_of
 from sg_jax.encoders.autoencoder import Autoencoder
 from sg_jax.errors import UserError
 from sg_jax.runs import files
@@ -54,10 +54,12 @@ def made_by(config: Config, plain: Autoencoder) -> dict[str, Any]:
 def _images_of(config: Config) -> dict[str, Any]:
     """Return how the images are opened again, from any folder."""
     data = config.data
-    found = dict(name=data.name, split=data.split, **options_of(data))
-    for key in ("name", "data_dir", "classes"):
-        if found[key] and (key != "name" or pictures.claims(data.name)):
-            found[key] = str(files.absolute(found[key]))
+    name = kind_of(data.name).absolute(data.name)
+    found = dict(name=name, split=data.split, **options_of(data))
+    if data.data_dir:
+        found["data_dir"] = str(files.absolute(data.data_dir))
+    if data.classes:
+        found["classes"] = str(files.absolute(class_file.find(data.classes, data.name)))
     return found
 
 

@@ -5,10 +5,12 @@ import types
 
 import numpy as np
 import pytest
+from image_files import animals, picture, write
 
-from sg_jax.config import record
+from sg_jax.config import parsing, record, tree
 from sg_jax.config.sections import Data, Evaluate
-from sg_jax.evaluation import real_images
+from sg_jax.errors import UserError
+from sg_jax.evaluation import real_images, scoring
 from sg_jax.evaluation.judge import Judge
 from sg_jax.evaluation.real import View
 
@@ -68,3 +70,47 @@ def test_a_judge_says_what_it_compared(tmp_path):
 def test_a_folder_that_is_no_run_has_none_of_its_own(tmp_path):
     source = types.SimpleNamespace(latents=False)
     assert real_images.unlike_run(config("test"), source, tmp_path) == ""
+
+
+def sources(*names):
+    return [types.SimpleNamespace(name="made", class_names=each) for each in names]
+
+
+def test_classes_in_another_order_are_named():
+    real_images.check_classes(*sources(("cat", "dog"), ("cat", "dog ")))
+    real_images.check_classes(*sources(("cat", "dog"), ("0", "1", "2")))
+    words = r"those of 'made' differ .*'made': class 0 is 'dog' instead of 'cat'\. Name other"
+    with pytest.raises(UserError, match=words):
+        real_images.check_classes(*sources(("cat", "dog"), ("dog", "cat")))
+    with pytest.raises(UserError, match="3 classes instead of 2"):
+        real_images.check_classes(*sources(("cat", "dog"), ("cat", "dog", "fox")))
+
+
+@pytest.fixture
+def latents(tmp_path):
+    """Latents of images whose classes a file named, which lies beside the images, and a config."""
+    contents = animals(2) | {"names.txt": b"dog Hund\ncat Katze"}
+    write(tmp_path / "pets", contents)
+    images = dict(name=str(tmp_path / "gone"), classes=str(tmp_path / "gone" / "names.txt"))
+    source = types.SimpleNamespace(
+        name="made", latents=True, class_names=("Hund", "Katze"),
+        origin=types.SimpleNamespace(images=images),
+    )  # fmt: skip
+    config = parsing.merge(dict(evaluate=dict(images=str(tmp_path / "pets"))))
+    config.data.name, config.data.test_split = "made", "train"
+    return config, source
+
+
+def test_other_images_have_the_classes_of_the_latents(latents, tmp_path):
+    config, source = latents
+    _, real = real_images.of_images(tree.check(config), source, 4)
+    assert real.class_names == ("Hund", "Katze")
+    scoring.check_ready(tree.check(config), source, 4)
+    source.origin.images["classes"] = str(tmp_path / "none.txt")
+    with pytest.raises(UserError, match="class 0 is 'cat' instead of 'Hund'"):
+        scoring.check_ready(tree.check(config), source, 4)
+    config.evaluate.metrics = ("frechet",)
+    scoring.check_ready(tree.check(config), source, 4)
+    config.evaluate.images = f"wds:{write(tmp_path / 'tar', {'0.png': picture(1)}, 'tar')}"
+    _, real = real_images.of_images(tree.check(config), source, 4)
+    assert real.class_names == ("image",)
