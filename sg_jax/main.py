@@ -24,7 +24,7 @@ import jax
 from sg_jax.config import geometry, help, parsing, record, tree, trust
 from sg_jax.config.sections import SECTIONS, Config
 from sg_jax.costs import chips, machines
-from sg_jax.data import identity, prepare, wording
+from sg_jax.data import identity, origin, prepare, wording
 from sg_jax.data.sources import open_source, options_of
 from sg_jax.encoders.text import BYTES
 from sg_jax.errors import UserError
@@ -241,12 +241,13 @@ def _by_writer(mode: Mode, work: Callable[[], Sequence]) -> Sequence:
 def _says_enough(config: Config, workdir: str, job: Job) -> bool:
     """Return whether a run's record replaces its data.
 
-    The record of latents says what decodes them. Captions are needed if no prompts are given.
+    If the record of latents does not say what made them, or the command does not say what decodes
+    them, their data set does. Captions are needed if no prompts are given.
     """
     if reads_texts(config.model.kind) and not job.options.get("prompts"):
         return False
     known, data = record.data_of(workdir), config.data
-    if known.get("latents") and not config.autoencoder.path:
+    if known.get("latents") and not (config.autoencoder.path and origin.ENTRY in known):
         return not prepare.is_prepared(data.name, data.data_dir)
     return "latents" in known
 

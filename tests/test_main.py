@@ -358,11 +358,15 @@ def test_latents_are_opened_to_know_what_decodes_them_unless_the_command_says_it
     config.model.update(image_size=2, channels=4, num_classes=2, depth=1, width=8, heads=2, patch=1)
     record.write(tmp_path / "run", config, ("a", "b"), {"latents": True})
     given = ["main", "--mode=ask", f"--workdir={tmp_path / 'run'}"]
+    named = [*given, "--config.autoencoder.path=some.npz"]
     main.main(given)
-    main.main([*given, "--config.autoencoder.path=some.npz"])
+    main.main(named)  # the data set says which scale is right, and the record does not
+    made = dict(name="some.npz", fingerprint="0123", scale=1.0, shift=0.0, factor=8)
+    record.write(tmp_path / "run", config, ("a", "b"), {"latents": True, "autoencoder": made})
+    main.main(named)
     (tmp_path / "small").rename(tmp_path / "away")
     main.main(given)
-    assert [source and source.name for source in seen] == ["small", None, None]
+    assert [source and source.name for source in seen] == ["small", "small", None, None]
 
 
 def test_the_process_fails_with_the_message_alone(call, tmp_path):

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from sg_jax.config import parsing, tree
 from sg_jax.config.tree import fixed, without_unread
-from sg_jax.data import hf_source, identity, pictures, web_shards
+from sg_jax.data import hf_source, identity, origin, pictures, web_shards
 from sg_jax.errors import UserError, one_line
 from sg_jax.method.candidates import METHODS
 from sg_jax.method.guidance import Guidance
@@ -152,6 +152,16 @@ def data_of(workdir: str | os.PathLike) -> identity.Identity:
 def encoder_of(workdir: str | os.PathLike) -> str:
     """Return the fingerprint of the frozen text encoder of a run; "" if none is on record."""
     return str(data_of(workdir).get(ENCODER, ""))
+
+
+def maker_of(workdir: str | os.PathLike) -> origin.Maker | None:
+    """Return the autoencoder that made the latents of a run; None if none is on record.
+
+    Raises:
+      UserError: the record of it is damaged.
+    """
+    found = data_of(workdir).get(origin.ENTRY)
+    return None if found is None else origin.from_record(found, files.path(workdir) / NAME)
 
 
 def is_exported(workdir: str | os.PathLike) -> bool:

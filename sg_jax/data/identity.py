@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sg_jax.data import wording
+from sg_jax.data import origin, wording
 from sg_jax.data.sources import Source
 from sg_jax.encoders.text import Text
 from sg_jax.errors import UserError
@@ -41,6 +41,7 @@ def of(source: Source, text: Text | None = None, damaged: bool = False) -> Ident
     # The first, the last, and evenly spread ones between.
     ids = [i * (count - 1) // max(1, some - 1) for i in range(some)]
     images, labels = hashlib.sha256(), hashlib.sha256()
+    maker = origin.maker_of(source)
     with ThreadPoolExecutor(THREADS) as pool:
         for image, label in pool.map(lambda i: _identify(source, i, damaged), ids):
             images.update(hashlib.sha256(image).digest())
@@ -54,6 +55,7 @@ def of(source: Source, text: Text | None = None, damaged: bool = False) -> Ident
         "checked": some,
         "images": images.hexdigest()[:16],
         "labels": labels.hexdigest()[:16],
+        **({origin.ENTRY: maker.record()} if maker else {}),
         **(wording.identity(text, source) if text else {}),
         **_whole(source),
     }
@@ -80,12 +82,23 @@ def differences(saved: Identity, found: Identity) -> str:
 
 
 def _differences(saved: Identity, found: Identity) -> str:
+    saved, found = _compared(saved), _compared(found)
     keys = [k for k in found if k in saved and k != "whole" and found[k] != saved[k]]
     plain = [f"{key} {_text(found[key])} instead of {_text(saved[key])}" for key in keys[:4]]
     hashed = {"images": "other images", "labels": "other labels", "captions": "other captions"}
+    hashed[origin.ENTRY] = "another autoencoder"
     if not set(keys) - set(hashed):
         return " and ".join(hashed[key] for key in keys)
     return ", ".join(plain)
+
+
+def _compared(values: Identity) -> Identity:
+    """Return what is compared: of an autoencoder its weights and its numbers, but not its name."""
+    made = values.get(origin.ENTRY)
+    if not isinstance(made, Mapping):
+        return values
+    numbers = {key: made[key] for key in ("scale", "shift", "factor") if key in made}
+    return {**values, origin.ENTRY: made.get("fingerprint"), **numbers}
 
 
 def _text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,35 @@ from sg_jax.errors import UserError, is_number, is_text, is_whole, one_line
 from sg_jax.runs import arrays, files
 
 NAME = "autoencoder.json"  # in the folder of the data set
+ENTRY = "autoencoder"  # in what a run records about its data
+
+
+@dataclasses.dataclass(frozen=True)
+class Maker:
+    """The autoencoder that made latents.
+
+    Attributes:
+      name: its file, folder or hub id; in the record of a run only the last part of a path.
+      fingerprint, scale, shift, factor: see `Origin`.
+    """
+
+    name: str
+    fingerprint: str
+    scale: float
+    shift: float
+    factor: int
+
+    def is_sound(self) -> bool:
+        """Return whether all values have their types."""
+        texts, numbers = (self.name, self.fingerprint), (self.scale, self.shift)
+        sound = all(isinstance(text, str) and is_text(text) for text in texts)
+        return sound and all(map(is_number, numbers)) and is_whole(self.factor)
+
+    def record(self) -> dict[str, Any]:
+        """Return what a run records, without the folder of a local file."""
+        is_path = self.name.startswith(("/", ".", "~")) or "://" in self.name
+        name = pathlib.PurePath(self.name).name if is_path else self.name
+        return dataclasses.asdict(self) | {"name": name}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +67,11 @@ class Origin:
     images: Mapping[str, Any]
     shards: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def maker(self) -> Maker:
+        """The autoencoder."""
+        return Maker(self.autoencoder, self.fingerprint, self.scale, self.shift, self.factor)
+
 
 def write(folder: epath.Path, origin: Origin) -> None:
     """Write the file into the folder of a data set."""
@@ -49,6 +84,34 @@ def of(source: Any) -> Origin | None:
     return getattr(source, "origin", None)
 
 
+def maker_of(source: Any) -> Maker | None:
+    """Return what made the latents of a source, if it, or the record of its run, says so."""
+    origin = of(source)
+    return origin.maker if origin is not None else getattr(source, "maker", None)
+
+
+def from_record(entry: Any, where: Any) -> Maker:
+    """Return the autoencoder that a run records.
+
+    Args:
+      entry: what `Maker.record` returned.
+      where: the file that it was read from.
+
+    Raises:
+      UserError: it is not that of an autoencoder.
+    """
+    try:
+        found = Maker(**{field.name: entry[field.name] for field in dataclasses.fields(Maker)})
+        if not found.is_sound():
+            raise ValueError("a value is of another type")
+    except (TypeError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{where} does not say what made the latents ({one_line(error)}): remove its entry "
+            f"{ENTRY!r}, and give the autoencoder with config.autoencoder.path."
+        ) from None
+    return found
+
+
 def read(folder: Any) -> Origin | None:
     """Return what the file in a folder says; None if there is none.
 
@@ -59,13 +122,10 @@ def read(folder: Any) -> Origin | None:
     try:
         found = json.loads(arrays.read_bytes(path))
         origin = Origin(**found | {name: tuple(found[name]) for name in ("mean", "std")})
-        numbers = (origin.scale, origin.shift, *origin.mean, *origin.std)
-        texts = (origin.autoencoder, origin.fingerprint)
         tables = (origin.images, origin.shards, *origin.shards.values())
         if not (
-            all(isinstance(text, str) and is_text(text) for text in texts)
-            and all(map(is_number, numbers))
-            and is_whole(origin.factor)
+            origin.maker.is_sound()
+            and all(map(is_number, (*origin.mean, *origin.std)))
             and all(isinstance(table, dict) for table in tables)
         ):
             raise ValueError("a value is of another type")

@@ -18,6 +18,7 @@ from sg_jax.config import record
 from sg_jax.config.experiment import Experiment
 from sg_jax.data.asked import Asked
 from sg_jax.data.directions import Direction
+from sg_jax.data.origin import Maker
 from sg_jax.data.sources import Source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import captioned, drawings, measure, pictures, table
@@ -40,11 +41,14 @@ class Recorded:
       name: of the data set.
       image_shape: H, W and C.
       latents: whether its images are latents.
+      maker: the autoencoder that made them, if it is on record. Its name says it to the user; it is
+        not looked up.
     """
 
     name: str
     image_shape: tuple[int, int, int]
     latents: bool
+    maker: Maker | None = None
 
 
 def draw(
@@ -190,7 +194,8 @@ def recorded(job: Job) -> Job:
     model, config = job.experiment.model, job.experiment.config
     shape = (model.image_size, model.image_size, model.channels)
     latents = bool(record.data_of(job.workdir).get("latents"))
-    return dataclasses.replace(job, source=cast(Source, Recorded(config.data.name, shape, latents)))
+    source = Recorded(config.data.name, shape, latents, record.maker_of(job.workdir))
+    return dataclasses.replace(job, source=cast(Source, source))
 
 
 def run(job: Job) -> list[epath.Path]:

@@ -6,11 +6,12 @@ import numpy as np
 
 from sg_jax.config.sections import Config
 from sg_jax.data import origin as origins
-from sg_jax.data.origin import Origin
+from sg_jax.data.origin import Maker
 from sg_jax.encoders.autoencoder import Autoencoder
 from sg_jax.errors import UserError
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
+from sg_jax.weights import autoencoder_scales as scales
 from sg_jax.weights.autoencoders import load_autoencoder
 
 REMEDY = (
@@ -46,39 +47,48 @@ def of_latents(config: Config, source: Any) -> Autoencoder:
     """Return the autoencoder that decodes a source's latents.
 
     Raises:
-      Missing: nothing names it, or the data set names a file that is not there.
+      Missing: nothing names it, or only the record of a run does, or the data set names a file
+        that is not there.
       UserError: it cannot be read, or is not the one that made the latents.
     """
-    origin, said = origins.of(source), config.autoencoder.path
-    if not is_known(config, source):
+    origin, maker, said = origins.of(source), origins.maker_of(source), config.autoencoder.path
+    if said:
+        found = load(config)
+        _check(found, maker, source, "config.autoencoder.path")
+        return found
+    if maker is None:
         raise Missing(
             f"config.data.name={source.name!r} contains latents, but nothing says what decodes "
             f"them: {REMEDY}."
         )
-    if said or origin is None:
-        found = load(config)
-        _check(found, origin, source, "config.autoencoder.path")
-        return found
-    name = origin.autoencoder
-    if name.startswith("/") and not files.path(name).exists():
-        raise Missing(
-            f"The latents of config.data.name={source.name!r} were made by {name}, which is not "
-            f"there: {REMEDY}."
-        )
-    options = dict(scale=origin.scale, shift=origin.shift)
-    found = load_autoencoder(name, **options)
-    if found.fingerprint() != origin.fingerprint:
+    made = f"The latents of config.data.name={source.name!r} were made by {maker.name}"
+    if origin is None:  # the record of a run has a name, but not where the autoencoder is
+        raise Missing(f"{made} ({maker.fingerprint}): {_remedy(maker)}.")
+    if maker.name.startswith("/") and not files.path(maker.name).exists():
+        raise Missing(f"{made}, which is not there: {_remedy(maker)}.")
+    options = dict(scale=maker.scale, shift=maker.shift)
+    found = load_autoencoder(maker.name, **options)
+    if found.fingerprint() != maker.fingerprint:
         raise UserError(
-            f"The latents of config.data.name={source.name!r} were made by {name}, whose weights "
-            f"have changed since ({found.fingerprint()}, not {origin.fingerprint}): {REMEDY}."
+            f"{made}, whose weights have changed since ({found.fingerprint()}, not "
+            f"{maker.fingerprint}): {REMEDY}."
         )
     if config.autoencoder.dtype != "float32":
-        found = load_autoencoder(name, **options, dtype=config.autoencoder.dtype)
-    _check(found, origin, source, "The data set's autoencoder")
+        found = load_autoencoder(maker.name, **options, dtype=config.autoencoder.dtype)
+    _check(found, maker, source, "The data set's autoencoder")
     return found
 
 
-def _check(found: Autoencoder, origin: Origin | None, source: Any, what: str) -> None:
+def _remedy(maker: Maker) -> str:
+    """Return what to give, with the scale and the shift unless the name tells them."""
+    known = scales.by_name([maker.name])
+    told = (known.scale, known.shift) if known else (1.0, 0.0)
+    if np.allclose(told, (maker.scale, maker.shift)):
+        return REMEDY
+    return f"{REMEDY}; and set config.autoencoder.scale={maker.scale} and shift={maker.shift}"
+
+
+def _check(found: Autoencoder, maker: Maker | None, source: Any, what: str) -> None:
     """Raise if an autoencoder cannot have made a source's latents; log if it has other weights."""
     channels = source.image_shape[2]
     if found.channels != channels:
@@ -86,16 +96,16 @@ def _check(found: Autoencoder, origin: Origin | None, source: Any, what: str) ->
             f"{what}={found.name!r} has latents of {found.channels} channels, but those of "
             f"config.data.name={source.name!r} have {channels}: {REMEDY}."
         )
-    if origin is None:
+    if maker is None:
         return
     for key in ("factor", "scale", "shift"):
-        ours, theirs = getattr(found, key), getattr(origin, key)
+        ours, theirs = getattr(found, key), getattr(maker, key)
         if not np.isclose(ours, theirs):
-            remedy = f"set config.autoencoder.scale={origin.scale} and shift={origin.shift}"
+            remedy = f"set config.autoencoder.scale={maker.scale} and shift={maker.shift}"
             raise UserError(
                 f"{what}={found.name!r} has the {key} {ours:g}, but the latents of "
                 f"config.data.name={source.name!r} were made with {theirs:g}: "
                 f"{REMEDY if key == 'factor' else remedy}."
             )
-    if what.startswith("config") and found.fingerprint() != origin.fingerprint:
-        log(f"The latents were made by {origin.autoencoder}; {found.name} decodes them.")
+    if what.startswith("config") and found.fingerprint() != maker.fingerprint:
+        log(f"The latents were made by {maker.name}; {found.name} decodes them.")

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from sg_jax.config import record
+from sg_jax.data.origin import Maker
 from sg_jax.errors import UserError
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.dit import DiT
@@ -34,7 +35,7 @@ A {kind} of {parameters:,} parameters, written by sg_jax {version} from {source}
 | | |
 |---|---|
 | weights | {weights} of step {step}, {dtype} |
-| images | {channels} channels, {side}x{side}, {conditions} |
+| images | {channels} channels, {side}x{side}, {conditions} |{made}
 | network | depth {depth}, width {width}, heads {heads}, patch {patch}, routes {routes} |
 | returns | {prediction} |
 
@@ -57,11 +58,16 @@ def version() -> str:
     return sys.modules["sg_jax"].__version__
 
 
-def describe(network: Backbone, **values: Any) -> str:
+MADE = """
+| latents | made by {name} ({fingerprint}), scale {scale}, shift {shift}, factor {factor} |"""
+
+
+def describe(network: Backbone, maker: Maker | None, **values: Any) -> str:
     """Return the README.md of a folder with a network.
 
     Args:
       network: the network.
+      maker: what made the latents that it draws, if that is known.
       values: the other fields of `README`.
     """
     arrays = checkpoints.named(network).values()
@@ -78,6 +84,7 @@ def describe(network: Backbone, **values: Any) -> str:
         patch=network.patch,
         routes=network.routes or "none",
         prediction=network.prediction,
+        made=MADE.format(**maker.record()) if maker else "",
         **values,
     )
 
@@ -227,8 +234,8 @@ def write_folder(
     _, class_names = record.read(workdir)
     arrays = arrays_of(network, "", dtype)
     text = describe(
-        network, title=files.absolute(name).name, source=f"{files.absolute(workdir).name}, a run",
-        weights=weights, step=step, dtype=dtype,
+        network, record.maker_of(workdir), title=files.absolute(name).name,
+        source=f"{files.absolute(workdir).name}, a run", weights=weights, step=step, dtype=dtype,
         note="It holds no optimizer state: to train further, start from it with "
         "`--config.train.init_from=THIS_FOLDER`.",
     )  # fmt: skip

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from sg_jax.config import experiment, geometry, record
 from sg_jax.config.sections import Model
+from sg_jax.data import origin as origins
 from sg_jax.errors import UserError, default_of, plain
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.kinds import BACKBONES, argument, reads
@@ -64,9 +65,11 @@ def make_run(
     config = _completed(config, network, said)
     built = experiment.build(config)
     named = f"{found.path.name}, {_hash(found.path)}"
+    made = found.about.get(origins.ENTRY)
+    maker = None if made is None else origins.from_record(made, found.path)
     text = exports.describe(
-        network, title=files.absolute(workdir).name, source=named, weights="weights",
-        step=0, dtype="float32",
+        network, maker, title=files.absolute(workdir).name, source=named, weights="weights", step=0,
+        dtype="float32",
         note=f"The names are those of {family or 'sg_jax'}. Train further with `--mode train`, or "
         "start a run of your own with `--config.train.init_from=THIS_FOLDER`.",
     )  # fmt: skip
@@ -78,6 +81,8 @@ def make_run(
         kept["classes"] = network.conditioning.count
     if network.named.encoder:
         kept[record.ENCODER] = network.named.encoder
+    if maker is not None:
+        kept[origins.ENTRY] = maker.record()
     state = start_state(network, jax.jit(built.tx.init)(network), config.train.ema_decays)
     with files.making(workdir) as folder:
         with Saver(str(folder), every=1, keep=1) as saver:

@@ -11,7 +11,7 @@ from image_files import animals, picture, write
 from PIL import Image
 
 from sg_jax.config import parsing, record
-from sg_jax.data import identity
+from sg_jax.data import identity, origin
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.main import main
@@ -33,6 +33,7 @@ class Examples:
     class_names: tuple = ("even", "odd")
     latents: bool = False
     posterior: bool = False
+    maker: origin.Maker | None = None
 
     def __len__(self):
         return self.count
@@ -54,6 +55,25 @@ def test_what_differs_is_named():
     assert _differences(Examples(), odd=3, odd_label=4) == "other images and other labels"
     more = _differences(Examples(), count=2000, num_classes=3)
     assert more.startswith("examples 2,000 instead of 10, classes 3 instead of 2")
+
+
+MAKER = origin.Maker("/home/me/vae.npz", "aaaa", 0.18215, 0.0, 8)
+
+
+def test_what_made_latents_is_recorded_and_compared_without_its_name():
+    made = Examples(maker=MAKER)
+    assert identity.of(made)["autoencoder"] == dict(
+        name="vae.npz", fingerprint="aaaa", scale=0.18215, shift=0.0, factor=8
+    )
+    hub = dataclasses.replace(MAKER, name="owner/vae")
+    assert identity.of(Examples(maker=hub))["autoencoder"]["name"] == "owner/vae"
+    assert _differences(made, maker=hub) == _differences(made, maker=None) == ""
+    assert _differences(Examples(), maker=MAKER) == ""  # a record of before
+    other = dataclasses.replace(MAKER, fingerprint="bbbb")
+    assert _differences(made, maker=other) == "another autoencoder"
+    assert _differences(made, maker=other, odd=3) == "other images and another autoencoder"
+    other = dataclasses.replace(MAKER, scale=0.13025)
+    assert _differences(made, maker=other) == "scale 0.13025 instead of 0.18215"
 
 
 def test_of_many_examples_some_are_compared(monkeypatch):

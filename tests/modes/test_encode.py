@@ -1,7 +1,9 @@
 """Images to latents by the command: what is stored, a second start, and what is refused."""
 
 import contextlib
+import dataclasses
 import json
+import types
 
 import image_files
 import jax
@@ -10,13 +12,15 @@ import pytest
 from published import golden
 
 import sg_jax
-from sg_jax.config import parsing, tree
-from sg_jax.data import latent_shards, latents
+from sg_jax.config import parsing, record, tree
+from sg_jax.data import latent_shards, latents, origin
 from sg_jax.data.images import to_float
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 from sg_jax.evaluation import real_images
 from sg_jax.main import main
+from sg_jax.modes import sample
+from sg_jax.modes.base import Job
 from sg_jax.parallel import sharding
 from sg_jax.programs import decoding
 from sg_jax.weights import decoders
@@ -227,6 +231,46 @@ def test_what_decodes_is_found_or_missed(encode, weights, tmp_path, checked):
     finally:
         away.rename(path)
     _origin_is_damaged(tmp_path / "made" / "1.0.0", tmp_path)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A run's record of what made its latents -> what stands for the data set if it is gone."""
+
+    def make(entry):
+        config = parsing.merge(dict(data=dict(name="made")))
+        (tmp_path / "run").mkdir(exist_ok=True)
+        record.write(tmp_path / "run", config, (), dict(latents=True, autoencoder=entry))
+        job = Job(str(tmp_path / "run"), config=config)
+        network = types.SimpleNamespace(image_size=2, channels=4)
+        vars(job)["experiment"] = types.SimpleNamespace(model=network, config=tree.check(config))
+        return sample.recorded(job).source
+
+    return make
+
+
+def test_a_record_checks_what_decodes(kept, checked, weights, monkeypatch, capsys):
+    plain = sg_jax.load_autoencoder(weights / "vae.npz", scale=2.0)
+    maker = origin.Maker("/gone/vae.npz", plain.fingerprint(), 2.0, 0.0, 8)
+
+    def found(maker, **values):
+        return decoders.of_latents(checked(**values), kept(maker.record()))
+
+    monkeypatch.chdir(weights)  # where a file has the recorded name
+    words = r"were made by vae\.npz \(\w+\): give .*; and set config\.autoencoder\.scale=2\.0 and s"
+    with pytest.raises(decoders.Missing, match=words):
+        found(maker)
+    with pytest.raises(decoders.Missing, match=r"made by stabilityai/sd-vae-ft-ema \(\w+\): give"):
+        found(dataclasses.replace(maker, name="stabilityai/sd-vae-ft-ema"))
+    path = str(weights / "vae.npz")
+    with pytest.raises(UserError, match=r"has the scale 3, but .* with 2: set config\.autoenc"):
+        found(maker, path=path, scale=3.0)
+    assert found(maker, path=path, scale=2.0).scale == 2 and not capsys.readouterr().out
+    assert found(dataclasses.replace(maker, fingerprint="x"), path=path, scale=2.0).factor == 8
+    assert "The latents were made by vae.npz; " in capsys.readouterr().out
+    for entry in (3, {}, {**maker.record(), "scale": "x"}):
+        with pytest.raises(UserError, match=r"config\.json does not say what made the latents"):
+            kept(entry)
 
 
 def _origin_is_damaged(folder, root):

@@ -3,6 +3,7 @@
 import importlib.machinery
 import json
 import os
+import shutil
 import sys
 import types
 
@@ -14,6 +15,7 @@ from sit_networks import same
 
 import sg_jax
 from sg_jax.config import geometry, parsing, record, tree
+from sg_jax.data.origin import Maker
 from sg_jax.errors import UserError
 from sg_jax.method.guidance import Guidance
 from sg_jax.modes import export, import_, train
@@ -201,6 +203,26 @@ def test_what_published_code_reads_otherwise_is_said(imported, capsys):
     assert "returns 'velocity', but the published code of family='tread' expects" in said
     exported(imported, "as_sit.npz", family="sit")
     assert "published code" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["m", "m.safetensors", "m.npz"])
+def test_an_export_says_what_made_the_latents(imported, tmp_path, name):
+    made = Maker("owner/vae", "0123", 0.18215, 0.5, 8)
+    run = tmp_path / "run"
+    shutil.copytree(imported, run)
+    config, names = record.read(run)
+    record.write(run, config, names, {**record.data_of(run), "autoencoder": made.record()})
+    export.run(Job(str(run), options=dict(
+        to=str(tmp_path / name), family="", dtype="float32", step=0, weights="ema", push=""
+    )))  # fmt: skip
+    found = tmp_path / name
+    if "." in name:
+        options = {"from": str(found), "family": ""}
+        import_.run(Job(str(found := tmp_path / "again"), options=options, config=tree.defaults()))
+    assert record.maker_of(found) == made
+    row = "| latents | made by owner/vae (0123), scale 0.18215, shift 0.5, factor 8 |\n| network"
+    assert row in (found / "README.md").read_text()
+    assert "made by" not in (imported / "README.md").read_text()
 
 
 @pytest.fixture
