@@ -3,11 +3,9 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import jax
-import numpy as np
 
 from sg_jax.config import record, trust
 from sg_jax.config.experiment import Experiment
@@ -23,7 +21,7 @@ from sg_jax.models.backbone import Backbone
 from sg_jax.modes import dry_train, watching
 from sg_jax.modes.base import MODES, Job, Mode, register, weak_paths
 from sg_jax.parallel import processes, sharding
-from sg_jax.programs.health import Diverged, Health
+from sg_jax.programs.health import Diverged, Health, losses_by_rate
 from sg_jax.programs.training import TrainState, abstract_state, init_state, start_state
 from sg_jax.runs import lock, tracking
 from sg_jax.runs.profiler import Profiler
@@ -151,19 +149,21 @@ def _train(
                 rate = float(experiment.schedule(step - 1))  # counted from 0
                 speed = _speed(experiment, rates, pace)
                 back = {"rollbacks": len(rollbacks)} if len(rollbacks) else {}
-                by_rate = _by_rate(rates, seen)
+                by_rate = losses_by_rate(rates, seen)
                 found = {**means, "learning_rate": rate, **pace, **speed, **back, **by_rate}
                 pending = []
-            if watch.is_due(step):
+            due, saves = watch.is_due(step), last or saver.should_save(step)
+            if due or saves:
+                # So that nothing spoiled is drawn, or replaces a good checkpoint.
+                health.check(step, jax.device_get(pending))
+                health.check_state(step, state, mesh)
+            if due:
                 found |= watch.after(step, state, rates, writer, spent, *frozen)
                 progress.restart(step)
             if found:
                 writer.scalars(step, found)
             best = watch.best_of(step, found, saver.best)
-            if last or best or saver.should_save(step):
-                # So that no spoiled checkpoint replaces a good one.
-                health.check(step, jax.device_get(pending))
-                health.check_state(step, state, mesh)
+            if saves or best:
                 writer.flush()  # so that a resumed run has all records up to its checkpoint
                 if held is not None:
                     held.check()  # or two runs would save into one folder
@@ -210,16 +210,6 @@ def _start(
         state = start_state(model, state.opt_state, decays)
         log(f"Start from the weights of {source}.")
     return state, kept, frozen
-
-
-def _by_rate(rates: Rates, seen: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the mean loss at each rate, such as "loss_gamma_0.5", if steps draw their rates."""
-    found: dict[str, float] = {}
-    for n, (gamma, _) in enumerate(rates):
-        losses = [m["loss"] for m in seen if m.get("drawn") == n and not m.get("skipped")]
-        if losses:
-            found[f"loss_gamma_{gamma:g}"] = float(np.mean(losses))
-    return found
 
 
 def _speed(experiment: Experiment, rates: Rates, pace: dict[str, float]) -> dict[str, float]:

@@ -17,19 +17,19 @@ from sg_jax.config.experiment import Experiment
 from sg_jax.config.sections import Config
 from sg_jax.config.training import EVAL, HELDOUT
 from sg_jax.data import wording
-from sg_jax.data.asked import Asked, labels_of
+from sg_jax.data.asked import labels_of
 from sg_jax.data.sources import Source, open_source, options_of
 from sg_jax.errors import UserError, nearest
-from sg_jax.evaluation import captioned, pictures, scoring
+from sg_jax.evaluation import scoring
 from sg_jax.evaluation.judge import Judge
-from sg_jax.evaluation.metrics import METRICS
-from sg_jax.method.guidance import Guidance
+from sg_jax.evaluation.metrics import METRICS, Scores
 from sg_jax.method.objective import Rates, in_words
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.kinds import reads_texts
+from sg_jax.modes import grids
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs import heldout
-from sg_jax.programs.sampling import sample, sample_batches
+from sg_jax.programs.sampling import NotFinite, sample_batches
 from sg_jax.programs.training import TrainState
 from sg_jax.runs import files
 from sg_jax.runs.progress import Spent, log
@@ -37,8 +37,6 @@ from sg_jax.runs.records import Writer
 from sg_jax.runs.tracking import Tracker
 from sg_jax.weights import best
 from sg_jax.weights.best import Best
-
-CAPTIONED = 6  # captioned pictures in a row, and in a column
 
 
 def check(experiment: Experiment, source: Source) -> None:
@@ -139,7 +137,7 @@ class Watch:
         train, found = self._experiment.config.train, {}
         if train.sample_every and step % train.sample_every == 0:
             with self._timed(spent, "pictures", state):
-                _sample_grid(self._experiment, state, writer, self._workdir, step)
+                grids.draw(self._experiment, state, writer, self._workdir, step)
         if train.heldout_every and step % train.heldout_every == 0:
             with self._timed(spent, "held-out loss", state):
                 found[HELDOUT] = self._heldout_loss(step, state, rates, *teachers)
@@ -194,38 +192,54 @@ class Watch:
         return value
 
     def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
-        """Draw in all processes and score in the writer; a failed score does not end training."""
+        """Draw in all processes and score in the writer; what fails of it does not end training."""
+        train, of_images = self._experiment.config.train, {}
+        for name, value in self._scores(step, state).items():
+            if METRICS[name].of_images and value is not None:
+                of_images[name] = float(value)
+        if of_images:
+            listed = ", ".join(f"{name} {value:.4g}" for name, value in of_images.items())
+            log(
+                f"Step {step}: {listed}; {train.evaluate_samples:,} images by the moving "
+                f"average, {train.evaluate_guidance}."
+            )
+        found = {f"{EVAL}{name}": value for name, value in of_images.items()}
+        if self._metric not in ("", HELDOUT):
+            name = f"{EVAL}{self._metric}"
+            found[name] = processes.number_from_writer(found.get(name, np.nan))
+        return found
+
+    def _scores(self, step: int, state: TrainState) -> Scores:
+        """Return the scores of some images in the writer; none in other processes, or if it fails.
+
+        All processes find the same samples, and so agree on whether these are finite.
+        """
         experiment, train = self._experiment, self._experiment.config.train
         guidance = experiment.settings[train.evaluate_guidance]
         wanted = experiment.asked(train.evaluate_samples)
         labels = labels_of(wanted)
         assert self._judge is not None
         tallies, done = self._judge.tallies(len(labels)), 0
-        how = dict(weak_model=_weak_of(state, guidance), **experiment.sampling)
-        for images in sample_batches(state.ema, wanted, guidance, **how):
-            seen = self._judge.observe(images)
-            if processes.is_writer():
-                tallies.add(seen, labels[done : done + len(images)])
-            done += len(images)
-        found: dict[str, float] = {}
-        if processes.is_writer():
-            try:
-                scores = self._judge.scores_of(tallies.results())
-            except UserError as error:  # such as too few images for a metric
-                log(f"Step {step}: this evaluation failed and is left out. {error}")
-                scores = {}
-            of_images = {n: v for n, v in scores.items() if METRICS[n].of_images and v is not None}
-            found = {f"{EVAL}{name}": float(value) for name, value in of_images.items()}
-            listed = ", ".join(f"{name} {value:.4g}" for name, value in of_images.items())
-            if listed:
-                log(
-                    f"Step {step}: {listed}; {train.evaluate_samples:,} images by the moving "
-                    f"average, {train.evaluate_guidance}."
-                )
-        if self._metric not in ("", HELDOUT):
-            name = f"{EVAL}{self._metric}"
-            found[name] = processes.number_from_writer(found.get(name, np.nan))
-        return found
+        how = dict(weak_model=grids.weak_of(state, guidance), **experiment.sampling)
+        with _left_out(step, "evaluation", NotFinite):
+            for images in sample_batches(state.ema, wanted, guidance, **how):
+                seen = self._judge.observe(images)
+                if processes.is_writer():
+                    tallies.add(seen, labels[done : done + len(images)])
+                done += len(images)
+        if done == len(labels) and processes.is_writer():
+            with _left_out(step, "evaluation", UserError):  # such as too few images
+                return self._judge.scores_of(tallies.results())
+        return {}
+
+
+@contextlib.contextmanager
+def _left_out(step: int, what: str, error: type[UserError]) -> Iterator[None]:
+    """Log an error of this type instead of ending the run."""
+    try:
+        yield
+    except error as failed:
+        log(f"Step {step}: this {what} failed and is left out. {failed}")
 
 
 def send(tracker: Tracker, step: int, workdir: str, paths: Sequence[epath.Path]) -> None:
@@ -273,46 +287,3 @@ def _open_heldout(config: Config, source: Source) -> Source:
             f"{source.num_classes}."
         )
     return found
-
-
-def _weak_of(state: TrainState, guidance: Guidance) -> Backbone | None:
-    """Return the state's weights for the weak prediction, if it uses other weights."""
-    if not guidance.weak_weights:
-        return None
-    others = {f"ema_{decay}": average for decay, average in state.emas.items()}
-    return {"model": state.model, **others}[guidance.weak_part]
-
-
-def _sample_grid(
-    experiment: Experiment, state: TrainState, writer: Writer, workdir: str, step: int
-) -> None:
-    """Draw a small grid from the moving average: a column per class, or some captions."""
-    config = experiment.config
-    guidance = experiment.settings[config.sample.guidance]
-    if guidance.other_checkpoint:  # the weak network may not be trained yet
-        guidance = Guidance(gamma_strong=guidance.gamma_strong)
-    batch = config.sample.batch_size  # the same program as --mode sample
-    wanted: np.ndarray | Asked
-    if experiment.captions is None:
-        columns = min(experiment.model.conditioning.num_classes, 10)
-        rows = max(1, min(10, batch // columns))
-        wanted = np.tile(experiment.model.conditioning.in_turn(columns), rows)
-    else:
-        columns = min(batch, CAPTIONED)
-        rows = max(1, min(CAPTIONED, batch // columns))
-        wanted = experiment.asked(columns * rows)
-    images = sample(
-        state.ema,
-        wanted,
-        guidance=guidance,
-        weak_model=_weak_of(state, guidance),
-        **experiment.sampling,
-    )
-    if isinstance(wanted, Asked):
-        picture = captioned.grid(images, wanted.words, columns)
-    else:
-        picture = pictures.grid(images.reshape(rows, columns, *images.shape[1:]))
-    picture = pictures.credited(picture, config.data.name)
-    writer.image(step, "samples", np.asarray(picture.convert("RGB")))
-    if processes.is_writer():
-        pictures.save_png(picture, files.path(workdir) / "samples" / f"step_{step:07d}.png")

@@ -19,6 +19,7 @@ import optax
 from jax.sharding import Mesh
 
 from sg_jax.errors import UserError
+from sg_jax.method.objective import Rates
 from sg_jax.parallel import sharding
 from sg_jax.runs.progress import log
 
@@ -191,6 +192,21 @@ class Health:
             return ""
         more = f" to {self._names[bad[-1]]}" if bad[1:] else ""
         return f", in {self._names[bad[0]]}{more}"
+
+
+def losses_by_rate(rates: Rates, metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the mean loss at each rate, such as "loss_gamma_0.5", if steps draw their rates.
+
+    Args:
+      rates: those that the steps drew from.
+      metrics: what each of them returned, on the host; skipped steps do not count.
+    """
+    found: dict[str, float] = {}
+    for n, (gamma, _) in enumerate(rates):
+        losses = [m["loss"] for m in metrics if m.get("drawn") == n and not m.get("skipped")]
+        if losses:
+            found[f"loss_gamma_{gamma:g}"] = float(np.mean(losses))
+    return found
 
 
 def _place(name: str) -> list[tuple[int, str]]:

@@ -114,6 +114,24 @@ def test_what_has_diverged_replaces_no_checkpoint(run, tmp_path, first, change, 
     assert max(json.loads(line)["step"] for line in lines.splitlines()) <= max(first, 6)
 
 
+def test_nothing_is_drawn_from_what_has_diverged(run, monkeypatch, capsys):
+    drawn, bad = [], [5]
+
+    def draw(_, state, *given):
+        drawn.append((given[-1], all(jnp.isfinite(x).all() for x in jax.tree.leaves(state.ema))))
+
+    def change(number, _, state):
+        return ({"ema": spoiled(state.ema)} if number in bad and bad.pop() else {}), {}
+
+    monkeypatch.setattr(train.watching.grids, "draw", draw)
+    looks = dict(train=dict(sample_every=5, on_divergence="rollback"))
+    looks["sample"] = dict(guidance="unguided")
+    run(steps_by(change), checkpoint=dict(every=3), **looks)
+    assert drawn == [(5, True), (10, True)]
+    said = capsys.readouterr().out
+    assert "After step 5 the moving average" in said and "Back to step 3" in said
+
+
 def test_a_batch_that_is_not_finite_is_the_datas(run, tmp_path):
     step = steps_by(lambda number, *_: ({}, {"loss": NAN, "squares": [NAN]} if number > 4 else {}))
     with pytest.raises(

@@ -17,6 +17,7 @@ from sg_jax.errors import UserError
 from sg_jax.evaluation import pictures, scoring
 from sg_jax.modes import train, watching
 from sg_jax.modes.base import Job
+from sg_jax.programs.sampling import NotFinite
 from sg_jax.runs import files
 from sg_jax.runs.progress import Spent
 from sg_jax.runs.records import read_metrics
@@ -254,21 +255,46 @@ def test_what_cannot_be_looked_at_is_told_before_any_work(source, digits_dir, ch
         watching.check(build(source, digits_dir, **changes)[0], source)
 
 
-def test_a_score_that_fails_ends_no_training(run, source, digits_dir, monkeypatch, capsys):
+@pytest.fixture
+def watch(run, source, digits_dir, monkeypatch):
+    """Look at a run, at its step 5; the state is the test's own."""
+    keep = dict(train=dict(evaluate_every=5, sample_every=5), checkpoint=dict(keep_best="frechet"))
+    watch = watching.Watch(build(source, digits_dir, **keep)[0], source, str(run.folder))
+    watch.open(Spent())
+    monkeypatch.setattr(watching.jax, "block_until_ready", lambda _: None)
+    monkeypatch.setattr(watching.grids, "sample", _not_finite)
+    watch.now = lambda: watch.after(5, types.SimpleNamespace(ema=None), 0.5, None, Spent())
+    return watch
+
+
+def _not_finite(*_, **__):
+    raise NotFinite("2 of 9 samples contain NaN")
+
+
+def test_a_score_that_fails_ends_no_training(run, watch, monkeypatch, capsys):
     def fails(*_):
         raise UserError("too few images")
 
     monkeypatch.setattr(run.judge, "scores_of", fails)
     drawn = [np.zeros((500, 8, 8, 1), np.uint8)]
     monkeypatch.setattr(watching, "sample_batches", lambda *_, **__: iter(drawn))
-    keep = dict(train=dict(evaluate_every=5), checkpoint=dict(keep_best="frechet"))
-    watch = watching.Watch(build(source, digits_dir, **keep)[0], source, str(run.folder))
-    watch.open(Spent())
-    state = types.SimpleNamespace(ema=None)
-    monkeypatch.setattr(watching.jax, "block_until_ready", lambda _: None)
-    found = watch.after(5, state, 0.5, None, Spent())
+    found = watch.now()
     assert np.isnan(found["eval/frechet"]) and watch.best_of(5, found, None) is None
     assert "Step 5: this evaluation failed and is left out. too few" in capsys.readouterr().out
+
+
+def test_samples_that_are_not_finite_end_no_training(run, watch, monkeypatch, capsys):
+    def draw(*_, **__):
+        yield np.zeros((100, 8, 8, 1), np.uint8)
+        _not_finite()
+
+    monkeypatch.setattr(watching, "sample_batches", draw)
+    found = watch.now()
+    assert np.isnan(found["eval/frechet"]) and not run.judge.drawn
+    said = capsys.readouterr().out
+    for what in ("evaluation", "grid of images"):
+        assert f"Step 5: this {what} failed and is left out. 2 of 9 samples contain NaN" in said
+    assert not (run.folder / "samples").exists()
 
 
 def test_the_held_out_latents_are_a_split_of_the_latents(tmp_path):

@@ -77,6 +77,29 @@ def test_two_processes_look_at_a_run_as_one(one, run, tmp_path):
     assert found[0][8]["eval/frechet"] == pytest.approx(found[1][8]["eval/frechet"], rel=1e-2)
 
 
+NOT_FINITE = """
+import runpy
+import numpy as np
+from sg_jax.programs import sampling
+
+whole = sampling.processes.to_host
+sampling.processes.to_host = lambda samples: whole(samples) * np.nan
+runpy.run_module("sg_jax.main", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_after_samples_that_are_not_finite(one, run, tmp_path):
+    looks = (
+        "--config.train.evaluate_every=4", "--config.train.evaluate_samples=20",
+        "--config.train.sample_every=4", "--config.checkpoint.keep_best=frechet",
+    )  # fmt: skip
+    text = run(tmp_path / "run", *STEPS, *looks, number=2, code=NOT_FINITE)
+    assert_same_losses(tmp_path / "run", one)
+    assert text.count("this evaluation failed and is left out.") == 2
+    assert text.count("this grid of images failed and is left out.") == 2
+
+
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_and_a_kill_ends_both(one, start, tmp_path):
     workdir = tmp_path / "run"

@@ -12,7 +12,7 @@ from sg_jax.config import parsing, record
 from sg_jax.errors import UserError
 from sg_jax.evaluation import measure, table
 from sg_jax.method.guidance import Guidance
-from sg_jax.modes import watching
+from sg_jax.modes import grids
 from sg_jax.programs.sampling import sample
 from sg_jax.programs.training import start_state
 from sg_jax.weights import checkpoints, exports, weak_networks
@@ -137,5 +137,5 @@ def test_equal_weights_guide_nowhere(small):
 
 def test_a_run_that_trains_has_them_at_hand():
     state = types.SimpleNamespace(model="raw", ema="ema", emas={"0.9": "average"})
-    found = [watching._weak_of(state, g) for g in (SG, RAW, AVERAGE)]
+    found = [grids.weak_of(state, g) for g in (SG, RAW, AVERAGE)]
     assert found == [None, "raw", "average"]
