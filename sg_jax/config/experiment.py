@@ -245,6 +245,17 @@ class Experiment:
         return as_rates(begun[-1]) if begun else self.objective.drawn
 
     @property
+    def heldout_rates(self) -> Rates:
+        """The sparsity rates of the held-out loss, the same at every step.
+
+        Losses at different rates cannot be compared. So the last rate of `config.train.gammas`, at
+        which training ends, is used from the beginning. It does not depend on the number of steps,
+        since a run may be trained for longer.
+        """
+        gammas = self.config.train.gammas
+        return as_rates(gammas[-1][1]) if gammas else self.objective.drawn
+
+    @property
     def training_mixes(self) -> tuple[Rates, ...]:
         """The rates that training steps draw from, each once, in the order of the steps."""
         train = self.config.train

@@ -55,7 +55,7 @@ def looks(job: Job, on: Machine) -> Lines:
         images = min(config.heldout_images, split.examples or config.heldout_images)
         times = config.steps // config.heldout_every
         work = 0.0
-        for rate, _ in experiment.objective.drawn:
+        for rate, _ in experiment.heldout_rates:
             both = flops.training_step(model, rate, images, full=True, teacher=experiment.taught)
             work += both - flops.training_step(model, rate, images, full=True) * 2 / 3  # forward
         yield (

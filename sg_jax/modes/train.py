@@ -158,7 +158,7 @@ def _train(
                 health.check(step, jax.device_get(pending))
                 health.check_state(step, state, mesh)
             if due:
-                found |= watch.after(step, state, rates, writer, spent, *frozen)
+                found |= watch.after(step, state, writer, spent, *frozen)
                 progress.restart(step)
             if found:
                 writer.scalars(step, found)

@@ -23,7 +23,7 @@ from sg_jax.errors import UserError, nearest
 from sg_jax.evaluation import scoring
 from sg_jax.evaluation.judge import Judge
 from sg_jax.evaluation.metrics import METRICS, Scores
-from sg_jax.method.objective import Rates, in_words
+from sg_jax.method.objective import in_words
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.kinds import reads_texts
 from sg_jax.modes import grids
@@ -115,7 +115,6 @@ class Watch:
         self,
         step: int,
         state: TrainState,
-        rates: Rates,
         writer: Writer,
         spent: Spent,
         *teachers: Backbone,
@@ -125,7 +124,6 @@ class Watch:
         Args:
           step: the step.
           state: the state after it.
-          rates: the sparsity rates that the step draws from.
           writer: writes the pictures.
           spent: records the time.
           teachers: the networks that make the target, if there are any.
@@ -140,7 +138,7 @@ class Watch:
                 grids.draw(self._experiment, state, writer, self._workdir, step)
         if train.heldout_every and step % train.heldout_every == 0:
             with self._timed(spent, "held-out loss", state):
-                found[HELDOUT] = self._heldout_loss(step, state, rates, *teachers)
+                found[HELDOUT] = self._heldout_loss(step, state, *teachers)
         if train.evaluate_every and step % train.evaluate_every == 0:
             with self._timed(spent, "evaluation", state):
                 found |= self._evaluate(step, state)
@@ -160,11 +158,14 @@ class Watch:
           found: what `after` returned.
           before: the previous best one.
         """
-        name = self._metric if self._metric == HELDOUT else f"{EVAL}{self._metric}"
-        if name not in found or not best.improves(found[name], self._metric, self._better, before):
+        metric, gammas = self._metric, self._experiment.config.train.gammas
+        name = metric if metric == HELDOUT else f"{EVAL}{metric}"
+        if metric == HELDOUT and gammas:  # older runs measured it at the rate of each step
+            metric = f"{HELDOUT}_gamma_{gammas[-1][1]:g}"
+        if name not in found or not best.improves(found[name], metric, self._better, before):
             return None
-        log(f"Step {step} is the best so far: {self._metric} {found[name]:.4g}.")
-        return Best(step, self._metric, found[name])
+        log(f"Step {step} is the best so far: {metric} {found[name]:.4g}.")
+        return Best(step, metric, found[name])
 
     @contextlib.contextmanager
     def _timed(self, spent: Spent, what: str, state: TrainState) -> Iterator[None]:
@@ -172,11 +173,10 @@ class Watch:
         with spent.on(what):
             yield
 
-    def _heldout_loss(
-        self, step: int, state: TrainState, rates: Rates, *teachers: Backbone
-    ) -> float:
+    def _heldout_loss(self, step: int, state: TrainState, *teachers: Backbone) -> float:
         """Return the loss; with several rates, its mean weighted by their shares."""
         model, mesh, images = state.ema, self._experiment.mesh, self._images
+        rates = self._experiment.heldout_rates
         assert images is not None
         value = 0.0
         for gamma, share in rates:

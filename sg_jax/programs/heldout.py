@@ -1,8 +1,9 @@
 """The loss on images that are not trained on: all but the weights is the same at every step.
 
 Each image has its own key for its time, noise, dropout and token ids, made from the run's seed and
-the image's number. So losses of different steps can be compared, and the noise in their differences
-is small. Training is not affected: neither its state nor its position in the data changes.
+the image's number. The sparsity rates are those of `Experiment.heldout_rates`. So losses of
+different steps can be compared, and the noise in their differences is small. Training is not
+affected: neither its state nor its position in the data changes.
 """
 
 import dataclasses

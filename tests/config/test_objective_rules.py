@@ -67,6 +67,7 @@ def test_rates_of_the_steps():
     assert built.training_mixes == (RATES,) and built.training_rates == (0.5, 1.0)
     staged = build(train=dict(gammas=((5, 0.0),)))
     assert staged.training_mixes == (((0.5, 1.0),), ((0.0, 1.0),))
+    assert built.heldout_rates == RATES and staged.heldout_rates == ((0.0, 1.0),)
 
 
 def test_averages_that_are_kept_may_guide():

@@ -263,7 +263,7 @@ def watch(run, source, digits_dir, monkeypatch):
     watch.open(Spent())
     monkeypatch.setattr(watching.jax, "block_until_ready", lambda _: None)
     monkeypatch.setattr(watching.grids, "sample", _not_finite)
-    watch.now = lambda: watch.after(5, types.SimpleNamespace(ema=None), 0.5, None, Spent())
+    watch.now = lambda: watch.after(5, types.SimpleNamespace(ema=None), None, Spent())
     return watch
 
 
@@ -295,6 +295,24 @@ def test_samples_that_are_not_finite_end_no_training(run, watch, monkeypatch, ca
     for what in ("evaluation", "grid of images"):
         assert f"Step 5: this {what} failed and is left out. 2 of 9 samples contain NaN" in said
     assert not (run.folder / "samples").exists()
+
+
+def test_held_out_losses_of_all_steps_are_at_one_rate(source, digits_dir, monkeypatch, tmp_path):
+    looks = dict(heldout_every=1, heldout_images=8, gammas=((2, 0.25), (4, 0.0)))
+    keep = dict(keep_best="heldout_loss")
+    built, _ = build(source, digits_dir, train=looks, checkpoint=keep)
+    monkeypatch.setattr(watching.heldout, "compile_sum", lambda objective, *_: objective.gamma)
+    monkeypatch.setattr(watching.heldout, "mean", lambda gamma, *_: 1.0 + gamma)
+    monkeypatch.setattr(watching.jax, "block_until_ready", lambda _: None)
+    watch = watching.Watch(built, source, str(tmp_path))
+    watch.open(Spent())
+    state = types.SimpleNamespace(ema=None)
+    for step in (1, 3, 8):
+        found = watch.after(step, state, None, Spent())
+        assert found == {"heldout_loss": 1.0}
+    now = best.Best(8, "heldout_loss_gamma_0", 1.0)
+    assert watch.best_of(8, found, best.Best(2, "heldout_loss", 0.5)) == now  # an older run's
+    assert watch.best_of(8, found, best.Best(2, "heldout_loss_gamma_0", 0.5)) is None
 
 
 def test_the_held_out_latents_are_a_split_of_the_latents(tmp_path):
