@@ -137,7 +137,6 @@ class _Drawing:
             judge if score else None,
             keep=keep if key in self._no_images else None,
             shown=self._shown,
-            compiled=program in self._programs,
             batch_size=experiment.config.sample.batch_size,
             files=_pictures_of(experiment, self._workdir, key) if score else None,
         )

@@ -14,7 +14,8 @@ from sg_jax.evaluation.found import FeatureSet
 from sg_jax.evaluation.judge import Judge
 from sg_jax.evaluation.tally import Tallies
 from sg_jax.parallel import processes
-from sg_jax.runs.progress import Progress, log
+from sg_jax.programs.sampling import COMPILE
+from sg_jax.runs.progress import Progress, Spent, log
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +37,12 @@ class Stream:
     """A drawing.
 
     Args:
-      draw: (wanted, first=, progress=) -> iterator over images uint8 [b, H, W, C]; see
+      draw: (wanted, first=, spent=) -> iterator over images uint8 [b, H, W, C]; see
         `programs.sampling.sample_batches`.
       wanted: labels of all images [B], or captions with labels.
       judge: scores the images.
       keep: called with the first `shown` images; None: they are not needed.
       shown: how many that is.
-      compiled: whether the program has run before, so that its first batch can be timed.
       batch_size: most images at once.
       files: keeps all images; None: they are not kept.
     """
@@ -55,18 +55,17 @@ class Stream:
         *,
         keep: Callable[[np.ndarray], object] | None,
         shown: int,
-        compiled: bool,
         batch_size: int,
         files: Any = None,
     ):
         self._draw, self._wanted, self._judge = draw, wanted, judge
         self._labels = labels_of(wanted)
-        self._keep, self._shown, self._compiled = keep, shown, compiled
-        self._batch, self._files = min(batch_size, len(wanted)), files
+        self._keep, self._shown, self._files = keep, shown, files
+        self._batch, self._spent = min(batch_size, len(wanted)), Spent()
 
     def first(self) -> None:
         """Draw and keep only the first images."""
-        images = np.concatenate(list(self._draw(self._wanted[: max(self._batch, self._shown)])))
+        images = np.concatenate(list(self._from(0, max(self._batch, self._shown))))
         if self._keep is not None and processes.is_writer():
             self._keep(images[: self._shown])
 
@@ -85,22 +84,17 @@ class Stream:
             log(f"Continue after {begun} of {count} images.")
         if self._keep is not None and self._shown and (begun or self._shown > self._batch):
             self.first()
-            self._compiled, self._keep = True, None
-        elif not self._compiled and count - begun <= self._batch:
-            for _ in self._draw(
-                self._wanted[begun:], first=begun
-            ):  # one batch: it is timed the second time
-                self._compiled = True
-        progress, done, seconds, timed = Progress(begun, count, 1, unit="image"), begun, 0.0, 0
-        batches = self._draw(self._wanted[begun:], first=begun)
+            self._keep = None
+        # The last images are drawn in a full batch too, since fewer would need another program.
+        start = min(begun, count - self._batch)
+        batches, drawn = self._from(start), begun - start
+        progress, done, seconds = Progress(begun, count, 1, unit="image"), begun, []
         adding: Future | None = None
         with ThreadPoolExecutor(1, "statistics") as pool:
             while done < count:
-                began = time.perf_counter()
-                images = next(batches)
-                if self._compiled:  # a padded last batch costs as much as a full one
-                    seconds, timed = seconds + time.perf_counter() - began, timed + self._batch
-                self._compiled = True
+                images, took = self._timed(batches)
+                images, drawn = images[drawn:], 0
+                seconds.append(took)
                 seen, labels = self._judge.observe(images), self._labels[done : done + len(images)]
                 if writer:
                     if adding is not None:
@@ -112,16 +106,20 @@ class Stream:
                 adding.result()
         if self._files is not None:
             self._files.finish(count)
-        rate = timed / seconds if timed else self._rate()
-        return Drawn(tallies.results(), rate, tallies.remove)
+        # The first batch takes longer than others; a last one that is filled up takes as long.
+        seconds = seconds[1:] or seconds or [self._timed(self._from(0, self._batch))[1]]
+        return Drawn(tallies.results(), self._batch / float(np.mean(seconds)), tallies.remove)
 
-    def _rate(self) -> float:
-        """Return the images/s of one batch, for when nothing else was left to draw."""
-        for _ in range(2 - self._compiled):
-            began = time.perf_counter()
-            for _ in self._draw(self._wanted[: self._batch]):
-                pass
-        return self._batch / (time.perf_counter() - began)
+    def _from(self, first: int, end: int | None = None) -> Iterator[np.ndarray]:
+        """Draw from image `first` on, up to image `end`."""
+        return self._draw(self._wanted[first:end], first=first, spent=self._spent)
+
+    def _timed(self, batches: Iterator[np.ndarray]) -> tuple[np.ndarray, float]:
+        """Return the next batch, and the seconds that it took without compilation."""
+        began, before = time.perf_counter(), self._spent.seconds.get(COMPILE, 0.0)
+        images = next(batches)
+        compiling = self._spent.seconds.get(COMPILE, 0.0) - before
+        return images, time.perf_counter() - began - compiling
 
     def _add(
         self, tallies: Tallies, seen: Mapping, labels: np.ndarray, images: np.ndarray, done: int

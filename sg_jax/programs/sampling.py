@@ -1,5 +1,6 @@
 """From labels or prompts to images: check the arguments, and draw batch by batch."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +25,10 @@ from sg_jax.programs import decoding, memory
 from sg_jax.programs.conditions import Conditions, Wanted, count_of
 from sg_jax.programs.control import Entry
 from sg_jax.programs.integration import image_keys, integrate, spread
+from sg_jax.runs.progress import Spent
 
 SMALLER = "decode fewer at once (decode_chunk, config.autoencoder.chunk), or draw fewer in a batch"
+COMPILE = "compile"  # what `sample_batches` records
 MOST_STEPS = 100_000  # float32 spaces the times of this many steps to within a percent
 
 
@@ -137,6 +140,7 @@ def sample_batches(
     model: Backbone,
     labels: Wanted,
     guidance: str | Guidance = "unguided",
+    spent: Spent | None = None,
     **options: Any,
 ) -> Iterator[np.ndarray]:
     """Draw the images of `sample` and yield them batch by batch, so not all must fit in memory.
@@ -144,11 +148,12 @@ def sample_batches(
     Args:
       model, labels, guidance, options: see `sample`, which also lists the errors. They are raised
         here, before the first batch is asked for.
+      spent: gets the time of compiling, which is part of the first batch, as COMPILE.
 
     Returns:
       An iterator over arrays [b, H, W, C] of at most `batch_size` images each.
     """
-    return _prepare(model, labels, guidance, **options, collected=False)[1]
+    return _prepare(model, labels, guidance, **options, spent=spent, collected=False)[1]
 
 
 def _prepare(
@@ -170,6 +175,7 @@ def _prepare(
     text_encoder: Any = None,
     control: Any = (),
     *,
+    spent: Any = None,
     collected: bool,
 ) -> tuple[int, Iterator[np.ndarray]]:
     """Check the arguments of `sample`; return the number of images and an iterator over them."""
@@ -178,7 +184,7 @@ def _prepare(
     named = getattr(model, "named", presets.Named())
     guidance, sampler = presets.resolve(guidance, named.settings), _sampler(sampler)
     pixels = plain(pixels)
-    _check_objects(model, weak_model, mesh, progress, pixels)
+    _check_objects(model, weak_model, mesh, progress, pixels, spent)
     if weak_model is not None and not guidance.two_networks:
         guidance = dataclasses.replace(guidance, weak_workdir="another network")
     checks.check_setting(model, guidance, weak_model)
@@ -216,6 +222,7 @@ def _prepare(
             f"it as weak_model, such as sg_jax.load(workdir, {', '.join(which)})."
         )
     weak_model = weak_model if plan.two_networks else None
+    spent = spent or Spent()
 
     def draw() -> Iterator[np.ndarray]:
         on_mesh, weak_on_mesh, on_devices = model, weak_model, decoder
@@ -231,19 +238,22 @@ def _prepare(
         for begin in range(0, len(conditions), size):
             many = min(size, len(conditions) - begin)
             padded = conditions.rows(begin, many, size)
-            keys = image_keys(seed, first + begin, size)
-            if mesh is not None:
-                padded, keys = spread(padded, keys, mesh)
-            asked = jax.tree.map(jnp.asarray, padded)
-            arguments = (on_mesh, weak_on_mesh, asked, keys, scales)
-            if begin == 0:  # what is compiled here is what runs below
-                program = integrate.lower(*arguments, **static).compile()
-                memory.check_program(what, program, place, remedy)
+            with contextlib.nullcontext() if begin else spent.on(COMPILE):
+                keys = image_keys(seed, first + begin, size)
+                if mesh is not None:
+                    padded, keys = spread(padded, keys, mesh)
+                asked = jax.tree.map(jnp.asarray, padded)
+                arguments = (on_mesh, weak_on_mesh, asked, keys, scales)
+                if begin == 0:  # what is compiled here is what runs below
+                    program = integrate.lower(*arguments, **static).compile()
+                    memory.check_program(what, program, place, remedy)
             samples = integrate(*arguments, **static)
             if on_devices is not None:  # NaN stays NaN
                 if begin == 0:
                     how = dict(mesh=mesh, chunk=decode_chunk)
-                    program = decoding.decode.lower(on_devices, samples, **how).compile()
+                    jax.block_until_ready(samples)  # or this would run while that is compiled
+                    with spent.on(COMPILE):
+                        program = decoding.decode.lower(on_devices, samples, **how).compile()
                     words = _decoding_in_words(at_once, decode_chunk)
                     memory.check_program(words, program, place, SMALLER)
                 samples = decoding.decode(on_devices, samples, mesh=mesh, chunk=decode_chunk)
@@ -276,7 +286,9 @@ def _sampler(sampler: Any) -> Sampler:
     return Sampler(sampler)
 
 
-def _check_objects(model: Any, weak_model: Any, mesh: Any, progress: Any, pixels: Any) -> None:
+def _check_objects(
+    model: Any, weak_model: Any, mesh: Any, progress: Any, pixels: Any, spent: Any
+) -> None:
     """Raise unless the arguments of `sample` that are not numbers have the right types."""
     for name, network in dict(model=model, weak_model=weak_model).items():
         if not hasattr(network, "conditioning") and (network is not None or name == "model"):
@@ -288,3 +300,5 @@ def _check_objects(model: Any, weak_model: Any, mesh: Any, progress: Any, pixels
         raise UserError(f"progress={shown(progress)} must be a function of one number, or None.")
     if not isinstance(pixels, bool):
         raise UserError(f"pixels={shown(pixels)} must be True or False.")
+    if not isinstance(spent, Spent | None):
+        raise UserError(f"spent={shown(spent)} must be a sg_jax.runs.progress.Spent, or None.")

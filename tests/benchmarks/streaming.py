@@ -37,7 +37,7 @@ class Wide:
         return pool, None, spatial, logits
 
 
-def drawn(labels, first=0):
+def drawn(labels, first=0, spent=None):
     """Yield random images; image i depends on i alone."""
     for begin in range(first, first + len(labels), BATCH):
         count = min(BATCH, first + len(labels) - begin)
@@ -61,9 +61,7 @@ def measure(count: int) -> None:
     judge = Judge(views, main=metrics.INCEPTION)
     before, began = peak(), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        stream = Stream(
-            drawn, np.zeros(count, int), judge, keep=None, shown=0, compiled=True, batch_size=BATCH
-        )
+        stream = Stream(drawn, np.zeros(count, int), judge, keep=None, shown=0, batch_size=BATCH)
         found = stream.run(pathlib.Path(folder) / "part", "")
         scores = judge.scores_of(found.sets)
     words = " ".join(f"{name} {value:.4g}" for name, value in scores.items())

@@ -1,5 +1,8 @@
 """Drawings that are scored as they come: progress, what is timed, what an interruption leaves."""
 
+import contextlib
+import time
+
 import numpy as np
 import pytest
 from tiny_networks import Pixels
@@ -9,6 +12,7 @@ from sg_jax.evaluation.found import FeatureSet
 from sg_jax.evaluation.judge import Judge
 from sg_jax.evaluation.real import View
 from sg_jax.evaluation.stream import Stream
+from sg_jax.programs.sampling import COMPILE
 from sg_jax.runs import progress
 
 PIXELS = Pixels(classes=3)
@@ -28,22 +32,31 @@ class Interrupted(Exception):
 
 
 class Drawer:
-    """Yields the images in batches, and stops in the middle if it is told to."""
+    """Yields the images in batches, and stops in the middle if it is told to.
+
+    Each row of its program takes a second, and a new program has to be compiled.
+    """
 
     def __init__(self, stop=None):
-        self.calls, self.stop = [], stop
+        self.calls, self.stop, self.now, self._compiled = [], stop, 0.0, set()
 
-    def __call__(self, labels, first=0):
+    def __call__(self, labels, first=0, spent=None):
         self.calls.append((len(labels), first))
+        rows = min(BATCH, len(labels))
+        if rows not in self._compiled:
+            self._compiled.add(rows)
+            with spent.on(COMPILE):
+                self.now += 100.0
         for begin in range(0, len(labels), BATCH):
             if self.stop is not None and first + begin >= self.stop:
                 raise Interrupted
+            self.now += rows
             end = min(begin + BATCH, len(labels))
             yield IMAGES[first + begin : first + end]
 
 
 def of(draw, judge, kept=None, shown=3, **options):
-    how = dict(keep=None if kept is None else kept.append, shown=shown, compiled=False)
+    how = dict(keep=None if kept is None else kept.append, shown=shown)
     return Stream(draw, LABELS, judge, batch_size=BATCH, **{**how, **options})
 
 
@@ -73,7 +86,7 @@ def test_an_interrupted_stream_goes_on_where_it_was(judge, tmp_path, monkeypatch
         of(Drawer(stop), judge, []).run(tmp_path / "part", "x")
     kept, draw = [], Drawer()
     drawn = of(draw, judge, kept).run(tmp_path / "part", "x")
-    again = (COUNT - stop, stop)
+    again = (max(COUNT - stop, BATCH), min(stop, COUNT - BATCH))  # full batches
     assert f"Continue after {stop} of {COUNT}" in capsys.readouterr().out
     assert draw.calls[-1] == again and (COUNT, 0) not in draw.calls
     np.testing.assert_array_equal(kept, [IMAGES[:3]])  # drawn again, for they are in no file
@@ -85,13 +98,27 @@ def test_an_interrupted_stream_goes_on_where_it_was(judge, tmp_path, monkeypatch
     )
 
 
-def test_one_batch_is_drawn_twice_so_that_its_compilation_is_not_timed(judge, tmp_path):
+@pytest.mark.parametrize("count", [4, COUNT])
+def test_all_images_are_drawn_once_and_no_compilation_is_timed(judge, tmp_path, monkeypatch, count):
     draw = Drawer()
-    stream_of_one = Stream(
-        draw, LABELS[:4], judge, keep=None, shown=3, compiled=False, batch_size=BATCH
-    )
-    assert stream_of_one.run(tmp_path / "part", "x").rate > 0
-    assert draw.calls == [(4, 0), (4, 0)]
+    monkeypatch.setattr(time, "perf_counter", lambda: draw.now)
+    stream = Stream(draw, LABELS[:count], judge, keep=None, shown=3, batch_size=BATCH)
+    assert stream.run(tmp_path / "part", "x").rate == 1.0
+    assert draw.calls == [(count, 0)]
+
+
+@pytest.mark.parametrize("stop", [5, 20, None])
+@pytest.mark.parametrize("kept", [None, []])
+def test_what_is_left_of_a_drawing_is_as_fast_as_all_of_it(
+    judge, tmp_path, monkeypatch, stop, kept
+):
+    monkeypatch.setattr(tally, "PAUSE", 0.0)
+    monkeypatch.setattr(tally.time, "monotonic", lambda: 0.0)  # always time to save
+    with contextlib.suppress(Interrupted):
+        of(Drawer(stop), judge, []).run(tmp_path / "part", "x")
+    draw = Drawer()
+    monkeypatch.setattr(time, "perf_counter", lambda: draw.now)
+    assert of(draw, judge, kept).run(tmp_path / "part", "x").rate == 1.0
 
 
 def test_a_long_drawing_says_how_far_it_is(judge, tmp_path, monkeypatch, capsys):

@@ -17,7 +17,8 @@ from sg_jax.method.sampler import Sampler
 from sg_jax.parallel import sharding
 from sg_jax.programs import sampling
 from sg_jax.programs.integration import image_keys, integrate
-from sg_jax.programs.sampling import sample, sample_batches
+from sg_jax.programs.sampling import COMPILE, sample, sample_batches
+from sg_jax.runs.progress import Spent
 
 SG = Guidance(scale=1.5, gamma_strong=0.25, gamma_weak=0.75)
 CFG = Guidance(scale=1.5, weak_label="null")
@@ -309,8 +310,14 @@ def test_no_labels_are_no_images(zero):
 
 def test_batches_are_the_images_of_one_call(small):
     how = dict(guidance=Guidance(1.5, 0.0, 0.5), steps=2)
-    parts = list(sample_batches(small, [0, 4, 2, 1, 3], batch_size=2, **how))
+    batches = sample_batches(small, [0, 4, 2, 1, 3], batch_size=2, spent=(spent := Spent()), **how)
+    parts = [next(batches)]
+    compiling = spent.seconds[COMPILE]
+    parts += batches
     assert [len(part) for part in parts] == [2, 2, 1]
+    assert spent.seconds == {COMPILE: compiling} and compiling > 0  # only before the first batch
     np.testing.assert_array_equal(np.concatenate(parts), sample(small, [0, 4, 2, 1, 3], **how))
     with pytest.raises(UserError, match="steps"):
         sample_batches(small, [0], steps=0)  # at once, not with the first batch
+    with pytest.raises(UserError, match=r"spent=0 must be a \S+Spent, or None"):
+        sample_batches(small, [0], spent=0)
