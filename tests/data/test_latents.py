@@ -193,6 +193,7 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path):
         open_source("mine", "train", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_killed_writer_is_not_taken_for_complete(tmp_path):
     script = (
         "import os, numpy as np; from sg_jax.data import latents; latents.CHUNK = 4\n"

@@ -156,7 +156,7 @@ def test_workers_read_the_same_from_any_step(digits_dir):
         next(iterator)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_unreadable_example_stops_the_iterator(digits_dir, tmp_path, workers):
     source = open_source("digits", "train", str(digits_dir))
     broken = source.__class__(**(vars(source) | {"image_shape": (9, 9, 1)}))

@@ -65,6 +65,7 @@ print(len(source), sorted(int(source[i]["image"][0, 0, 0]) for i in range(len(so
 """
 
 
+@pytest.mark.slow
 def test_there_may_be_more_tars_than_a_process_may_open(tmp_path):
     for n in range(2 * FEW):
         write(tmp_path / "many" / f"{n:05d}", {"a.png": picture(n)}, "tar")
