@@ -294,7 +294,8 @@ def load(name: str, text: Text) -> TextEncoder:
         network = network.get_encoder()
     for part in PARTS:
         network = getattr(network, part, network)
-    return TextEncoder(name, network.eval().to(device), tokenizer, config, text)
+    # In float32, whatever the version of transformers makes of half-precision weights.
+    return TextEncoder(name, network.eval().float().to(device), tokenizer, config, text)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ networks did best with one from a third of the way through training (RESULTS.md)
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from sg_jax.errors import UserError, nearest, shown
 from sg_jax.method.guidance import Guidance
@@ -50,10 +51,13 @@ class Named:
     Args:
       settings: the run's guidance settings.
       encoder: fingerprint of the frozen text encoder that it was trained with; "" if not known.
+      maker: what made the latents that it was trained on (`data.origin.Maker`); None if not known.
     """
 
-    def __init__(self, settings: Mapping[str, Guidance] = PRESETS, encoder: str = ""):
-        self.settings, self.encoder = dict(settings), encoder
+    def __init__(
+        self, settings: Mapping[str, Guidance] = PRESETS, encoder: str = "", maker: Any = None
+    ):
+        self.settings, self.encoder, self.maker = dict(settings), encoder, maker
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Named)

@@ -14,6 +14,7 @@ from sg_jax.encoders.autoencoder import Autoencoder
 from sg_jax.errors import UserError, shown
 from sg_jax.models.backbone import Backbone
 from sg_jax.parallel import sharding
+from sg_jax.runs.progress import log
 
 Network = TypeVar("Network")
 
@@ -37,6 +38,26 @@ def check(autoencoder: Any, model: Backbone) -> None:
             f"The latents of {autoencoder.name} have {autoencoder.channels} channels, but samples "
             f"of this network have {model.channels}: give the autoencoder that it was trained with."
         )
+    maker = model.named.maker
+    if maker is None:
+        return
+    for key in ("factor", "scale", "shift"):
+        ours, theirs = getattr(autoencoder, key), getattr(maker, key)
+        if not np.isclose(ours, theirs):
+            remedy = f"load_autoencoder(..., scale={maker.scale}, shift={maker.shift})"
+            raise UserError(
+                f"{autoencoder.name} has the {key} {ours:g}, but the latents that this network was "
+                f"trained on were made by {maker.name} with {theirs:g}: give that one"
+                + ("." if key == "factor" else f", or sg_jax.{remedy}.")
+            )
+    if autoencoder.fingerprint() != maker.fingerprint:
+        _tell(f"The network's latents were made by {maker.name}; {autoencoder.name} decodes them.")
+
+
+@functools.cache
+def _tell(text: str) -> None:
+    """Log a sentence, but only once."""
+    log(text)
 
 
 def shape(model: Backbone, autoencoder: Autoencoder | None) -> tuple[int, int, int]:
@@ -52,8 +73,10 @@ def place(network: Network, mesh: Mesh) -> Network:
     everywhere = NamedSharding(mesh, P())
 
     def put(x: jax.Array) -> jax.Array:
-        # Through NumPy, because other processes hold copies of their own.
-        return x if x.sharding == everywhere else jax.device_put(np.asarray(x), everywhere)
+        if x.sharding.is_equivalent_to(everywhere, x.ndim):
+            return x
+        # Through NumPy if other processes hold copies of their own.
+        return jax.device_put(x if everywhere.is_fully_addressable else np.asarray(x), everywhere)
 
     return jax.tree.map(put, network)
 

@@ -18,12 +18,14 @@ from sg_jax.data.subjects import Marked
 from sg_jax.encoders.text import TextEncoder
 from sg_jax.errors import Settings, UserError, one_of, setting, shown
 from sg_jax.method import control as steering
+from sg_jax.method import presets
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.network import Condition
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.text import Text
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs import control, sampling
+from sg_jax.runs.progress import log
 
 METHODS = ("learned", "difference")
 PART, DRAWN = 64, 64  # prompts whose tokens are computed at once, and images drawn at once
@@ -69,7 +71,8 @@ def find_direction(
       attribute: its name, kept with the direction.
       seed: of images, noise, times and scales.
       text_encoder: the frozen encoder of a network of features.
-      guidance: the setting under which images of the neutral prompts are drawn.
+      guidance: the setting under which images of the neutral prompts are drawn. One that needs
+        another network counts as "unguided", and the log says so.
       mesh: devices to use; by default those of the network.
       progress: called after each step with its number and its loss.
       learning: the settings of `Learning`, such as steps=200.
@@ -100,6 +103,10 @@ def find_direction(
     found: list[Contrast] = given if whole else contrasts_lib.of_texts(given)
     asked = _conditions(conditioning, found, text_encoder)
     mesh = sharding.mesh_of(model) if mesh is None else mesh
+    drawn = presets.resolve(guidance, model.named.settings)
+    if drawn.two_networks:
+        log(f"{drawn.describe()} needs another network: images are drawn without guidance.")
+        drawn = presets.resolve("unguided")
     if method == "difference":
         values = difference(model, asked, mesh)
     else:
@@ -108,7 +115,7 @@ def find_direction(
         images = sampling.sample(
             model,
             texts,
-            guidance,
+            drawn,
             how.draw_steps,
             seed,
             batch_size=min(how.images, DRAWN),

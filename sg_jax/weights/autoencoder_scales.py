@@ -183,11 +183,10 @@ def _known(
         if any(name.startswith(known.beside) for name in beside):
             return known
     texts = [*hints, str(config.get("_name_or_path", ""))[:300]]
-    found = by_name(texts)
-    return found if found in possible else None
+    return by_name(texts, possible)
 
 
-def by_name(texts: Iterable[str]) -> Known | None:
-    """Return the published autoencoder that one of some names points to."""
-    lower = [text.lower() for text in texts]
-    return next((k for k in KNOWN if any(re.search(k.names, text) for text in lower)), None)
+def by_name(texts: Iterable[str], possible: Iterable[Known] = KNOWN) -> Known | None:
+    """Return one of the possible autoencoders: that of the first name that points to any."""
+    lower, some = [text.lower() for text in texts], list(possible)
+    return next((k for text in lower for k in some if re.search(k.names, text)), None)

@@ -162,7 +162,9 @@ def load_with_step(
             log(f"{error} Load the checkpoint before it.")
         else:
             network = unnamed(loaded[weights], abstract)
-            network.named = Named(record.settings(workdir), record.encoder_of(workdir))
+            network.named = Named(
+                record.settings(workdir), record.encoder_of(workdir), record.maker_of(workdir)
+            )
             return network, number
     raise AssertionError("there is a checkpoint")
 
