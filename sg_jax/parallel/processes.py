@@ -160,7 +160,7 @@ def stop_signals() -> Iterator[Callable[..., str]]:
         looked = last
         if together:
             found = reached() or (last and _asked_at_the_end(reached, received))
-            told = "SIGTERM" if found else ""
+            told = "SIGTERM" if found else told  # jax says so once, perhaps before a rollback
         else:
             told = signal.Signals(received[0]).name if received else ""
         return told

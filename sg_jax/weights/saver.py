@@ -10,6 +10,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
+from orbax.checkpoint import utils as orbax_utils
 from orbax.checkpoint import v1 as ocp
 
 from sg_jax.errors import UserError, one_line
@@ -51,6 +52,9 @@ class Saver:
         logging.getLogger("absl").addFilter(_of_use)
 
     def __enter__(self) -> "Saver":
+        # Orbax would ask jax for stops too, by the numbers of steps. jax counts with one numbering
+        # only and says so once, and `processes.stop_signals` asks by another.
+        self._asks, orbax_utils.reached_preemption = orbax_utils.reached_preemption, _never
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
@@ -66,6 +70,7 @@ class Saver:
                     self._opened.close()
                 if error is None and processes.is_writer():
                     self._remove_replaced()
+            orbax_utils.reached_preemption = self._asks
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, int]] | None:
         """Return the latest state that is whole, sharded as `abstract` asks, and its progress.
@@ -248,6 +253,10 @@ class _KeepBest:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: object) -> Sequence[bool]:
         """Return which of some checkpoints are to be kept."""
         return [each.step in self._saver.best_steps for each in checkpoints]
+
+
+def _never(step: int) -> bool:
+    return False
 
 
 def _of_use(record: logging.LogRecord) -> bool:

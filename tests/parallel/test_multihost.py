@@ -120,6 +120,38 @@ def test_a_signal_to_one_process_stops_both_and_a_kill_ends_both(one, start, tmp
     assert group.end(timeout=30)[1] != 0
 
 
+CONTINUED = """
+import os, signal, tempfile, time
+import jax
+from sg_jax.parallel import processes
+from sg_jax.weights.saver import Saver
+
+processes.start()
+with processes.stop_signals() as stop, Saver(tempfile.mkdtemp(), 10**9, 1) as saver:
+    stopped = 0
+    for call, step in enumerate([*FIRST, *range(301, 3000)]):
+        time.sleep(0.01)
+        if call == len(FIRST) + 5 and jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        stopped += bool(stop())
+        if stopped == 2:  # it is said again, after a rollback in the step that it was said in
+            break
+        saver.should_save(step)
+print("Stopped after step", step, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["[]", "list(range(1, 401))"])
+def test_a_signal_stops_a_run_that_was_continued_or_has_gone_back(start, tmp_path, first):
+    """Its steps are not the number of times that it has asked whether to stop."""
+    group = start(tmp_path / "run", number=2, code=CONTINUED.replace("FIRST", first))
+    assert group.end(timeout=90) == [0, 0]
+    one, other = (group.text(i).split("Stopped after step ")[1].split()[0] for i in range(2))
+    assert one == other and 306 < int(one) < 306 + 280  # jax notices it after seconds
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("who, number", [(1, signal.SIGTERM), (0, signal.SIGINT)])
 def test_a_signal_in_the_last_step_ends_both_before_they_draw(start, tmp_path, who, number):
