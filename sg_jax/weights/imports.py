@@ -2,7 +2,8 @@
 
     workdir/config.json, README.md, checkpoints/0/
 
-Its step is 0, its optimizer's state is new, and its weights are also its moving average.
+Its step is 0, its optimizer's state is new, and its weights are also its moving average. A file
+that `--mode export` wrote also gives its settings.
 """
 
 import contextlib
@@ -15,12 +16,13 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from sg_jax.config import experiment, geometry, record
+from sg_jax.config import experiment, geometry, parsing, record, tree
 from sg_jax.config.sections import Model
 from sg_jax.data import origin as origins
-from sg_jax.errors import UserError, default_of, plain
+from sg_jax.encoders.text import BYTES
+from sg_jax.errors import UserError, default_of, plain, shown
 from sg_jax.models.backbone import Backbone
-from sg_jax.models.kinds import BACKBONES, argument, reads
+from sg_jax.models.kinds import BACKBONES, argument, reads, reads_texts
 from sg_jax.programs.training import start_state
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
@@ -29,6 +31,7 @@ from sg_jax.weights.families import FAMILIES
 from sg_jax.weights.saver import Saver
 
 COMPUTED = ("dtype", "remat", "attention")  # keys of config.model that no weights decide
+ROUTED = ("sg", "sg_flops", "sg_fid", "ag_sg", "cfg_sg")  # presets that need routes
 
 
 def make_run(
@@ -44,8 +47,9 @@ def make_run(
       source: a file of weights, or a folder of diffusers.
       workdir: the folder, which must not exist.
       config: keys for the run; those of config.model tell what the shapes of the weights do not,
-        and must otherwise agree with them.
-      said: the keys that the command line sets.
+        and must otherwise agree with them. Where it has defaults, the config of an exported file
+        counts.
+      said: the keys that the command line sets, which always count.
       family: how the weights are named; "" if the names tell.
 
     Returns:
@@ -62,6 +66,7 @@ def make_run(
         except UserError as error:
             raise UserError(f"{found.path}: {error}") from None
     network = networks.build(found, family, {} if found.about else _options(config, said, family))
+    config = _described(found, config, said) if found.about else _unnamed(config, said)
     config = _completed(config, network, said)
     built = experiment.build(config)
     named = f"{found.path.name}, {_hash(found.path)}"
@@ -114,6 +119,33 @@ def _options(config: ConfigDict, said: Collection[str], family: str) -> dict[str
     return options
 
 
+def _described(found: networks.Found, config: ConfigDict, said: Collection[str]) -> ConfigDict:
+    """Return the config of an exported file, with what is given laid over it.
+
+    Its mesh is left out, because it belongs to the devices of the run that was exported.
+    """
+    own = networks.config_of(found).to_dict()
+    del own["mesh"]
+    defaults = record.flat(tree.defaults())
+    for key, value in record.flat(config).items():
+        if key in said or key not in defaults or value != defaults[key]:
+            *sections, name = key.split(".")
+            node = own
+            for part in sections:
+                node = node.setdefault(part, {})
+            node[name] = value
+    return parsing.merge(own)
+
+
+def _unnamed(config: ConfigDict, said: Collection[str]) -> ConfigDict:
+    """Return a config that names no data set, unless it is given one."""
+    config = config.copy_and_resolve_references()
+    if "data.name" not in said and config.data.name == "digits":
+        with config.unlocked():
+            config.data.name = record.UNNAMED
+    return config
+
+
 def _completed(config: ConfigDict, network: Backbone, said: Collection[str]) -> ConfigDict:
     """Return the config of a run of the network."""
     config = config.copy_and_resolve_references()
@@ -133,24 +165,50 @@ def _completed(config: ConfigDict, network: Backbone, said: Collection[str]) -> 
                     f"{value!r}: leave it out."
                 )
             config.model[name] = value
-        if "data.name" not in said and config.data.name == "digits":
-            config.data.name = record.UNNAMED
+        if reads_texts(kind):
+            _check_text(config)
         if not network.choices:
             _without_sparsity(config, said)
     return geometry.fill_geometry(config) if sized else config
 
 
+def _check_text(config: ConfigDict) -> None:
+    """Raise unless config.text is what the network of config.model reads."""
+    for key, name in geometry.FROM_TEXT.items():
+        if config.text[name] != config.model[key]:
+            raise UserError(
+                f"config.text.{name}={config.text[name]} is not that of the weights, which have "
+                f"{config.model[key]}: set it to {config.model[key]}."
+            )
+    encoder, features = config.text.encoder, config.model.text_features
+    if features and encoder == BYTES:
+        raise UserError(
+            f"config.text.encoder={BYTES!r} is not that of the weights, which read {features} "
+            "features of a frozen encoder: name the encoder."
+        )
+    if not features and encoder != BYTES:
+        raise UserError(
+            f"config.text.encoder={shown(encoder)} is not that of the weights, which read bytes: "
+            f"set it to {BYTES!r}."
+        )
+
+
 def _without_sparsity(config: ConfigDict, said: Collection[str]) -> None:
     """Replace settings that need routes, unless the command sets them."""
+    routed = [name for name in ROUTED if _has_rate(config.guidance[name])]
     if "objective.gamma" not in said:
         config.objective.gamma = 0.0
-    if "sample.guidance" not in said and config.sample.guidance == "sg":
+    if "sample.guidance" not in said and config.sample.guidance == "sg" and "sg" in routed:
         config.sample.guidance = "cfg"
     for section in ("evaluate", "diversity", "compose", "control"):
         if f"{section}.guidance" not in said:
-            routed = ("sg", "sg_flops", "sg_fid", "ag_sg", "cfg_sg")
             names = [n for n in config[section].guidance if n not in routed]
             config[section].guidance = tuple(names) or ("unguided",)
+
+
+def _has_rate(setting: ConfigDict) -> bool:
+    """Return whether a guidance setting leaves out tokens."""
+    return setting.gamma_strong != 0 or setting.gamma_weak != 0
 
 
 def _hash(path: epath.Path) -> str:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from sg_jax.config import geometry, parsing, record, tree
 from sg_jax.errors import UserError, one_line, shown
@@ -177,14 +178,22 @@ def family_of(found: Found, family: str = "", prediction: str = "") -> str:
     )
 
 
+def config_of(found: Found) -> ConfigDict:
+    """Return the config in an exported file's description, without what leads out of the file.
+
+    Args:
+      found: by `find`; if `build` accepts it, it has such a config.
+    """
+    return tree.without_unread(record.portable(parsing.merge(found.about["config"])))
+
+
 def _ours(found: Found, family: str, given: Mapping[str, Any]) -> Backbone:
     """Return the network that an exported file describes."""
     if given or family not in ("", found.family):
         name = next(iter(given), "family")
         raise UserError(f"{name} has no effect: the file says what its network is. Leave it out.")
     try:
-        config = tree.without_unread(parsing.merge(found.about["config"]))
-        config = record.portable(config)
+        config = config_of(found)
         abstract = geometry.abstract_model(config)
         settings = tree.settings(config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -1,15 +1,18 @@
 """What --mode import makes, and what `sg_jax.load` reads of published files."""
 
+import os
+
+import jax
 import numpy as np
 import pytest
 from sit_networks import same
 
 import sg_jax
-from sg_jax.config import parsing, record
+from sg_jax.config import geometry, parsing, record, tree
 from sg_jax.errors import UserError
 from sg_jax.modes import import_
 from sg_jax.modes.base import Job
-from sg_jax.weights import checkpoints, convert, imports, networks
+from sg_jax.weights import checkpoints, convert, described, exports, imports, networks
 
 
 @pytest.mark.slow
@@ -100,3 +103,124 @@ def test_a_folder_of_diffusers_is_weights_and_a_run_is_not(imported, tmp_path):
     (tmp_path / "transformer").mkdir()
     (tmp_path / "transformer" / "config.json").write_text('{"_class_name": "X"}')
     assert networks.is_weights(tmp_path)
+
+
+SIZES = dict(image_size=8, channels=3, patch=4, width=16, depth=2, heads=2)
+OWN = dict(
+    data=dict(name="shapes"),
+    text=dict(length=24, words=6),
+    autoencoder=dict(path="owner/vae", scale=0.5, shift=0.25),
+    sample=dict(steps=3, guidance="own"),
+    train=dict(batch_size=8, ema_decays=(0.9,)),
+    mesh=dict(fsdp=4096),
+    guidance=dict(sg=dict(scale=1.23), own=dict(scale=3.0, weak_label="null")),
+)
+
+
+def file_of(path, change=None, **sections):
+    """Write a file like those that --mode export writes, its description changed by `change`."""
+    model = dict(kind="text_dit", **SIZES)
+    config = geometry.fill_geometry(parsing.merge({**OWN, "model": model, **sections}))
+    network = geometry.make_model(tree.check(config).model, jax.random.key(0))
+    about = exports.about(network, config, "")
+    if change:
+        change(about["config"])
+    described.write(path, exports.arrays_of(network, "", "float32"), about)
+    return path
+
+
+def make(source, *flags, file=None):
+    config = parsing.parse(flags, file, tree.defaults)
+    workdir = source.with_name("run")
+    given = {"from": str(source), "family": ""}
+    import_.run(Job(str(workdir), options=given, config=config, said=parsing.keys_of(flags)))
+    return record.read(workdir)[0]
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.safetensors"])
+def test_a_run_of_an_exported_file_has_its_settings(tmp_path, name):
+    config = make(file_of(tmp_path / name))
+    for section in OWN.keys() - {"mesh", "guidance"}:
+        for key, value in OWN[section].items():
+            assert config[section][key] == value, (section, key)
+    assert config.guidance.sg.scale == 1.23 and config.guidance.own.weak_label == "null"
+    assert config.mesh.fsdp == 1
+    assert sg_jax.settings(tmp_path / "run") == sg_jax.load(tmp_path / name).named.settings
+
+
+def test_what_the_command_says_of_an_exported_file_counts(tmp_path):
+    (tmp_path / "more.py").write_text(
+        "def get_config():\n"
+        "    return dict(sample=dict(count=7), guidance=dict(new=dict(scale=4.0)))\n"
+    )
+    flags = (  # also where it is the default
+        "--config.guidance.sg.scale=2.0", "--config.sample.steps=40", "--config.data.name=digits",
+        "--config.model.dtype=bfloat16",
+    )  # fmt: skip
+    config = make(file_of(tmp_path / "a.npz"), *flags, file=str(tmp_path / "more.py"))
+    assert (config.guidance.sg.scale, config.sample.steps, config.data.name) == (2.0, 40, "digits")
+    assert (config.sample.count, config.guidance.new.scale) == (7, 4.0)
+    assert config.model.dtype == "bfloat16" and config.guidance.own.scale == 3.0
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "text"),
+    [
+        (dict(length=9), (), "config.text.length=9 is not that of the weights.*set it to 24"),
+        ({}, ("--config.text.words=0",), "config.text.words=0 is not that .* have 6: set it to 6"),
+        (dict(encoder="a/b", words=0), (), "words=0 is not"),
+        ({}, ("--config.model.depth=3",), "config.model.depth=3 is not that of the weights"),
+        (dict(length=-1), (), "config.text.length=-1"),
+        (dict(widths=3), (), "a.npz: its description is not that .*widths is not a config key"),
+    ],
+)
+def test_an_exported_file_that_does_not_fit_itself_is_refused(tmp_path, change, flags, text):
+    path = file_of(tmp_path / "a.npz", lambda config: config["text"].update(change))
+    with pytest.raises(UserError, match=text):
+        make(path, *flags)
+    assert os.listdir(tmp_path) == ["a.npz"]
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "other", "message"),
+    [
+        (dict(length=5), {}, "a/b", "encoder='a/b' is not that of the weights, which read bytes"),
+        (dict(length=5, encoder="a/b"), dict(text_features=8), "bytes", "read 8 features"),
+    ],
+)
+def test_an_encoder_of_other_texts_is_refused(tmp_path, text, model, other, message):
+    model = dict(kind="text_dit", **SIZES, **model)
+    path = file_of(
+        tmp_path / "a.npz", lambda config: config["text"].update(encoder=other),
+        model=model, text=text,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=message):
+        make(path)
+    assert os.listdir(tmp_path) == ["a.npz"]
+
+
+def test_a_description_leads_nowhere(tmp_path):
+    def change(config):
+        config["data"].update(data_dir="/elsewhere", classes="/elsewhere/names.txt")
+        config["train"].update(init_from="/elsewhere/run")
+        config["track"].update(name="wandb", entity="someone", project="theirs")
+        config["evaluate"].update(reference="/elsewhere/real", inception="/elsewhere/net")
+        config["autoencoder"].update(path="/elsewhere/vae")
+        config["guidance"]["other"] = dict(scale=2.0, weak_workdir="/elsewhere/run")
+        config["sample"].update(guidance="other")
+
+    config = make(file_of(tmp_path / "a.npz", change))
+    assert "elsewhere" not in (tmp_path / "run" / record.NAME).read_text()
+    assert config.track.name == config.track.entity == ""
+    assert config.autoencoder.path == "vae" and config.sample.guidance == "unguided"
+
+
+def test_a_run_of_a_network_without_routes_keeps_settings_that_need_none(tmp_path):
+    model = dict(kind="dit", num_classes=3, **SIZES)
+    dense = dict(sg=dict(scale=1.5, gamma_weak=0.0, weak_label="null"))
+    for number, guidance in enumerate([dense, {}]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        sections = dict(model=model, text={}, guidance=guidance, sample=dict(guidance="sg"))
+        path = file_of(folder / "a.npz", **sections)
+        assert make(path).sample.guidance == ("sg" if guidance else "cfg")
