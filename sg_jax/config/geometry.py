@@ -136,8 +136,13 @@ def make_model(model: Model, key: jax.Array) -> Backbone:
     return BACKBONES[model.kind](**arguments, rngs=Keys(key))
 
 
-def abstract_model(config: ConfigDict) -> Backbone:
-    """Return the shapes of the network of a completed config."""
+def abstract_model(config: ConfigDict, **instead: Any) -> Backbone:
+    """Return the shapes of the network of a completed config.
+
+    Args:
+      config: completed.
+      instead: values of config.model to use instead of the config's.
+    """
     with section("config.model"):
-        model = Model(**config.model)
+        model = Model(**{**config.model, **instead})
     return jax.eval_shape(lambda key: make_model(model, key), jax.random.key(0))

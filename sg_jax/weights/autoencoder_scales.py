@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from sg_jax.errors import FLOAT32, TINY, UserError, is_number, is_whole, nearest, shown
+from sg_jax.weights.tensors import type_name
 
 OPTIONS = ("scale", "shift", "groups", "dtype")
 DTYPES = ("float32", "bfloat16")
@@ -142,17 +143,10 @@ def _check(name: str, value: Any, where: str) -> None:
         fits = is_whole(value) and 0 < value < 2**20
         wanted = f"the number of groups in the norms, usually {GROUPS}"
     else:
-        fits = _type_name(value) in DTYPES
+        fits = type_name(value) in DTYPES
         wanted = f"one of {', '.join(DTYPES)}: in float16 SDXL's overflows"
     if not fits:
         raise UserError(f"{where}{name}={shown(value)} must be {wanted}.")
-
-
-def _type_name(value: Any) -> str:
-    try:
-        return jnp.dtype(value).name
-    except Exception:  # whatever the value is
-        return ""
 
 
 def _check_config(config: Mapping[str, Any], label: str, channels: int) -> None:

@@ -212,9 +212,9 @@ def _verify(folder: epath.Path, parts: list[str], mesh: Mesh) -> bool:
     return bool(verified)
 
 
-def abstract_network(workdir: str | os.PathLike) -> Backbone:
-    """Return the shapes of the network that a run trained."""
-    return geometry.abstract_model(record.read(workdir)[0])
+def abstract_network(workdir: str | os.PathLike, **instead: Any) -> Backbone:
+    """Return the shapes of the network that a run trained; see `geometry.abstract_model`."""
+    return geometry.abstract_model(record.read(workdir)[0], **instead)
 
 
 def named(tree) -> dict:

@@ -14,8 +14,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sg_jax.config import geometry, parsing, record, tree
-from sg_jax.errors import UserError, one_line, shown
+from sg_jax.errors import UserError, one_line, one_of, shown
 from sg_jax.method.presets import Named
+from sg_jax.models.attention import IMPLEMENTATIONS
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.kinds import reads
 from sg_jax.parallel import sharding
@@ -23,10 +24,16 @@ from sg_jax.runs import files
 from sg_jax.weights import checkpoints, convert, described, reading, shapes, state_dict
 from sg_jax.weights.checkpoints import named, unnamed
 from sg_jax.weights.families import FAMILIES
+from sg_jax.weights.tensors import type_name
 
 DIFFUSERS = "diffusers_dit"
 CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")  # of diffusers, with DiT's weights
 IN_FOLDERS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+
+HOW = {  # keys of config.model on which no weights depend, and their values
+    "dtype": ("float32", "bfloat16"),
+    "attention": IMPLEMENTATIONS,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +63,8 @@ def load(
     like: Backbone | None = None,
     *,
     family: str = "",
+    dtype: Any = None,
+    attention: str | None = None,
     **options: Any,
 ) -> Backbone:
     """Load a network: of a run, of what `--mode export` wrote, or from published weights.
@@ -68,6 +77,11 @@ def load(
       step, weights, mesh, like: which weights of a run, and where they go; see `checkpoints.load`.
         A file has only one network.
       family: how published weights are named, such as "sit", if names alone do not tell.
+      dtype: the type that products are computed in, "float32" or "bfloat16" (or a NumPy or JAX
+        dtype); by default that of the run or the exported file, and float32 for published weights.
+        Weights stay float32.
+      attention: what computes attention in a run's or an exported file's network; see
+        `config.model.attention`.
       options: what the shapes of published weights do not tell, such as heads; see
         `convert.from_state_dict`.
 
@@ -77,12 +91,19 @@ def load(
     Raises:
       UserError: there is nothing to load, it is damaged, or it is another kind of thing.
     """
+    computed = _computed(dtype, attention)
+    if computed and like is not None:
+        raise UserError(
+            f"{next(iter(computed))} has no effect, because like has one: leave it out."
+        )
     if not is_weights(source):
         if given := [*(["family"] if family else []), *options]:
             raise UserError(
                 f"{given[0]} has no effect, because {str(source)!r} is not a file of published "
                 "weights: leave it out."
             )
+        if computed:
+            like = checkpoints.abstract_network(source, **computed)
         return checkpoints.load(source, step, weights, mesh, like)
     for name, value in {"step": step, "like": like}.items():
         if value is not None:
@@ -92,8 +113,21 @@ def load(
             f"weights={shown(weights)} has no effect: {str(source)!r} holds one network."
         )
     sharding.check(mesh)
-    network = build(find(source), family, options)
+    network = build(find(source), family, {**options, **computed})
     return network if mesh is None else placed(network, mesh)
+
+
+def _computed(dtype: Any, attention: str | None) -> dict[str, str]:
+    """Return what is given of `HOW`, the type by its name."""
+    found = {}
+    if dtype is not None:
+        name = type_name(dtype)
+        one_of("dtype", name if name in HOW["dtype"] else dtype, HOW["dtype"])
+        found["dtype"] = name
+    if attention is not None:
+        one_of("attention", attention, HOW["attention"])
+        found["attention"] = attention
+    return found
 
 
 def placed(network: Backbone, mesh: Mesh) -> Backbone:
@@ -189,8 +223,9 @@ def config_of(found: Found) -> ConfigDict:
 
 def _ours(found: Found, family: str, given: Mapping[str, Any]) -> Backbone:
     """Return the network that an exported file describes."""
-    if given or family not in ("", found.family):
-        name = next(iter(given), "family")
+    unread = [name for name in given if name not in HOW]
+    if unread or family not in ("", found.family):
+        name = next(iter(unread), "family")
         raise UserError(f"{name} has no effect: the file says what its network is. Leave it out.")
     try:
         config = config_of(found)
@@ -198,6 +233,8 @@ def _ours(found: Found, family: str, given: Mapping[str, Any]) -> Backbone:
         settings = tree.settings(config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"its description is not that of a network ({one_line(error)}).") from None
+    if given:
+        abstract = geometry.abstract_model(config, **given)
     if found.family:
         known = FAMILIES.get(found.family)
         arguments = set(known.options) if known else set()

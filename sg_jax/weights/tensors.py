@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -35,6 +36,14 @@ DTYPES = {  # by the names of safetensors
     "BOOL": np.dtype("?"),
     "C64": np.dtype("<c8"),
 }
+
+
+def type_name(value: Any) -> str:
+    """Return the name of a NumPy or JAX dtype, or of one by its name; "" for anything else."""
+    try:
+        return np.dtype(value).name
+    except Exception:  # whatever the value is
+        return ""
 
 
 class Budget:

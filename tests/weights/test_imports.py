@@ -3,6 +3,7 @@
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sit_networks import same
@@ -53,6 +54,61 @@ def test_published_files_are_loaded(sit, mesh_of):
 def test_a_run_takes_no_family(imported):
     with pytest.raises(UserError, match="family has no effect"):
         sg_jax.load(imported, family="sit")
+
+
+@pytest.fixture(scope="session")
+def sources(imported, sit, tmp_path_factory):
+    """A run, an exported file with our names and one with SiT's, and a published file."""
+    folder, network = tmp_path_factory.mktemp("sources"), checkpoints.load(imported)
+    config, _ = record.read(imported)
+    ours = exports.write_file(folder / "a.safetensors", network, config)
+    theirs = exports.write_file(folder / "a.npz", network, config, "sit")
+    return dict(run=(imported, ""), ours=(ours, ""), theirs=(theirs, ""), sit=(sit[0], "sit"))
+
+
+@pytest.mark.parametrize("name", ["run", "ours", "theirs", "sit"])
+@pytest.mark.parametrize("dtype", ["bfloat16", jnp.bfloat16, np.dtype(jnp.bfloat16)])
+def test_any_network_computes_in_another_type_with_the_same_weights(sources, name, dtype):
+    path, family = sources[name]
+    before = sg_jax.load(path, family=family)
+    loaded = sg_jax.load(path, family=family, dtype=dtype)
+    same(loaded, before)
+    for network, wanted in ((before, "float32"), (loaded, "bfloat16")):
+        mlp = network.blocks.stacks[0].mlp
+        assert network.dtype == mlp.hidden.dtype == wanted
+    assert loaded.named == before.named
+    x, t = jnp.ones((1, 8, 8, 4)), jnp.full(1, 0.5)
+    one, other = (np.asarray(n(x, t, jnp.zeros(1, int)), float) for n in (before, loaded))
+    assert 0 < np.abs(one - other).max() < 0.05 * np.abs(one).max()
+
+
+def test_a_run_and_an_exported_file_take_another_attention(sources):
+    for name in ("run", "ours", "theirs"):
+        network = sg_jax.load(sources[name][0], attention="xla")
+        assert network.blocks.stacks[0].attention.implementation == "xla"
+
+
+@pytest.mark.parametrize("name", ["run", "ours", "sit"])
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (dict(dtype="float16"), "dtype='float16' must be one of 'float32', 'bfloat16'"),
+        (dict(dtype=jnp.float16), "dtype=.*float16.* must be one of"),
+        (dict(dtype=3), "dtype=3 must be one of"),
+        (dict(attention="fast"), "attention='fast' must be one of 'auto', 'xla'"),
+    ],
+)
+def test_another_type_is_one_that_networks_compute_in(sources, name, options, text):
+    with pytest.raises(UserError, match=text):
+        sg_jax.load(sources[name][0], family=sources[name][1], **options)
+
+
+def test_a_type_besides_a_network_has_no_effect(imported):
+    like = checkpoints.abstract_network(imported)
+    with pytest.raises(UserError, match="dtype has no effect, because like"):
+        sg_jax.load(imported, like=like, dtype="bfloat16")
+    with pytest.raises(UserError, match="routes has no effect"):
+        sg_jax.load(imported, routes=((1, 1),), dtype="bfloat16")
 
 
 @pytest.mark.parametrize(
