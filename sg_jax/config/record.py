@@ -53,6 +53,11 @@ def _read(
 ) -> tuple[ConfigDict, tuple[str, ...], identity.Identity, bool]:
     """Return a run's config, its class names, what its data is, and whether it is exported."""
     path = files.path(workdir) / NAME
+    if path.parent.is_file():
+        raise UserError(
+            f"workdir={str(workdir)!r} is a file: give the folder of a run. (sg_jax.load reads "
+            "exported files, and their networks keep the run's guidance settings.)"
+        )
     if not path.parent.is_dir():
         raise UserError(f"workdir={str(workdir)!r} does not exist: train there first.")
     if not path.is_file():

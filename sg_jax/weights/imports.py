@@ -70,8 +70,7 @@ def make_run(
     config = _completed(config, network, said)
     built = experiment.build(config)
     named = f"{found.path.name}, {_hash(found.path)}"
-    made = found.about.get(origins.ENTRY)
-    maker = None if made is None else origins.from_record(made, found.path)
+    maker = network.named.maker
     text = exports.describe(
         network, maker, title=files.absolute(workdir).name, source=named, weights="weights", step=0,
         dtype="float32",

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sg_jax.config import geometry, parsing, record, tree
+from sg_jax.data import origin as origins
 from sg_jax.errors import UserError, one_line, one_of, shown
 from sg_jax.method.presets import Named
 from sg_jax.models.attention import IMPLEMENTATIONS
@@ -97,6 +98,11 @@ def load(
             f"{next(iter(computed))} has no effect, because like has one: leave it out."
         )
     if not is_weights(source):
+        if str(source).count("/") == 1 and not files.path(source).exists():
+            raise UserError(
+                f"workdir={str(source)!r} does not exist: train there first. For a model of the "
+                "Hugging Face hub, give the folder that huggingface_hub.snapshot_download returns."
+            )
         if given := [*(["family"] if family else []), *options]:
             raise UserError(
                 f"{given[0]} has no effect, because {str(source)!r} is not a file of published "
@@ -253,7 +259,9 @@ def _ours(found: Found, family: str, given: Mapping[str, Any]) -> Backbone:
             raise UserError(f"{shown(name)} is {shape}, but its description asks for {here}.")
     state_dict.check_finite({name: np.asarray(leaf) for name, leaf in leaves.items()})
     network = unnamed(leaves, abstract)
-    network.named = Named(settings, str(found.about.get(record.ENCODER, "")))
+    made = found.about.get(origins.ENTRY)
+    maker = None if made is None else origins.from_record(made, found.path)
+    network.named = Named(settings, str(found.about.get(record.ENCODER, "")), maker)
     return network
 
 

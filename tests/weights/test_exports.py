@@ -216,10 +216,13 @@ def test_an_export_says_what_made_the_latents(imported, tmp_path, name):
         to=str(tmp_path / name), family="", dtype="float32", step=0, weights="ema", push=""
     )))  # fmt: skip
     found = tmp_path / name
+    assert sg_jax.load(found).named.maker == made
     if "." in name:
+        with pytest.raises(UserError, match="is a file: give the folder of a run"):
+            sg_jax.settings(found)
         options = {"from": str(found), "family": ""}
         import_.run(Job(str(found := tmp_path / "again"), options=options, config=tree.defaults()))
-    assert record.maker_of(found) == made
+    assert record.maker_of(found) == sg_jax.load(found).named.maker == made
     row = "| latents | made by owner/vae (0123), scale 0.18215, shift 0.5, factor 8 |\n| network"
     assert row in (found / "README.md").read_text()
     assert "made by" not in (imported / "README.md").read_text()

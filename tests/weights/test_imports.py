@@ -280,3 +280,8 @@ def test_a_run_of_a_network_without_routes_keeps_settings_that_need_none(tmp_pat
         sections = dict(model=model, text={}, guidance=guidance, sample=dict(guidance="sg"))
         path = file_of(folder / "a.npz", **sections)
         assert make(path).sample.guidance == ("sg" if guidance else "cfg")
+
+
+def test_a_model_of_the_hub_is_downloaded_first():
+    with pytest.raises(UserError, match=r"train there first\. For a model of .*snapshot_download"):
+        sg_jax.load("facebook/DiT-XL-2-256")
