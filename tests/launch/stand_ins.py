@@ -50,9 +50,10 @@ eval "$BEHAVIOUR"
 
 
 def take_terminal() -> None:
-    """Make standard input the terminal of this session, whose Ctrl-C is not ignored."""
+    """Make standard input the terminal of this session, whose signals are not ignored."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # it is, where the tests run in the background
+    for number in (signal.SIGINT, signal.SIGHUP):  # as in the background, and under nohup
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Place:

@@ -1,5 +1,6 @@
 """launch/keep_running.sh: tries again, passes signals on."""
 
+import os
 import signal
 import subprocess
 import time
@@ -49,11 +50,12 @@ def test_keep_running_passes_sigterm_on_once_and_waits(place):
 
 
 def test_keep_running_ends_with_its_terminal(place):
-    process = keep_running(place, "trap 'exit 1' TERM; echo >ready; while :; do sleep 0.02; done")
-    wait_for((place.home / "ready").exists)
-    process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=5)
-    assert process.returncode == 1 and times(place) == 1
+    command = "trap 'exit 1' TERM HUP; echo x >>times; while :; do sleep 0.02; done"
+    process, terminal = place.on_terminal("keep_running.sh", "bash", "-c", command)
+    wait_for(lambda: times(place))
+    time.sleep(0.2)
+    os.close(terminal)
+    assert process.wait(timeout=5) == 1 and times(place) == 1
 
 
 def test_keep_running_ends_in_the_pause(place):

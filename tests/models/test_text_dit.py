@@ -163,6 +163,7 @@ def loss(model, x, t, condition, ids):
 GRADIENT = jax.jit(jax.grad(loss))
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_plain_pass(net, prompts, inputs):
     """Along a random direction in the space of all weights; differences of the plain pass."""
     x, t, _ = inputs

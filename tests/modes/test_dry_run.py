@@ -184,6 +184,7 @@ def test_sampling(dry):
     assert f"1,000 latents of 32x32x4: .npz of {32 * 32 * 4 * 4 / 1e3:.3g} MB" in said
 
 
+@pytest.mark.slow
 def test_scoring(dry):
     images = "--config.evaluate.images=imagenet2012"
     said = dry("--mode=evaluate", SD, images, "--config.evaluate.samples=500",

@@ -65,6 +65,7 @@ def images(digits_dir):
     return np.stack([np.repeat(to_float(example["image"]), 3, -1) for example in source])
 
 
+@pytest.mark.slow
 def test_each_image_and_its_mirror_are_stored(encode, weights, digits_dir, tmp_path, capsys):
     source = encode()
     autoencoder = sg_jax.load_autoencoder(weights / "vae.npz", scale=2.0)

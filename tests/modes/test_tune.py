@@ -156,6 +156,7 @@ def test_samples_that_are_not_finite_lose(tune_of, tmp_path, capsys):
     assert tune_of(**wild, keep="png")[1] == []
 
 
+@pytest.mark.slow
 def test_a_setting_that_fails_in_the_report_alone_has_no_result(tune_of, monkeypatch):
     """Nor a picture; and the same command ends in the same way."""
     whole = scored.sample_batches

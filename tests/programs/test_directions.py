@@ -107,6 +107,7 @@ def test_the_difference_finds_a_planted_direction(net, size):
     np.testing.assert_allclose(found, size.values, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_guidance_that_needs_another_network_is_left_out(net, capsys):
     options = dict(steps=1, images=2, draw_steps=1)
     found, plain = (
@@ -117,6 +118,7 @@ def test_guidance_that_needs_another_network_is_left_out(net, capsys):
     assert "needs another network: images are drawn without guidance." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_learning_finds_what_a_planted_direction_does(net, size):
     """Its tokens need not be the same: what the network does not read, nothing can learn."""
     rng = np.random.default_rng(2)

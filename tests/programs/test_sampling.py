@@ -74,7 +74,7 @@ def test_without_a_mesh_programs_are_those_of_the_networks_devices(
     model = jax.device_put(small, sharding.infer(small, mesh)) if loaded else small
     traced, plain = [], sharding.on
     monkeypatch.setattr(sharding, "on", lambda mesh: traced.append(mesh) or plain(mesh))
-    draw(model, steps=3 + loaded)  # not drawn before, so it is traced here
+    draw(model, steps=23 + loaded)  # not drawn before, so it is traced here
     assert traced and set(traced) == {mesh}
 
 
@@ -308,6 +308,7 @@ def test_no_labels_are_no_images(zero):
     assert sample(zero, []).shape == (0, 8, 8, 3)
 
 
+@pytest.mark.slow
 def test_batches_are_the_images_of_one_call(small):
     how = dict(guidance=Guidance(1.5, 0.0, 0.5), steps=2)
     batches = sample_batches(small, [0, 4, 2, 1, 3], batch_size=2, spent=(spent := Spent()), **how)

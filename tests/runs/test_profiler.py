@@ -56,6 +56,7 @@ def test_a_trace_holds_its_steps_and_changes_no_loss(run, tmp_path, capsys):
     assert all("steps_per_second" in r for r in plain)
 
 
+@pytest.mark.slow
 def test_a_trace_that_is_cut_short_is_written(tmp_path):
     profiler = Profiler(1, 5, str(tmp_path), resumed=0)
     for step in (1, 2):
@@ -67,6 +68,7 @@ def test_a_trace_that_is_cut_short_is_written(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_trace_that_is_open_when_steps_are_made_again_is_dropped(tmp_path):
     for resumed in (0, 1):  # as after a rollback
         profiler = Profiler(2, 5, str(tmp_path), resumed=resumed)

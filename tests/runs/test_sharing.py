@@ -89,6 +89,7 @@ def _hold(path, ready):
         time.sleep(60)
 
 
+@pytest.mark.slow
 def test_a_command_that_was_killed_holds_nothing(share, tmp_path):
     (tmp_path / "new").mkdir()
     spawn = multiprocessing.get_context("spawn")

@@ -205,6 +205,7 @@ def test_what_published_code_reads_otherwise_is_said(imported, capsys):
     assert "published code" not in capsys.readouterr().out
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", ["m", "m.safetensors", "m.npz"])
 def test_an_export_says_what_made_the_latents(imported, tmp_path, name):
     made = Maker("owner/vae", "0123", 0.18215, 0.5, 8)
@@ -243,6 +244,7 @@ def texts(tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", ["f.safetensors", "f.npz"])
 def test_a_file_says_which_text_encoder_its_network_reads(texts, name):
     file = exported(texts, name)

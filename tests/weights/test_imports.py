@@ -66,6 +66,7 @@ def sources(imported, sit, tmp_path_factory):
     return dict(run=(imported, ""), ours=(ours, ""), theirs=(theirs, ""), sit=(sit[0], "sit"))
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("name", ["run", "ours", "theirs", "sit"])
 @pytest.mark.parametrize("dtype", ["bfloat16", jnp.bfloat16, np.dtype(jnp.bfloat16)])
 def test_any_network_computes_in_another_type_with_the_same_weights(sources, name, dtype):
@@ -193,6 +194,7 @@ def make(source, *flags, file=None):
     return record.read(workdir)[0]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", ["a.npz", "a.safetensors"])
 def test_a_run_of_an_exported_file_has_its_settings(tmp_path, name):
     config = make(file_of(tmp_path / name))
