@@ -154,6 +154,7 @@ def test_a_later_evaluation_reads_no_image(judge_of, tmp_path):
     assert first.of_test_images()["accuracy"] == pytest.approx(accuracy, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_shared_network_may_lie_in_the_home(judge_of, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     first, _ = judge_of(path="~/shared[1].npz")

@@ -76,6 +76,7 @@ def test_the_target_is_the_guided_velocity(small, inputs, guidance):
     np.testing.assert_allclose(found, np.where(inside, expected, strong), atol=2e-4)
 
 
+@pytest.mark.slow
 def test_another_network_may_make_the_weak_prediction(small, make_small, inputs, batch):
     """Autoguidance as the teacher: omega v + (1 - omega) v of the weak network, in an interval."""
     x, t, c = inputs

@@ -175,6 +175,7 @@ def test_a_setting_that_fails_in_the_report_alone_has_no_result(tune_of, monkeyp
         assert [path.name for path in paths][-1] == "tune_grid.png"
 
 
+@pytest.mark.slow
 def test_images_are_labelled_with_the_steps_of_their_budget(tune_of, monkeypatch):
     labels = []
 

@@ -82,6 +82,7 @@ def test_a_trace_that_is_open_when_steps_are_made_again_is_dropped(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_trace_of_a_run_in_a_bucket_is_copied_there(bucket, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()

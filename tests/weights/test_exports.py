@@ -205,7 +205,7 @@ def test_what_published_code_reads_otherwise_is_said(imported, capsys):
     assert "published code" not in capsys.readouterr().out
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", ["m", "m.safetensors", "m.npz"])
 def test_an_export_says_what_made_the_latents(imported, tmp_path, name):
     made = Maker("owner/vae", "0123", 0.18215, 0.5, 8)

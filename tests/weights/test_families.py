@@ -121,6 +121,7 @@ def test_a_number_of_classes_that_does_not_fit_says_why(sit, number):
         from_state_dict(sit, "sit", num_classes=number)
 
 
+@pytest.mark.slow
 def test_repa_runs_the_other_way_and_its_projectors_are_dropped(capsys, forward):
     model = make()
     weights = to_state_dict(make(prediction="reversed"), "repa")

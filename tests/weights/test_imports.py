@@ -66,7 +66,7 @@ def sources(imported, sit, tmp_path_factory):
     return dict(run=(imported, ""), ours=(ours, ""), theirs=(theirs, ""), sit=(sit[0], "sit"))
 
 
-@pytest.mark.every(5)
+@pytest.mark.every(12)
 @pytest.mark.parametrize("name", ["run", "ours", "theirs", "sit"])
 @pytest.mark.parametrize("dtype", ["bfloat16", jnp.bfloat16, np.dtype(jnp.bfloat16)])
 def test_any_network_computes_in_another_type_with_the_same_weights(sources, name, dtype):
