@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from sg_jax.errors import UserError, is_number, is_text, is_whole, one_line
@@ -35,6 +36,13 @@ class Maker:
         texts, numbers = (self.name, self.fingerprint), (self.scale, self.shift)
         sound = all(isinstance(text, str) and is_text(text) for text in texts)
         return sound and all(map(is_number, numbers)) and is_whole(self.factor)
+
+    def difference(self, autoencoder: Any) -> tuple[str, float, float] | None:
+        """Return what an autoencoder has of another value: its name, that value, and the maker's."""
+        pairs = (
+            (k, getattr(autoencoder, k), getattr(self, k)) for k in ("factor", "scale", "shift")
+        )
+        return next((each for each in pairs if not np.isclose(*each[1:])), None)
 
     def record(self) -> dict[str, Any]:
         """Return what a run records, without the folder of a local file."""

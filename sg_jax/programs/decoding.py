@@ -1,6 +1,7 @@
 """Turn latents into images and back, on all devices of a mesh, a few images at a time on each."""
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -41,23 +42,27 @@ def check(autoencoder: Any, model: Backbone) -> None:
     maker = model.named.maker
     if maker is None:
         return
-    for key in ("factor", "scale", "shift"):
-        ours, theirs = getattr(autoencoder, key), getattr(maker, key)
-        if not np.isclose(ours, theirs):
-            remedy = f"load_autoencoder(..., scale={maker.scale}, shift={maker.shift})"
-            raise UserError(
-                f"{autoencoder.name} has the {key} {ours:g}, but the latents that this network was "
-                f"trained on were made by {maker.name} with {theirs:g}: give that one"
-                + ("." if key == "factor" else f", or sg_jax.{remedy}.")
-            )
+    if differs := maker.difference(autoencoder):
+        key, ours, theirs = differs
+        remedy = f"load_autoencoder(..., scale={maker.scale}, shift={maker.shift})"
+        raise UserError(
+            f"{autoencoder.name} has the {key} {ours:g}, but the latents that this network was "
+            f"trained on were made by {maker.name} with {theirs:g}: give that one"
+            + ("." if key == "factor" else f", or sg_jax.{remedy}.")
+        )
+    tell_of_weights(autoencoder, maker)
+
+
+def tell_of_weights(autoencoder: Autoencoder, maker: Any) -> None:
+    """Log if other weights made the latents, but only once: hashing the weights takes long."""
+    if _compared.get(autoencoder) == maker:
+        return
+    _compared[autoencoder] = maker
     if autoencoder.fingerprint() != maker.fingerprint:
-        _tell(f"The network's latents were made by {maker.name}; {autoencoder.name} decodes them.")
+        log(f"The latents were made by {maker.name}; {autoencoder.name} decodes them.")
 
 
-@functools.cache
-def _tell(text: str) -> None:
-    """Log a sentence, but only once."""
-    log(text)
+_compared: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # autoencoder -> last maker
 
 
 def shape(model: Backbone, autoencoder: Autoencoder | None) -> tuple[int, int, int]:

@@ -9,8 +9,8 @@ from sg_jax.data import origin as origins
 from sg_jax.data.origin import Maker
 from sg_jax.encoders.autoencoder import Autoencoder
 from sg_jax.errors import UserError
+from sg_jax.programs import decoding
 from sg_jax.runs import files
-from sg_jax.runs.progress import log
 from sg_jax.weights import autoencoder_scales as scales
 from sg_jax.weights.autoencoders import load_autoencoder
 
@@ -98,14 +98,13 @@ def _check(found: Autoencoder, maker: Maker | None, source: Any, what: str) -> N
         )
     if maker is None:
         return
-    for key in ("factor", "scale", "shift"):
-        ours, theirs = getattr(found, key), getattr(maker, key)
-        if not np.isclose(ours, theirs):
-            remedy = f"set config.autoencoder.scale={maker.scale} and shift={maker.shift}"
-            raise UserError(
-                f"{what}={found.name!r} has the {key} {ours:g}, but the latents of "
-                f"config.data.name={source.name!r} were made with {theirs:g}: "
-                f"{REMEDY if key == 'factor' else remedy}."
-            )
-    if what.startswith("config") and found.fingerprint() != maker.fingerprint:
-        log(f"The latents were made by {maker.name}; {found.name} decodes them.")
+    if differs := maker.difference(found):
+        key, ours, theirs = differs
+        remedy = f"set config.autoencoder.scale={maker.scale} and shift={maker.shift}"
+        raise UserError(
+            f"{what}={found.name!r} has the {key} {ours:g}, but the latents of "
+            f"config.data.name={source.name!r} were made with {theirs:g}: "
+            f"{REMEDY if key == 'factor' else remedy}."
+        )
+    if what.startswith("config"):
+        decoding.tell_of_weights(found, maker)

@@ -28,6 +28,16 @@ def test_an_autoencoder_that_is_on_the_device_is_not_moved(tae):
     assert all(a is b for a, b in zip(*map(jax.tree.leaves, (tae, placed)), strict=True))
 
 
+def test_weights_are_hashed_once_and_not_in_each_call(make_small, tae, monkeypatch):
+    """Those of SD have 335 MB."""
+    model, hashed = copy.copy(make_small(channels=tae.channels)), []
+    model.named = Named(maker=Maker("vae", "1", tae.scale, tae.shift, tae.factor))
+    monkeypatch.setattr(type(tae), "fingerprint", lambda self: hashed.append(1) or "2")
+    for _ in range(3):
+        decoding.check(tae, model)
+    assert hashed == [1]
+
+
 def test_an_autoencoder_is_copied_to_all_devices(tae):
     mesh = sharding.make_mesh()
     placed = decoding.place(tae, mesh)
