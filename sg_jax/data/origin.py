@@ -38,11 +38,12 @@ class Maker:
         return sound and all(map(is_number, numbers)) and is_whole(self.factor)
 
     def difference(self, autoencoder: Any) -> tuple[str, float, float] | None:
-        """Return what an autoencoder has of another value: its name, that value, and the maker's."""
-        pairs = (
-            (k, getattr(autoencoder, k), getattr(self, k)) for k in ("factor", "scale", "shift")
-        )
-        return next((each for each in pairs if not np.isclose(*each[1:])), None)
+        """Return the name of what differs, an autoencoder's value and the maker's; None if none."""
+        for name in ("factor", "scale", "shift"):
+            theirs, own = getattr(autoencoder, name), getattr(self, name)
+            if not np.isclose(theirs, own):
+                return name, theirs, own
+        return None
 
     def record(self) -> dict[str, Any]:
         """Return what a run records, without the folder of a local file."""

@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 from sg_jax.config import record
-from sg_jax.data import origin
 from sg_jax.errors import UserError, nearest, one_line, one_of, shown
 from sg_jax.modes import dry_train
 from sg_jax.modes.base import Job, Mode, Option, register
@@ -47,9 +46,7 @@ def run(job: Job) -> list[Any]:
     config, _ = record.read(workdir)
     step, weights = given["step"] or None, given["weights"]
     network, step = checkpoints.load_with_step(workdir, step, weights)
-    about: dict[str, Any] = dict(step=step, weights=weights)
-    if maker := record.maker_of(workdir):
-        about[origin.ENTRY] = maker.record()
+    about = dict(step=step, weights=weights)
     if in_file:
         written = exports.write_file(target, network, config, family, given["dtype"], **about)
     elif family:

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from sg_jax.config import record
-from sg_jax.data.origin import Maker
+from sg_jax.data.origin import ENTRY
 from sg_jax.errors import UserError
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.dit import DiT
@@ -62,12 +62,11 @@ MADE = """
 | latents | made by {name} ({fingerprint}), scale {scale}, shift {shift}, factor {factor} |"""
 
 
-def describe(network: Backbone, maker: Maker | None, **values: Any) -> str:
+def describe(network: Backbone, **values: Any) -> str:
     """Return the README.md of a folder with a network.
 
     Args:
-      network: the network.
-      maker: what made the latents that it draws, if that is known.
+      network: the network, which knows what made the latents that it draws.
       values: the other fields of `README`.
     """
     arrays = checkpoints.named(network).values()
@@ -84,7 +83,7 @@ def describe(network: Backbone, maker: Maker | None, **values: Any) -> str:
         patch=network.patch,
         routes=network.routes or "none",
         prediction=network.prediction,
-        made=MADE.format(**maker.record()) if maker else "",
+        made=MADE.format(**network.named.maker.record()) if network.named.maker else "",
         **values,
     )
 
@@ -95,14 +94,18 @@ def about(
     """Return the description of a network for a file of weights.
 
     Args:
-      network: the network, which knows the frozen text encoder that it was trained with.
+      network: the network, which knows its frozen text encoder and what made its latents.
       config: completed.
       family: how its arrays are named; "" for our names.
       values: further JSON values, by name.
     """
     settings = json.loads(record.portable(config).to_json_best_effort())
-    encoder = {record.ENCODER: network.named.encoder} if network.named.encoder else {}
-    return {"version": version(), "family": family, "config": settings, **encoder, **values}
+    known, named = {}, network.named
+    if named.encoder:
+        known[record.ENCODER] = named.encoder
+    if named.maker:
+        known[ENTRY] = named.maker.record()
+    return {"version": version(), "family": family, "config": settings, **known, **values}
 
 
 def write_file(
@@ -234,8 +237,8 @@ def write_folder(
     _, class_names = record.read(workdir)
     arrays = arrays_of(network, "", dtype)
     text = describe(
-        network, record.maker_of(workdir), title=files.absolute(name).name,
-        source=f"{files.absolute(workdir).name}, a run", weights=weights, step=step, dtype=dtype,
+        network, title=files.absolute(name).name, source=f"{files.absolute(workdir).name}, a run",
+        weights=weights, step=step, dtype=dtype,
         note="It holds no optimizer state: to train further, start from it with "
         "`--config.train.init_from=THIS_FOLDER`.",
     )  # fmt: skip

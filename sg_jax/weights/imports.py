@@ -70,9 +70,8 @@ def make_run(
     config = _completed(config, network, said)
     built = experiment.build(config)
     named = f"{found.path.name}, {_hash(found.path)}"
-    maker = network.named.maker
     text = exports.describe(
-        network, maker, title=files.absolute(workdir).name, source=named, weights="weights", step=0,
+        network, title=files.absolute(workdir).name, source=named, weights="weights", step=0,
         dtype="float32",
         note=f"The names are those of {family or 'sg_jax'}. Train further with `--mode train`, or "
         "start a run of your own with `--config.train.init_from=THIS_FOLDER`.",
@@ -85,8 +84,8 @@ def make_run(
         kept["classes"] = network.conditioning.count
     if network.named.encoder:
         kept[record.ENCODER] = network.named.encoder
-    if maker is not None:
-        kept[origins.ENTRY] = maker.record()
+    if network.named.maker:
+        kept[origins.ENTRY] = network.named.maker.record()
     state = start_state(network, jax.jit(built.tx.init)(network), config.train.ema_decays)
     with files.making(workdir) as folder:
         with Saver(str(folder), every=1, keep=1) as saver:
