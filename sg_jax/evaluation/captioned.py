@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sg_jax.config.experiment import Experiment
+from sg_jax.data.asked import Asked
 from sg_jax.data.sources import Source
+from sg_jax.evaluation import scored
 from sg_jax.evaluation.pictures import GAP, INK, MARGIN, PAPER, SHOWN_SIDE, font_of
+from sg_jax.evaluation.table import Key
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -106,8 +109,12 @@ def shown_of(experiment: Experiment, source: Source, columns: int, samples: int)
     return min(most, samples)
 
 
-def headings(experiment: Experiment, source: Source, shown: int, samples: int) -> list[str]:
-    """Return what the first `shown` of `samples` images show: classes, or captions."""
-    if experiment.captions is not None:
-        return [short(text) for text in experiment.captions.ask(samples)[:shown].words]
-    return list(source.class_names[:shown])
+def headings(
+    experiment: Experiment, source: Source, shown: int, samples: int, seed: int
+) -> list[str]:
+    """Return what the first `shown` of `samples` images of a seed show: classes, or captions."""
+    key = Key(samples=samples, seed=seed, labels=experiment.config.evaluate.labels)
+    wanted = scored.wanted_by(experiment, key)
+    if isinstance(wanted, Asked):
+        return [short(text) for text in wanted[:shown].words]
+    return [source.class_names[label] for label in wanted[:shown]]

@@ -80,13 +80,14 @@ def evaluate(
     step = checkpoints.chosen_step(config.evaluate.step, workdir)
     judge = scoring.open_judge(config, source, workdir, experiment.image_shape[0])
     names, samples = config.evaluate.guidance, config.evaluate.samples
+    seeds = config.evaluate.seeds or (config.seed,)
     found = measure.run(
         experiment,
         judge,
         workdir,
         [experiment.settings[name] for name in names],
         samples=samples,
-        seeds=config.evaluate.seeds or (config.seed,),
+        seeds=seeds,
         step=step,
         shown=captioned.shown_of(experiment, source, config.evaluate.columns, samples),
     )
@@ -101,7 +102,9 @@ def evaluate(
         picture = pictures.grid(
             np.stack([image for _, image in images]),
             row_labels=[label for label, _ in images],
-            column_labels=captioned.headings(experiment, source, len(images[0][1]), samples),
+            column_labels=captioned.headings(
+                experiment, source, len(images[0][1]), samples, seeds[0]
+            ),
         )
         picture = pictures.credited(picture, source.name)
         pictures.save_png(picture, folder / "guidance.png")

@@ -137,7 +137,9 @@ def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pat
             picture = pictures.grid(
                 np.stack(list(images.values())),
                 row_labels=labels,
-                column_labels=captioned.headings(experiment, source, shown, samples),
+                column_labels=captioned.headings(
+                    experiment, source, shown, samples, config.tune.report_seeds[0]
+                ),
             )
             picture = pictures.credited(picture, experiment.config.data.name)
             paths.append(pictures.save_png(picture, folder / "tune_grid.png"))

@@ -15,8 +15,8 @@ from sg_jax.config import record
 from sg_jax.config.sections import Data, Evaluate, Sample, Train
 from sg_jax.errors import UserError
 from sg_jax.evaluation import judge as judge_lib
+from sg_jax.evaluation import pictures, scoring, table, tally
 from sg_jax.evaluation import scored as scored_lib
-from sg_jax.evaluation import scoring, table, tally
 from sg_jax.evaluation.found import FeatureSet
 from sg_jax.evaluation.metrics import METRICS
 from sg_jax.evaluation.real import View
@@ -299,11 +299,21 @@ def test_a_missing_checkpoint_is_named_before_anything_is_drawn(evaluate_of):
         evaluate_of(("unguided", "missing"))
 
 
-def test_classes_may_be_drawn_uniformly(evaluate_of, tmp_path):
-    """Every seed draws its own, the same ones under every setting."""
+def test_classes_may_be_drawn_uniformly(evaluate_of, tmp_path, monkeypatch):
+    """Every seed draws its own, the same ones under every setting. The picture names them."""
+    headings, grid = [], pictures.grid
+
+    def shown(images, row_labels, column_labels):
+        headings.append(column_labels)
+        return grid(images, row_labels, column_labels)
+
+    monkeypatch.setattr(pictures, "grid", shown)
     evaluate_of(("unguided",))
     scored, _, _ = evaluate_of(("unguided", "sg"), labels="uniform", seeds=(5, 6))
     assert len(scored) == 4
+    first = np.random.default_rng([5, SAMPLES]).integers(0, 5, SAMPLES)[:COLUMNS]
+    assert headings == [["a", "b", "c"], ["abcde"[label] for label in first]]
+    assert headings[1] != headings[0]
     assert {key.labels for key in table.read(tmp_path)} == {"balanced", "uniform"}
     key = next(key for key in table.read(tmp_path) if key.labels == "uniform")
     conditioning = types.SimpleNamespace(num_classes=5)
