@@ -48,6 +48,10 @@ class ImageSet:
         """Yield the images from number `start` on, uint8 [b, H, W, C] with b <= size."""
         raise NotImplementedError
 
+    def version(self) -> str:
+        """Return hex digits that change with the images, without reading them."""
+        raise NotImplementedError
+
 
 def open_images(name: str | os.PathLike, key: str = "images") -> ImageSet:
     """Open an .npz file with uint8 images, or a folder or an archive of image files.
@@ -84,6 +88,9 @@ class _Pictures(ImageSet):
 
             yield from ahead(read, range(start, self.count, size))
 
+    def version(self) -> str:
+        return self.files.version(np.arange(self.count)).hex()
+
     def _decoded(self, i: int) -> np.ndarray:
         place = self.files.place(i)
         try:
@@ -105,6 +112,7 @@ class _Pictures(ImageSet):
 @dataclasses.dataclass(frozen=True)
 class _Npz(ImageSet):
     member: str
+    checksum: int  # of this member, as the file itself says
 
     def batches(self, start: int = 0, size: int = BATCH) -> Iterator[np.ndarray]:
         bytes_each = int(np.prod(self.image_shape))
@@ -122,6 +130,9 @@ class _Npz(ImageSet):
                 f"{self.name} is damaged or cut short ({one_line(error)}): copy or download it "
                 "again."
             ) from None
+
+    def version(self) -> str:
+        return f"{self.checksum:08x}"
 
 
 @contextlib.contextmanager
@@ -145,6 +156,7 @@ def _open_npz(path: epath.Path) -> ImageSet:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         member = next((n for n in (IMAGES, *OTHERS) if n in names), "")
         if member:
+            checksum = archive.getinfo(f"{member}.npy").CRC
             with archive.open(f"{member}.npy") as array:
                 shape, dtype = _header(array)
     if shape is None:
@@ -155,7 +167,7 @@ def _open_npz(path: epath.Path) -> ImageSet:
         raise UserError(
             f"{path}: {member} is {dtype} {list(shape)}; images must be uint8 [N, H, W, 3]."
         )
-    return _Npz(str(path), shape[0], shape[1:], f"{member}.npy")
+    return _Npz(str(path), shape[0], shape[1:], f"{member}.npy", checksum)
 
 
 def small_arrays(path: str | os.PathLike, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 
 from etils import epath
@@ -36,7 +37,7 @@ from sg_jax.evaluation.metrics import CLASSIFIER, Scores
 from sg_jax.evaluation.reading import Reader, in_parts, spread
 from sg_jax.evaluation.results import SettingResult
 from sg_jax.modes.base import Job, Option
-from sg_jax.runs import files
+from sg_jax.runs import files, sharing
 from sg_jax.runs.progress import log
 
 ADM = ("fid", "sfid", "is", "precision", "recall")  # what its evaluator measures
@@ -116,10 +117,15 @@ def score(config: Config, path: str, workdir: str, flag: str) -> tuple[Scores, i
         judge = scoring.open_judge(config, source, folder, together=False)
         against = judge.compared_with(config.data.name)
         log(f"{len(images):,} images of {path}, against {against}")
-        told = f"{path} {len(images)} {judge.digest} {judge.reference} {judge.measures}"
-        tallies = judge.tallies(len(images), files.path(folder) / "samples.part", told)
-        scores = judge.scores_of(references.gather(images, tallies, judge.observe, "image"))
-        tallies.remove()
+        told = f"{path} {len(images)} {images.version()} {judge.digest} {judge.reference} "
+        told += f"{judge.measures}"
+        # Other samples may be scored in this folder at the same time.
+        name = f"samples_{zlib.crc32(os.fsencode(files.absolute(path))):08x}"
+        part, lock = (files.path(folder) / f"{name}.{kind}" for kind in ("part", "lock"))
+        with sharing.turn(lock, f"scoring {path} in {folder}", together=False):
+            tallies = judge.tallies(len(images), part, told)
+            scores = judge.scores_of(references.gather(images, tallies, judge.observe, "image"))
+            tallies.remove()
     name = files.path(path).name
     log(report.format_table([SettingResult(name, "", scores, len(images))]))
     log(

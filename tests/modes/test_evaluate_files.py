@@ -82,18 +82,19 @@ def test_a_data_set_is_the_reference_and_makes_one(run, tmp_path, digits_dir):
     assert row == [line for line in found.splitlines() if line.startswith("fake.npz")]
 
 
-def test_what_was_interrupted_goes_on(run, tmp_path, monkeypatch):
-    how = ("--config.evaluate.reference=@real.npz", "--workdir", "@here")
-    whole = run("--samples", "@fake.npz", *how[:1])
+@pytest.fixture
+def at_third_batch(monkeypatch):
+    """What to call at the third batch of four samples; everything before it is saved."""
     monkeypatch.setattr(tally, "PAUSE", 0.0)
     monkeypatch.setattr(tally.time, "monotonic", lambda: 0.0)  # always time to save
-    batches, score, seen = image_sets._Npz.batches, networks.Network.score, []
+    batches, score, seen, calls = image_sets._Npz.batches, networks.Network.score, [], []
 
     def counted(self, images):
         if len(images) == 4:  # of the samples
             seen.append(len(images))
             if len(seen) == 3:
-                raise Interrupted
+                for call in calls:
+                    call()
         return score(self, images)
 
     monkeypatch.setattr(
@@ -102,13 +103,42 @@ def test_what_was_interrupted_goes_on(run, tmp_path, monkeypatch):
         lambda self, start=0: batches(self, start, 4 if len(self) == 20 else 30),
     )
     monkeypatch.setattr(networks.Network, "score", counted)
+    return calls, seen
+
+
+def row_of(said, name="fake"):
+    return [line for line in said.splitlines() if line.startswith(f"{name}.npz")]
+
+
+REFERENCE = "--config.evaluate.reference=@real.npz"
+HERE = ("--workdir", "@here")
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_was_interrupted_goes_on(run, tmp_path, at_third_batch, replaced):
+    def interrupt():
+        raise Interrupted
+
+    calls, seen = at_third_batch
+    calls.append(interrupt)
     with pytest.raises(Interrupted):
-        run("--samples", "@fake.npz", *how)
-    said = run("--samples", "@fake.npz", *how)
-    assert len(seen) == 3 + 3  # two of five batches were kept
-    row = [line for line in whole.splitlines() if line.startswith("fake.npz")]
-    assert row == [line for line in said.splitlines() if line.startswith("fake.npz")]
-    assert not (tmp_path / "here" / "samples.part").exists()
+        run("--samples", "@fake.npz", REFERENCE, *HERE)
+    if replaced:
+        np.savez(tmp_path / "fake.npz", 255 - FAKE)
+    said = run("--samples", "@fake.npz", REFERENCE, *HERE)
+    assert len(seen) == 3 + (5 if replaced else 3)  # two of five batches were kept
+    assert row_of(run("--samples", "@fake.npz", REFERENCE)) == row_of(said)
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_several_sets_can_be_scored_in_one_folder_at_the_same_time(run, tmp_path, at_third_batch):
+    np.savez(tmp_path / "other.npz", 255 - FAKE)
+    found = []
+    how = (REFERENCE, "--config.evaluate.metrics=fid,precision,recall")
+    at_third_batch[0].append(lambda: found.append(run("--samples", "@other.npz", *how, *HERE)))
+    found.append(run("--samples", "@fake.npz", *how, *HERE))
+    for name, said in zip(("other", "fake"), found, strict=True):
+        assert row_of(said, name) == row_of(run("--samples", f"@{name}.npz", *how), name) != []
 
 
 def test_adm_s_figures_stand_beside_ours(run):
