@@ -27,8 +27,9 @@ from sg_jax.errors import UserError
 from sg_jax.evaluation import comparison, figures, method_figures, report, style
 from sg_jax.evaluation.comparison import IMAGE_COST, Point
 from sg_jax.evaluation.figures import Line, Spot
-from sg_jax.evaluation.metrics import drawable
+from sg_jax.evaluation.metrics import CLASSIFIER, drawable
 from sg_jax.evaluation.pictures import INK
+from sg_jax.evaluation.table import Key
 from sg_jax.runs import files
 from sg_jax.runs.records import read_metrics, training_seconds
 
@@ -94,13 +95,24 @@ def run(
         title=f"{', '.join(names)} side by side",
         facts={p.run: f"step {p.key.checkpoint:,}" for p in last},
         rows=[point.result for point in _ordered(last)],
-        reference=report.Reference(real_images=key.references, compared=key.compared),
+        reference=_reference(key),
         command=command,
         pictures=pictures,
         metrics=comparison.columns(last),
     )
     table = files.write_atomically(folder / "table.md", text.encode())
     return [*(path for path, _ in pictures), table, page]
+
+
+def _reference(key: Key) -> report.Reference:
+    kinds = [each.split()[0] for each in key.networks.split(", ") if each]
+    by_classifier = set(kinds) <= {CLASSIFIER}  # older rows do not say it
+    return report.Reference(
+        real_images=key.references,
+        source=key.reference,
+        compared=key.compared,
+        network=report.CLASSIFIER_IN_WORDS if by_classifier else f"the features of {key.networks}",
+    )
 
 
 def front(points: Sequence[Point]) -> "Figure":
@@ -183,9 +195,12 @@ def markdown(points: Sequence[Point], best: Mapping[str, Mapping[str, Point]], g
     """Return two tables: the best setting of each method, and every setting."""
     key, metric = points[0].key, comparison.ranked_by(points)
     columns = comparison.columns(points)
+    real = f"{key.references:,} real images" if key.references else "the real images"
+    real += f" of {key.reference}" if key.reference else ""
     lines = [
-        f"{key.samples:,} generated against {key.references:,} real images, feature network "
-        f"{key.features}; mean ± standard deviation over seeds.",
+        f"{key.samples:,} generated against {real}, judged by "
+        f"{key.networks or f'the feature network {key.features}'}; mean ± standard deviation over "
+        "seeds.",
         "",
         "## The best setting of each method",
         "",

@@ -56,6 +56,7 @@ def test_a_comparison_is_written_whole(runs, tmp_path):
     assert [path.name for path in paths] == names
     assert all(len(path.read_bytes()) > 1000 for path in paths)
     text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert "500 generated against 5,000 real images, judged by the feature network 0bad" in text
     # The seeds' gains are 1 - 2/4 and 1 - 3/5, at 0.15 GFLOPs times 40 steps.
     assert (
         "| SG | routing | ω 1.5, γ 0 / 0.75, euler, 40 steps | 2.500 | +45.0% ± 7.1% | 6.000 |"
@@ -85,7 +86,20 @@ def test_the_page_holds_every_setting_and_every_figure(runs, tmp_path):
     assert page.count("<img") == 4 and "--mode compare" in page
     assert page.count("SG: ω 1.5, γ 0 / 0.75, euler, 40 steps") == 2  # of each run
     assert "GFLOPs/image" in page and "mean ± standard deviation over 2 seeds" in page
+    assert "5,000 real training images, in the hidden layer of a small classifier" in page
     assert "step 3,000" in page and "real test images" not in page
+
+
+def test_both_pages_say_what_judged_and_what_the_real_images_were(tmp_path):
+    """FID against a file that does not say how many images it is of."""
+    how = dict(references=0, reference="adm.npz (0123)", networks="inception 4567")
+    table.write(tmp_path / "run", {key(UNGUIDED, **how): dict(fid=4.0)})
+    compare.run([tmp_path / "run"], tmp_path / "out")
+    pages = [tmp_path / "out" / name for name in ("table.md", "report.html")]
+    text, page = (path.read_text(encoding="utf-8") for path in pages)
+    assert "against the real images of adm.npz (0123), judged by inception 4567; mean" in text
+    assert "the real images of adm.npz (0123), in the features of inception 4567." in page
+    assert "classifier" not in page
 
 
 def test_a_metric_from_outside_is_compared(runs, tmp_path, monkeypatch):
