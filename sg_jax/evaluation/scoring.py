@@ -221,37 +221,47 @@ def _classifier(
 
     The network learns from all training images. It is stored in the run's classifier.npz, or in
     `config.features.path`, which runs on the same data can share; what it finds is stored in the
-    run's real.npz. As long as both files fit, no image is read.
+    run's real.npz. As long as both files fit, no image is read. If several commands need them, one
+    makes them and the others wait for it. The writer calls this.
     """
     test = _open_test(config, source)
     _check_features(config)
-    folder = files.path(workdir)
-    path = config.features.path or folder / "classifier.npz"
+    folder, shared = files.path(workdir), config.features.path
+    path = files.path(shared) if shared else folder / "classifier.npz"
     about = _about(config, [source, test])
     recipe = _recipe(config)
     keep = functools.partial(real.save, folder / NAME, about)
-    if (view := _kept(path, folder, about, recipe)) is not None:
-        log(f"feature network: read from {path}, features of real images from {NAME}")
-        return view, keep
-    train_images, test_images = Reader(source), Reader(test, "test_images")
-    scorer = features.cached_scorer(
-        path,
-        train_images,
-        test_images,
-        name=source.name,
-        num_classes=source.num_classes,
-        recipe=recipe,
-        log=log,
-        replace=not config.features.path,  # other runs may use that file
-    )
-    chosen = spread(config.evaluate.references or len(source), len(source))
-    log(f"real images: measuring {len(chosen):,} training and {len(test):,} test images")
-    view = View(
-        scorer,
-        real.found_in(scorer, train_images, chosen),
-        real.found_in(scorer, test_images, np.arange(len(test))),
-    )
-    keep(view)
+    view = _kept(path, folder, about, recipe)
+    with contextlib.ExitStack() as stack:
+        if view is None:
+            what = f"looking at the real images of {folder}"
+            stack.enter_context(sharing.turn(folder / "real.lock", what, together=False))
+            if shared and not path.exists():  # other runs may make it now
+                lock = path.with_name(f"{path.name}.lock")
+                stack.enter_context(sharing.turn(lock, f"making {path}", together=False))
+            view = _kept(path, folder, about, recipe)
+        if view is not None:
+            log(f"feature network: read from {path}, features of real images from {NAME}")
+            return view, keep
+        train_images, test_images = Reader(source), Reader(test, "test_images")
+        scorer = features.cached_scorer(
+            path,
+            train_images,
+            test_images,
+            name=source.name,
+            num_classes=source.num_classes,
+            recipe=recipe,
+            log=log,
+            replace=not shared,  # other runs may use that file
+        )
+        chosen = spread(config.evaluate.references or len(source), len(source))
+        log(f"real images: measuring {len(chosen):,} training and {len(test):,} test images")
+        view = View(
+            scorer,
+            real.found_in(scorer, train_images, chosen),
+            real.found_in(scorer, test_images, np.arange(len(test))),
+        )
+        keep(view)
     return view, keep
 
 

@@ -6,13 +6,14 @@ import time
 import types
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 import pytest
 from tiny_networks import Pixels
 
 from sg_jax.config.sections import Data, Evaluate, Features
 from sg_jax.errors import UserError
-from sg_jax.evaluation import distances, real, scoring
+from sg_jax.evaluation import distances, features, real, scoring
 from sg_jax.evaluation.metrics import CLASSIFIER, METRICS
 from sg_jax.evaluation.reading import Reader
 from sg_jax.evaluation.real import View, found_in
@@ -128,7 +129,7 @@ def judge_of(tmp_path, monkeypatch):
     test.split = "test"
     monkeypatch.setattr(scoring, "open_source", lambda *args, **kwargs: test)
 
-    def run(references=0, count=600, **recipe):
+    def run(references=0, count=600, run="", **recipe):
         source = Source(count)
         test.reads = 0
         small = dict(width=8, features=16, epochs=1, batch=32)
@@ -137,9 +138,35 @@ def judge_of(tmp_path, monkeypatch):
             features=Features(**{**small, **recipe}),
             evaluate=Evaluate(references=references),
         )
-        return scoring.open_judge(config, source, tmp_path), source.reads + test.reads
+        return scoring.open_judge(config, source, tmp_path / run), source.reads + test.reads
 
     return run
+
+
+@pytest.mark.every(2)
+@pytest.mark.parametrize("shared", [False, True])
+def test_of_two_commands_one_trains_the_classifier(judge_of, tmp_path, monkeypatch, shared):
+    """In one run, or in two runs with one `config.features.path`."""
+    trained = []
+
+    def slowly(train, test, made_from, log):
+        trained.append(made_from)
+        time.sleep(0.2)
+        network = jax.tree.map(lambda x: x + len(trained), features._new_model(made_from))
+        return features.Scorer(network, 0.5, made_from)
+
+    monkeypatch.setattr(features, "_train", slowly)
+    monkeypatch.setattr(sharing, "PAUSE", 0.05)
+    path = str(tmp_path / "shared" / "network.npz") if shared else ""
+
+    def command(later):
+        while later and not trained:
+            time.sleep(0.01)
+        return judge_of(run="b" if later and shared else "a", path=path)[0].digest
+
+    with ThreadPoolExecutor(2) as pool:
+        assert len(set(pool.map(command, (False, True)))) == len(trained) == 1
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 @pytest.mark.slow
