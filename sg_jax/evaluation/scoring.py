@@ -44,7 +44,7 @@ def check_ready(config: Config, source: Source, side: int) -> None:
     kinds, _ = kinds_of(config)
     if config.evaluate.reference:
         references.read(config.evaluate.reference)
-    else:
+    if CLASSIFIER in kinds or not config.evaluate.reference:
         config, source = _real_images(config, source, side)
     for kind in kinds:
         if kind == CLASSIFIER:

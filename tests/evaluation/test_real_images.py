@@ -111,6 +111,10 @@ def test_other_images_have_the_classes_of_the_latents(latents, tmp_path):
         scoring.check_ready(tree.check(config), source, 4)
     config.evaluate.metrics = ("frechet",)
     scoring.check_ready(tree.check(config), source, 4)
+    np.savez(tmp_path / "r.npz", np.zeros((4, 4, 4, 3), np.uint8))  # the classifier is not of it
+    config.evaluate.reference = str(tmp_path / "r.npz")
+    scoring.check_ready(tree.check(config), source, 4)
+    config.evaluate.reference = ""
     config.evaluate.images = f"wds:{write(tmp_path / 'tar', {'0.png': picture(1)}, 'tar')}"
     _, real = real_images.of_images(tree.check(config), source, 4)
     assert real.class_names == ("image",)
