@@ -1,5 +1,6 @@
 """What tuning found, as tables: in the terminal, in tune.md and in tune.json."""
 
+import dataclasses
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,28 @@ from sg_jax.method.guidance import Guidance
 ALONE = "sg"  # a setting that every config has, for winners of methods without one
 
 
-def terminal(rows: Sequence[Row], settings: Mapping[str, Guidance] = {}) -> str:
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """What a command draws with that has no flags, and what flags must say besides the setting.
+
+    Attributes:
+      settings: guidance settings by name, of each config that such a command may use.
+      more: values of other keys.
+    """
+
+    settings: Sequence[Mapping[str, Guidance]] = ()
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+NO_FLAGS = Base()
+
+
+def terminal(rows: Sequence[Row], base: Base = NO_FLAGS) -> str:
     """Return a table per budget for the terminal: quality, and what it gains over no guidance.
 
     Args:
       rows: the rows of one run, or of several.
-      settings: the run's guidance settings; the flags of each budget's best are then shown.
+      base: of one run; the flags of each budget's best are then shown.
     """
     found = tuned.winners(rows)
     metric = METRICS[rows[0].metric]
@@ -44,8 +61,8 @@ def terminal(rows: Sequence[Row], settings: Mapping[str, Guidance] = {}) -> str:
         width = max(len(w.method) for w in found)
         parts.append("\n".join("  ".join((n.ljust(max(width, 11)), *t)) for n, *t in lines))
         best = metric.winner([w.spread(metric).mean for w in each])
-        if settings and best is not None:
-            parts[-1] += f"\nTo draw with {each[best].method}: {flags(each[best], settings)}"
+        if base.settings and best is not None:
+            parts[-1] += f"\nTo draw with {each[best].method}: {flags(each[best], base)}"
     return "\n\n".join([*parts, *filter(None, (failed(rows), at_edges(rows)))])
 
 
@@ -86,14 +103,12 @@ def _gains(
     ]
 
 
-def markdown(
-    rows: Sequence[Row], settings: Mapping[str, Guidance] = {}, notes: Sequence[str] = ()
-) -> str:
+def markdown(rows: Sequence[Row], base: Base = NO_FLAGS, notes: Sequence[str] = ()) -> str:
     """Return tables of every metric at every budget.
 
     Args:
       rows: the rows of one run, or of several.
-      settings: the run's guidance settings by name; empty: no flags are shown.
+      base: of one run; without it, no flags are shown.
       notes: further sentences.
     """
     found, metrics = tuned.winners(rows), tuned_rows.columns(rows)
@@ -123,12 +138,12 @@ def markdown(
         head = ["method", "setting", "steps", "cost", *(f"{m.header}{m.arrow}" for m in metrics)]
         lines += ["", f"## Budget {budget:g}", ""]
         lines += _table(head, [[w.method for w in each], *about, *values])
-        for base in dict.fromkeys((budget, 1.0)):
-            gains = [_gains(m, each, found, base) for m in metrics]
-            lines += ["", f"Difference from no guidance at budget {base:g}:", ""]
+        for plain in dict.fromkeys((budget, 1.0)):
+            gains = [_gains(m, each, found, plain) for m in metrics]
+            lines += ["", f"Difference from no guidance at budget {plain:g}:", ""]
             names = [f"{m.header}{m.arrow}" for m in metrics]
             lines += _table(["method", *names], [[w.method for w in each], *gains])
-    if settings:
+    if base.settings:
         lines += ["", "## To draw with them", ""]
         lines.append(
             "Add the flags to `--mode sample`. For `--mode evaluate`, write "
@@ -137,7 +152,7 @@ def markdown(
         lines.append("")
         names = [f"{w.method}, {w.budget:g}" for w in found]
         lines += _table(
-            ["method, budget", "flags"], [names, [f"`{flags(w, settings)}`" for w in found]]
+            ["method, budget", "flags"], [names, [f"`{flags(w, base)}`" for w in found]]
         )
     return "\n".join(lines) + "\n"
 
@@ -211,18 +226,19 @@ def at_edges(rows: Sequence[Row]) -> str:
     )
 
 
-def flags(winner: Winner, settings: Mapping[str, Guidance]) -> str:
+def flags(winner: Winner, base: Base) -> str:
     """Return the flags that make `--mode sample` draw with a winner of one run.
 
     Args:
       winner: from one run.
-      settings: the run's own, by name; the flags change one of them into the winner.
+      base: the flags change one of its settings into the winner.
     """
     key = winner.rows[0].key
-    name = winner.method if winner.method in settings else ALONE
-    own = vars(settings[name])
-    values = {f"guidance.{name}.{n}": v for n, v in vars(key.guidance).items() if v != own[n]}
-    values |= {"sample.steps": key.steps, "sample.guidance": name}
+    name = winner.method if all(winner.method in each for each in base.settings) else ALONE
+    own = [vars(each[name]) for each in base.settings]
+    given = vars(key.guidance).items()
+    values = {f"guidance.{name}.{n}": v for n, v in given if any(v != each[n] for each in own)}
+    values |= {**base.more, "sample.steps": key.steps, "sample.guidance": name}
     return " ".join(shlex.quote(f"--config.{n}={_text(v)}") for n, v in values.items())
 
 
@@ -230,7 +246,7 @@ def _text(value: Any) -> str:
     return repr(value).replace(" ", "") if isinstance(value, tuple) else str(value)
 
 
-def as_json(rows: Sequence[Row], settings: Mapping[str, Guidance] = {}) -> bytes:
+def as_json(rows: Sequence[Row], base: Base = NO_FLAGS) -> bytes:
     """Return everything for programs; see `markdown`."""
     found, metrics = tuned.winners(rows), tuned_rows.columns(rows)
 
@@ -252,6 +268,6 @@ def as_json(rows: Sequence[Row], settings: Mapping[str, Guidance] = {}) -> bytes
             "less_unguided": {m.name: gain(winner.less(same, m)) for m in metrics},
             "less_unguided_at_1": {m.name: gain(winner.less(first, m)) for m in metrics},
         }
-        winners.append(entry | ({"flags": flags(winner, settings)} if settings else {}))
+        winners.append(entry | ({"flags": flags(winner, base)} if base.settings else {}))
     about = {"metric": rows[0].metric, "runs": list(dict.fromkeys(row.run for row in rows))}
     return (json.dumps({**about, "winners": winners}, indent=1, ensure_ascii=False) + "\n").encode()

@@ -13,12 +13,13 @@ writes DIR/tune.md, tune.json and tune.png: the means over several runs that wer
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 
-from sg_jax.config import trust, tuples
+from sg_jax.config import record, tree, trust, tuples
 from sg_jax.config.experiment import Experiment
 from sg_jax.config.sections import Config
 from sg_jax.costs.machines import Machine
@@ -128,7 +129,7 @@ def tune(experiment: Experiment, source: Source, workdir: str) -> list[epath.Pat
     if processes.is_writer():
         paths += [
             tuned_rows.write(workdir, rows),
-            *write(workdir, rows, experiment.settings, notes),
+            *write(workdir, rows, _base(experiment, workdir, step), notes),
         ]
         middle = tuning.middle(config.tune)
         winners = {w.method: w for w in tuned.winners(rows) if w.budget == middle}
@@ -157,10 +158,24 @@ def _trials(
     return trials.trials(experiment, settings), notes
 
 
+def _base(experiment: Experiment, workdir: str, step: int) -> tuned_tables.Base:
+    """Return what the run in a folder draws with if its flags do not say otherwise."""
+    config, settings = experiment.config, [experiment.settings]
+    more: dict[str, Any] = {}
+    if record.is_run(workdir):
+        saved, _ = record.read(workdir)
+        settings.append(tree.settings(saved))
+        sampler = vars(experiment.sampler).items()
+        more = {f"sampler.{n}": v for n, v in sampler if v != saved.sampler[n]}
+    if config.evaluate.step:
+        more |= {"sample.checkpoint": step, "evaluate.step": step}
+    return tuned_tables.Base(settings, more)
+
+
 def write(
     workdir: str | os.PathLike,
     rows: Sequence[Row],
-    settings: Mapping[str, Guidance] = {},
+    base: tuned_tables.Base = tuned_tables.NO_FLAGS,
     notes: Sequence[str] = (),
 ) -> list[epath.Path]:
     """Print the best of each budget, and write tables and curves; return their paths.
@@ -168,16 +183,16 @@ def write(
     Args:
       workdir: the folder to write to.
       rows: of one run, or of several.
-      settings: the guidance settings of the one run.
+      base: of the one run; see `tuned_tables.flags`.
       notes: sentences for the page.
     """
     folder = files.path(workdir)
-    log(tuned_tables.terminal(rows, settings))
-    text = tuned_tables.markdown(rows, settings, notes)
+    log(tuned_tables.terminal(rows, base))
+    text = tuned_tables.markdown(rows, base, notes)
     figure = tuned_figures.curves(tuned.winners(rows), tuned_rows.columns(rows))
     return [
         files.write_atomically(folder / "tune.md", text.encode()),
-        files.write_atomically(folder / "tune.json", tuned_tables.as_json(rows, settings)),
+        files.write_atomically(folder / "tune.json", tuned_tables.as_json(rows, base)),
         style.save(figure, folder / "tune.png"),
     ]
 

@@ -18,6 +18,7 @@ from sg_jax.method.presets import PRESETS
 
 FRECHET = METRICS["frechet"]
 PLAIN, CFG = Guidance(), Guidance(1.15, weak_label="null", interval=(0.5, 1.0))
+BASE = tuned_tables.Base([PRESETS])
 KEY = Key(samples=100, references=500, features="0badcafe", checkpoint=7)
 
 
@@ -161,20 +162,20 @@ def test_a_damaged_file_is_named(tmp_path, damage):
 
 def test_the_flags_of_a_winner_are_the_winner():
     winner = tuned.winners(rows_of())[1]
-    flags = shlex.split(tuned_tables.flags(winner, PRESETS))
+    flags = shlex.split(tuned_tables.flags(winner, BASE))
     assert flags[-2:] == ["--config.sample.steps=13", "--config.sample.guidance=cfg"]
     config = parsing.parse(flags, of_run=tree.defaults)
     assert tree.check(config).guidance["cfg"] == CFG
     # A method without a setting of its name changes another; so does no guidance where it differs.
     other = dataclasses.replace(winner, method="mine")
-    config = parsing.parse(shlex.split(tuned_tables.flags(other, PRESETS)), of_run=tree.defaults)
+    config = parsing.parse(shlex.split(tuned_tables.flags(other, BASE)), of_run=tree.defaults)
     assert tree.check(config).guidance["sg"] == CFG and config.sample.guidance == "sg"
 
 
 def test_tables_say_what_there_is():
     rows = rows_of()
     text = tuned_tables.terminal(rows)
-    best = tuned_tables.terminal(rows, PRESETS).split("\n\n")[0].splitlines()[-1]
+    best = tuned_tables.terminal(rows, BASE).split("\n\n")[0].splitlines()[-1]
     assert best.startswith("To draw with cfg: --config.guidance.cfg.scale=1.15")
     first, second = text.split("\n\n")
     lines = first.splitlines()
@@ -182,14 +183,14 @@ def test_tables_say_what_there_is():
     assert lines[0].index("setting") == lines[1].index("no guidance") == lines[2].index("ω 1.15")
     assert "4.500 ± 2.121" in lines[2] and "-0.500 ± 0.707 (1/2)" in lines[2]
     assert second.splitlines()[2].endswith("13  ω 1.15, γ 0 / 0 null t 0.5–1")
-    page = tuned_tables.markdown(rows, PRESETS, ["A note."])
+    page = tuned_tables.markdown(rows, BASE, ["A note."])
     tables = [line for line in page.splitlines() if line.startswith("|")]
     assert "A note." in page and "tried at each budget with 100 images per seed (0)" in page
     # Two budgets: a table of values and the differences; at 2 also those to budget 1; the flags.
     assert sum(line.startswith("| ---") for line in tables) == 2 + 3 + 1
     assert "| 13 | 2.000 | **2.500 ± 0.707** | 75.0 ± 7.1 |" in page
     assert "| cfg, 2 | `--config.guidance.cfg.scale=1.15 " in page
-    found = json.loads(tuned_tables.as_json(rows, PRESETS))["winners"]
+    found = json.loads(tuned_tables.as_json(rows, BASE))["winners"]
     assert found[3]["scores"]["frechet"] == dict(mean=2.5, seeds=0.5**0.5, runs=None)
     assert found[3]["less_unguided_at_1"]["frechet"]["mean"] == -2.5
     assert found[3]["settings"][0]["guidance"]["interval"] == [0.5, 1.0]

@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 from tiny_networks import Pixels
 
-from sg_jax.config import parsing, tree
+from sg_jax.config import parsing, record, tree
 from sg_jax.config.sections import Data, Evaluate, Sample, Train, Tune
 from sg_jax.errors import UserError
-from sg_jax.evaluation import scored, scoring, table, tuned_rows
+from sg_jax.evaluation import scored, scoring, table, tuned_rows, tuned_tables
 from sg_jax.evaluation.found import FeatureSet
 from sg_jax.evaluation.real import View
+from sg_jax.evaluation.tuned import Winner
 from sg_jax.main import main
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.presets import PRESETS
@@ -141,6 +142,23 @@ def test_a_tune_is_drawn_once_and_written_whole(tune_of, tmp_path, capsys):
         tune_of(at=other, winners=str(tmp_path), settings=12, candidates=(), budgets=(3.0,))
     with pytest.raises(UserError, match="is this run itself"):
         tune_of(winners=str(tmp_path), settings=12, candidates=())
+
+
+def test_the_flags_say_what_the_command_changed(monkeypatch):
+    """They draw the winner in a later command, which has none of this one's changes."""
+    monkeypatch.setattr(record, "is_run", lambda workdir: True)
+    monkeypatch.setattr(record, "read", lambda workdir: (tree.defaults(), ()))
+    winner = Guidance(2.0, weak_label="null", channels=2)
+    experiment = types.SimpleNamespace(
+        config=types.SimpleNamespace(evaluate=Evaluate(step=3)),
+        settings={**PRESETS, "cfg": winner}, sampler=Sampler("dpm_2m", shift=2.0),
+    )  # fmt: skip
+    key = table.Key(winner, "dpm_2m shift=2.0", 9, checkpoint=3)
+    row = tuned_rows.Row("a", tuned_rows.REPORT, "cfg", 1.0, 1.0, True, "frechet", key, {})
+    flags = tuned_tables.flags(Winner("cfg", 1.0, (row,)), tune._base(experiment, "a", 3))
+    config = tree.check(parsing.parse(flags.split(), of_run=tree.defaults))
+    assert config.guidance["cfg"] == winner and config.sampler == experiment.sampler
+    assert config.sample.checkpoint == config.evaluate.step == 3
 
 
 @pytest.mark.slow
