@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sg_jax.evaluation.metrics import Metric
+from sg_jax.evaluation.metrics import Metric, drawable
 from sg_jax.evaluation.pictures import FAINT_INK, INK
 from sg_jax.evaluation.style import is_wide, log_ticks, new_figure
 
@@ -27,10 +27,11 @@ def heatmaps(
     """Draw a panel per scale, with gamma_weak to the right and gamma_strong upwards.
 
     All panels share one colour scale; brighter is better. Cells without guidance are hatched; the
-    best cell of a panel has a thin frame, and the best of all a thick one.
+    best cell of a panel has a thin frame, and the best of all a thick one. Cells without a finite
+    number stay empty.
 
     Args:
-      values: [S, A, W], in the units of the metric's value.
+      values: [S, A, W], in the units of the metric's value; at least one is finite.
       unguided: which cells have no guidance, bool [S, A, W].
       scales: omega of each panel [S].
       gamma_strong: the rate of each row of cells [A].
@@ -61,7 +62,7 @@ def heatmaps(
             axes.set_ylabel("γ strong", color=INK)
     bar = figure.colorbar(
         image, ax=panels, pad=0.015, aspect=18, format="%g",
-        ticks=log_ticks() if is_wide(values) else None,
+        ticks=log_ticks() if is_wide(values[drawable(values)]) else None,
     )  # fmt: skip
     bar.ax.minorticks_off()
     bar.set_label(metric.title, color=INK)
@@ -83,27 +84,33 @@ def _panel(axes, i: int, values: np.ndarray, unguided: np.ndarray, metric: Metri
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
-    best = np.min if metric.better < 0 else np.max
-    norm = (LogNorm if is_wide(values) else Normalize)(values.min(), values.max())
+    best, worst = (np.min, np.inf) if metric.better < 0 else (np.max, -np.inf)
+    known = values[drawable(values)]
+    norm = (LogNorm if is_wide(known) else Normalize)(known.min(), known.max())
+    values = np.where(drawable(values), values, np.nan)
+    ranked = np.where(np.isnan(values), worst, values)
     image = axes.imshow(
         values[i], cmap="viridis_r" if metric.better < 0 else "viridis", norm=norm,
         origin="lower", aspect="auto",
     )  # fmt: skip
     for (row, col), value in np.ndenumerate(values[i]):
+        if np.isnan(value):
+            axes.text(col, row, "–", ha="center", va="center", color=INK, fontsize=8.5)
+            continue
         cell, colour = ((col - 0.5, row - 0.5), 1, 1), image.cmap(norm(value))
         ink = INK if np.dot(colour[:3], (0.299, 0.587, 0.114)) > 0.5 else "white"
-        top = value == best(values[i])
+        top = value == best(ranked[i])
         if unguided[i][row, col]:
             axes.add_patch(
                 Rectangle(*cell, fill=False, hatch=HATCH, edgecolor=ink, alpha=0.3, linewidth=0)
             )
         if top:
-            line = THICK if value == best(values) else THIN
+            line = THICK if value == best(ranked) else THIN
             axes.add_patch(
                 Rectangle(*cell, fill=False, edgecolor=INK, linewidth=line, clip_on=False)
             )
         axes.text(
-            col, row, f"{value:.{min(metric.digits(values.max()), 3)}f}", ha="center", va="center",
+            col, row, f"{value:.{min(metric.digits(known.max()), 3)}f}", ha="center", va="center",
             color=ink, fontsize=8.5, fontweight="bold" if top else "normal",
             path_effects=[withStroke(linewidth=2.5, foreground=colour)],  # clears the hatching
         )  # fmt: skip

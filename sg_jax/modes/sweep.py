@@ -122,7 +122,7 @@ def _draw(
     paths = []
     for metric in METRICS.values():
         values = [scores.get(metric.name) for scores in found.values()]
-        if metric.of_images and None not in values:
+        if metric.of_images and None not in values and metric.winner(values) is not None:
             figure = heatmaps.heatmaps(axis(values), unguided, scales, strong, weak, metric)
             paths.append(style.save(figure, folder / f"sweep_{metric.name}.png"))
     kinds = {scale: f"ω = {scale:g}" for scale in sorted(scales)}

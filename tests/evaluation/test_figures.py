@@ -75,6 +75,15 @@ def test_equal_values_can_be_drawn(tmp_path):
     style.save(drawn, tmp_path / "flat.png")
 
 
+def test_a_cell_whose_samples_were_not_finite_stays_empty():
+    """Tuning stores such a score, and a sweep may find it in scores.csv."""
+    values = np.where(VALUES == VALUES[0, 0, 0], np.nan, VALUES)
+    first, _ = panels(heatmaps(values, UNGUIDED, SCALES, STRONG, WEAK, METRICS["frechet"]))
+    assert numbers(first)[0, 0] == "–" and numbers(first)[1, 0] == "0.200"
+    (frame,) = [p for p in first.patches if p.get_linewidth()]
+    assert frame.get_xy() == (0.5, -0.5)
+
+
 def test_the_front_holds_what_nothing_beats_in_both():
     costs, qualities = np.array([1.0, 2.0, 2.0, 3.0, 4.0]), np.array([5.0, 4.0, 3.0, 3.5, 1.0])
     assert figures.pareto_front(costs, qualities, better=-1) == [0, 2, 4]
