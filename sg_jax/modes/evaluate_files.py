@@ -15,6 +15,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 
+import numpy as np
 from etils import epath
 
 from sg_jax.config import tree
@@ -193,6 +194,7 @@ def make_reference(config: Config, path: str | os.PathLike) -> epath.Path:
     part = place.with_suffix(".part")
     found = real.all_found_in(found_by, reader, ids, part, json.dumps(about))
     chosen = ids[spread(real.KEPT, len(ids))]
-    shape = (len(chosen), *source.image_shape)
-    images = (each for each, _ in reader.batches(in_parts(chosen)))
+    shape = (len(chosen), *source.image_shape[:2], 3)  # in colour, or ADM's evaluator fails
+    parts = reader.batches(in_parts(chosen))
+    images = (np.broadcast_to(each, (len(each), *shape[1:])) for each, _ in parts)
     return references.write(place, found, images, shape, about)

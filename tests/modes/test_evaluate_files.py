@@ -77,6 +77,7 @@ def test_a_data_set_is_the_reference_and_makes_one(run, tmp_path, digits_dir):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fake.npz", "made.npz", "real.npz"]
     made = references.read(tmp_path / "made.npz")
     assert made.about["images"] == 90 and len(made.images) == 90
+    assert made.images.image_shape == (8, 8, 3)  # the digits are grey, but ADM's evaluator is not
     found = run("--samples", "@fake.npz", "--config.evaluate.reference=@made.npz", *metrics[:1])
     row = [line for line in direct.splitlines() if line.startswith("fake.npz")]
     assert row == [line for line in found.splitlines() if line.startswith("fake.npz")]
