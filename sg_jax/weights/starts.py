@@ -114,7 +114,10 @@ def _with_last(table: jax.Array, row: np.ndarray) -> jax.Array:
 
 
 def from_file(source: str | os.PathLike, model: Backbone, tell: bool = False) -> Backbone:
-    """Return the network of a file of weights, read as the new network would have them."""
+    """Return the network of a file of weights.
+
+    What the file and the config next to it do not tell is as in the new network.
+    """
     found = networks.find(source)
     if found.about:
         return networks.build(found)
@@ -122,9 +125,10 @@ def from_file(source: str | os.PathLike, model: Backbone, tell: bool = False) ->
     try:
         family = networks.family_of(found, prediction=model.prediction)
         known = FAMILIES[family]
+        # The file decides what its network predicts, and `check_same` compares that.
+        told = {"dtype", "prediction", "time_endpoint"}
         for name in known.options:
-            # The file decides what its network predicts, and `check_same` compares that.
-            if hasattr(model, name) and name not in ("dtype", "prediction", "time_endpoint"):
+            if hasattr(model, name) and name not in told:
                 options[name] = getattr(model, name)
         if known.null_rows:
             table = next(n for n, ours, _ in known.rules if ours == TABLE).replace("*", "0")
@@ -134,7 +138,7 @@ def from_file(source: str | os.PathLike, model: Backbone, tell: bool = False) ->
         raise UserError(f"config.train.init_from={str(source)!r}: {error}") from None
     if tell:
         log(f"{found.path} is read as weights of family {family}.")
-    return networks.build(found, family, {**found.options, **options})
+    return networks.build(found, family, {**options, **found.options})
 
 
 def _rows(rows: int, wanted: int) -> int | None:

@@ -1,9 +1,12 @@
 """Training that starts from weights which were made elsewhere."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 import random_weights
+import tensor_files
 from sit_networks import SIZES, make
 
 from sg_jax.errors import UserError
@@ -62,3 +65,19 @@ def test_networks_of_another_prediction_are_no_start(imported, tmp_path):
     starts.check(tmp_path / "dit.npz", noise)
     with pytest.raises(UserError, match=r"prediction 'noise'.*config.model.prediction='velocity'"):
         starts.check(tmp_path / "dit.npz", fresh(learn_sigma=True))
+
+
+def test_the_config_of_a_folder_of_diffusers_counts(tmp_path, mesh_of):
+    kind = dict(prediction="noise", learn_sigma=True, time_endpoint=True)
+    network = make(**kind, num_classes=9)  # 10 rows, which might be 10 classes
+    weights = convert.to_state_dict(network, "diffusers_dit")
+    about = dict(num_attention_heads=4, sample_size=8, num_embeds_ada_norm=9)
+    config = json.dumps(dict(about, _class_name="DiTTransformer2DModel"))
+    (tmp_path / "config.json").write_text(config)
+    content = tensor_files.safetensors(weights)
+    (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(content)
+    model = fresh(**kind, image_size=16)
+    found = named(starts.load(tmp_path, model, mesh_of(1, 1)))["label_embedding"]
+    np.testing.assert_array_equal(found[-1], named(network)["label_embedding"][-1])
+    with pytest.raises(UserError, match=r"heads 4, which do not fit config\.model\.heads=8"):
+        starts.check(tmp_path, fresh(**kind, heads=8))
