@@ -126,7 +126,7 @@ def from_file(source: str | os.PathLike, model: Backbone, tell: bool = False) ->
         family = networks.family_of(found, prediction=model.prediction)
         known = FAMILIES[family]
         # The file decides what its network predicts, and `check_same` compares that.
-        told = {"dtype", "prediction", "time_endpoint"}
+        told = {"dtype", "prediction", "time_endpoint", *(["image_size"] * known.table_stored)}
         for name in known.options:
             if hasattr(model, name) and name not in told:
                 options[name] = getattr(model, name)

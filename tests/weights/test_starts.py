@@ -10,8 +10,9 @@ import tensor_files
 from sit_networks import SIZES, make
 
 from sg_jax.errors import UserError
+from sg_jax.method.guidance import Guidance
 from sg_jax.models.dit import DiT
-from sg_jax.weights import convert, starts
+from sg_jax.weights import convert, starts, teachers
 from sg_jax.weights.checkpoints import named
 
 
@@ -81,3 +82,9 @@ def test_the_config_of_a_folder_of_diffusers_counts(tmp_path, mesh_of):
     np.testing.assert_array_equal(found[-1], named(network)["label_embedding"][-1])
     with pytest.raises(UserError, match=r"heads 4, which do not fit config\.model\.heads=8"):
         starts.check(tmp_path, fresh(**kind, heads=8))
+
+
+def test_a_file_of_other_images_does_not_teach(sit):
+    model = fresh(learn_sigma=True, image_size=16)
+    with pytest.raises(UserError, match=r"has image size 8, but this one has 16"):
+        teachers.check(sit[0], model, Guidance(), "unguided")
