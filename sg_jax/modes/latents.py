@@ -108,11 +108,7 @@ def encode(config: Config, source: Source, given: Any) -> epath.Path:
     autoencoder, about, made = None, dict[str, Any](images=identity.of(source)), None
     if config.autoencoder.path:
         # Its fingerprint is that of float32, so that it is recognized in any compute type.
-        plain = decoders.load(
-            dataclasses.replace(
-                config, autoencoder=dataclasses.replace(config.autoencoder, dtype="float32")
-            )
-        )
+        plain = decoders.load(config, dtype="float32")
         latent_images.check_images(source, plain)
         autoencoder = plain if config.autoencoder.dtype == "float32" else decoders.load(config)
         about |= dict(autoencoder=plain.fingerprint(), scale=plain.scale, shift=plain.shift)

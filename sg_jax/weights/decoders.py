@@ -29,15 +29,16 @@ def is_known(config: Config, source: Any) -> bool:
     return bool(config.autoencoder.path) or origins.of(source) is not None
 
 
-def load(config: Config, path: str = "") -> Autoencoder:
+def load(config: Config, path: str = "", dtype: str = "") -> Autoencoder:
     """Load an autoencoder as `config.autoencoder` says.
 
     Args:
       config: its section is used.
       path: where it is; by default `config.autoencoder.path`.
+      dtype: the type that it computes in; by default `config.autoencoder.dtype`.
     """
     section = config.autoencoder
-    given: dict[str, Any] = dict(dtype=section.dtype)
+    given: dict[str, Any] = dict(dtype=dtype or section.dtype)
     if section.scale:
         given |= dict(scale=section.scale, shift=section.shift)
     return load_autoencoder(path or section.path, **given)
@@ -53,9 +54,9 @@ def of_latents(config: Config, source: Any) -> Autoencoder:
     """
     origin, maker, said = origins.of(source), origins.maker_of(source), config.autoencoder.path
     if said:
-        found = load(config)
+        found = load(config, dtype="float32")  # as fingerprints are
         _check(found, maker, source, "config.autoencoder.path")
-        return found
+        return found if config.autoencoder.dtype == "float32" else load(config)
     if maker is None:
         raise Missing(
             f"config.data.name={source.name!r} contains latents, but nothing says what decodes "

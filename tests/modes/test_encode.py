@@ -267,6 +267,10 @@ def test_a_record_checks_what_decodes(kept, checked, weights, monkeypatch, capsy
     with pytest.raises(UserError, match=r"has the scale 3, but .* with 2: set config\.autoenc"):
         found(maker, path=path, scale=3.0)
     assert found(maker, path=path, scale=2.0).scale == 2 and not capsys.readouterr().out
+    half = found(maker, path=path, scale=2.0, dtype="bfloat16")
+    named = types.SimpleNamespace(maker=maker)
+    decoding.check(half, types.SimpleNamespace(channels=4, named=named))
+    assert not capsys.readouterr().out  # the same weights, although they are rounded
     assert found(dataclasses.replace(maker, fingerprint="x"), path=path, scale=2.0).factor == 8
     assert "The latents were made by vae.npz; " in capsys.readouterr().out
     for entry in (3, {}, {**maker.record(), "scale": "x"}):
