@@ -282,7 +282,7 @@ def load(name: str, text: Text) -> TextEncoder:
         with _quiet(transformers):
             config, _ = transformers.PretrainedConfig.get_config_dict(name)
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **safe)
-            network: Any = transformers.AutoModel.from_pretrained(name, **safe)
+            loaded = transformers.AutoModel.from_pretrained(name, output_loading_info=True, **safe)
     except Exception as cause:  # many kinds of errors, also from other packages
         raise UserError(
             f"The text encoder {name!r} cannot be loaded ({one_line(cause)}): give a folder that "
@@ -290,10 +290,17 @@ def load(name: str, text: Text) -> TextEncoder:
             "network connection, and for some `hf auth login`. A repository's code is not run: for "
             "InternVL3, give the one that ends in -hf."
         ) from cause
-    if network.config.is_encoder_decoder:
-        network = network.get_encoder()
+    whole, about = loaded
+    network: Any = whole.get_encoder() if whole.config.is_encoder_decoder else whole
     for part in PARTS:
         network = getattr(network, part, network)
+    used = {id(weight) for weight in network.parameters()}
+    names = [n for n, weight in whole.named_parameters() if id(weight) in used]
+    if lacking := sorted(set(names) & set(about["missing_keys"])):  # transformers makes them up
+        raise UserError(
+            f"The text encoder {name!r} has no weights for {lacking[0]!r}, and {len(lacking) - 1} "
+            "others are missing: copy or download it again, or give another."
+        )
     # In float32, whatever the version of transformers makes of half-precision weights.
     return TextEncoder(name, network.eval().float().to(device), tokenizer, config, text)
 

@@ -157,6 +157,22 @@ def test_what_is_no_encoder(transformers, tmp_path):
             encoder(wrong)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_a_file_lacks_are_not_made_up(transformers, tmp_path, kind):
+    folder, file = make(transformers, kind, tmp_path), tmp_path / "model.safetensors"
+    torch = pytest.importorskip("safetensors.torch")
+    whole, text = torch.load_file(file), Text(encoder=folder, length=8)
+    unused = {n for n in whole if n.startswith(("decoder.", "vision", "model.vision"))}
+    torch.save_file({n: w for n, w in whole.items() if n not in unused}, file, {"format": "pt"})
+    first = texts.load(folder, text).fingerprint()
+    assert texts.load(folder, text).fingerprint() == first
+    gone = {n for n in whole if "layers.1." in n or "block.1." in n}
+    torch.save_file({n: w for n, w in whole.items() if n not in gone}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"has no weights for '.*\.1\..*: copy or download it ag"):
+        texts.load(folder, text)
+
+
 def test_missing_packages_are_one_sentence(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(UserError, match=r"'a/b' needs packages .*pip install 'sg_jax\[text\]'"):
