@@ -38,10 +38,15 @@ STORAGES = {
     "Float8_e4m3fnStorage": "F8_E4M3",
     "Float8_e5m2Storage": "F8_E5M2",
 }
+BUILTINS = (
+    "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object",
+    "long", "range", "set", "slice", "str", "tuple", "unicode", "xrange",
+)  # fmt: skip
 HELD_BACK = (  # packages and names whose values become placeholders
-    "_codecs.encode", "argparse.Namespace", "lightning.", "numpy.", "omegaconf.",
-    "pytorch_lightning.", "torch.device", "torch.dtype", "torch.serialization._get_layout",
-    "typing.Any",
+    "_codecs.encode", "argparse.Namespace", "collections.", "datetime.", "lightning.", "numpy.",
+    "omegaconf.", "pathlib.", "pytorch_lightning.", "torch.device", "torch.dtype",
+    "torch.serialization._get_layout", "typing.Any",
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in BUILTINS),
 )  # fmt: skip
 TORCH_TYPES = {
     f"torch.{name}"

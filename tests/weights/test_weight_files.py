@@ -1,5 +1,6 @@
 """Files of weights: every format, and files that are damaged, hostile or of another kind."""
 
+import collections
 import io
 import os
 import pathlib
@@ -116,6 +117,16 @@ def tensor_of(count, offset, shape, strides):
 def test_tensors_by_hand_are_read(tmp_path):
     (tmp_path / "x.pt").write_bytes(archive(tensor_of(16, 1, (3, 5), (5, 1))))
     assert not reading.read(tmp_path / "x.pt")["w"].numpy().any()
+
+
+@pytest.mark.parametrize("wrap", [archive, row])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_what_trainers_store_with_weights_is_passed_over(tmp_path, wrap, protocol):
+    # OmegaConf stores types and tables with defaults, a schedule of torch a Counter.
+    extra = [int, dict, {1}, 1j, pathlib.PurePosixPath("a"), collections.Counter("a")]
+    extra += [collections.defaultdict(list, a=[1]), collections.deque([1]), range(3)]
+    (tmp_path / "x.pt").write_bytes(wrap(pickle.dumps({"args": extra, "epoch": 3}, protocol)))
+    assert reading.read(tmp_path / "x.pt")["epoch"] == 3
 
 
 @pytest.mark.parametrize("wrap", [archive, row])
