@@ -205,7 +205,7 @@ def write_diffusers(
     _tell_what_others_read(network, family)
     with files.making(name) as folder:
         described.write(
-            folder / networks.IN_FOLDERS[0],
+            folder / networks.IN_FOLDER,
             weights,
             about(network, config, family, dtype=dtype, **values),
         )

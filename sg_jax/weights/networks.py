@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +30,8 @@ from sg_jax.weights.tensors import type_name
 
 DIFFUSERS = "diffusers_dit"
 CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")  # of diffusers, with DiT's weights
-IN_FOLDERS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+IN_FOLDER = "diffusion_pytorch_model.safetensors"  # or .bin, or with a variant: ...model.fp16.bin
+WEIGHTS = re.compile(r"diffusion_pytorch_model(\.[\w\-]+)?\.(safetensors|bin)")
 
 HOW = {  # keys of config.model on which no weights depend, and their values
     "dtype": ("float32", "bfloat16"),
@@ -154,20 +156,26 @@ def is_weights(source: str | os.PathLike) -> bool:
 
 
 def find(source: str | os.PathLike) -> Found:
-    """Read a file of weights, or the one in a folder of diffusers; arrays are read later."""
+    """Read a file of weights, or the one in a folder of diffusers; arrays are read later.
+
+    The config.json of such a folder counts for a file in it too.
+    """
     path = files.path(source)
     options: dict[str, Any] = {}
     if path.is_dir():
         folder = path if _is_diffusers(path, deeper=False) else path / "transformer"
         options = _diffusers_options(folder)
-        inside = [folder / name for name in IN_FOLDERS if (folder / name).exists()]
+        inside = _inside(folder)
         if not inside:
             raise UserError(
-                f"{folder} has none of {', '.join(IN_FOLDERS)}: give a folder with all weights in "
-                "one file."
+                f"{folder} has no {IN_FOLDER}, and no .bin: give a folder with all weights in one "
+                "file."
             )
         path = inside[0]
     weights, about = described.read(path)
+    beside = WEIGHTS.fullmatch(path.name) and (path.parent / "config.json").exists()
+    if beside and not (options or about):
+        options = _diffusers_options(path.parent)
     family = DIFFUSERS if options else str(about.get("family", ""))
     return Found(path, weights, about, options, family)
 
@@ -265,11 +273,17 @@ def _ours(found: Found, family: str, given: Mapping[str, Any]) -> Backbone:
     return network
 
 
+def _inside(folder: epath.Path) -> list[epath.Path]:
+    """Return the files of weights in a folder of diffusers, the best first."""
+    found = [path for path in files.children(folder) if WEIGHTS.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (path.stem.count("."), path.suffix == ".bin", path.name))
+
+
 def _is_diffusers(path: epath.Path, deeper: bool = True) -> bool:
     """Return whether a folder, or `transformer` in it, has a network of diffusers."""
     if not path.is_dir():
         return False
-    if any((path / name).exists() for name in IN_FOLDERS):
+    if _inside(path):
         return True  # if it has no readable config, that is reported later
     config = path / "config.json"
     try:

@@ -88,6 +88,10 @@ def test_the_folder_for_diffusers_has_its_config(imported):
     back = sg_jax.load(target)
     assert (back.prediction, back.time_endpoint, back.heads) == ("noise", True, 4)
     same(back, convert.from_state_dict(weights, "diffusers_dit", image_size=8))
+    (target / "config.json").write_text(json.dumps(config | {"num_attention_heads": 2}))
+    assert sg_jax.load(file).heads == 2  # as the config next to it says
+    variant = file.rename(target / "diffusion_pytorch_model.fp16.safetensors")
+    assert sg_jax.load(target).heads == sg_jax.load(variant).heads == 2
     (target / "config.json").write_text(json.dumps(config | {"_class_name": "FluxTransformer"}))
     with pytest.raises(UserError, match=r"'FluxTransformer'.*only DiT can be read"):
         sg_jax.load(target)
