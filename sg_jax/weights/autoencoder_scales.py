@@ -14,6 +14,12 @@ OPTIONS = ("scale", "shift", "groups", "dtype")
 DTYPES = ("float32", "bfloat16")
 CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 GROUPS = 32
+LAYERS: dict[str, tuple[tuple[Any, ...], ...]] = {
+    # what config.json may say of layers, for an AutoencoderKL and for a tiny one
+    "act_fn": (("silu", "swish"), ("relu",)),
+    "upsample_fn": (("nearest",), ("nearest",)),
+    "upsampling_scaling_factor": ((2,), (2,)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +109,7 @@ def setup(
     Raises:
       UserError: nothing tells the scale, or the config is of something else.
     """
-    _check_config(config, label, channels)
+    _check_config(config, label, channels, tiny)
     dtype = overrides.get("dtype")
     if dtype is None:
         stored = config.get("dtype", config.get("torch_dtype"))
@@ -149,12 +155,19 @@ def _check(name: str, value: Any, where: str) -> None:
         raise UserError(f"{where}{name}={shown(value)} must be {wanted}.")
 
 
-def _check_config(config: Mapping[str, Any], label: str, channels: int) -> None:
+def _check_config(config: Mapping[str, Any], label: str, channels: int, tiny: bool) -> None:
     kind = config.get("_class_name", CLASSES[0])
     if kind not in CLASSES:
         raise UserError(
             f"{label} is a {shown(kind)}, says config.json; {' and '.join(CLASSES)} can be read."
         )
+    for key, each in LAYERS.items():
+        usual = each[tiny]
+        if config.get(key, usual[0]) not in usual:
+            raise UserError(
+                f"{label} has {key}={shown(config[key])}, says config.json, but only autoencoders "
+                f"with {shown(usual[0])} can be read."
+            )
     if config.get("latent_channels", channels) != channels:
         raise UserError(
             f"{label} has latents of {channels} channels, but its config.json says "

@@ -258,6 +258,7 @@ def test_of_several_formats_one_is_chosen():
         (dict(scaling_factor=1, latent_channels=16), "latents of 4 channels, but its config.json"),
         (dict(_class_name="AutoencoderDC"), "is a 'AutoencoderDC', says config.json"),
         (dict(scaling_factor=1, latents_mean=[0.0]), "normalises each channel"),
+        (dict(scaling_factor=1, act_fn="gelu"), "has act_fn='gelu', .* only .* with 'silu' can be"),
     ],
 )
 def test_configs_of_others(tmp_path, sd, config, words):
