@@ -22,6 +22,8 @@ from sg_jax.method.guidance import Guidance
 SCHEDULED = ("scale", "gamma_strong", "gamma_weak")  # last parts of a guidance setting's keys
 OF_TWO_TYPES = (*SCHEDULED, "weak_step", ".skip")
 NAME = re.compile(r"\w[\w +=()\[\],;@#%!~^-]{0,99}")  # of a guidance setting; no path, no HTML
+KEY = ("--config.", "-config.")  # how a key on a command line begins
+NUMBER = re.compile(r"-\.?\d")  # how a negative one does
 SWITCH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
@@ -135,7 +137,7 @@ def parse(
     given, left = config.to_dict(), []
     for argument in joined(arguments):
         dotted, equals, text = argument.lstrip("-").partition("=")
-        if argument.startswith(("--config.", "-config.")):
+        if argument.startswith(KEY):
             _check_key(config, dotted)
             _, *sections, key = dotted.split(".")
             node: Any = given
@@ -207,9 +209,8 @@ def joined(arguments: Sequence[str]) -> list[str]:
     out: list[str] = []
     for argument in arguments:
         before = out[-1] if out else ""
-        open_key = before.startswith(("--config.", "-config.")) and "=" not in before
-        number = argument[:1] == "-" and argument[1:2].isdigit()
-        if open_key and (number or not argument.startswith("-")):
+        open_key = before.startswith(KEY) and "=" not in before
+        if open_key and (NUMBER.match(argument) or not argument.startswith("-")):
             out[-1] = f"{before}={argument}"
         else:
             out.append(argument)

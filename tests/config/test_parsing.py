@@ -245,6 +245,7 @@ def test_a_schedule_on_a_command_line(file, arguments):
 
 def test_a_negative_number_may_follow_a_space(file):
     assert parse(file, "--config.mesh.data", "-1", "--config.train.steps", "3").train.steps == 3
+    assert parse(file, "--config.guidance.sg.momentum", "-.5").guidance.sg.momentum == -0.5
 
 
 def test_parsing_twice_keeps_nothing_from_before(file):
