@@ -91,7 +91,10 @@ def _run(argv: Sequence[str]) -> None:
     mode = mode_named(Parser(FLAGS[:1]).parse_known_args(arguments)[0].mode)
     parser = Parser((*FLAGS, *mode.options))
     parser.add_argument("--dry-run", action="store_true", dest="dry")
-    given, rest = parser.parse_known_args(arguments)
+    # By themselves, or a flag of many values would take a key whose value has a space for one.
+    keys = [word for word in arguments if word.startswith(parsing.KEY)]
+    given, rest = parser.parse_known_args([word for word in arguments if word not in keys])
+    rest += keys
     _check_flags(mode, rest)
     if not mode.handles_stop:
         processes.end_by_sigterm()

@@ -119,18 +119,19 @@ def test_a_negative_consumption_is_an_error(digits_dir):
 
 
 def test_every_example_of_a_split_can_be_read(digits_dir, tmp_path, capsys):
-    _command(digits_dir, "--check", "train[:1100]", "test[:7]")
+    key = "--config.model.routes=((0, 1),)"  # whose value has a space
+    _command(digits_dir, "--check", "train[:1100]", "test[:7]", key)
     out = capsys.readouterr().out
     assert "All 1,100 examples of split 'train[:1100]' can be read." in out
     assert "All 7 examples of split 'test[:7]' can be read." in out
     with pytest.raises(UserError, match=r"^--check tset is not a split of 'digits'.*'test'\?"):
         _command(digits_dir, "--check", "train", "tset")
     assert "can be read" not in capsys.readouterr().out  # all are opened before any is read
-    shutil.copytree(digits_dir, tmp_path / "copy")
-    (shard,) = (tmp_path / "copy").glob("digits/1.0.0/*test*")
+    shutil.copytree(digits_dir, tmp_path / "a copy")
+    (shard,) = (tmp_path / "a copy").glob("digits/1.0.0/*test*")
     data = bytearray(shard.read_bytes())
     for place in (20_000, 60_000):
         data[place] ^= 1
     shard.write_bytes(data)
     with pytest.raises(UserError, match=rf"2 of the 296 examples .* in {shard}\. The first: "):
-        _command(tmp_path / "copy", "--check", "test")
+        _command(tmp_path / "a copy", "--check", "test")
