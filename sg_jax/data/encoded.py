@@ -99,9 +99,11 @@ def with_shape(source: Some, channels: int) -> Some:
       source: its `image_shape` is ignored.
       channels: config.data.channels.
     """
-    side = source.image_size
-    height, width = (side, side) if side else _common_size(source)
-    return dataclasses.replace(source, image_shape=(height, width, channels or COLOURED))
+    side = source.image_size or 0
+    source = dataclasses.replace(source, image_shape=(side, side, channels or COLOURED))
+    if side:
+        return source
+    return dataclasses.replace(source, image_shape=(*_common_size(source), source.image_shape[2]))
 
 
 def _common_size(source: Encoded) -> tuple[int, int]:

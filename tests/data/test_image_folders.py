@@ -159,6 +159,13 @@ def test_a_damaged_image_is_named_by_its_own_path(tmp_path, kind):
         next(batches)
 
 
+def test_a_folder_of_damaged_images_alone_says_what_is_wrong_with_the_first(tmp_path):
+    name = write(tmp_path / "pointers", {"a/0.png": b"version https://git-lfs.github.com/spec/v1"})
+    for size in (None, 8):
+        with pytest.raises(UserError, match=r"0\.png cannot be read .These 42 bytes are not an im"):
+            open_source(name, "train", image_size=size)
+
+
 def test_a_file_that_goes_is_named(tmp_path):
     name = write(tmp_path / "animals", animals(2))
     source = open_source(name, "train")
