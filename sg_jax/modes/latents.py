@@ -230,7 +230,8 @@ def _tell(given: Any) -> None:
         )
     what = "latents" if source.latents else "images"
     log(f"{len(source)} {what} of {shape}, {source.num_classes} classes{also}. Train on them with")
-    log(f"  --config.data.name={source.name} --config.data.data_dir={given['to']}{flags}")
+    folder = shlex.quote(given["to"])
+    log(f"  --config.data.name={source.name} --config.data.data_dir={folder}{flags}")
 
 
 MODE = register(

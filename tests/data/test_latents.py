@@ -289,7 +289,7 @@ def _save_npy(root, arrays):
 
 def _convert(tmp_path, *arguments, name="made", folders=("npy",)):
     folders = [str(tmp_path / folder) for folder in folders]
-    to = str(tmp_path / "tfds")
+    to = str(tmp_path / "my tfds")
     given = ["--from", *folders, "--to", to, "--name", name, "--classes", "5"]
     main(["main", "--mode", "latents", *given, *arguments])
     return open_source(name, "train", to)
@@ -306,11 +306,14 @@ def test_npy_latents_are_scaled_once(tmp_path, lead, capsys):
     assert [example["label"] for example in source] == [i % 5 for i in range(12)]
     said = capsys.readouterr().out
     assert "12 latents of 8x8x4, 5 classes" in said and "--classes" not in said
+    assert f" --config.data.data_dir='{tmp_path}/my tfds'\n" in said  # for the shell
     _convert(tmp_path, "--scale", "0.2", "--classes", "7", name="more")
     assert "The highest label is 4, so 5 classes may be enough" in capsys.readouterr().out
     for name, words in (("mad", "it has made, more. Did you mean 'made'"), ("x", "no such data")):
         with pytest.raises(UserError, match=rf"^--name={name}: .*{words}"):
-            main(["main", "--mode=latents", f"--to={tmp_path}/tfds", f"--name={name}", "--check"])
+            main(
+                ["main", "--mode=latents", f"--to={tmp_path}/my tfds", f"--name={name}", "--check"]
+            )
 
 
 def test_npy_moments_become_mean_and_standard_deviation(tmp_path):
