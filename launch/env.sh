@@ -9,7 +9,7 @@ usage() {
   case "${1:-}" in --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit 0 ;; esac
 }
 
-# prepare_environment [EXTRA]: enter the active environment or .venv, and install; EXTRA: test, tpu or cuda
+# prepare_environment [EXTRA]: enter the active environment or .venv, and install; EXTRA: test, tpu, cuda or cuda12
 prepare_environment() {
   local extra="${1:-}" target="." stamp
   if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then

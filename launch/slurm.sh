@@ -19,6 +19,7 @@ option nodes NODES 1 "number of nodes"
 option gpus GPUS 8 "GPUs, and processes, of each node"
 option cpus CPUS 8 "CPU cores of each process"
 option time TIME_LIMIT "" "time limit, such as 24:00:00; without it, the partition's"
+option extra CUDA_EXTRA cuda "what is installed: cuda, or cuda12 for a driver older than 580"
 option partition PARTITION "" "partition; without it, the cluster's default"
 option account ACCOUNT "" "account; without it, your default"
 option save-seconds SAVE_SECONDS 300 "how long before its end the job saves"
@@ -32,6 +33,10 @@ for number in --nodes --gpus --cpus --save-seconds; do
   [[ ${!VARIABLE[$number]} =~ ^[1-9][0-9]*$ ]] ||
     fail "$number ${!VARIABLE[$number]} must be a positive number: ${MEANING[$number]}."
 done
+case "$CUDA_EXTRA" in
+  cuda | cuda12) ;;
+  *) fail "--extra $CUDA_EXTRA must be cuda, or cuda12 for a driver older than 580." ;;
+esac
 
 submit() {
   settle_main
@@ -41,14 +46,14 @@ submit() {
         "a disk that all nodes see, or in a bucket."
       ;;
   esac
-  run prepare_environment cuda
+  run prepare_environment "$CUDA_EXTRA"
   run mkdir -p "$LOGS"
   # singleton: a job of this name and user starts when the one before has ended, so that one run has one writer.
   run sbatch "--job-name=$NAME" --dependency=singleton "--nodes=$NODES" "--ntasks-per-node=$GPUS" \
     "--gpus-per-node=$GPUS" "--cpus-per-task=$CPUS" ${TIME_LIMIT:+"--time=$TIME_LIMIT"} \
     ${PARTITION:+"--partition=$PARTITION"} ${ACCOUNT:+"--account=$ACCOUNT"} \
     --requeue "--signal=B:USR1@$SAVE_SECONDS" --open-mode=append "--output=$LOGS/$NAME.log" \
-    launch/slurm_job.sh "$LOGS/$NAME" "${MAIN_ARGS[@]}"
+    launch/slurm_job.sh "$LOGS/$NAME" "$CUDA_EXTRA" "${MAIN_ARGS[@]}"
   say_where
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The job that slurm.sh submits: one process per GPU.
 #
-# Usage: sbatch ... launch/slurm_job.sh LOG_PREFIX [flags of python -m sg_jax.main]
+# Usage: sbatch ... launch/slurm_job.sh LOG_PREFIX EXTRA [flags of python -m sg_jax.main]
 #
 # jax.distributed reads its place from SLURM_PROCID and so on, and takes GPU number SLURM_LOCALID of the node. So every
 # process has to see all GPUs of its node, hence --gpu-bind=none.
@@ -11,7 +11,7 @@
 set -euo pipefail
 . launch/env.sh
 usage "$@"
-prepare_environment cuda
+prepare_environment "$2"
 
 log="$1" again="" status=0
 # shellcheck disable=SC2317,SC2329 # traps call it
@@ -25,7 +25,7 @@ trap 'stop' TERM
 # --wait: when one process has ended, the others have 300 s to finish saving.
 bash launch/keep_running.sh srun --gpu-bind=none --kill-on-bad-exit=0 --wait=300 --open-mode=append \
   "--output=$log-%t.log" "--cpus-per-task=${SLURM_CPUS_PER_TASK:-1}" \
-  python -u -m sg_jax.main "${@:2}" &
+  python -u -m sg_jax.main "${@:3}" &
 runner=$!
 while kill -0 "$runner" 2>/dev/null; do wait "$runner" || true; done # a signal ends wait
 wait "$runner" || status=$?

@@ -70,7 +70,7 @@ class Place:
         self.bin = folder / "bin"
         self.bin.mkdir()
         self.home.mkdir()
-        for extra in ("base", "cuda", "test", "tpu"):  # as if installed
+        for extra in ("base", "cuda", "cuda12", "test", "tpu"):  # as if installed
             shutil.copy(ROOT / "setup.py", self.home / f"sg_jax-installed-{extra}")
         for name in "gcloud kubectl docker sbatch scancel scontrol squeue sudo".split():
             self.command(self.bin / name, FAKE)

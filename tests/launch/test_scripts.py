@@ -89,7 +89,7 @@ PLAN = {
         ],
         "resume": [
             "--requeue --signal=B:USR1@300",
-            "launch/slurm_job.sh runs/slurm/n --config configs",
+            "launch/slurm_job.sh runs/slurm/n cuda --config configs",
         ],
         "logs": ["tail --lines=200 runs/slurm/n-0.log"],
         "status": ["squeue --name=n"],
@@ -132,6 +132,7 @@ def test_dry_run_prints_everything_and_runs_nothing(place, script):
         ("gke.sh stop --project=p --cluster=c --location=l --topology=2x3", ["2x3", "4"]),
         ("slurm.sh run --workdir /tmp/a -- --config x", ["/tmp/a", "all nodes"]),
         ("slurm.sh run --gpus=all -- --config x", ["--gpus all", "positive number"]),
+        ("slurm.sh run --extra=cuda11 -- --config x", ["--extra cuda11", "cuda12"]),
         ("local.sh --processes 0 -- --config x", ["--processes 0"]),
         ("local.sh", ["--config"]),
     ],

@@ -11,9 +11,12 @@ def test_slurm_run_and_cancel(place):
     (call,) = place.calls()
     assert {"--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--time=9:00"} < set(call)
     after = call.index("launch/slurm_job.sh")
-    assert call[after + 2 :] == [*MAIN, "--workdir=gs://bucket/run"]
+    assert call[after + 1 :] == ["runs/slurm/sg-jax", "cuda", *MAIN, "--workdir=gs://bucket/run"]
+    place.run("slurm.sh", "run", "--extra=cuda12", *RUN)
+    call = place.calls()[-1]
+    assert call[call.index("launch/slurm_job.sh") + 2] == "cuda12"  # for an old driver
     place.run("slurm.sh", "cancel")
-    assert [c[0] for c in place.calls()] == ["sbatch", "scancel", "scancel"]
+    assert [c[0] for c in place.calls()] == ["sbatch", "sbatch", "scancel", "scancel"]
 
 
 @pytest.mark.parametrize(("number", "requeued"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
@@ -21,7 +24,7 @@ def test_slurm_job_saves_once(place, number, requeued):
     """`scancel --signal=TERM` reaches the processes; here the stand-in of srun waits for it."""
     place.command(place.bin / "srun", FAKE + "until [ -e told ]; do sleep 0.02; done; exit 1\n")
     place.command(place.bin / "scancel", FAKE + "touch told\n")
-    process = place.popen("slurm_job.sh", "logs/n", *MAIN, SLURM_JOB_ID="7")
+    process = place.popen("slurm_job.sh", "logs/n", "cuda12", *MAIN, SLURM_JOB_ID="7")
     wait_for(place.calls)
     process.send_signal(number)
     _, err = process.communicate(timeout=20)
