@@ -1,18 +1,23 @@
 """The notebooks run from their first cell to their last, as a user's kernel would run them."""
 
+import ast
 import json
 import os
+import re
 import sys
 
 import nbformat
 import numpy as np
 import pytest
+from image_files import picture, write
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from published import golden
 from stand_ins import ROOT
 
 import sg_jax
+from sg_jax.config import parsing
+from sg_jax.data.sources import open_source
 
 NAMES = ("digits", "latents", "prompts")
 DIGITS, LATENTS, PROMPTS = (ROOT / "launch" / f"{name}.ipynb" for name in NAMES)
@@ -55,6 +60,19 @@ def test_it_is_kept_without_outputs(path):
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert len(code) > 5
     assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
+
+
+def test_its_flags_for_images_of_your_own_fit_a_folder_of_classes(tmp_path):
+    cells = json.loads(DIGITS.read_text(encoding="utf-8"))["cells"]
+    text = "".join(cells[-1]["source"])
+    flags, config = (
+        ast.literal_eval(re.search(rf"`{name} = (.*?)`", text, re.DOTALL)[1])
+        for name in ("FLAGS", "CONFIG")
+    )
+    name = write(tmp_path, {f"{c}/{i}.png": picture(i) for c in ("cat", "dog") for i in range(10)})
+    data = parsing.parse([*flags, f"--config.data.name={name}"], str(ROOT / config)).data
+    sizes = [len(open_source(name, s, image_size=4)) for s in (data.split, data.test_split)]
+    assert sizes == [18, 2]
 
 
 @pytest.mark.slow
