@@ -26,6 +26,9 @@ def latents(job: Job, on: Machine) -> Lines:
     yield "read", examples_of(found)
     if config.text.encoder != BYTES:
         yield "note", f"text features by {config.text.encoder} are left out"
+        if not config.autoencoder.path:
+            yield "note", "images are stored as they are, because config.autoencoder.path is empty"
+            return
     try:
         autoencoder = autoencoder_shapes.find(config)
     except decoders.Missing as missing:

@@ -128,6 +128,12 @@ def test_latents(dry, flags, examples, each):
     assert f"{each:,} bytes an example" in said
 
 
+def test_latents_of_texts_need_no_autoencoder(dry):
+    said = dry(*LATENTS, "--config.text.encoder=Qwen/Qwen3-1.7B")
+    assert "by Qwen/Qwen3-1.7B are left out note images are stored as they are" in said
+    assert "no more can be said" not in said
+
+
 def test_float32_is_six_times_as_slow_on_tpus(dry):
     exact, fast = (
         dry(*LATENTS, SD, f"--config.autoencoder.dtype={dtype}")
