@@ -18,7 +18,7 @@ class Fingerprint:
     """What a feature network was made from; results with equal fingerprints can be compared.
 
     Attributes:
-      name: name of the data set.
+      name: name of the data set; it may be a folder that moves, so it is not compared.
       image_shape: (H, W, C).
       num_classes: number of classes.
       train_images: number of training images.
@@ -29,7 +29,7 @@ class Fingerprint:
         covers all images.
     """
 
-    name: str
+    name: str = dataclasses.field(compare=False)
     image_shape: tuple[int, int, int]
     num_classes: int
     train_images: int

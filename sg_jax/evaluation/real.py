@@ -161,7 +161,10 @@ def load(path: str | os.PathLike, about: Mapping[str, Any], network: FeatureNetw
     """Return what `save` wrote; None if it is missing, damaged, or belongs to something else."""
     try:
         parts = arrays.from_npz(arrays.read_bytes(files.path(path)))
-        if json.loads(str(parts["about"])) != {**about, "digest": network.digest}:
+        made_from = json.loads(str(parts["about"]))
+        if None not in about.get("data", [None]):  # identified, so the place does not matter
+            made_from = {**made_from, "name": about["name"]}
+        if made_from != {**about, "digest": network.digest}:
             return None
         real = of_arrays(parts, "real")
         test = of_arrays(parts, "test") if "test/features" in parts else None

@@ -198,6 +198,22 @@ def test_a_shared_network_may_lie_in_the_home(judge_of, tmp_path, monkeypatch):
     assert (tmp_path / "home" / "shared[1].npz").read_bytes() == b"damaged"
 
 
+def test_images_that_moved_are_the_same(judge_of, monkeypatch):
+    """A folder of images is named by its path, but known by what is in it."""
+    contents = dict(identify=lambda self, i: (bytes([self.seed, i % 256]), i % 4))
+    for name, value in contents.items():
+        monkeypatch.setattr(Source, name, value, raising=False)
+    monkeypatch.setattr(Source, "posterior", "none", raising=False)
+    first, reads = judge_of()
+    assert reads > 0
+    monkeypatch.setattr(Source, "name", "elsewhere/noise")
+    second, reads = judge_of()
+    assert reads == 0 and second.digest == first.digest
+    # Where only the classifier is shared, it is the same one.
+    third, reads = judge_of(references=50)
+    assert reads > 0 and third.digest == first.digest
+
+
 def test_the_scores_of_the_test_images_are_kept(judge_of, monkeypatch):
     first, _ = judge_of()
     scores, calls = first.of_test_images(), []
