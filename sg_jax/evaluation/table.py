@@ -12,6 +12,7 @@ import ast
 import contextlib
 import csv
 import dataclasses
+import functools
 import io
 import itertools
 import os
@@ -197,22 +198,22 @@ def write(workdir: str | os.PathLike, table: Table) -> epath.Path:
 
     Columns of the existing file that this version does not know are kept with their rows.
     """
-    path = files.path(workdir) / NAME
+    path, known = files.path(workdir) / NAME, _known()
     unknown: dict[Key, dict[str, str]] = {}
     for _, row in _rows(path, _text(path)):
         with contextlib.suppress(*NOT_A_ROW):  # a line that is not a row is dropped
             key, _ = _parse(row)
-            others = {n: t for n, t in row.items() if n not in _known()}
+            others = {n: t for n, t in row.items() if n not in known}
             unknown[key] = unknown.get(key, {}) | others
     names = dict.fromkeys(name for others in unknown.values() for name in others)
     buffer = io.StringIO()
-    header = [*_known(), *names]
-    writer = csv.DictWriter(buffer, header, restval="", lineterminator="\n")
+    header = [*known, *names]
+    writer, metrics = csv.DictWriter(buffer, header, restval="", lineterminator="\n"), _numbers()
     writer.writeheader()
     for key, scores in table.items():
         setting = {name: getattr(key.guidance, name) for name in SETTING}
         conditions = {name: getattr(key, name) for name in CONDITIONS}
-        numbers = {name: scores.get(name) for name in _numbers()}  # None is written as ""
+        numbers = {name: scores.get(name) for name in metrics}  # None is written as ""
         cells: dict[str, Any] = {**setting, **conditions, **numbers}
         writer.writerow({**cells, CHECK: _checksum(cells), **unknown.get(key, {})})
     return files.write_atomically(path, buffer.getvalue().encode())
@@ -264,6 +265,12 @@ def _rows(path: epath.Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _parse(row: dict[str, str]) -> tuple[Key, Scores]:
     """Return the key of a row, made canonical, and the scores."""
+    return _parsed(tuple(row.items()))
+
+
+@functools.lru_cache(maxsize=2**15)  # each new score reads the whole table again
+def _parsed(cells: tuple[tuple[str, str], ...]) -> tuple[Key, Scores]:
+    row = dict(cells)
     if not row:
         raise ValueError("it has more or fewer cells than the header")
     if row.get(CHECK) and row[CHECK] != _checksum(row):

@@ -141,6 +141,15 @@ def test_what_is_measured_now_is_added_to_what_was(tmp_path):
     assert found == table.read(tmp_path) == {KEY: {**MEASURED, "recall": 0.5}}
 
 
+def test_a_line_is_read_once_however_many_follow(tmp_path, monkeypatch):
+    """Tuning adds a thousand rows; reading all of them each time took longer than the drawings."""
+    read, canonical = [], table.canonical
+    monkeypatch.setattr(table, "canonical", lambda g: read.append(g) or canonical(g))
+    for seed in range(40, 45):
+        table.add(tmp_path, {dataclasses.replace(KEY, seed=seed): MEASURED})
+    assert len(table.read(tmp_path)) == 5 and len(read) == 5
+
+
 def test_a_line_that_is_cut_off_is_told(tmp_path, capsys):
     path = table.write(tmp_path, {KEY: MEASURED})
     table.read(tmp_path, tell=True)
