@@ -169,6 +169,12 @@ def read(path: str | os.PathLike) -> Reference:
       UserError: it is missing or damaged, has neither images nor statistics, or these do not fit.
     """
     place = files.absolute(path)
+    if place.is_dir():
+        raise UserError(
+            f"config.evaluate.reference={os.fspath(path)!r} is a folder: give an .npz file. To "
+            "compare with the images in a folder, leave it empty and give the folder as "
+            "config.data.name, with config.data.image_size."
+        )
     names = tuple(name for pair in PAIRS.values() for name in pair)
     parts = image_sets.small_arrays(place, (*names, ABOUT))
     about: dict[str, Any] = {}

@@ -178,6 +178,7 @@ def test_adm_s_figures_stand_beside_ours(run):
         (("--reference-to", "@x.txt", "--config.data.name=digits"), r"must end in \.npz"),
         (("--samples", "@fake.npz", "--config.evaluate.metrics=fud"), r"not 'fud'\. .*fid"),
         (("--samples", "@fake.npz", "--config.evaluate.reference=@no.npz"), r"no\.npz does not"),
+        (("--samples", "@fake.npz", "--config.evaluate.reference=@"), "is a folder: .*data.name"),
     ],
 )
 def test_bad_input_is_named(run, arguments, words):
