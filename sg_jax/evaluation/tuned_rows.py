@@ -127,8 +127,10 @@ def _parse(run: str, line: Mapping[str, str]) -> Row:
 
 
 def columns(rows: Sequence[Row]) -> list[Metric]:
-    """Return the metrics of images that were measured, the deciding one first."""
-    measured = [METRICS[name] for name in _measured(rows) if METRICS[name].of_images]
+    """Return the metrics of images that every row of the report has, the deciding one first."""
+    report = [row.scores for row in rows if row.stage == REPORT]
+    names = [n for n in NUMBERS if all(scores.get(n) is not None for scores in report)]
+    measured = [METRICS[name] for name in names if METRICS[name].of_images]
     return sorted(measured, key=lambda metric: metric.name != rows[0].metric)
 
 

@@ -94,6 +94,11 @@ def test_several_runs_are_joined(tmp_path):
     text = tuned_tables.markdown(rows)
     assert "mean of 3 runs (a, b, c)" in text and "3.500 ± 1.000 ± 0.707" in text
     assert "-1.500 ± 0.000 ± 0.707 (6/6)" in text and "--config" not in text
+    # What one run has not measured has no mean of three runs.
+    without = [dataclasses.replace(r, scores=dict(frechet=r.scores["frechet"])) for r in rows_of()]
+    tuned_rows.write(runs[1], without)
+    assert [m.name for m in tuned_rows.columns(rows)] == ["frechet", "accuracy"]
+    assert tuned_rows.columns(tuned_rows.joined(runs)) == [FRECHET]
 
 
 def test_runs_that_took_the_settings_of_another_say_so(tmp_path):
