@@ -175,7 +175,7 @@ def is_exported(workdir: str | os.PathLike) -> bool:
 
 
 def portable(config: ConfigDict) -> ConfigDict:
-    """Return a copy without paths to what lies outside the run, and without its tracker.
+    """Return a copy without paths to what lies outside the run, its checkpoints and its tracker.
 
     Guidance settings that take their weak prediction from another run are left out. The names of a
     text encoder and an autoencoder stay, because they tell the user what to give.
@@ -193,6 +193,7 @@ def portable(config: ConfigDict) -> ConfigDict:
             if _is_path(section[key]):
                 section[key] = ""
         config.objective.distill = ""  # its teacher was the network of init_from
+        config.sample.checkpoint = config.evaluate.step = 0  # of the run; there is one now
         config.track.name = config.track.entity = ""
         config.evaluate.reference = config.evaluate.inception = config.evaluate.dinov2 = ""
         config.control.pairs = ""

@@ -55,6 +55,11 @@ def test_no_path_is_kept(path):
     assert not [key for key, value in found.items() if path in str(value)]
 
 
+def test_no_number_of_a_checkpoint_is_kept():
+    config = record.portable(merged(sample=dict(checkpoint=2), evaluate=dict(step=-1)))
+    assert config.sample.checkpoint == config.evaluate.step == 0
+
+
 @pytest.mark.parametrize("name", ["hf:/home/me/it", "wds:/home/me/it@2,./b", "photos.zip"])
 def test_no_path_of_images_is_kept(name):
     config = record.portable(merged(data=dict(name=name), evaluate=dict(images=name)))
