@@ -175,7 +175,7 @@ def is_exported(workdir: str | os.PathLike) -> bool:
 
 
 def portable(config: ConfigDict) -> ConfigDict:
-    """Return a copy without paths to what lies outside the run, its checkpoints and its tracker.
+    """Return a copy without paths to what lies outside the run, its tracker and its mesh.
 
     Guidance settings that take their weak prediction from another run are left out. The names of a
     text encoder and an autoencoder stay, because they tell the user what to give.
@@ -194,6 +194,7 @@ def portable(config: ConfigDict) -> ConfigDict:
                 section[key] = ""
         config.objective.distill = ""  # its teacher was the network of init_from
         config.sample.checkpoint = config.evaluate.step = 0  # of the run; there is one now
+        config.mesh = tree.defaults().mesh  # of the devices that trained it
         config.track.name = config.track.entity = ""
         config.evaluate.reference = config.evaluate.inception = config.evaluate.dinov2 = ""
         config.control.pairs = ""

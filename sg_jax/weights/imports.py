@@ -118,12 +118,8 @@ def _options(config: ConfigDict, said: Collection[str], family: str) -> dict[str
 
 
 def _described(found: networks.Found, config: ConfigDict, said: Collection[str]) -> ConfigDict:
-    """Return the config of an exported file, with what is given laid over it.
-
-    Its mesh is left out, because it belongs to the devices of the run that was exported.
-    """
+    """Return the config of an exported file, with what is given laid over it."""
     own = networks.config_of(found).to_dict()
-    del own["mesh"]
     defaults = record.flat(tree.defaults())
     for key, value in record.flat(config).items():
         if key in said or key not in defaults or value != defaults[key]:

@@ -55,9 +55,10 @@ def test_no_path_is_kept(path):
     assert not [key for key, value in found.items() if path in str(value)]
 
 
-def test_no_number_of_a_checkpoint_is_kept():
-    config = record.portable(merged(sample=dict(checkpoint=2), evaluate=dict(step=-1)))
-    assert config.sample.checkpoint == config.evaluate.step == 0
+def test_what_belongs_to_the_run_or_its_devices_is_not_kept():
+    own = dict(sample=dict(checkpoint=2), evaluate=dict(step=-1), mesh=dict(fsdp=4096))
+    config = record.portable(merged(**own))
+    assert config.sample.checkpoint == config.evaluate.step == 0 and config.mesh.fsdp == 1
 
 
 @pytest.mark.parametrize("name", ["hf:/home/me/it", "wds:/home/me/it@2,./b", "photos.zip"])
