@@ -20,7 +20,9 @@ from sg_jax.errors import ALWAYS, CONTINUED, Settings, UserError, one_line, sett
 BYTES = "bytes"  # value of config.text.encoder: not a frozen encoder, but one that is trained too
 MOST_TOKENS = 4096
 PARTS = ("language_model", "text_model")  # of models that also see images; the first found is used
-VOLATILE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
+VOLATILE = (  # of config.json, to which transformers 4 adds the commit on the hub
+    "transformers_version", "_name_or_path", "_commit_hash", "torch_dtype", "dtype", "architectures"
+)  # fmt: skip
 PROBES = ("a red circle left of a blue square", " Two  lines\nof 12,345 Ünïcödé ω 字 🙂")
 
 

@@ -128,7 +128,7 @@ def test_a_prefix_is_read_and_may_be_cut_off(transformers, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_fingerprint_is_of_weights_and_tokenizer(transformers, tmp_path):
+def test_the_fingerprint_is_of_weights_and_tokenizer(transformers, tmp_path, monkeypatch):
     import torch
 
     folder = make(transformers, "qwen", tmp_path / "one")
@@ -136,6 +136,15 @@ def test_the_fingerprint_is_of_weights_and_tokenizer(transformers, tmp_path):
     first = texts.load(folder, text).fingerprint()
     half = dataclasses.replace(text, dtype="bfloat16", length=9)
     assert texts.load(folder, half).fingerprint() == first
+    read = transformers.PretrainedConfig.get_config_dict
+
+    def from_hub(*args, **options):
+        found, left = read(*args, **options)
+        return found | {"_commit_hash": "2a"}, left
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transformers.PretrainedConfig, "get_config_dict", from_hub)
+        assert texts.load(folder, text).fingerprint() == first
     network = transformers.AutoModel.from_pretrained(folder)
     with torch.no_grad():
         network.embed_tokens.weight[5, 3] += 1e-3
