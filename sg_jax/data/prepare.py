@@ -103,11 +103,16 @@ def _root(data_dir: str | os.PathLike | None) -> epath.Path:
 def _find(name: str, root: Any) -> Any:
     """Return the builder of the files under `root`, or None if there are none."""
     from tensorflow_datasets.core import read_only_builder
+    from tensorflow_datasets.core.utils import error_utils
 
     described: list[Any] = []
     try:
         described = _described(name, root)
-        for folder in described:
+        # TFDS itself looks in more places: in small letters, or where a data set says its default
+        # config is.
+        with error_utils.record_error_context():  # which that function needs
+            place = read_only_builder._find_builder_dir(name, data_dir=root)
+        for folder in [*described, *([place] if place else [])]:
             _check_description(name, folder)
         return read_only_builder.builder_from_files(name, data_dir=root)
     except UserError:
@@ -131,7 +136,7 @@ def _described(name: str, root: Any) -> list[Any]:
     found = set()
     for depth in ("*", "*/*"):
         for file in (FEATURES, INFO):
-            found |= {path.parent for path in (root / first).glob(f"{depth}/{file}")}
+            found |= {path.parent for path in files.named(root / first, f"{depth}/{file}")}
     return sorted(
         folder
         for folder in found
@@ -246,7 +251,7 @@ def folder_hint(path: Any) -> str:
     Raises:
       OSError: the folder cannot be read.
     """
-    found = [folder for depth in range(3) for folder in path.glob("*/" * depth + FEATURES)]
+    found = [file for depth in range(3) for file in files.named(path, "*/" * depth + FEATURES)]
     if found:
         places = sorted({_place(features.parent) for features in found})
         root = places[0][0]
@@ -310,5 +315,5 @@ def _data_sets(root: Any) -> list[Any]:
         if not child.name.startswith("."):  # such as one that is being written
             with contextlib.suppress(OSError):  # it may not be read
                 for pattern in (f"*/{FEATURES}", f"*/*/{FEATURES}"):
-                    found += [path.parent for path in child.glob(pattern)]
+                    found += [path.parent for path in files.named(child, pattern)]
     return sorted(found)

@@ -92,6 +92,31 @@ def test_a_description_imports_no_module_of_its_own(copied, hidden, tmp_path, mo
     assert "trap" not in sys.modules
 
 
+@pytest.mark.parametrize("found", ["brackets", "capitals", "default config"])
+def test_a_description_imports_no_module_wherever_tfds_finds_it(copied, found, monkeypatch):
+    folder, _ = copied
+    (folder / "trap.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(folder)
+    features = json.loads((folder / "digits/1.0.0/features.json").read_text())
+    features["featuresDict"]["features"]["id"]["pythonClassName"] = "trap.Text"
+    (folder / "digits/1.0.0/features.json").write_text(json.dumps(features))
+    name, root = "digits", folder
+    if found == "brackets":
+        root = (folder / "digits").rename(folder / "[1]").parent / "[1]"
+        (root / "digits").mkdir()
+        (root / "1.0.0").rename(root / "digits/1.0.0")
+    if found == "capitals":
+        name = "Digits"
+    if found == "default config":
+        (folder / "digits").rename(folder / "other")
+        (folder / "digits/.config").mkdir(parents=True)
+        text = json.dumps({"default_config_name": "../other"})
+        (folder / "digits/.config/metadata.json").write_text(text)
+    with pytest.raises(UserError, match=r"features\.json names the feature 'trap\.Text'"):
+        open_source(name, "train", str(root))
+    assert "trap" not in sys.modules
+
+
 def test_a_description_asks_for_no_more_than_a_million_classes(copied):
     folder, _ = copied
     _edit(folder / "digits/1.0.0/features.json", '"10"', '"1000000000000"')
