@@ -227,6 +227,11 @@ def _is_path(name: str) -> bool:
     return web_shards.claims(name) or pictures.claims(name.removeprefix(hf_source.PREFIX))
 
 
+def _is_moved(before: str, now: str) -> bool:
+    """Return whether two names of data sets are paths; the first one may no longer exist."""
+    return _is_path(now) and (_is_path(before) or "/" in before)
+
+
 def check_data(
     workdir: str,
     config: ConfigDict,
@@ -296,10 +301,8 @@ def check_same(config: ConfigDict, workdir: str, when: str) -> None:
     for path in sorted(keys, key=lambda path: (path != "model.kind", path)):
         if path.startswith("model.") and path not in used:
             continue
-        if path == "data.name" and pictures.is_moved(before[path], now[path]):
+        if path == "data.name" and (before[path] == UNNAMED or _is_moved(before[path], now[path])):
             continue  # `check_data` compares the images
-        if path == "data.name" and before[path] == UNNAMED:
-            continue
         if now[path] != before[path]:
             raise UserError(
                 f"config.{path}={now[path]!r} differs from the {before[path]!r} that the run was "

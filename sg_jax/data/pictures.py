@@ -70,11 +70,6 @@ def claims(name: str) -> bool:
     return not (NAME.fullmatch(name) and any(pathlib.Path(name).glob(f"*/{FEATURES}")))
 
 
-def is_moved(before: str, now: str) -> bool:
-    """Return whether two names are paths; the first one may no longer exist."""
-    return claims(now) and (claims(before) or "/" in before)
-
-
 def open_pictures(
     name: str,
     split: str,

@@ -206,8 +206,9 @@ def test_the_command_neither_continues_nor_scores_on_other_data(copied, digits_d
     main([*command, f"--config.data.data_dir={digits_dir}", "--config.train.steps=4"])
 
 
-def test_a_folder_of_images_may_move_but_not_change(tmp_path):
-    saved, now = "/before/photos", str(tmp_path)
+@pytest.mark.parametrize("kind", ["", "wds:", "hf:"])
+def test_a_folder_of_images_may_move_but_not_change(tmp_path, kind):
+    saved, now = f"{kind}/before/photos", f"{kind}{tmp_path}"
     _prepare(tmp_path / "run", Examples(), begun=False, name=saved)
     _prepare(tmp_path / "run", Examples(), name=now)
     assert (
@@ -216,7 +217,7 @@ def test_a_folder_of_images_may_move_but_not_change(tmp_path):
     with pytest.raises(UserError, match="other images"):
         _prepare(tmp_path / "run", Examples(odd=3), name=saved)
     for before, after in (("cifar10", now), (now, "cifar10")):
-        run = tmp_path / f"run {before[:1]}"
+        run = tmp_path / f"run {before == 'cifar10'}"
         _prepare(run, Examples(), begun=False, name=before)
         with pytest.raises(UserError, match=r"config\.data\.name=.* differs from"):
             _prepare(run, Examples(), name=after)
