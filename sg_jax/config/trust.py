@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from ml_collections import ConfigDict
 
 from sg_jax.config import record
-from sg_jax.data import hf_source, pictures, prepare
+from sg_jax.data import hf_source, pictures, prepare, web_shards
 from sg_jax.errors import UserError
 from sg_jax.runs import files
 
@@ -96,7 +96,7 @@ def _check_track(values: dict[str, object], workdir: str, said: Collection[str])
 
 def _is_elsewhere(name: str) -> bool:
     """Return whether a data set is where its name says, not in data_dir; it is only read."""
-    return hf_source.claims(name) or pictures.claims(name)
+    return hf_source.claims(name) or web_shards.claims(name) or pictures.claims(name)
 
 
 def check_links(workdir: str) -> None:

@@ -58,8 +58,9 @@ def test_a_path_out_of_the_run_is_used_only_if_the_command_says_it(run, key, pat
     trust.check(config, "/", [key], ())
 
 
-def test_images_that_are_named_by_their_path_may_lie_anywhere(run):
-    config = parsing.merge(dict(data=dict(name="/photos", data_dir="/elsewhere")))
+@pytest.mark.parametrize("name", ["/photos", "wds:/photos"])
+def test_images_that_are_named_by_their_path_may_lie_anywhere(run, name):
+    config = parsing.merge(dict(data=dict(name=name, data_dir="/elsewhere")))
     trust.check(config, "run", [trust.DATA], ())
 
 
