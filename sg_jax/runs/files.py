@@ -114,12 +114,17 @@ def check_writable(folder: str | os.PathLike) -> None:
     A bucket is not checked.
 
     Raises:
-      UserError: the folder is a file, or may not be written, or its disk is read-only or full.
+      UserError: the folder is a file, or may not be written; its disk is away, read-only or full.
     """
     if is_remote(folder):
         return
     target = absolute(folder)
-    there = next(parent for parent in (target, *target.parents) if parent.exists())
+    there = next(p for p in (target, *target.parents) if p.exists() or os.path.islink(p))
+    if not there.exists():
+        raise UserError(
+            f"{there} is a link to {os.readlink(there)}, which does not exist: mount its disk, or "
+            "delete the link."
+        )
     if not there.is_dir():
         raise UserError(f"{there} is a file, but a folder is needed: give another folder.")
     try:

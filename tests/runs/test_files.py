@@ -189,6 +189,10 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file is a file, but a folder is needed"):
         files.check_writable(tmp_path / "file" / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "away" / "run")
+    for name in ("link", "link/deeper"):
+        with pytest.raises(UserError, match=r"/link is a link to .*/run, which does not exist"):
+            files.check_writable(tmp_path / name)
     with pytest.raises(UserError, match=r"/proc.* cannot be written"):
         files.check_writable("/proc/run")  # also for the superuser
 
