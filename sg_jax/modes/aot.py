@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from sg_jax.config.experiment import Experiment, build
 from sg_jax.costs import compiled, flops
 from sg_jax.costs.chips import devices_of
+from sg_jax.errors import UserError
 from sg_jax.method import guidance as guidance_lib
 from sg_jax.modes.base import Job, Mode, Option, register
 from sg_jax.parallel import sharding
@@ -50,7 +51,10 @@ def run(job: Job) -> list[epath.Path]:
     """
     assert job.config is not None
     if job.options["json"]:
-        check_writable(absolute(job.options["json"]).parent)
+        file = absolute(job.options["json"])
+        check_writable(file.parent)
+        if file.is_dir():
+            raise UserError(f"--json={job.options['json']} is a folder: give a file.")
     reports = compile_ahead(job.config, job.options["topology"], job.options["for"])
     if not job.options["json"]:
         return []

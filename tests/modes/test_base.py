@@ -49,6 +49,8 @@ def test_a_file_of_aot_is_tried_before_it_compiles(tmp_path):
     given += [f"--config.model.{shape}" for shape in shapes]
     with pytest.raises(UserError, match="file is a file"):
         main([*given, f"--json={tmp_path / 'file' / 'x.json'}"])
+    with pytest.raises(UserError, match=r"^--json=.* is a folder: give a file"):
+        main([*given, f"--json={tmp_path}"])
     with pytest.raises(UserError, match=r"--out=.* cannot be written"):
         main(["main", "--mode=compare", str(tmp_path), f"--out={tmp_path / 'file'}"])
 
