@@ -7,6 +7,7 @@ from sg_jax.config.sections import Config
 from sg_jax.costs import autoencoders, encoders, flops
 from sg_jax.costs.machines import Machine
 from sg_jax.data import origin as origins
+from sg_jax.data import prompt_file
 from sg_jax.data.expected import Expected
 from sg_jax.encoders.classifier import Classifier
 from sg_jax.errors import UserError
@@ -15,6 +16,7 @@ from sg_jax.evaluation.metrics import CLASSIFIER
 from sg_jax.method import checks
 from sg_jax.method.guidance import Guidance
 from sg_jax.models.layers import abstract
+from sg_jax.modes import prompted
 from sg_jax.modes.base import Job
 from sg_jax.modes.dry_parts import (
     Decoder,
@@ -50,6 +52,9 @@ def sample(job: Job, on: Machine) -> Lines:
     """Yield what `--mode sample` reads, computes and writes."""
     config, decoder = job.experiment.config, Decoder(job)
     name, count = config.sample.guidance, config.sample.count
+    prompted.check(job)
+    if file := job.options.get("prompts"):
+        count = len(prompt_file.read(file).texts)
     guidance = job.experiment.settings[name]
     (work,) = costs_of(job, {name: guidance}).values()
     networks = 1 + guidance.two_networks

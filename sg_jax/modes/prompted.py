@@ -18,6 +18,16 @@ FORM = "SUBJECT=FILE:SCALE, such as circle=size.npz:1.5"  # of --control
 PART = 1000  # texts that are read at a time
 
 
+def check(job: Job) -> None:
+    """Raise if prompts are given to a network that reads class labels."""
+    if job.options.get("prompts") and job.experiment.wording is None:
+        kind = job.experiment.config.model.kind
+        raise UserError(
+            f"--prompts={job.options['prompts']} has no effect: config.model.kind={kind!r} reads "
+            "class labels, such as --config.sample.labels=0,1,2."
+        )
+
+
 def asked(job: Job, experiment: Experiment) -> Asked:
     """Return what to draw: the prompts of --prompts, or `config.sample.count` captions of the data.
 

@@ -20,7 +20,6 @@ from sg_jax.data.asked import Asked
 from sg_jax.data.directions import Direction
 from sg_jax.data.origin import Maker
 from sg_jax.data.sources import Source
-from sg_jax.errors import UserError
 from sg_jax.evaluation import captioned, drawings, measure, pictures, table
 from sg_jax.modes import dry_draw, prompted
 from sg_jax.modes.base import Job, Mode, Option, register, weak_paths
@@ -200,12 +199,7 @@ def recorded(job: Job) -> Job:
 
 def run(job: Job) -> list[epath.Path]:
     """Draw the images of a job."""
-    if job.options.get("prompts") and job.experiment.wording is None:
-        kind = job.experiment.config.model.kind
-        raise UserError(
-            f"--prompts={job.options['prompts']} has no effect: config.model.kind={kind!r} reads "
-            "class labels, such as --config.sample.labels=0,1,2."
-        )
+    prompted.check(job)
     control = prompted.control(job.options.get("control", ()))
     job = recorded(job)
     try:

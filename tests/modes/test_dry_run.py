@@ -190,6 +190,17 @@ def test_sampling(dry):
     assert f"1,000 latents of 32x32x4: .npz of {32 * 32 * 4 * 4 / 1e3:.3g} MB" in said
 
 
+def test_one_image_for_each_prompt(dry, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red circle\n\na star\n")
+    flags = ("--mode=sample", f"--prompts={tmp_path / 'prompts.txt'}")
+    small = ("--config.model.image_size=8", "--config.model.channels=3")
+    texts = ("--config=configs/shapes_t2i.py", *small)
+    assert "write 2 images of 8x8x3" in dry(*flags, config=texts)
+    labels = ("--config=configs/digits.py", *small, "--config.model.num_classes=10")
+    with pytest.raises(UserError, match=r"--prompts=.* has no effect: .*'dit' reads class labels"):
+        dry(*flags, config=labels)
+
+
 @pytest.mark.slow
 def test_scoring(dry):
     images = "--config.evaluate.images=imagenet2012"
