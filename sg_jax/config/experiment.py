@@ -151,12 +151,20 @@ class Experiment:
     def _step_in_words(self) -> str:
         return f"A training step of config.train.batch_size={self.config.train.batch_size} images"
 
+    def check_batch(self) -> None:
+        """Raise unless the devices can share a batch of training; any can draw."""
+        train = self.config.train
+        sharding.check_batch(
+            "config.train.batch_size", train.batch_size, self.mesh, train.accumulate
+        )
+
     def check_training(self) -> None:
         """Raise if these devices cannot train, or cannot draw what training asks for at its end.
 
         Raises:
           UserError: a kernel needs other devices, or there is too little memory.
         """
+        self.check_batch()
         self.check_kernels()
         config, train, mesh = self.config, self.config.train, self.mesh
         memory.check(

@@ -17,7 +17,6 @@ from sg_jax.method.objective import FlowMatching
 from sg_jax.method.weak import RAW
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.kinds import reads, reads_texts
-from sg_jax.parallel import sharding
 
 
 def check(config: Config, model: Backbone, mesh: Mesh) -> None:
@@ -36,7 +35,6 @@ def check(config: Config, model: Backbone, mesh: Mesh) -> None:
     _check_objective(config, model)
     _check_tensor(config, mesh.shape["tensor"])
     train = config.train
-    sharding.check_batch("config.train.batch_size", train.batch_size, mesh, train.accumulate)
     last = config.profile.start + config.profile.steps - 1
     if config.profile.start and last > train.steps:
         raise UserError(

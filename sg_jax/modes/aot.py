@@ -99,6 +99,7 @@ def compile_ahead(config: ConfigDict, topology: str, purpose: str) -> list[dict[
 
 def _training(experiment: Experiment) -> list[Program]:
     """Return the training steps at the sparsity rates of training, in their order."""
+    experiment.check_batch()
     config, model = experiment.config, experiment.model
     name, size = _name(experiment), config.train.batch_size
     return [

@@ -18,6 +18,7 @@ WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes
 def train(job: Job, on: Machine) -> Lines:
     """Yield what training reads, computes and writes."""
     experiment = job.experiment
+    experiment.check_batch()
     watching.check_metric(experiment.config)
     config, model = experiment.config.train, experiment.model
     found, batch = data_of(job), config.batch_size

@@ -141,13 +141,19 @@ def test_a_wrong_value_is_named(changes, named):
 @pytest.mark.parametrize(
     "changes, named",
     [
-        (dict(train=dict(batch_size=12)), ["config.train.batch_size=12", "multiple", "8"]),
         (dict(mesh=dict(data=3)), ["config.mesh.data=3", "config.mesh.fsdp=1", "8"]),
         (dict(mesh=dict(data=-1, fsdp=-1)), ["config.mesh.data=-1", "config.mesh.fsdp=-1"]),
     ],
 )
 def test_what_eight_devices_do_not_divide_is_named(changes, named):
     test_a_wrong_value_is_named(changes, named)
+
+
+@pytest.mark.skipif(jax.device_count() != 8, reason="counts eight devices")
+def test_devices_that_cannot_share_a_batch_of_training_can_draw():
+    built = experiment.build(completed(train=dict(batch_size=12)))
+    with pytest.raises(UserError, match=r"config\.train\.batch_size=12 must .* multiple of 8"):
+        built.check_training()
 
 
 def test_images_must_be_square():
