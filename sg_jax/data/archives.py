@@ -127,6 +127,14 @@ def index(path: pathlib.Path, told: tuple[str, ...] = TOLD) -> Archive:
     return _indexed(os.path.realpath(path), found, told)
 
 
+def stamp_of(path: pathlib.Path) -> tuple[int, int] | None:
+    """Return what changes when an archive is written again; None if it cannot be read."""
+    try:
+        return _stamp(path.stat())
+    except OSError:
+        return None
+
+
 def _stamp(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 

@@ -15,6 +15,7 @@ Tars are read in random order, which suits a disk. `--mode latents` stores them 
 
 import bisect
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -31,13 +32,13 @@ import numpy as np
 from sg_jax.data import archives, splits
 from sg_jax.data.archives import Archive
 from sg_jax.data.captions import KEYS, texts
-from sg_jax.data.checks import not_read
+from sg_jax.data.checks import PART, not_read
 from sg_jax.data.containers import OUTSIDE, readable
 from sg_jax.data.encoded import Encoded, with_shape
 from sg_jax.data.images import WHITE
 from sg_jax.errors import UserError, is_number, one_line, shown
 from sg_jax.runs import files as paths
-from sg_jax.runs.progress import log
+from sg_jax.runs.progress import Progress, log
 
 PREFIX = "wds:"
 TOLD = (".txt", ".json")
@@ -168,10 +169,47 @@ def open_shards(
     aesthetics: float = 0.0,
 ) -> ShardSource:
     """Open one split; see `data.sources.open_source`."""
-    parts = list(_parts(name))
-    tars = [[archives.index(path, TOLD) for path in _tars(path, name)] for path, _ in parts]
-    every = [archive for each in tars for archive in each]
-    for archive in every:
+    parts = tuple(_parts(name))
+    tars = tuple(tuple(_tars(path, name)) for path, _ in parts)
+    stamps = tuple(archives.stamp_of(path) for path in itertools.chain.from_iterable(tars))
+    shards, found = _taken(name, parts, tars, stamps, aesthetics)
+    chosen = np.concatenate([part for _, part in splits.select(name, split, {"train": len(found)})])
+    source = ShardSource(
+        name=name,
+        split=split,
+        class_names=("image",),
+        image_size=image_size,
+        background=background,
+        image_shape=(0, 0, 0),
+        shards=shards,
+        ids=found[chosen],
+    )
+    return with_shape(source, channels)
+
+
+@functools.lru_cache(maxsize=2)
+def _taken(
+    name: str,
+    parts: tuple[tuple[str, float], ...],
+    tars: tuple[tuple[pathlib.Path, ...], ...],
+    stamps: tuple[tuple[int, int] | None, ...],
+    aesthetics: float,
+) -> tuple[Shards, np.ndarray]:
+    """Return the images in tars, and the numbers of those to take.
+
+    Looking at the tars of millions of images takes minutes, and commands open several splits.
+
+    Args:
+      name, aesthetics: see `data.sources.open_source`.
+      parts: what `_parts` yields.
+      tars: those of each part.
+      stamps: of all tars, so that changed ones are looked at again.
+    """
+    every: list[Archive] = []
+    progress = Progress(0, len(stamps), 1, unit="tar")
+    for path in itertools.chain.from_iterable(tars):
+        every.append(archive := archives.index(path, TOLD))
+        progress.sometimes(len(every))
         if outside := archive.left_out.get(OUTSIDE):
             raise UserError(
                 f"config.data.name={shown(name)}: {readable(archive.path)} has the name "
@@ -180,14 +218,15 @@ def open_shards(
             )
     shards = Shards(tuple(every), tuple(itertools.accumulate(len(a.names) for a in every)))
     ids, first, said, scored = [], 0, [], False
-    for (path, times), each in zip(parts, tars, strict=True):
-        count = sum(len(archive.names) for archive in each)
+    ends = itertools.accumulate(map(len, tars))
+    for (given, times), each, end in zip(parts, tars, ends, strict=True):
+        count = sum(len(archive.names) for archive in every[end - len(each) : end])
         own = np.arange(first, first + count)
         scores = _scores(shards, own, name) if aesthetics else None
         ids.append(_repeated(own if scores is None else own[scores >= aesthetics], times))
         without = " (they have no scores)" if aesthetics and scores is None else ""
         said.append(
-            f"{path}: {count:,} images in {len(each)} tars, {len(ids[-1]):,} taken{without}"
+            f"{given}: {count:,} images in {len(each)} tars, {len(ids[-1]):,} taken{without}"
         )
         scored |= scores is not None
         first += count
@@ -204,18 +243,7 @@ def open_shards(
                else f" in its tars ({'; '.join(said)}): give others.")
         )  # fmt: skip
     log(f"Images in {shown(name)}: {'; '.join(said)}.")
-    chosen = np.concatenate([part for _, part in splits.select(name, split, {"train": len(found)})])
-    source = ShardSource(
-        name=name,
-        split=split,
-        class_names=("image",),
-        image_size=image_size,
-        background=background,
-        image_shape=(0, 0, 0),
-        shards=shards,
-        ids=found[chosen],
-    )
-    return with_shape(source, channels)
+    return shards, found
 
 
 def _parts(name: str) -> Iterator[tuple[str, float]]:
@@ -269,6 +297,10 @@ def _scores(shards: Shards, ids: np.ndarray, name: str) -> np.ndarray | None:
         value = next((about[key] for key in SCORES if key in about), None)
         return float(value) if is_number(value) else -np.inf
 
+    found, progress = np.empty(len(ids)), Progress(0, len(ids), 1, unit="score")
     with ThreadPoolExecutor(THREADS) as pool:
-        found = np.fromiter(pool.map(score, ids), np.float64, len(ids))
+        for first in range(0, len(ids), PART):
+            part = ids[first : first + PART]
+            found[first : first + PART] = list(pool.map(score, part))
+            progress.sometimes(first + len(part))
     return found if np.isfinite(found).any() else None

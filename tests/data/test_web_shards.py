@@ -55,6 +55,16 @@ def test_tars_are_one_data_set_with_captions(shards):
     assert values(open_source(f"wds:{shards}/coyo/00001.tar", "train[20%:]")) == [6, 7, 8, 9]
 
 
+def test_tars_are_looked_at_once_however_many_splits_are_opened(shards, monkeypatch, capsys):
+    looked, index = [], archives.index
+    monkeypatch.setattr(archives, "index", lambda path, told: looked.append(1) or index(path, told))
+    name = f"wds:{shards}/coyo,{shards}/journey@0.5"
+    assert len(open_source(name, "train", aesthetics=3)) == 9
+    assert len(open_source(name, "train[:4]", aesthetics=3)) == 4 and len(looked) == 3
+    write(shards / "coyo" / "00001", coyo(5, 4), "tar")
+    assert len(open_source(name, "train", aesthetics=3)) == 8 and len(looked) == 6
+
+
 FEW = 64  # files that a process may open
 LIMIT = r"raise the limit of \d+ open files, .*`ulimit -n \d+`"
 READ = """
