@@ -93,6 +93,7 @@ class Key:
 
 
 Table = dict[Key, Scores]
+_Row = tuple[tuple[str, ...], tuple[str, ...]]  # columns, and cells
 REVISED = {"euler_maruyama": ("last step without noise",)}  # samplers that used to draw differently
 SETTING: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Guidance)}
 # In every digest; later ones only where they are set, so that older files keep their names.
@@ -159,7 +160,7 @@ def read(workdir: str | os.PathLike, tell: bool = False) -> Table:
     table: Table = {}
     for number, row in _rows(path, text):
         try:
-            key, scores = _parse(row)
+            key, scores = _parse(*row)
         except NOT_A_ROW as error:
             raise UserError(
                 f"{path}, line {number} is not a row of scores: {one_line(error)}. Delete that "
@@ -198,12 +199,12 @@ def write(workdir: str | os.PathLike, table: Table) -> epath.Path:
 
     Columns of the existing file that this version does not know are kept with their rows.
     """
-    path, known = files.path(workdir) / NAME, _known()
-    unknown: dict[Key, dict[str, str]] = {}
+    path = files.path(workdir) / NAME
+    known, unknown = _known(), dict[Key, dict[str, str]]()
     for _, row in _rows(path, _text(path)):
         with contextlib.suppress(*NOT_A_ROW):  # a line that is not a row is dropped
-            key, _ = _parse(row)
-            others = {n: t for n, t in row.items() if n not in known}
+            key, _ = _parse(*row)
+            others = {n: t for n, t in zip(*row, strict=True) if n not in known}
             unknown[key] = unknown.get(key, {}) | others
     names = dict.fromkeys(name for others in unknown.values() for name in others)
     buffer = io.StringIO()
@@ -243,8 +244,8 @@ def _text(path: epath.Path) -> str:
         raise UserError(f"{path} cannot be read ({one_line(error)}): move it away.") from None
 
 
-def _rows(path: epath.Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the number of each whole line and its cells by column.
+def _rows(path: epath.Path, text: str) -> Iterator[tuple[int, _Row]]:
+    """Yield the number of each whole line and its cells with their columns.
 
     Raises:
       UserError: the file is not a table, or its header has no condition.
@@ -255,24 +256,24 @@ def _rows(path: epath.Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
         raise UserError(f"{path} cannot be read ({one_line(error)}): move it away.") from None
     if not lines:
         return
-    header = lines[0]
+    header = tuple(lines[0])
     if not CONDITIONS.keys() & set(header):
         raise UserError(f"{path} has none of the columns of a table of scores: move it away.")
     for number, cells in enumerate(lines[1:], start=2):
-        # A line of another length is not a row; `_parse` raises for it.
-        yield number, dict(zip(header, cells, strict=False)) if len(cells) == len(header) else {}
+        yield number, (header, tuple(cells))
 
 
-def _parse(row: dict[str, str]) -> tuple[Key, Scores]:
+def _parse(header: tuple[str, ...], cells: tuple[str, ...]) -> tuple[Key, Scores]:
     """Return the key of a row, made canonical, and the scores."""
-    return _parsed(tuple(row.items()))
-
-
-@functools.lru_cache(maxsize=2**15)  # each new score reads the whole table again
-def _parsed(cells: tuple[tuple[str, str], ...]) -> tuple[Key, Scores]:
-    row = dict(cells)
-    if not row:
+    if len(cells) != len(header):
         raise ValueError("it has more or fewer cells than the header")
+    row, key = dict(zip(header, cells, strict=True)), _key(header, cells)
+    return key, {name: float(row[name]) for name in _numbers() if row.get(name)}
+
+
+@functools.lru_cache(maxsize=2**16)  # a table is read again for each row that is added to it
+def _key(header: tuple[str, ...], cells: tuple[str, ...]) -> Key:
+    row = dict(zip(header, cells, strict=True))
     if row.get(CHECK) and row[CHECK] != _checksum(row):
         raise ValueError(f"it was changed after {CHECK} was written (if by you, empty that cell)")
     setting = {name: _value(row[name], SETTING[name]) for name in SETTING if name in row}
@@ -280,8 +281,7 @@ def _parsed(cells: tuple[tuple[str, str], ...]) -> tuple[Key, Scores]:
     for name, value in conditions.items():
         if type(value) is not type(CONDITIONS[name]):
             raise ValueError(f"{name} is {shown(value)}")
-    scores: Scores = {name: float(row[name]) for name in _numbers() if row.get(name)}
-    return Key(canonical(Guidance(**setting)), **conditions), scores
+    return Key(canonical(Guidance(**setting)), **conditions)
 
 
 def _value(text: str, default: object) -> Any:
