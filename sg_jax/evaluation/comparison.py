@@ -226,8 +226,12 @@ def runs_of(points: Sequence[Point]) -> list[str]:
 
 def baseline(point: Point, points: Sequence[Point]) -> Point | None:
     """Return the unguided, dense point of the same run, checkpoint, sampler and steps, if any."""
-    wanted = dataclasses.replace(point.key, guidance=Guidance())
-    return next((p for p in measured(points) if p.run == point.run and p.key == wanted), None)
+    wanted = _baseline_of(point)
+    return next((p for p in points if (p.run, p.key) == wanted and measured([p])), None)
+
+
+def _baseline_of(point: Point) -> tuple[str, Key]:
+    return point.run, dataclasses.replace(point.key, guidance=Guidance())
 
 
 def best_of_methods(points: Sequence[Point]) -> dict[str, dict[str, Point]]:
@@ -237,9 +241,12 @@ def best_of_methods(points: Sequence[Point]) -> dict[str, dict[str, Point]]:
     only those count, because the best of many one-seed numbers is partly luck.
     """
     ((usual, _),) = collections.Counter(point.sampling for point in points).most_common(1)
-    found: dict[str, dict[str, Point]] = {}
-    for point in measured(points):
-        if point.method == "unguided" or point.sampling != usual or not baseline(point, points):
+    known = measured(points)
+    there, found = {(p.run, p.key) for p in known}, dict[str, dict[str, Point]]()
+    for point in known:
+        if point.method == "unguided" or point.sampling != usual:
+            continue
+        if _baseline_of(point) not in there:
             continue
         best = found.setdefault(point.method, {})
         if point.run not in best or _rank(point) < _rank(best[point.run]):

@@ -201,6 +201,15 @@ def test_gains_are_of_the_best_setting_and_the_same_sampling(runs):
     assert comparison.baseline(best["SG"]["dense"], points).quality == 4.5
 
 
+def test_the_best_of_many_settings_takes_time_that_grows_with_their_number(monkeypatch):
+    many = [UNGUIDED, *(Guidance(1 + i / 64, 0.0, 0.75) for i in range(1, 64))]
+    points = [comparison.Point("dense", key(each), {0: scores(each.scale)}) for each in many]
+    looked, drawable = [], comparison.drawable
+    monkeypatch.setattr(comparison, "drawable", lambda x: looked.append(x) or drawable(x))
+    assert comparison.best_of_methods(points)["SG"]["dense"] is points[1]
+    assert len(looked) <= 2 * len(points)
+
+
 def test_what_is_measured_otherwise_is_left_out_or_refused(runs, capsys):
     rows = table.read(runs[0])
     table.write(runs[0], {**rows, key(SG, samples=50): scores(99.0)})
