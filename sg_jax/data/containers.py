@@ -13,6 +13,7 @@ import hashlib
 import os
 import pathlib
 import stat
+import time
 from collections.abc import Collection
 from typing import Protocol
 
@@ -29,6 +30,7 @@ TABLE = "dataset.json"  # a file that gives the labels; see `data.layout`
 TOLD = (TABLE, ".jsonl", ".txt")  # endings of files that may describe images; see `data.captions`
 MOST_OTHERS = 20_000  # with more files of other kinds, a folder with few images is refused
 MOST_BYTES = 2**29  # of an image file
+RECENT = 2 * 10**9  # nanoseconds in which a file system may give two changes the same time
 
 
 class Files(Protocol):
@@ -137,22 +139,32 @@ class Folder:
         return found.digest()
 
 
-def scan(root: pathlib.Path) -> Folder:
-    """List the images in a folder; a million on a local disk take seconds.
+_listed: dict[str, tuple[Folder, dict[str, int]]] = {}  # the last ones, with `_changed` of each
 
+
+def scan(root: pathlib.Path) -> Folder:
+    """List the images in a folder; a million on a local disk take seconds, on others minutes.
+
+    So it returns the same object again until a folder in it changes, as that of another split.
     Links to files in the folder are followed. Links that lead out of it and links to folders are
     not.
 
     Raises:
       UserError: a folder in it cannot be read, or nearly all of its many files are not images.
     """
-    top = os.path.realpath(root)
+    top, began = os.path.realpath(root), time.time_ns()
+    known, times = _listed.pop(top, (None, {}))
+    if known is not None and all(_changed(top, folder) == times[folder] for folder in times):
+        _listed[top] = known, times
+        return known
+    times = {}
     names: list[str] = []
     beside: set[str] = set()
     left_out = LeftOut()
     waiting = [""]  # folders, by their path with a "/" at the end
     while waiting:
         folder = waiting.pop()
+        times[folder] = _changed(top, folder)
         try:
             with os.scandir(os.path.join(top, folder)) as entries:
                 for entry in entries:
@@ -182,7 +194,20 @@ def scan(root: pathlib.Path) -> Folder:
                 f"{len(names):,} images among those listed so far: give the folder of the images."
             )
     names.sort()
-    return Folder(top, names, frozenset(beside), left_out)
+    found = Folder(top, names, frozenset(beside), left_out)
+    if max(times.values()) < began - RECENT:
+        _listed[top] = found, times
+        while len(_listed) > 2:
+            del _listed[next(iter(_listed))]
+    return found
+
+
+def _changed(top: str, folder: str) -> int:
+    """Return when an entry of a folder was last added, removed or renamed; 0 if it is gone."""
+    try:
+        return os.stat(os.path.join(top, folder)).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def read_file(path: str) -> bytes:

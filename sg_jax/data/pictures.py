@@ -1,5 +1,6 @@
 """Folders and archives of image files as data sets; `data.layout` says how they are arranged."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -10,13 +11,14 @@ from collections.abc import Collection
 import numpy as np
 from etils import epath
 
-from sg_jax.data import archives, layout
+from sg_jax.data import archives, class_file, layout
 from sg_jax.data.captions import Captions, Chosen, of_files
 from sg_jax.data.containers import (
     NO_IMAGES,
     SUFFIXES,
     TABLE,
     Files,
+    Folder,
     missing,
     readable,
     scan,
@@ -82,9 +84,10 @@ def open_pictures(
 ) -> PictureSource:
     """Open one split; see `data.sources.open_source`."""
     files = files_at(name)
-    arranged = layout.arrange(files, name, classes)
+    stamps = _stamps(files, name, classes)
+    read = _read(files, name, classes, stamps)  # type: ignore[arg-type]  # it has an identity
+    arranged, (captions, captioned, told) = read
     ids, labels = arranged.select(name, split)
-    captions, captioned, told = of_files(files, name)
     _tell(name, files, arranged, captioned, told)
     source = PictureSource(
         name=name,
@@ -99,6 +102,35 @@ def open_pictures(
         captions=None if captions is None else Chosen(captions, ids),
     )
     return with_shape(source, channels)
+
+
+@functools.lru_cache(maxsize=2)
+def _read(
+    files: Files, name: str, classes: str, stamps: tuple
+) -> tuple[layout.Layout, tuple[Captions | None, int, Collection[str]]]:
+    """Return the layout and the captions of images, whose `stamps` show changes.
+
+    Millions of images take a minute, and commands open several splits.
+    """
+    return layout.arrange(files, name, classes), of_files(files, name)
+
+
+def _stamps(files: Files, name: str, classes: str) -> tuple:
+    """Return values that change with the files that describe images in a folder."""
+    found: list[tuple] = []
+
+    def look(path: str | os.PathLike) -> None:
+        status = os.stat(path)
+        found.append((path, status.st_ino, status.st_size, status.st_mtime_ns))
+
+    if isinstance(files, Folder):
+        for path in sorted(path for path in files.beside if not path.endswith(".txt")):
+            with contextlib.suppress(OSError):
+                look(os.path.join(files.root, path))
+    if classes:
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # reading it will say why
+            look(class_file.find(classes, name))
+    return tuple(found)
 
 
 def files_at(name: str, key: str = "config.data.name", other: str = "a data set of TFDS") -> Files:

@@ -286,6 +286,25 @@ def test_a_folder_that_may_not_be_read_is_named_too(tmp_path, monkeypatch):
         containers.scan(pathlib.Path(name))
 
 
+def test_a_folder_is_listed_again_only_after_a_change(tmp_path, monkeypatch):
+    name, listed, scandir = write(tmp_path / "animals", animals()), [], os.scandir
+    table = tmp_path / "animals" / "captions.jsonl"
+    table.write_text('{"file_name": "cat/0.png", "caption": "one"}\n')
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
+
+    for path in (tmp_path / "animals", *(tmp_path / "animals").iterdir()):
+        os.utime(path, (1e9, 1e9))  # not just now
+    assert len(open_source(name, "train[:4]")) == 4 and len(open_source(name, "train")) == 20
+    assert len(listed) == 3  # the folder, and its two
+    lines = (f'{{"file_name": "cat/{i}.png", "caption": "{i}"}}\n' for i in range(9))
+    table.write_text("".join(lines))
+    source = open_source(name, "train")
+    assert {source.captions[i] for i in range(20)} == {(), *((str(i),) for i in range(9))}
+    assert len(listed) == 3
+    (tmp_path / "animals" / "cat" / "new.png").write_bytes(picture(11))
+    assert len(open_source(name, "train")) == 21 and len(listed) == 6
+
+
 def test_names_of_any_bytes_are_read_and_shown(tmp_path):
     root = os.fsencode(tmp_path / "odd")
     os.makedirs(root + b"/caf\xe9")
