@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -79,18 +79,9 @@ class Reference:
         Raises:
           UserError: the file has neither what is needed nor images.
         """
-        wanted = {(kind, "features") for kind in networks}
-        wanted |= {(INCEPTION, "spatial")} if spatial else set()
-        lacks = {kind for kind, what in wanted if (kind, what) not in self.moments} | set(each)
+        lacks = self.lacks(networks, each, spatial)
         computed: dict[str, FeatureSet] = {}
-        if lacks:
-            if self.images is None:
-                raise UserError(
-                    f"{self.path} has no images (arr_0), but {' and '.join(sorted(lacks))} would "
-                    "need them: precision, recall, KID and MIND need some, and so does a "
-                    "network whose statistics the file lacks. Leave these metrics out, or give "
-                    "another reference."
-                )
+        if lacks and self.images is not None:
             kept = spread(KEPT, len(self.images))
             computed = look_at(
                 self.images, {kind: networks[kind] for kind in lacks}, "reference", kept
@@ -107,6 +98,24 @@ class Reference:
                 features, np.zeros(0, np.int32), None, statistics, spatial=places
             )
         return found
+
+    def lacks(self, kinds: Iterable[str], each: Collection[str], spatial: bool) -> set[str]:
+        """Return the kinds of networks that have to look at the images; see `found`.
+
+        Raises:
+          UserError: there are none.
+        """
+        wanted = {(kind, "features") for kind in kinds}
+        wanted |= {(INCEPTION, "spatial")} if spatial else set()
+        lacks = {kind for kind, what in wanted if (kind, what) not in self.moments} | set(each)
+        if lacks and self.images is None:
+            raise UserError(
+                f"{self.path} has no images (arr_0), but {' and '.join(sorted(lacks))} would "
+                "need them: precision, recall, KID and MIND need some, and so does a network "
+                "whose statistics the file lacks. Leave these metrics out, or give another "
+                "reference."
+            )
+        return lacks
 
     def check(self, networks: Mapping[str, Any]) -> None:
         """Raise if the file says that its statistics were made by other weights."""

@@ -41,9 +41,12 @@ def check_ready(config: Config, source: Source, side: int) -> None:
       UserError: a test split that cannot be opened; a `config.features.path` that is another file,
         or cannot be written; weights of a network, or a reference, that are not there.
     """
-    kinds, _ = kinds_of(config)
+    kinds, main = kinds_of(config)
     if config.evaluate.reference:
-        references.read(config.evaluate.reference)
+        metrics = measured(config)
+        each = {main for metric in metrics if metric.each}
+        found = references.read(config.evaluate.reference)
+        found.lacks(kinds, each, METRICS["sfid"] in metrics)
     if CLASSIFIER in kinds or not config.evaluate.reference:
         config, source = _real_images(config, source, side)
     for kind in kinds:

@@ -63,6 +63,10 @@ def test_images_that_are_missing_are_asked_for(tmp_path, net):
     assert found.features is None
     with pytest.raises(UserError, match=r"r\.npz has no images .*precision, recall, KID and MIND"):
         reference.found({"inception": net}, ["inception"], spatial=False)
+    # Training that ends with an evaluation says so before it begins.
+    evaluate = Evaluate(reference=str(tmp_path / "r.npz"), metrics=("fid", "precision"))
+    with pytest.raises(UserError, match=r"r\.npz has no images .*precision, recall, KID and MIND"):
+        scoring.check_ready(types.SimpleNamespace(evaluate=evaluate), None, 8)
 
 
 def test_all_metrics_of_a_network_have_what_they_need(tmp_path, net, monkeypatch):
