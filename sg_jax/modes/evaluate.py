@@ -209,6 +209,8 @@ def _facts(experiment: Experiment, step: int, judge: Judge) -> dict[str, str]:
     count = sum(leaf.size for leaf in jax.tree.leaves(model))
     routes = "routes " + (", ".join(f"{i} to {j}" for i, j in model.routes) or "none")
     where = "masked" if model.masks else routes
+    # Decoded latents may be compared with these; a judge's reference names them where it is set.
+    images = config.evaluate.images if experiment.autoencoder and not judge.reference else ""
     facts = {
         "Data": f"{config.data.name}, {config.data.split}, {model.image_size} x "
         f"{model.image_size} x {model.channels}",
@@ -219,7 +221,7 @@ def _facts(experiment: Experiment, step: int, judge: Judge) -> dict[str, str]:
         "Samples": f"{config.evaluate.samples:,}, {_drawn(experiment)}",
         "Sampling": f"{experiment.sampler.name}, {config.sample.steps} steps, weights "
         f"averaged (EMA {config.train.ema_decay:g}), seed {seeds}",
-        "Reference": judge.compared_with(config.data.name),
+        "Reference": judge.compared_with(images or config.data.name),
         "Judged by": judge.networks,
         "Versions": scored.versions(),
         "Device": f"{experiment.mesh.size} x {jax.devices()[0].device_kind}",

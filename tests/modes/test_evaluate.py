@@ -178,8 +178,9 @@ def test_scores_of_two_decoders_are_apart(evaluate_of, tmp_path, capsys):
 
     assert len(evaluate_of(("sg",), decoder("1111", "a\nb.pt"))[0]) == 1
     assert "a\nb.pt (1111)" in (tmp_path / "report.html").read_text("utf-8")
-    assert evaluate_of(("sg",), decoder("1111", "moved/b.pt"))[0] == []
-    capsys.readouterr()
+    assert "Reference: 40 images of d (" in capsys.readouterr().out
+    assert evaluate_of(("sg",), decoder("1111", "moved/b.pt"), images="pets")[0] == []
+    assert "Reference: 40 images of pets (" in capsys.readouterr().out
     scored, _, report = evaluate_of(("unguided",), decoder("2222", "b.pt"))
     assert len(scored) == 1 and [row["name"] for row in report] == ["unguided"]
     assert "leaves out 1 settings of scores.csv" in capsys.readouterr().out
