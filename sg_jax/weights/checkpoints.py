@@ -54,6 +54,7 @@ def checkpoint_dir(workdir: str | os.PathLike) -> epath.Path:
 def saved_steps(workdir: str | os.PathLike) -> list[int]:
     """Return the steps of a run's checkpoints, ascending; raise a UserError if there are none."""
     if not (steps := steps_of(workdir)):
+        record.read(workdir)  # raises if it is no run
         raise UserError(f"workdir={str(workdir)!r} has no checkpoint yet: train longer.")
     return steps
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from sg_jax.config import record
 from sg_jax.errors import UserError
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.kinds import BACKBONES, argument
@@ -42,6 +43,12 @@ def check(source: str | os.PathLike, model: Backbone) -> None:
     if networks.is_weights(source):
         check_same(source, from_file(source, model), model)
         return
+    if not record.is_run(source):
+        raise UserError(
+            f"config.train.init_from={str(source)!r} is neither a run nor weights: give a run, an "
+            "exported folder, or a file of weights. For a model of the Hugging Face hub, give the "
+            "folder that huggingface_hub.snapshot_download returns."
+        )
     other = checkpoints.abstract_network(source)
     check_same(source, other, model)
     folder = checkpoints.checkpoint_dir(source) / str(checkpoints.saved_steps(source)[-1])

@@ -58,6 +58,13 @@ def test_weights_that_do_not_fit_are_no_start(sizes, text, sit):
         starts.check(sit[0], model)
 
 
+@pytest.mark.parametrize("source", ["owner/name", "runs/gone", "tests"])
+def test_what_is_neither_a_run_nor_weights_is_no_start(source):
+    words = rf"init_from='{source}' is neither a run nor weights.*snapshot_download"
+    with pytest.raises(UserError, match=words):
+        starts.check(source, jax.eval_shape(lambda: fresh()))
+
+
 def test_networks_of_another_prediction_are_no_start(imported, tmp_path):
     with pytest.raises(UserError, match=r"prediction 'velocity'.*config.model.prediction='edm'"):
         starts.check(imported, fresh(learn_sigma=True, prediction="edm"))

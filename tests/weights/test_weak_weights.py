@@ -55,6 +55,13 @@ def test_a_network_is_not_guided_by_itself(run):
         weak_networks.at_step(Guidance(2.0, weak_step=0.5), run, step=2)
 
 
+def test_what_is_no_run_has_no_early_checkpoint(tmp_path):
+    (tmp_path / "file.npz").write_bytes(b"x")
+    for name, words in {"gone": "does not exist", "file.npz": "is a file: give the folder"}.items():
+        with pytest.raises(UserError, match=words):
+            weak_networks.at_step(Guidance(2.0, weak_workdir=str(tmp_path / name)), tmp_path)
+
+
 def test_an_export_has_no_early_checkpoint(run, tmp_path):
     config, _ = record.read(run)
     network = checkpoints.load(run)
