@@ -103,6 +103,11 @@ def choose(names: Iterable[str], label: str) -> list[str]:
             f"{label} has no file of weights ({', '.join(reading.SUFFIXES)}): give the folder or "
             "the file of a network."
         )
+    if any(re.search(r"-\d{5}-of-\d{5}\.", name) for name in found):
+        raise UserError(
+            f"{label} has its weights in {len(found)} parts: store them in one file, with "
+            "save_pretrained(FOLDER, max_shard_size='100GB')."
+        )
     raise UserError(
         f"{label} has several files of weights, {', '.join(found[:8])}: give the one to load, or "
         "a folder with one, or with an encoder's and a decoder's."

@@ -246,6 +246,8 @@ def test_of_several_formats_one_is_chosen():
     assert choose([*pipeline, *(f"vae/{n}" for n in diffusers)], "x") == [f"vae/{diffusers[1]}"]
     half = ["diffusion_pytorch_model.fp16.safetensors", diffusers[1]]
     assert choose(half, "x") == [diffusers[1]]
+    with pytest.raises(UserError, match="weights in 2 parts: store them in one file"):
+        choose([f"model-0000{i}-of-00002.safetensors" for i in (1, 2)], "x")
 
 
 @pytest.mark.parametrize(
