@@ -295,7 +295,10 @@ def _scores(shards: Shards, ids: np.ndarray, name: str) -> np.ndarray | None:
             what = f"config.data.name={shown(name)}: {archive.place(number)}"
             raise not_read(what, cause, "mend or remove it") from cause
         value = next((about[key] for key in SCORES if key in about), None)
-        return float(value) if is_number(value) else -np.inf
+        try:  # some tables hold numbers as texts
+            return float(value) if is_number(value) or isinstance(value, str) else -np.inf
+        except ValueError:
+            return -np.inf
 
     found, progress = np.empty(len(ids)), Progress(0, len(ids), 1, unit="score")
     with ThreadPoolExecutor(THREADS) as pool:

@@ -136,6 +136,9 @@ def test_images_below_the_score_are_left_out(shards):
         open_source(f"wds:{shards}/coyo", "train", aesthetics=50.0)
     with pytest.raises(UserError, match=r"no \.json of .* has one of aesthetic_score_laion_v2"):
         open_source(f"wds:{shards}/journey", "train", aesthetics=5.0)
+    scores = ["4.5", "6.6", "none", None, 7]  # a table may hold numbers as texts
+    write(shards / "texts" / "0", coyo(20, 5, lambda i: scores[i - 20]), "tar")
+    assert values(open_source(f"wds:{shards}/texts", "train", aesthetics=6.5)) == [21, 24]
     both = open_source(f"wds:{shards}/coyo,{shards}/journey", "train", aesthetics=8.0)
     assert values(both) == [8, 9, 100, 101, 102, 103]  # JourneyDB has no scores
     with pytest.raises(UserError, match=r"aesthetics=5.0 has no effect"):
