@@ -9,7 +9,7 @@ from sg_jax.modes.base import Job
 from sg_jax.modes.dry_parts import Decoder, Lines, data_of, gflops, lasting, number
 from sg_jax.programs.memory import bytes_of, text
 from sg_jax.programs.training import abstract_state
-from sg_jax.weights import saver
+from sg_jax.weights import checkpoints, saver
 
 WORDS = {"model": "weights", "ema": "moving average", "opt_state": "optimizer"}
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes
@@ -22,7 +22,15 @@ def train(job: Job, on: Machine) -> Lines:
     watching.check_metric(experiment.config)
     config, model = experiment.config.train, experiment.model
     found, batch = data_of(job), config.batch_size
-    drawn = config.steps * batch
+    begun = begun_by(job)
+    if begun:
+        yield (
+            "read",
+            f"the checkpoint of step {begun:,} of {config.steps:,}, from which it continues",
+        )
+    if begun >= config.steps:
+        return
+    drawn = (config.steps - begun) * batch
     if found.examples:
         passes = f"{drawn / found.examples:,.4g} passes over {found.examples:,}"
         passes += "" if found.here else ", as published: it is not here"
@@ -31,7 +39,7 @@ def train(job: Job, on: Machine) -> Lines:
     yield "read", f"{drawn:,} examples, {batch} a step, of {found.name}, {found.split}: {passes}"
     total = count = 0.0
     about = "about " if experiment.objective.rates else ""
-    for gamma, steps in stretches(experiment).items():
+    for gamma, steps in stretches(experiment, begun).items():
         work = flops.training_step(model, gamma, batch, full=True, teacher=experiment.taught)
         total, count = total + steps * work, count + steps
         each = f"{gflops(work)} a step, {gflops(work / batch)} per image"
@@ -41,20 +49,25 @@ def train(job: Job, on: Machine) -> Lines:
         yield "note", f"with the teacher's predictions ({words}), by the network of this config"
     seconds = total / on.rate(experiment.config.model.dtype)
     yield lasting(seconds, on, f"{number(count / seconds)} steps/s")
-    yield from looks(job, on)
-    yield "write", checkpoints(experiment)
+    yield from looks(job, on, begun)
+    yield "write", kept_checkpoints(experiment)
     if experiment.config.track.name:
         yield "write", f"the same numbers and pictures to {experiment.config.track.name}"
 
 
-def looks(job: Job, on: Machine) -> Lines:
-    """Yield what is computed besides the steps, and how long that takes."""
+def begun_by(job: Job) -> int:
+    """Return the step of the checkpoint that the training of a job continues from; 0 for none."""
+    return max(checkpoints.steps_of(job.workdir), default=0) if job.workdir else 0
+
+
+def looks(job: Job, on: Machine, begun: int = 0) -> Lines:
+    """Yield what is computed besides the steps after `begun`, and how long that takes."""
     experiment = job.experiment
     config, model, dtype = experiment.config.train, experiment.model, experiment.config.model.dtype
     if config.heldout_every:
         split = data_of(job, split=experiment.config.data.test_split)
         images = min(config.heldout_images, split.examples or config.heldout_images)
-        times = config.steps // config.heldout_every
+        times = config.steps // config.heldout_every - begun // config.heldout_every
         work = 0.0
         for rate, _ in experiment.heldout_rates:
             both = flops.training_step(model, rate, images, full=True, teacher=experiment.taught)
@@ -66,7 +79,8 @@ def looks(job: Job, on: Machine) -> Lines:
         yield lasting(times * work / on.rate(dtype), on, "held-out loss")
     if config.evaluate_every:
         name, samples = config.evaluate_guidance, config.evaluate_samples
-        decoder, times = Decoder(job), config.steps // config.evaluate_every
+        every = config.evaluate_every
+        decoder, times = Decoder(job), config.steps // every - begun // every
         (work,) = dry_draw.costs_of(job, {name: experiment.settings[name]}).values()
         yield (
             "compute",
@@ -78,19 +92,19 @@ def looks(job: Job, on: Machine) -> Lines:
         yield lasting(times * seconds, on, "these evaluations, without judging")
 
 
-def stretches(experiment: Experiment) -> dict[float, float]:
-    """Return how many steps are trained at each sparsity rate: the mean number if it is drawn."""
+def stretches(experiment: Experiment, begun: int = 0) -> dict[float, float]:
+    """Return the steps after `begun` at each sparsity rate: the mean number if it is drawn."""
     config = experiment.config.train
     begins = [0, *(int(first) for first, _ in config.gammas)]
     found: dict[float, float] = {}
     for first, end in zip(begins, [*begins[1:], config.steps], strict=True):
-        if steps := min(end, config.steps) - min(first, config.steps):
-            for gamma, share in experiment.rates_at(first + 1):
-                found[gamma] = found.get(gamma, 0) + share * steps
+        first, end = max(first, begun), min(end, config.steps)
+        for gamma, share in experiment.rates_at(first + 1) if first < end else ():
+            found[gamma] = found.get(gamma, 0) + share * (end - first)
     return found
 
 
-def checkpoints(experiment: Experiment) -> str:
+def kept_checkpoints(experiment: Experiment) -> str:
     """Return in words the sizes of the checkpoints that training writes."""
     config = experiment.config
     state = abstract_state(

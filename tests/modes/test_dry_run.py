@@ -72,6 +72,21 @@ def test_rates_of_training_are_counted_apart(dry):
     assert "600 steps at γ 0.5" in said and "400 steps at γ 0 " in said
 
 
+def test_a_training_that_continues_counts_what_is_left(dry, tmp_path):
+    def said(begun):
+        (tmp_path / "checkpoints" / str(begun)).mkdir(parents=True)
+        return dry(
+            *("--config.train.steps=1000", "--config.train.gammas=((600,0.0),)"),
+            *("--config.train.heldout_every=100", f"--workdir={tmp_path}"),
+        )
+
+    left = said(500)
+    assert "read the checkpoint of step 500 of 1,000" in left and "read 128,000 examples" in left
+    assert "100 steps at γ 0.5" in left and "400 steps at γ 0 " in left
+    assert "held-out images, 5 times" in left
+    assert "the checkpoint of step 1,000 of 1,000" in (done := said(1000)) and "compute" not in done
+
+
 def test_rates_that_are_drawn_and_a_teacher_are_counted(dry):
     flags = ("--config.train.steps=1000", "--config.train.heldout_every=500")
     plain = dry(*flags)
