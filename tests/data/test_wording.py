@@ -115,6 +115,12 @@ def test_how_many_captions_are_cut_is_said_once(source, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_captions_in_memory_are_looked_at_without_threads(source, monkeypatch):
+    """For a million captions, tasks would take a minute and 2 GB."""
+    monkeypatch.delattr(wording, "ThreadPoolExecutor")
+    assert len(wording.look(Wording(LENGTH).of(source))) == len(source)
+
+
 @pytest.mark.parametrize("caption", [[], "", " \n", ["", "  "]])
 def test_a_picture_without_a_caption_is_named(tmp_path, caption):
     captioned_pictures.write(tmp_path, captions=lambda c, i: caption if i == 4 else f"{c} {i}")
