@@ -9,6 +9,7 @@ from etils import epath
 
 from sg_jax.errors import UserError, one_line
 from sg_jax.runs import arrays, files
+from sg_jax.runs.progress import Progress
 
 ASKED = (8, 32)  # channels that may be twice those of an autoencoder
 AHEAD = 1024  # files read at a time
@@ -77,8 +78,10 @@ def read_npy(
         return array * np.float32(scale), _label(labels[number])
 
     numbers = sorted(features)
+    progress = Progress(0, len(numbers), 1, unit="example")
     with ThreadPoolExecutor(16) as pool:
         for i in range(0, len(numbers), AHEAD):
+            progress.sometimes(i)
             yield from pool.map(load, numbers[i : i + AHEAD])
 
 

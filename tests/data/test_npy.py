@@ -7,8 +7,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from sg_jax.data import npy
 from sg_jax.data.npy import read_npy
 from sg_jax.errors import UserError
+from sg_jax.runs import progress
 
 GOOD = np.ones((2, 4, 4), np.float32)
 
@@ -131,6 +133,13 @@ def test_a_number_is_used_once_and_other_names_are_left(tmp_path):
     (tmp_path / "x_features" / "01.npy").touch()
     with pytest.raises(UserError, match="have the same number: rename one"):
         next(read_npy(folder, 1.0))
+
+
+def test_long_reading_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(npy, "AHEAD", 1)
+    monkeypatch.setattr(progress, "OFTEN", 0.0)
+    assert len(list(read_npy(_folder(tmp_path), 1.0))) == 3
+    assert "example 2/3" in capsys.readouterr().out
 
 
 def test_folders_are_as_in_a_shell(tmp_path, monkeypatch):
