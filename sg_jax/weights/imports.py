@@ -26,7 +26,7 @@ from sg_jax.models.kinds import BACKBONES, argument, reads, reads_texts
 from sg_jax.programs.training import start_state
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
-from sg_jax.weights import exports, networks
+from sg_jax.weights import checkpoints, exports, networks
 from sg_jax.weights.families import FAMILIES
 from sg_jax.weights.saver import Saver
 
@@ -56,6 +56,11 @@ def make_run(
       The network.
     """
     if not networks.is_weights(source):
+        if checkpoints.steps_of(source):
+            raise UserError(
+                f"{str(source)!r} is a run already: give it as --workdir to draw or to score, or "
+                "start a new training from it with config.train.init_from."
+            )
         raise UserError(
             f"{str(source)!r} is neither a file of weights nor a diffusers folder: give either."
         )

@@ -157,6 +157,8 @@ def test_a_folder_that_is_there_is_not_written(imported, sit):
 
 def test_a_folder_of_diffusers_is_weights_and_a_run_is_not(imported, tmp_path):
     assert not networks.is_weights(imported) and not networks.is_weights(tmp_path)
+    with pytest.raises(UserError, match=r"is a run already: give it as --workdir"):
+        imports.make_run(imported, tmp_path / "new", parsing.merge({}))
     (tmp_path / "transformer").mkdir()
     (tmp_path / "transformer" / "config.json").write_text('{"_class_name": "X"}')
     assert networks.is_weights(tmp_path)
