@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from sg_jax.encoders import tae
 from sg_jax.errors import UserError, is_number, is_text, is_whole, one_line
 from sg_jax.runs import arrays, files
 
@@ -38,8 +39,14 @@ class Maker:
         return sound and all(map(is_number, numbers)) and is_whole(self.factor)
 
     def difference(self, autoencoder: Any) -> tuple[str, float, float] | None:
-        """Return the name of what differs, an autoencoder's value and the maker's; None if none."""
-        for name in ("factor", "scale", "shift"):
+        """Return the name of what differs, an autoencoder's value and the maker's; None if none.
+
+        A tiny autoencoder decodes the scaled latents of the one that it was distilled from, so its
+        own scale of 1 says nothing.
+        """
+        tiny = isinstance(autoencoder.decoder, tae.Decoder)
+        unscaled = (autoencoder.scale, autoencoder.shift) == (1, 0)
+        for name in ("factor",) if tiny and unscaled else ("factor", "scale", "shift"):
             theirs, own = getattr(autoencoder, name), getattr(self, name)
             if not np.isclose(theirs, own):
                 return name, theirs, own

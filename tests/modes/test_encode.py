@@ -273,6 +273,9 @@ def test_a_record_checks_what_decodes(kept, checked, weights, monkeypatch, capsy
     assert not capsys.readouterr().out  # the same weights, although they are rounded
     assert found(dataclasses.replace(maker, fingerprint="x"), path=path, scale=2.0).factor == 8
     assert "The latents were made by vae.npz; " in capsys.readouterr().out
+    tiny = str(weights / "tae.npz")  # whose latents come out scaled
+    assert found(maker, path=tiny).scale == 1
+    assert "tae.npz decodes them" in capsys.readouterr().out
     for entry in (3, {}, {**maker.record(), "scale": "x"}):
         with pytest.raises(UserError, match=r"config\.json does not say what made the latents"):
             kept(entry)
