@@ -33,8 +33,8 @@ def cast(weights: Mapping[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]
     out = {}
     for name, array in weights.items():
         with np.errstate(over="ignore"):
-            out[name] = np.asarray(array).astype(kind)
-        if not np.isfinite(out[name].astype(np.float32)).all():
+            out[name] = np.asarray(array).astype(kind, copy=False)
+        if not np.isfinite(out[name].astype(np.float32, copy=False)).all():
             raise UserError(
                 f"dtype={dtype} cannot hold {shown(name)}, with numbers up to "
                 f"{float(np.abs(array).max()):.3g}: use bfloat16 or float32."

@@ -185,6 +185,12 @@ def test_float16_does_not_overflow_in_silence():
         described.cast({"w": np.array([1e5], np.float32)}, "float16")
 
 
+def test_numbers_of_the_wanted_type_are_not_copied():
+    """They take 10 GB for the largest network."""
+    weights = {"w": np.ones(3, np.float32)}
+    assert described.cast(weights, "float32")["w"] is weights["w"]
+
+
 def test_an_exported_folder_is_not_continued(imported, tmp_path):
     target = exported(imported, "i")
     source = types.SimpleNamespace(class_names=())
