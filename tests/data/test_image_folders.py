@@ -296,6 +296,9 @@ def test_a_folder_is_listed_again_only_after_a_change(tmp_path, monkeypatch):
         os.utime(path, (1e9, 1e9))  # not just now
     assert len(open_source(name, "train[:4]")) == 4 and len(open_source(name, "train")) == 20
     assert len(listed) == 3  # the folder, and its two
+    containers._version.cache_clear()
+    assert len({open_source(name, "train").version() for _ in range(2)}) == 1
+    assert containers._version.cache_info().hits == 1
     lines = (f'{{"file_name": "cat/{i}.png", "caption": "{i}"}}\n' for i in range(9))
     table.write_text("".join(lines))
     source = open_source(name, "train")
