@@ -31,7 +31,7 @@ from sg_jax.method.guidance import Guidance
 from sg_jax.parallel import processes
 from sg_jax.programs.sampling import sample_batches
 from sg_jax.runs import arrays, files, sharing
-from sg_jax.runs.progress import Ahead, Progress, log
+from sg_jax.runs.progress import Ahead, Progress, counted, log
 from sg_jax.weights import checkpoints, weak_networks
 
 Job = tuple[str, Key]  # a method and a drawing
@@ -147,7 +147,7 @@ class Composer:
         known = compose_rows.read(self._workdir) if processes.is_writer() else {}
         missing = [int(self._misses(stage, job, known)) for job in jobs]
         left = [j for j, m in zip(jobs, processes.from_writer(missing), strict=True) if m]
-        log(f"{stage.capitalize()}: {len(jobs)} drawings, {len(left)} left.")
+        log(f"{stage.capitalize()}: {counted(len(jobs), 'drawing')}, {len(left):,} left.")
         costs = {key.digest: self._cost(key) for _, key in left}
         more = later * len(self._settings.report_seeds)
         mean = sum(costs.values()) / max(len(costs), 1)

@@ -22,7 +22,7 @@ from sg_jax.evaluation.table import Key
 from sg_jax.method import checks
 from sg_jax.method.guidance import Guidance
 from sg_jax.parallel import processes
-from sg_jax.runs.progress import log
+from sg_jax.runs.progress import counted, log
 from sg_jax.weights import weak_networks
 
 
@@ -83,7 +83,7 @@ def run(
         for guidance in guidances
         for seed in seeds
     }
-    log(f"{len(guidances)} settings, {len(seeds)} seeds.")
+    log(f"{counted(len(guidances), 'setting')}, {counted(len(seeds), 'seed')}.")
     pictured = {keys[guidance, seeds[0]] for guidance in guidances}
     rows = score(experiment, judge, workdir, keys.values(), pictured=pictured, shown=shown)
     if not processes.is_writer():
@@ -180,7 +180,7 @@ def score(
         ]
     )
     left = [(k, r) for k, r, i in zip(jobs, no_row, no_images, strict=True) if r or i]
-    log(f"{len(jobs)} drawings, {len(left)} left.")
+    log(f"{counted(len(jobs), 'drawing')}, {len(left):,} left.")
     if left:
         again = [key for key, is_left in zip(jobs, no_images, strict=True) if is_left]
         scored.draw_all(experiment, judge, workdir, left, again, rows, shown, told, tolerant)

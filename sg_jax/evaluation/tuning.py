@@ -25,7 +25,7 @@ from sg_jax.evaluation.tuned_rows import REPORT, SEARCH, Row
 from sg_jax.method import guidance as guidance_lib
 from sg_jax.method.candidates import UNGUIDED
 from sg_jax.parallel import processes
-from sg_jax.runs.progress import Ahead, log
+from sg_jax.runs.progress import Ahead, counted, log
 
 
 def run(
@@ -65,7 +65,8 @@ def run(
     keys = _keys(found, first, () if tune.winners else tune.seeds)
     winners, rows = [0] * len(best), {}
     if not tune.winners:
-        log(f"Search: {len(found)} settings and budgets, {len(tune.seeds)} seeds.")
+        pairs = f"{counted(len(found), 'pair')} of a setting and a budget"
+        log(f"Search: {pairs}, {counted(len(tune.seeds), 'seed')}.")
         rows = _score(experiment, judge, workdir, found, keys, (len(best), later))
         if processes.is_writer():
             winners = [_winner(metric, each, keys, rows) for each in best]
@@ -92,7 +93,8 @@ def run(
     known = result(SEARCH, found, keys) if processes.is_writer() else []
     if known:
         searched(known)
-    log(f"Report: {len(chosen)} methods and budgets, {len(tune.report_seeds)} other seeds.")
+    pairs = f"{counted(len(chosen), 'pair')} of a method and a budget"
+    log(f"Report: {pairs}, {counted(len(tune.report_seeds), 'other seed')}.")
     again = _keys(chosen, then, tune.report_seeds)
     pictured = {t.method: again[t][0] for t in chosen if t.budget == middle(tune)}
     rows |= _score(experiment, judge, workdir, chosen, again, (0, 0.0), pictured, shown)

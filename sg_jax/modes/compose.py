@@ -32,7 +32,7 @@ from sg_jax.modes.dry_parts import Lines, gflops, lasting
 from sg_jax.modes.sample import recorded
 from sg_jax.parallel import processes
 from sg_jax.runs import files
-from sg_jax.runs.progress import log
+from sg_jax.runs.progress import counted, log
 from sg_jax.weights import checkpoints, text_encoders
 
 DATA = "shapes"  # the data set whose images can be scored
@@ -151,7 +151,7 @@ def _dry(job: Job, on: Machine) -> Lines:
     work = (search + report) * count
     yield (
         "compute",
-        f"{drawings} drawings of {count:,} images: {len(found)} prompts, "
+        f"{counted(drawings, 'drawing')} of {count:,} images: {counted(len(found), 'prompt')}, "
         f"{', '.join(f'{n} with {k} scales' if k > 1 else n for n, k in tried.items())}; "
         f"{gflops(work)}",
     )

@@ -12,6 +12,7 @@ from sg_jax.modes import latent_texts
 from sg_jax.modes.base import Job
 from sg_jax.modes.dry_parts import Lines, data_of, examples_of, gflops, in_type, lasting, number
 from sg_jax.programs.memory import text
+from sg_jax.runs.progress import counted
 from sg_jax.weights import autoencoder_shapes, decoders
 
 RECORD = 160  # bytes of an example besides its numbers: names, lengths, a checksum
@@ -76,7 +77,7 @@ def _written(job: Job, autoencoder: Any, side: int, examples: int) -> Lines:
     size = examples * (each + RECORD) + files * FILE
     yield (
         "write",
-        f"{text(size)} at most: {examples:,} examples in {files:,} files of "
+        f"{text(size)} at most: {counted(examples, 'example')} in {counted(files, 'file')} of "
         f"{text(per_file * (each + RECORD) + FILE)} in {given['to']}/{given['name']}: {what}, "
         f"plus at most {RECORD}",
     )

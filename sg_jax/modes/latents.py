@@ -35,7 +35,7 @@ from sg_jax.modes.base import Job, Mode, Option, register
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs import decoding
 from sg_jax.programs.encoding import Encoding, Records
-from sg_jax.runs.progress import Progress, log
+from sg_jax.runs.progress import Progress, counted, log
 from sg_jax.weights import decoders
 
 PER_FILE = 4096  # examples
@@ -193,10 +193,11 @@ def _write(unfinished: Unfinished, encoding: Encoding, source: Source) -> None:
         images = [len(unfinished.range(k)) // encoding.times for k in left]
         share = "" if count == 1 else f" of process 0 of {count}"
         if finished := len(range(index, unfinished.count, count)) - len(left):
-            log(f"Continue {unfinished.folder}: {finished} files{share} are there already.")
+            log(f"Continue {unfinished.folder}: {counted(finished, 'file')}{share} already there.")
         log(
-            f"Encode {sum(images):,} images{share} into {len(left)} files, on {encoding.mesh.size} "
-            f"x {jax.local_devices()[0].device_kind}, {encoding.size} images at a time."
+            f"Encode {sum(images):,} images{share} into {counted(len(left), 'file')}, on "
+            f"{encoding.mesh.size} x {jax.local_devices()[0].device_kind}, {encoding.size} images "
+            "at a time."
         )
         progress, done = Progress(0, sum(images), 1, unit="image"), 0
         for k in left:

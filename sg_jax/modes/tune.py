@@ -48,7 +48,7 @@ from sg_jax.modes.dry_draw import costs_of, judged
 from sg_jax.modes.dry_parts import Lines, gflops
 from sg_jax.parallel import processes
 from sg_jax.runs import files
-from sg_jax.runs.progress import log
+from sg_jax.runs.progress import counted, log
 from sg_jax.weights import checkpoints
 
 OPTIONS = (
@@ -235,7 +235,8 @@ def _dry(job: Job, on: Machine) -> Lines:
         drawings = len(each) * len(seeds)
         yield (
             "compute",
-            f"{name}: {drawings:,} drawings of {samples:,} images, {drawings * samples:,} images",
+            f"{name}: {counted(drawings, 'drawing')} of {samples:,} images, "
+            f"{drawings * samples:,} images",
         )
         work += sum(t.cost for t in each) * whole * samples * len(seeds)
         images += drawings * samples

@@ -102,6 +102,11 @@ def clock(seconds: float, digits: int = 0) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things in words: "1 seed", "2,000 seeds"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def log(message: str) -> None:
     """Print a line immediately, but only from process 0, and only while somebody can read it.
 

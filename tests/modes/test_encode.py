@@ -140,7 +140,7 @@ def test_a_command_that_was_cut_short_goes_on(encode, tmp_path, monkeypatch, cap
     capsys.readouterr()
     monkeypatch.setattr(latent_shards.Unfinished, "write", write)
     encode(autoencoder="tae")
-    assert "2 files are there already" in capsys.readouterr().out
+    assert "2 files already there" in capsys.readouterr().out
     found, wanted = (contents(tmp_path / name / "1.0.0") for name in ("made", "whole"))
     named = {name.replace("whole", "made"): value for name, value in wanted.items()}
     assert found.keys() == named.keys()

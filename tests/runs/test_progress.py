@@ -7,7 +7,7 @@ import pty
 
 import pytest
 
-from sg_jax.runs.progress import Ahead, Progress, Spent, clock, log
+from sg_jax.runs.progress import Ahead, Progress, Spent, clock, counted, log
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,10 @@ def test_the_time_spent_adds_up(monkeypatch):
 )
 def test_short_times_have_digits(seconds, digits, text):
     assert clock(seconds, digits) == text
+
+
+def test_one_thing_is_not_many():
+    assert [counted(n, "file") for n in (0, 1, 2000)] == ["0 files", "1 file", "2,000 files"]
 
 
 @pytest.mark.parametrize("open_two", [os.pipe, pty.openpty])
