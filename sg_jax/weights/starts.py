@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from sg_jax.config import record
 from sg_jax.errors import UserError
+from sg_jax.models import sizes
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.kinds import BACKBONES, argument
 from sg_jax.models.parts import Parts
@@ -25,6 +26,7 @@ from sg_jax.weights.checkpoints import named, unnamed
 from sg_jax.weights.families import FAMILIES
 
 TABLE = "label_embedding"
+TOLD = {"image_size": "tokens", "heads": "head"}  # by the axes of stored position tables
 SAME = (  # attributes that decide what weights mean, by the keys of config.model
     "depth", "width", "heads", "patch", "channels", "mlp_ratio", "learn_sigma", "prediction",
     "time_endpoint", "decoder_width", "decoder_depth", "decoder_heads", "state", "expand",
@@ -133,7 +135,10 @@ def from_file(source: str | os.PathLike, model: Backbone, tell: bool = False) ->
         family = networks.family_of(found, prediction=model.prediction)
         known = FAMILIES[family]
         # The file decides what its network predicts, and `check_same` compares that.
-        told = {"dtype", "prediction", "time_endpoint", *(["image_size"] * known.table_stored)}
+        told = {"dtype", "prediction", "time_endpoint"}
+        axes = {axis for table in known.tables.values() for axis in table.split()}
+        if known.table_stored:
+            told |= {key for key, axis in TOLD.items() if axis in axes}
         for name in known.options:
             if hasattr(model, name) and name not in told:
                 options[name] = getattr(model, name)
@@ -167,13 +172,19 @@ def check_same(source: Any, found: Backbone, model: Backbone) -> None:
     for name, theirs, ours in differing:
         same = theirs == ours
         if name == "mlp_ratio":
-            same = int(found.width * theirs) == int(model.width * ours)
+            same = _hidden(found) == _hidden(model)
         if not same:
             raise UserError(
                 f"config.train.init_from={str(source)!r} has weights with {name} {theirs!r}, which "
                 f"do not fit config.model.{name}={ours!r}: set it to {theirs!r}, or start from "
                 "other weights."
             )
+
+
+def _hidden(network: Backbone) -> int:
+    """Return the hidden channels of a network's MLPs."""
+    width, ratio = argument(network, "width"), argument(network, "mlp_ratio")
+    return sizes.hidden(width, ratio, argument(network, "mlp") or "gelu")
 
 
 def classes(network: Backbone) -> int | None:

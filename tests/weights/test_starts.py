@@ -58,6 +58,16 @@ def test_weights_that_do_not_fit_are_no_start(sizes, text, sit):
         starts.check(sit[0], model)
 
 
+def test_tables_and_shapes_tell_the_heads_and_the_mlp(tmp_path):
+    parts = dict(norm="rms", mlp="swiglu", positions="both", mlp_ratio=2.5, width=64)
+    weights = convert.to_state_dict(make(**parts, heads=4), "lightningdit")
+    np.savez(tmp_path / "x.npz", **weights)
+    # 106 channels, of 159 or 160 before they are reduced
+    starts.check(tmp_path / "x.npz", jax.eval_shape(lambda: fresh(**parts, heads=4)))
+    with pytest.raises(UserError, match=r"heads 4, which do not fit config\.model\.heads=2"):
+        starts.check(tmp_path / "x.npz", jax.eval_shape(lambda: fresh(**parts, heads=2)))
+
+
 @pytest.mark.parametrize("source", ["owner/name", "runs/gone", "tests"])
 def test_what_is_neither_a_run_nor_weights_is_no_start(source):
     words = rf"init_from='{source}' is neither a run nor weights.*snapshot_download"
