@@ -1,7 +1,7 @@
 """Damaged examples, left out before training starts, so that an epoch has each of the others once.
 
 Finding them means reading everything once. The result is kept in the user's cache, and holds for
-unchanged images and the same version of Pillow. Only those that the system failed to read are tried
+unchanged files and the same version of Pillow. Only those that the system failed to read are tried
 again.
 """
 
@@ -133,19 +133,9 @@ def without_damaged(source: Any) -> Any:
     Raises:
       UserError: none can be read.
     """
-    kept = _cache(source)
-    damaged, again = _kept(kept, len(source)) or ([], range(len(source)))
-    if again:
-        tried = find(source, numbers=again)
-        again = [each.number for each in tried if each.passing]
-        damaged = sorted({*damaged, *(each.number for each in tried if not each.passing)})
-        if kept:
-            with contextlib.suppress(OSError):  # the cache is optional
-                content = json.dumps({"damaged": damaged, "again": again})
-                files.write_atomically(kept, content.encode())
-    if not (found := sorted([*damaged, *again])):
-        return source
-    return _without(source, found, "cannot be read")
+    read_by = f"Pillow {PIL.__version__}\n".encode()
+    found = _damaged(source, read_by + source.version() if hasattr(source, "version") else None)
+    return _without(source, found, "cannot be read") if found else source
 
 
 def without_captions(source: Any) -> Any:
@@ -157,9 +147,39 @@ def without_captions(source: Any) -> Any:
     texts = captions.of(source)
     if texts is None:
         return source
-    damaged = find(_Captions(source, texts), what="captions of the ")
-    found = [each.number for each in damaged]
+    version = _version_of(texts)
+    version = None if version is None else b"captions\n" + version
+    found = _damaged(_Captions(source, texts), version, "captions of the ")
     return _without(source, found, "have no caption that can be read") if found else source
+
+
+def _version_of(texts: Any) -> bytes | None:
+    """Return bytes that change with captions, if the files of their images hold them."""
+    if isinstance(texts, captions.Chosen):
+        version = _version_of(texts.captions)
+        return None if version is None else version + texts.ids.tobytes()
+    return texts.version() if hasattr(texts, "version") else None
+
+
+def _damaged(source: Any, version: bytes | None, what: str = "") -> list[int]:
+    """Return the examples that cannot be read, as the cache says, or as found by reading all.
+
+    Args:
+      source: as for `find`.
+      version: bytes that change with what is read; None: nothing is cached.
+      what: as for `find`.
+    """
+    kept = None if version is None else _cache(version)
+    damaged, again = _kept(kept, len(source)) or ([], range(len(source)))
+    if again:
+        tried = find(source, what=what, numbers=again)
+        again = [each.number for each in tried if each.passing]
+        damaged = sorted({*damaged, *(each.number for each in tried if not each.passing)})
+        if kept:
+            with contextlib.suppress(OSError):  # the cache is optional
+                content = json.dumps({"damaged": damaged, "again": again})
+                files.write_atomically(kept, content.encode())
+    return sorted([*damaged, *again])
 
 
 def _without(source: Any, found: list[int], why: str) -> Without:
@@ -178,12 +198,9 @@ def _without(source: Any, found: list[int], why: str) -> Without:
     return Without(source, np.delete(np.arange(len(source)), found))
 
 
-def _cache(source: Any) -> pathlib.Path | None:
-    """Return the file that lists what is damaged; None if a source cannot say what it reads."""
-    if not hasattr(source, "version"):
-        return None
-    read_by = f"Pillow {PIL.__version__}\n".encode()
-    key = hashlib.sha256(read_by + source.version()).hexdigest()[:32]
+def _cache(version: bytes) -> pathlib.Path | None:
+    """Return the file that lists what is damaged; None for a user without a home."""
+    key = hashlib.sha256(version).hexdigest()[:32]
     try:
         root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     except RuntimeError:  # a user without a home, as in some containers

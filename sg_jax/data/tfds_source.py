@@ -2,9 +2,11 @@
 
 import bisect
 import dataclasses
+import hashlib
 import itertools
 import json
 import operator
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,6 +24,7 @@ from sg_jax.data.prepare import FEATURES, prepared_builder, remedy
 from sg_jax.data.text_features import unpacked
 from sg_jax.encoders.text import Described
 from sg_jax.errors import SettingError, UserError, one_line
+from sg_jax.runs import files as paths
 
 MOST_CLASSES = 1_000_000  # a few bytes of features.json can ask for any number
 
@@ -105,6 +108,14 @@ class TfdsSource:
         """Return the file that holds example `i`."""
         return self.files[bisect.bisect_right(self.ends, i)]
 
+    def version(self) -> bytes:
+        """Return bytes that change with the files, and with how they are read."""
+        look = self.split, self.image_shape, self.image_size, self.num_classes, self.keys
+        found = hashlib.sha256(repr((*look, self.caption, self.described)).encode())
+        for file in self.files:
+            found.update(os.fsencode(f"{file}\n{_stamp(file)}\n"))
+        return found.digest()
+
     def identify(self, i: int) -> tuple[bytes, int]:
         """Return the pixels or latents of example `i`, the same on every machine, and its label.
 
@@ -159,6 +170,18 @@ class _Column:
 
     def __getitem__(self, i: int) -> tuple[str, ...]:
         return self.source.texts(i, features=False)  # type: ignore[return-value]
+
+    def version(self) -> bytes:
+        return self.source.version()
+
+
+def _stamp(file: str) -> tuple[float, ...]:
+    """Return what changes when a file is written again."""
+    if paths.is_remote(file):
+        there = epath.Path(file).stat()
+        return there.length, there.mtime
+    status = os.stat(file)
+    return status.st_size, status.st_mtime_ns
 
 
 def open_tfds(

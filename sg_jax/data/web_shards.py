@@ -138,6 +138,9 @@ class _Captions:
             what = f"The captions of {self.source.place(i)}"
             raise not_read(what, cause, "mend or remove them") from cause
 
+    def version(self) -> bytes:
+        return self.source.version()
+
 
 def claims(name: str) -> bool:
     """Return whether a name stands for WebDataset tars."""

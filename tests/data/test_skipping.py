@@ -101,14 +101,22 @@ def test_nothing_left_is_an_error(tmp_path):
         open_source(name, "train", image_size=2, damaged="skip")
 
 
-def test_sources_of_any_kind_can_skip(copied):
+def test_sources_of_any_kind_can_skip_and_read_all_once(copied, monkeypatch):
     folder, shard = copied
-    data = bytearray(shard.read_bytes())
+    whole = shard.read_bytes()
+    data = bytearray(whole)
     data[len(data) // 3] ^= 255
     shard.write_bytes(data)
-    source = open_source("digits", "train", str(folder), damaged="skip")
-    assert 0 < 1501 - len(source) < 20 and source.image_shape == (8, 8, 1)
+    before = open_source("digits", "train", str(folder), tried=False).version()
+    reads, real = [], skipping.find
+    monkeypatch.setattr(skipping, "find", lambda *a, **k: reads.append(1) or real(*a, **k))
+    for _ in range(2):
+        source = open_source("digits", "train", str(folder), damaged="skip")
+        assert 0 < 1501 - len(source) < 20 and source.image_shape == (8, 8, 1)
+        assert len(reads) == 1
     assert all(source[i] for i in range(len(source)))
+    shard.write_bytes(whole)
+    assert open_source("digits", "train", str(folder)).version() != before
 
 
 def test_checking_names_every_damaged_image(tmp_path, capsys):

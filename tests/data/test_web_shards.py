@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from image_files import picture, write
 
-from sg_jax.data import archives
+from sg_jax.data import archives, skipping
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 
@@ -53,6 +53,15 @@ def test_tars_are_one_data_set_with_captions(shards):
     assert source.file_of(7).endswith("00001.tar") and "000000007.png" in source.place(7)
     assert source.identify(3) == pickle.loads(pickle.dumps(source)).identify(3)
     assert values(open_source(f"wds:{shards}/coyo/00001.tar", "train[20%:]")) == [6, 7, 8, 9]
+
+
+def test_a_caption_that_is_missing_is_looked_for_once(shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    reads, real = [], skipping.find
+    monkeypatch.setattr(skipping, "find", lambda *a, **k: reads.append(1) or real(*a, **k))
+    for _ in range(2):
+        source = open_source(f"wds:{shards}/journey", "train", damaged="skip", captioned=True)
+        assert values(source) == [100, 101, 102] and len(reads) == 2  # of images, and of captions
 
 
 def test_tars_are_looked_at_once_however_many_splits_are_opened(shards, monkeypatch, capsys):
