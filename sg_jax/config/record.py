@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,6 @@ from sg_jax.config import parsing, tree
 from sg_jax.config.tree import fixed, without_unread
 from sg_jax.data import hf_source, identity, origin, pictures, web_shards
 from sg_jax.errors import UserError, one_line
-from sg_jax.method.candidates import METHODS
 from sg_jax.method.guidance import Guidance
 from sg_jax.models.kinds import reads
 from sg_jax.parallel import processes
@@ -174,62 +172,14 @@ def is_exported(workdir: str | os.PathLike) -> bool:
     return is_run(workdir) and _read(workdir)[3]
 
 
-def portable(config: ConfigDict) -> ConfigDict:
-    """Return a copy without paths to what lies outside the run, its tracker and its mesh.
-
-    Guidance settings that take their weak prediction from another run are left out. The names of a
-    text encoder and an autoencoder stay, because they tell the user what to give.
-    """
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.data.data_dir = config.features.path = config.train.init_from = ""
-        config.data.classes = config.compose.prompts = config.tune.winners = ""
-        if _is_path(config.data.name):
-            config.data.name = UNNAMED  # the entry on what the data is stays
-        for section, key in ((config.text, "encoder"), (config.autoencoder, "path")):
-            if _is_path(section[key]):
-                section[key] = pathlib.PurePath(section[key]).name
-        for section, key in ((config.evaluate, "images"), (config.compose, "clip")):
-            if _is_path(section[key]):
-                section[key] = ""
-        config.objective.distill = ""  # its teacher was the network of init_from
-        config.sample.checkpoint = config.evaluate.step = 0  # of the run; there is one now
-        config.mesh = tree.defaults().mesh  # of the devices that trained it
-        config.track.name = config.track.entity = ""
-        config.evaluate.reference = config.evaluate.inception = config.evaluate.dinov2 = ""
-        config.control.pairs = ""
-        left = [name for name, setting in config.guidance.items() if setting.weak_workdir]
-        for name in left:
-            del config.guidance[name]
-        if config.sample.guidance in left:
-            config.sample.guidance = "unguided"
-        if config.train.evaluate_guidance in left:
-            config.train.evaluate_guidance = "unguided"
-        for section in (config.evaluate, config.diversity, config.compose, config.control):
-            section.guidance = tuple(n for n in section.guidance if n not in left) or ("unguided",)
-        _forget(config.tune, left)
-    return config
-
-
-def _forget(tune: ConfigDict, names: Sequence[str]) -> None:
-    """Take settings out of the candidates, and methods that have none left."""
-    kept = {
-        method: tuple(name for name in candidates if name not in names)
-        for method, candidates in tune.candidates
-    }
-    gone = {method for method, candidates in kept.items() if not candidates}
-    tune.candidates = tuple(pair for pair in kept.items() if pair[0] not in gone)
-    tune.methods = tuple(m for m in tune.methods if m in METHODS or m not in gone)
-
-
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
     """Return whether a text says where something is, and is not a data set's name or hub id."""
     return web_shards.claims(name) or pictures.claims(name.removeprefix(hf_source.PREFIX))
 
 
 def _is_moved(before: str, now: str) -> bool:
     """Return whether two names of data sets are paths; the first one may no longer exist."""
-    return _is_path(now) and (_is_path(before) or "/" in before)
+    return is_path(now) and (is_path(before) or "/" in before)
 
 
 def check_data(
@@ -259,7 +209,7 @@ def check_data(
     elif data and saved.data.split == config.data.split:
         differs = identity.differences(known, data)
     if differs:
-        name, key = config.data.name, "name" if _is_path(config.data.name) else "data_dir"
+        name, key = config.data.name, "name" if is_path(config.data.name) else "data_dir"
         place = "" if key == "name" else f" in config.data.data_dir={config.data.data_dir!r}"
         raise UserError(
             f"config.data.name={name!r}{place} is not the data that the run was trained with, "

@@ -18,7 +18,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
-from sg_jax.config import record
+from sg_jax.config import exported, record
 from sg_jax.data.origin import ENTRY
 from sg_jax.errors import UserError
 from sg_jax.models.backbone import Backbone
@@ -99,7 +99,7 @@ def about(
       family: how its arrays are named; "" for our names.
       values: further JSON values, by name.
     """
-    settings = json.loads(record.portable(config).to_json_best_effort())
+    settings = json.loads(exported.portable(config).to_json_best_effort())
     known, named = {}, network.named
     if named.encoder:
         known[record.ENCODER] = named.encoder
@@ -248,7 +248,7 @@ def write_folder(
         at.parent.mkdir(parents=True, exist_ok=True)
         ocp.save_checkpointables(at, {"ema": dict(arrays)})
         integrity.seal(at)
-        exported = {"version": version(), "dtype": dtype, "weights": weights, "step": step}
+        how = {"version": version(), "dtype": dtype, "weights": weights, "step": step}
         files.write_atomically(folder / "README.md", text.encode())
-        record.write(folder, record.portable(config), class_names, known, exported=exported)
+        record.write(folder, exported.portable(config), class_names, known, exported=how)
     return files.absolute(name)

@@ -14,7 +14,7 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sg_jax.config import geometry, parsing, record, tree
+from sg_jax.config import exported, geometry, parsing, record, tree
 from sg_jax.data import origin as origins
 from sg_jax.errors import UserError, one_line, one_of, shown
 from sg_jax.method.presets import Named
@@ -232,7 +232,7 @@ def config_of(found: Found) -> ConfigDict:
     Args:
       found: by `find`; if `build` accepts it, it has such a config.
     """
-    return tree.without_unread(record.portable(parsing.merge(found.about["config"])))
+    return tree.without_unread(exported.portable(parsing.merge(found.about["config"])))
 
 
 def _ours(found: Found, family: str, given: Mapping[str, Any]) -> Backbone:

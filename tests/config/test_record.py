@@ -2,7 +2,7 @@
 
 import pytest
 
-from sg_jax.config import geometry, parsing, record, tree
+from sg_jax.config import exported, geometry, parsing, record, tree
 from sg_jax.errors import UserError
 
 GUIDED = ("evaluate", "diversity", "compose", "control")
@@ -21,7 +21,7 @@ def test_settings_of_other_runs_are_replaced_and_leave_the_candidates():
         candidates=(("sg", ("theirs", "sg", "...")), ("mine", ("more",)), ("cfg", ("more",))),
     )
     config = merged(tune=tune, sample=dict(guidance="theirs"), **sections)
-    config = parsing.merge(record.portable(config).to_dict())
+    config = parsing.merge(exported.portable(config).to_dict())
     tree.check(config)
     assert {config[name].guidance for name in GUIDED} == {("unguided",)}
     assert config.sample.guidance == "unguided" and not {"theirs", "more"} & {*config.guidance}
@@ -30,7 +30,7 @@ def test_settings_of_other_runs_are_replaced_and_leave_the_candidates():
 
 
 def test_the_settings_that_remain_are_kept():
-    config = record.portable(merged(evaluate=dict(guidance=("cfg", "theirs"))))
+    config = exported.portable(merged(evaluate=dict(guidance=("cfg", "theirs"))))
     assert config.evaluate.guidance == ("cfg",)
     assert config.compose.guidance == parsing.merge({}).compose.guidance
 
@@ -49,7 +49,7 @@ def test_no_path_is_kept(path):
         "autoencoder": ["path"],
     }
     given = {section: dict.fromkeys(names, path) for section, names in keys.items()}
-    found = record.flat(record.portable(merged(**given)))
+    found = record.flat(exported.portable(merged(**given)))
     left = {key: value for key, value in found.items() if value == "it"}
     assert left.keys() == {"text.encoder", "autoencoder.path"}
     assert not [key for key, value in found.items() if path in str(value)]
@@ -57,13 +57,13 @@ def test_no_path_is_kept(path):
 
 def test_what_belongs_to_the_run_or_its_devices_is_not_kept():
     own = dict(sample=dict(checkpoint=2), evaluate=dict(step=-1), mesh=dict(fsdp=4096))
-    config = record.portable(merged(**own))
+    config = exported.portable(merged(**own))
     assert config.sample.checkpoint == config.evaluate.step == 0 and config.mesh.fsdp == 1
 
 
 @pytest.mark.parametrize("name", ["hf:/home/me/it", "wds:/home/me/it@2,./b", "photos.zip"])
 def test_no_path_of_images_is_kept(name):
-    config = record.portable(merged(data=dict(name=name), evaluate=dict(images=name)))
+    config = exported.portable(merged(data=dict(name=name), evaluate=dict(images=name)))
     assert config.data.name == config.evaluate.images == ""
 
 
@@ -77,7 +77,7 @@ def test_names_and_hub_ids_are_kept(name):
         text=dict(encoder=hub),
         autoencoder=dict(path=hub),
     )
-    found = record.portable(config)
+    found = exported.portable(config)
     assert found.data.name == found.evaluate.images == name
     assert found.compose.clip == found.text.encoder == found.autoencoder.path == hub
 

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from sg_jax.config import parsing, record, trust
+from sg_jax.config import exported, parsing, trust
 from sg_jax.data import prepare
 from sg_jax.errors import UserError
 
@@ -88,7 +88,7 @@ def test_nothing_is_sent_to_a_tracker_that_only_the_run_names(run):
 
 
 def test_an_exported_run_names_no_tracker():
-    found = record.portable(parsing.merge(dict(track=TRACKED)))
+    found = exported.portable(parsing.merge(dict(track=TRACKED)))
     assert found.track.name == found.track.entity == ""
 
 
@@ -96,7 +96,7 @@ def test_an_exported_run_names_no_tracker():
     ("encoder", "kept"), [("/home/me/qwen", "qwen"), ("./qwen", "qwen"), ("a/b", "a/b")]
 )
 def test_an_exported_run_names_no_folder_of_a_text_encoder(encoder, kept):
-    assert record.portable(parsing.merge(dict(text=dict(encoder=encoder)))).text.encoder == kept
+    assert exported.portable(parsing.merge(dict(text=dict(encoder=encoder)))).text.encoder == kept
 
 
 def test_the_keys_of_a_command_line():
