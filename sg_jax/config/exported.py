@@ -12,8 +12,10 @@ from sg_jax.method.candidates import METHODS
 def portable(config: ConfigDict) -> ConfigDict:
     """Return a copy without paths to what lies outside the run, its tracker and its mesh.
 
-    Guidance settings that take their weak prediction from another run are left out. The names of a
-    text encoder and an autoencoder stay, because they tell the user what to give.
+    Guidance settings that take their weak prediction from another run are left out, and those that
+    take it from other weights of this one are not drawn by default, since an export has one
+    network. The names of a text encoder and an autoencoder stay, because they tell the user what to
+    give.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():
@@ -33,9 +35,11 @@ def portable(config: ConfigDict) -> ConfigDict:
         config.track.name = config.track.entity = ""
         config.evaluate.reference = config.evaluate.inception = config.evaluate.dinov2 = ""
         config.control.pairs = ""
-        left = [name for name, setting in config.guidance.items() if setting.weak_workdir]
+        settings = tree.settings(config)
+        left = [name for name, setting in settings.items() if setting.two_networks]
         for name in left:
-            del config.guidance[name]
+            if settings[name].weak_workdir:
+                del config.guidance[name]
         if config.sample.guidance in left:
             config.sample.guidance = "unguided"
         if config.train.evaluate_guidance in left:

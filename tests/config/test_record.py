@@ -35,6 +35,17 @@ def test_the_settings_that_remain_are_kept():
     assert config.compose.guidance == parsing.merge({}).compose.guidance
 
 
+@pytest.mark.parametrize("other", [dict(weak_step=0.33), dict(weak_weights="raw")])
+def test_an_export_does_not_draw_by_default_with_weights_that_it_lacks(other):
+    """The presets "ag" and "sg_fid" stay, since a start from the export may use them."""
+    drawn = ("ag", "mine", "sg")
+    given = dict(guidance=dict(mine=other), tune=dict(candidates=(("mine", ("mine", "sg")),)))
+    config = parsing.merge(dict(evaluate=dict(guidance=drawn), sample=dict(guidance="ag"), **given))
+    found = parsing.merge(exported.portable(config).to_dict())
+    assert found.evaluate.guidance == ("sg",) and found.sample.guidance == "unguided"
+    assert {"ag", "mine"} <= {*found.guidance} and found.tune.candidates == (("mine", ("sg",)),)
+
+
 @pytest.mark.parametrize("path", ["/home/me/it", "./it", "~/it", "gs://mine/it"])
 def test_no_path_is_kept(path):
     keys = {
