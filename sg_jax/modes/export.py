@@ -11,7 +11,7 @@ from sg_jax.modes import dry_train
 from sg_jax.modes.base import Job, Mode, Option, register
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
-from sg_jax.weights import checkpoints, described, exports, networks, reading
+from sg_jax.weights import best, checkpoints, described, exports, networks, reading
 from sg_jax.weights.families import FAMILIES
 
 
@@ -44,7 +44,8 @@ def run(job: Job) -> list[Any]:
         check_push(given["push"])
     files.check_writable(path.parent)
     config, _ = record.read(workdir)
-    step, weights = given["step"] or None, given["weights"]
+    which, weights = given["step"], given["weights"]
+    step = {0: None, best.BEST: "best"}.get(which, which)
     network, step = checkpoints.load_with_step(workdir, step, weights)
     about = dict(step=step, weights=weights)
     if in_file:
@@ -107,7 +108,7 @@ MODE = register(
                 "names of arrays in a file, such as sit; diffusers_dit: also diffusers' folder",
             ),
             Option("dtype", "float32, bfloat16 or float16", default="float32"),
-            Option("step", "which checkpoint; 0: the latest", default=0, type=int),
+            Option("step", "which checkpoint; 0: the latest, -1: the best", default=0, type=int),
             Option("push", "hub id OWNER/NAME to upload it to as well"),
             Option("weights", "ema, model, or another average of the run", default="ema"),
         ),

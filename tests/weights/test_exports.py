@@ -121,6 +121,7 @@ def test_a_damaged_file_is_named(imported, name):
         (dict(name="h.npz", family="maskdit"), "has the weights of a MaskDiT"),
         (dict(name="h.npz", dtype="float8"), "dtype='float8'"),
         (dict(name="h", step=7), "step=7 is not a checkpoint"),
+        (dict(name="h", step=-1), "no best checkpoint"),
         (dict(name="h", weights="best"), "weights='best' must be one of"),
     ],
 )
