@@ -129,16 +129,16 @@ def _shown(
     """
     names = experiment.config.evaluate.guidance
     rows = [(n, g, found.scores[g]) for n in names for g in [experiment.settings[n]]]
+    known = {n: table.canonical(g) for n, g in experiment.settings.items()}
     for guidance, scores in found.others.items():
-        named = next((n for n, g in experiment.settings.items() if _is(guidance, g)), "")
+        named = next((n for n, g in known.items() if _is(guidance, g)), "")
         if named or guidance in found.images:
             rows.append((named or comparison.method(guidance, step), guidance, scores))
     return rows
 
 
 def _is(drawn: Guidance, setting: Guidance) -> bool:
-    """Return whether a drawn setting is this one, whatever step a share of the training means."""
-    setting = table.canonical(setting)
+    """Return whether a drawn setting is this canonical one, whatever step a share stands for."""
     if isinstance(setting.weak_step, float) or (setting.weak_workdir and not setting.weak_step):
         setting = dataclasses.replace(setting, weak_step=drawn.weak_step)
     return setting == drawn

@@ -15,7 +15,7 @@ from sg_jax.config import record
 from sg_jax.config.sections import Data, Evaluate, Sample, Train
 from sg_jax.errors import UserError
 from sg_jax.evaluation import judge as judge_lib
-from sg_jax.evaluation import pictures, scoring, table, tally
+from sg_jax.evaluation import measure, pictures, scoring, table, tally
 from sg_jax.evaluation import scored as scored_lib
 from sg_jax.evaluation.found import FeatureSet
 from sg_jax.evaluation.metrics import METRICS
@@ -188,6 +188,17 @@ def test_scores_of_two_decoders_are_apart(evaluate_of, tmp_path, capsys):
     found = [(key.decoder, key.decoder_name) for key in table.read(tmp_path)]
     assert found == [("1111", "a b.pt"), ("2222", "b.pt"), ("2222", "b.pt")]
     assert len(list((tmp_path / "samples" / "scored").iterdir())) == 3
+
+
+def test_settings_are_prepared_once_however_many_were_scored(monkeypatch):
+    many = {Guidance(2.0 + i / 64, 0.0, 0.75): [{}] for i in range(64)}
+    config = types.SimpleNamespace(evaluate=Evaluate(guidance=("sg",)))
+    experiment = types.SimpleNamespace(config=config, settings=SETTINGS)
+    found = measure.Found({SETTINGS["sg"]: [{}]}, {}, others={SETTINGS["ag"]: [{}], **many})
+    prepared, canonical = [], table.canonical
+    monkeypatch.setattr(table, "canonical", lambda g: prepared.append(g) or canonical(g))
+    assert [name for name, *_ in evaluate._shown(experiment, found, 7)] == ["sg", "ag"]
+    assert len(prepared) == len(SETTINGS)
 
 
 def test_cells_of_a_sweep_are_not_in_the_report(evaluate_of, tmp_path):
