@@ -246,8 +246,9 @@ def tidy(folder: str | os.PathLike) -> None:
     root = absolute(folder)
     below = _folders(root)
     for within in [root, *below, *(deeper for child in below for deeper in _folders(child))]:
-        for partial in children(within):
-            if partial.name.startswith(".") and partial.name.endswith(PARTIAL):
+        for name in os.listdir(within) if within.is_dir() else ():  # there may be a million
+            if name.startswith(".") and name.endswith(PARTIAL):
+                partial = within / name
                 with contextlib.suppress(OSError):
                     age = time.time() - os.stat(partial).st_mtime
                     time.sleep(min(max(GRACE - age, 0.0), GRACE))  # a command may follow directly
@@ -257,7 +258,10 @@ def tidy(folder: str | os.PathLike) -> None:
 
 def _folders(folder: epath.Path) -> list[epath.Path]:
     """Return the folders in a folder, without those that a link only points to."""
-    return [f for f in children(folder) if f.is_dir() and not os.path.islink(f)]
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return [folder / entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
 def _is_dead(path: epath.Path) -> bool:

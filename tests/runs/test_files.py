@@ -197,6 +197,18 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         files.check_writable("/proc/run")  # also for the superuser
 
 
+def test_many_images_are_tidied_over_quickly(tmp_path, monkeypatch):
+    """Sorting a million paths, and asking whether each is a folder, would take a minute."""
+    folder = tmp_path / "samples" / "evaluate_0"
+    folder.mkdir(parents=True)
+    for name in ("0.png", f".1.png{files.PARTIAL}"):
+        (folder / name).write_bytes(b"")
+        os.utime(folder / name, (1e9, 1e9))
+    monkeypatch.delattr(files, "children")
+    files.tidy(tmp_path)
+    assert os.listdir(folder) == ["0.png"]
+
+
 def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "GRACE", 0.01)
     left = [tmp_path / name for name in ("", "samples", "samples/scored")]
