@@ -25,6 +25,7 @@ ZERO_INIT = nnx.initializers.zeros_init()
 SMALLEST_SIDE = 4
 NORM_GROUPS = 8
 WIDEST = 4096
+OFTEN = 60.0  # seconds after which a line of progress is due
 MOST_WEIGHTS = 200_000_000  # of the network; a thousand times what the recipes in configs/ need
 
 
@@ -223,7 +224,7 @@ def fit(
       image_shape: (H, W, C).
       num_classes: number of classes.
       recipe: size and training.
-      log: called with one line of progress about ten times.
+      log: called with one line of progress about ten times, and at least once a minute.
 
     Returns:
       The trained classifier.
@@ -237,7 +238,7 @@ def fit(
     initialise, train_step = _compiled(
         image_shape, num_classes, recipe, recipe.epochs * epoch_steps
     )
-    started = time.perf_counter()
+    started = told = time.perf_counter()
     init_key, key = jax.random.split(jax.random.key(recipe.seed))
     model, state = initialise(init_key)
     for epoch in range(recipe.epochs):
@@ -246,14 +247,17 @@ def fit(
         for i, (images, labels) in enumerate(batches(parts)):
             step_key = jax.random.fold_in(key, epoch * epoch_steps + i)
             model, state, loss = train_step(model, state, images, labels, step_key)
-        if (epoch + 1) % max(1, recipe.epochs // 10) == 0:
-            loss = float(loss)  # waits for the steps
-            seconds = time.perf_counter() - started
-            left = seconds / (epoch + 1) * (recipe.epochs - epoch - 1)
-            log(
-                f"feature network: epoch {epoch + 1}/{recipe.epochs}, loss {loss:.3f}, "
-                f"{seconds:.0f} s, {left:.0f} s left"
-            )
+            done, last = epoch + (i + 1) / epoch_steps, i + 1 == epoch_steps
+            due = last and (epoch + 1) % max(1, recipe.epochs // 10) == 0
+            if due or time.perf_counter() - told > OFTEN:
+                loss = float(loss)  # waits for the steps
+                told = time.perf_counter()
+                seconds = told - started
+                step = "" if last else f", step {i + 1}/{epoch_steps}"
+                log(
+                    f"feature network: epoch {epoch + 1}/{recipe.epochs}{step}, loss {loss:.3f}, "
+                    f"{seconds:.0f} s, {seconds / done * (recipe.epochs - done):.0f} s left"
+                )
     # The last update comes after the last loss.
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((loss, model))):
         raise UserError(

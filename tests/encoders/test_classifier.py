@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sg_jax.encoders import classifier
 from sg_jax.encoders.classifier import Classifier, Recipe, fit, random_mirror, random_shift
 from sg_jax.errors import UserError
 
@@ -55,11 +56,26 @@ def test_random_mirror_turns_about_half_of_the_images():
     assert sum(turned) + sum(np.array_equal(each, image) for each in drawn) == 200
 
 
-def _fit(recipe):
+def _fit(recipe, log=lambda _: None):
     def batches(parts):
         return ((np.zeros((len(ids), 4, 4, 1), np.uint8), ids % 2) for ids in parts)
 
-    return fit(batches, 8, (4, 4, 1), num_classes=2, recipe=recipe, log=lambda _: None)
+    return fit(batches, 8, (4, 4, 1), num_classes=2, recipe=recipe, log=log)
+
+
+def test_long_training_shows_how_far_it_is(monkeypatch):
+    def compiled(*_):
+        return lambda key: (jnp.zeros(1), ()), lambda model, state, *_: (model, state, jnp.ones(()))
+
+    lines = []
+    monkeypatch.setattr(classifier, "_compiled", compiled)
+    monkeypatch.setattr(classifier, "OFTEN", 0.0)
+    _fit(Recipe(batch=4, epochs=2), lines.append)
+    assert [line.partition(", loss 1.000, ")[0] for line in lines] == [
+        f"feature network: {place}"
+        for place in ("epoch 1/2, step 1/2", "epoch 1/2", "epoch 2/2, step 1/2", "epoch 2/2")
+    ]
+    assert lines[-1].endswith(" 0 s left")
 
 
 @pytest.mark.slow
