@@ -86,6 +86,7 @@ def _run(argv: Sequence[str]) -> None:
         print(_explained(argv[1:]))
         return
     chips.set_flags()
+    files.allow_many()
     processes.start()
     arguments = parsing.joined(argv[1:])
     mode = mode_named(Parser(FLAGS[:1]).parse_known_args(arguments)[0].mode)

@@ -4,6 +4,7 @@ import contextlib
 import fnmatch
 import os
 import pathlib
+import resource
 import shutil
 import tempfile
 import time
@@ -21,7 +22,17 @@ fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 
 PARTIAL = ".partial"  # how the name of a file ends while it is written
+MOST_OPEN = 2**16  # files that a command opens at once; TFDS keeps each file of a split open
 GRACE = 1.0  # seconds within which a new file may not be locked yet
+
+
+def allow_many() -> None:
+    """Let this process open up to `MOST_OPEN` files if the system allows it; 1,024 are usual."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_OPEN if most == resource.RLIM_INFINITY else min(most, MOST_OPEN)
+    if limit != resource.RLIM_INFINITY and limit < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def path(name: str | os.PathLike) -> epath.Path:

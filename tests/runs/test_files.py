@@ -1,6 +1,7 @@
 """Paths on a disk and in a bucket, and files written whole."""
 
 import os
+import resource
 import shutil
 import sys
 
@@ -195,6 +196,18 @@ def test_a_folder_that_cannot_be_written(tmp_path):
             files.check_writable(tmp_path / name)
     with pytest.raises(UserError, match=r"/proc.* cannot be written"):
         files.check_writable("/proc/run")  # also for the superuser
+
+
+def test_a_command_may_open_many_files(monkeypatch):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(files, "MOST_OPEN", 512)
+    try:
+        for limit, expected in ((256, min(512, before[1])), (600, 600)):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+            files.allow_many()
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (expected, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_many_images_are_tidied_over_quickly(tmp_path, monkeypatch):
