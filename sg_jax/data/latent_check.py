@@ -8,7 +8,7 @@ from sg_jax.data.origin import NAME as ORIGIN
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError, nearest
 from sg_jax.runs import files
-from sg_jax.runs.progress import log
+from sg_jax.runs.progress import Progress, log
 
 REMEDY = "copy the data set again, or make it again."
 
@@ -45,7 +45,9 @@ def check(data_dir: str, name: str) -> None:
                 f"{folder / odd[0]} is {what}, according to {ORIGIN} there, as are "
                 f"{len(odd) - 1} others: {REMEDY}"
             )
-        for file, known in origin.shards.items():
+        progress = Progress(0, len(origin.shards), 1, unit="file")
+        for done, (file, known) in enumerate(origin.shards.items()):
+            progress.sometimes(done)
             if latent_shards.sha256(folder / file) != known.get("sha256"):
                 raise UserError(f"{folder / file} is not as it was written: {REMEDY}")
     read = source if source.described is None else wording.Worded(source, features=True)
