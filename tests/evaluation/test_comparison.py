@@ -102,6 +102,7 @@ def test_both_pages_say_what_judged_and_what_the_real_images_were(tmp_path):
     assert "classifier" not in page
 
 
+@pytest.mark.slow
 def test_a_metric_from_outside_is_compared(runs, tmp_path, monkeypatch):
     kid = dataclasses.replace(METRICS["frechet"], name="other", header="Other")
     monkeypatch.setitem(METRICS, "other", kid)

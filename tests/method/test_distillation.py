@@ -36,6 +36,7 @@ def loss_of(batch):
     return both
 
 
+@pytest.mark.slow
 def test_the_teacher_has_nothing_to_learn_from_itself_but_guidance(small, make_small, loss_of):
     unguided, guided = loss_of(small, small)
     assert unguided.max() < 1e-8 and guided.min() > 1e-5

@@ -54,6 +54,7 @@ def test_a_fresh_network_returns_zeros(inputs):
     np.testing.assert_array_equal(v, np.zeros((3, 8, 8, 3)))
 
 
+@pytest.mark.slow
 def test_keeping_every_token_is_the_dense_network(masked, inputs, forward):
     every = jnp.tile(jnp.arange(16), (3, 1))
     close(forward(masked, *inputs, every), forward(masked, *inputs))

@@ -200,6 +200,7 @@ def test_two_networks_have_one_tree_structure(fresh):
     assert len(np.unique(biases, axis=0)) == 4  # and no two blocks are alike
 
 
+@pytest.mark.slow
 def test_keeping_every_token_is_the_dense_network(model, inputs):
     every = [jnp.tile(jnp.arange(16), (3, 1))]
     np.testing.assert_allclose(
@@ -207,6 +208,7 @@ def test_keeping_every_token_is_the_dense_network(model, inputs):
     )
 
 
+@pytest.mark.slow
 def test_at_gamma_1_the_routed_blocks_are_as_if_not_there(model, make, inputs):
     shorter = make(depth=2, routes=((1, 1),))  # two stacks, to take the outer two of three
     shorter = jax.tree.map(lambda x: x, shorter)
@@ -257,6 +259,7 @@ def test_a_network_spread_over_devices_computes_the_same(make, inputs):
     np.testing.assert_allclose(run(spread, *batch), run(model, *inputs, ids), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_half_precision_agrees_roughly_and_returns_float32(model, make, inputs):
     half = make(dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype("float32")}

@@ -120,6 +120,7 @@ def test_the_text_matters(net, prompts, inputs, forward):
     assert (jnp.abs(there - gone).max((1, 2, 3)) > 0.01).tolist() == [True, False, True]
 
 
+@pytest.mark.slow
 def test_branches_are_what_separate_calls_return(net, prompts, inputs, forward):
     x, t, _ = inputs
     ids, null = draw(net, 0.5), net.conditioning.null(prompts)

@@ -16,6 +16,7 @@ def buckets(text, length=64):
     return np.asarray(word_buckets(condition["text"]))[0, : len(text.encode())].tolist()
 
 
+@pytest.mark.slow
 def test_every_byte_of_a_word_has_the_words_bucket():
     found = buckets("a red circle, a circle")
     assert len(set(found[6:12])) == 1 and found[6:12] == found[16:22]

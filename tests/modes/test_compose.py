@@ -113,6 +113,7 @@ def test_the_best_scale_is_reported_on_other_seeds(compose_of, tmp_path, capsys)
         assert grid.width > 11 * 56
 
 
+@pytest.mark.slow
 def test_the_score_of_another_clip_network_is_another(compose_of, tmp_path, monkeypatch):
     class Clip:
         def __init__(self, name):
@@ -144,6 +145,7 @@ def test_what_is_there_is_not_drawn_again(compose_of, tmp_path):
     assert jobs == [(1.0, 4), (3.0, 4)]
 
 
+@pytest.mark.slow
 def test_what_another_command_is_drawing_is_left_to_it(compose_of, tmp_path):
     compose_of()
     path = tmp_path / "compose.csv"

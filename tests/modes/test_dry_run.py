@@ -149,6 +149,7 @@ def test_latents_of_texts_need_no_autoencoder(dry):
     assert "no more can be said" not in said
 
 
+@pytest.mark.slow
 def test_float32_is_six_times_as_slow_on_tpus(dry):
     exact, fast = (
         dry(*LATENTS, SD, f"--config.autoencoder.dtype={dtype}")

@@ -309,6 +309,7 @@ def test_scores_compare_with_the_images_of_the_latents(encode, checked):
     assert config.data.name == "digits"
 
 
+@pytest.mark.slow
 def test_samples_are_decoded_on_all_devices(weights, make_small, mesh_of):
     autoencoder = sg_jax.load_autoencoder(weights / "tae.npz")
     model = make_small(channels=4, image_size=4)

@@ -43,6 +43,7 @@ def draw(net, prompts=PROMPTS, guidance="unguided", **more):
     return sample(net, prompts, guidance, 2, pixels=False, **more)
 
 
+@pytest.mark.slow
 def test_a_scale_of_zero_changes_no_bit(net, size):
     """Alone it adds nothing to the program; beside another scale it adds zeros."""
     plain = draw(net)

@@ -203,6 +203,7 @@ def noise(zero, guidance=SG):
     return integrate(zero, None, jnp.array(LABELS), keys, scales, **arguments)
 
 
+@pytest.mark.slow
 def test_the_noise_is_the_same_under_each_guidance(zero):
     for other in (CFG, Guidance()):
         np.testing.assert_array_equal(noise(zero, other), noise(zero))

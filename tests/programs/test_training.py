@@ -73,6 +73,7 @@ def test_step_0_is_the_initial_weights_and_their_average(start):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_the_initial_weights_do_not_depend_on_the_mesh(start):
     one, eight = (jax.tree.leaves(start(*m)[0].model) for m in ((1, 1), (2, 4)))
     for a, b in zip(one, eight, strict=True):

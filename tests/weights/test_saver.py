@@ -221,6 +221,7 @@ def test_what_is_left_of_a_removed_checkpoint_is_removed(run, mesh_of, gone, kee
     assert names(folder) == (["4", "8"] if kept else ["8"])
 
 
+@pytest.mark.slow
 def test_whole_checkpoints_that_are_too_many_stay_until_a_save(run, mesh_of):
     folder, _ = run
     shutil.copytree(folder / "checkpoints" / "4", folder / "checkpoints" / "3")

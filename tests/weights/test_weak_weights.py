@@ -130,6 +130,7 @@ def test_tables_know_it(run, tmp_path):
     assert table.read(tmp_path) == rows
 
 
+@pytest.mark.slow
 def test_equal_weights_guide_nowhere(small):
     """d = v_s - v_k = 0 at equal rates, so every scale draws the same."""
     guidance = Guidance(5.0, weak_weights="raw")
