@@ -28,7 +28,10 @@ LONGEST = 100_000  # characters of a caption
 
 
 class Captions(Protocol):
-    """The captions of the examples of a source, by number; it can be pickled."""
+    """The captions of the examples of a source, by number; it can be pickled.
+
+    `version()` may return bytes that change with them, so that missing ones are looked for once.
+    """
 
     def __getitem__(self, i: int, /) -> tuple[str, ...]: ...
 
