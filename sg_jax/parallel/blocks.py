@@ -83,7 +83,8 @@ def scan_blocks(
         h = jax.lax.map(lambda x: blocks(x[0], x[1], stack), cut)  # [parts, B / parts, N, D]
         return h.reshape(-1, *h.shape[2:])
 
-    if mesh.empty:
+    # If only `tensor` divides, XLA could not compile the sum of gradients over the other axes.
+    if mesh.empty or (mesh.shape["tensor"] > 1 and sharding.batch_devices(mesh) == 1):
         return chunks(h, c, stack)
     return jax.shard_map(
         chunks,

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sg_jax.errors import UserError, shown
@@ -96,7 +96,7 @@ def _alone(device: jax.Device) -> Mesh:
     return Mesh(np.array(device).reshape(1, 1, 1, 1), AXES)
 
 
-def batch_devices(mesh: Mesh) -> int:
+def batch_devices(mesh: Mesh | AbstractMesh) -> int:
     """Return how many parts the batch is split into."""
     return math.prod(mesh.shape[axis] for axis in BATCH)
 
