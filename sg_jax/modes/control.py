@@ -28,6 +28,7 @@ from sg_jax.modes.dry_parts import Lines, gflops, lasting
 from sg_jax.modes.sample import drawn_step, recorded
 from sg_jax.parallel import processes
 from sg_jax.programs import directions
+from sg_jax.programs.control import check_weak
 from sg_jax.programs.sampling import sample
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
@@ -96,6 +97,8 @@ class Controller:
         for name in dict.fromkeys([experiment.config.sample.guidance, *self.config.guidance]):
             guidance = measure.resolved(experiment, experiment.settings[name], workdir, step)
             weak = weak_networks.load(guidance, workdir, **how, step=step)
+            if weak is not None:
+                check_weak(self.model.conditioning, weak.conditioning)
             self.guided[name] = guidance, weak
 
     def run(self, measured: bool) -> list[epath.Path]:

@@ -14,7 +14,7 @@ from sg_jax.encoders.text import TextEncoder
 from sg_jax.errors import UserError, shown
 from sg_jax.method.network import Condition
 from sg_jax.models.text import Text
-from sg_jax.programs.control import Control
+from sg_jax.programs.control import Control, check_weak
 
 Wanted = Sequence[int] | Sequence[str] | np.ndarray | Mapping[str, np.ndarray] | Asked
 
@@ -72,6 +72,11 @@ class Conditions:
 
     def __len__(self) -> int:
         return self._count
+
+    def check_weak(self, weak: Any) -> None:
+        """Raise unless a weak prediction by a network of this conditioning can read them too."""
+        if self._control.acts or (isinstance(self._whole, Mapping) and "shift" in self._whole):
+            check_weak(self._conditioning, weak)
 
     def rows(self, first: int, many: int, size: int) -> Condition:
         """Return `size` conditions: `many` of them from `first` on, then zeros."""

@@ -169,6 +169,16 @@ def check(
         )
 
 
+def check_weak(conditioning: Text, weak: Text) -> None:
+    """Raise unless the text tokens of the weak prediction's network can be moved alike."""
+    if weak.width != conditioning.width:
+        raise UserError(
+            f"control moves text tokens of width {conditioning.width}, but those of the network "
+            f"that makes the weak prediction have width {weak.width}: choose guidance by a network "
+            "of the same width, such as an earlier checkpoint."
+        )
+
+
 def places_of(conditioning: Text, prompts: Sequence[Marked], encoder: Any = None) -> np.ndarray:
     """Return which text tokens are those of the prompts' subjects, bool [B, T].
 

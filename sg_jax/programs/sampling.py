@@ -222,6 +222,8 @@ def _prepare(
             f"it as weak_model, such as sg_jax.load(workdir, {', '.join(which)})."
         )
     weak_model = weak_model if plan.two_networks else None
+    if weak_model is not None:
+        conditions.check_weak(weak_model.conditioning)
     spent = spent or Spent()
 
     def draw() -> Iterator[np.ndarray]:

@@ -23,13 +23,15 @@ TRIPLES = [(f"a {{{n}}}", f"a big {{{n}}}", f"a tiny {{{n}}}") for n in ("circle
 CFG_SG = Guidance(scale=2.0, gamma_weak=0.5, weak_label="null")
 
 
+SIZES = dict(
+    image_size=8, channels=3, patch=2, width=16, heads=2, depth=2, routes=((1, 1),),
+    text_length=24, text_layers=1,
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def net():
-    sizes = dict(
-        image_size=8, channels=3, patch=2, width=16, heads=2, depth=2, routes=((1, 1),),
-        text_length=24, text_layers=1,
-    )  # fmt: skip
-    return random_weights.network(lambda rngs: TextDiT(**sizes, rngs=rngs), 0.2)
+    return random_weights.network(lambda rngs: TextDiT(**SIZES, rngs=rngs), 0.2)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,17 @@ def test_only_the_tokens_of_the_subject_move(net, size):
     np.testing.assert_allclose(embed(net, found) - embed(net, plain), moved, atol=1e-5)
     null = net.conditioning.null
     np.testing.assert_array_equal(embed(net, null(found)), embed(net, null(plain)))
+
+
+def test_tokens_of_another_width_cannot_be_moved_alike(net, size):
+    """Autoguidance by a smaller network."""
+    weak = random_weights.network(lambda rngs: TextDiT(**{**SIZES, "width": 8}, rngs=rngs))
+    how = dict(guidance=Guidance(scale=2.0), weak_model=weak)
+    prompts = net.conditioning.check(PROMPTS)
+    shifted = {**prompts, "shift": np.zeros((2, 24, 16), np.float32)}
+    for asked, moved in ((PROMPTS, [("circle", size, 1.0)]), (shifted, [])):
+        with pytest.raises(UserError, match=r"of width 16, but .* have width 8"):
+            draw(net, asked, control=moved, **how)
 
 
 @pytest.mark.slow
