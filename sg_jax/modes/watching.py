@@ -158,10 +158,12 @@ class Watch:
           found: what `after` returned.
           before: the previous best one.
         """
-        metric, gammas = self._metric, self._experiment.config.train.gammas
+        metric, train = self._metric, self._experiment.config.train
         name = metric if metric == HELDOUT else f"{EVAL}{metric}"
-        if metric == HELDOUT and gammas:  # older runs measured it at the rate of each step
-            metric = f"{HELDOUT}_gamma_{gammas[-1][1]:g}"
+        if metric != HELDOUT:  # a run may continue with others, whose scores cannot be compared
+            metric = f"{metric}_{train.evaluate_samples}_{train.evaluate_guidance}"
+        elif train.gammas:  # older runs measured it at the rate of each step
+            metric = f"{HELDOUT}_gamma_{train.gammas[-1][1]:g}"
         if name not in found or not best.improves(found[name], metric, self._better, before):
             return None
         log(f"Step {step} is the best so far: {metric} {found[name]:.4g}.")

@@ -315,6 +315,24 @@ def test_held_out_losses_of_all_steps_are_at_one_rate(source, digits_dir, monkey
     assert watch.best_of(8, found, best.Best(2, "heldout_loss_gamma_0", 0.5)) is None
 
 
+@pytest.mark.parametrize("changed", [dict(evaluate_samples=20), dict(evaluate_guidance="cfg")])
+def test_scores_of_other_images_do_not_decide_which_checkpoint_is_best(
+    source, digits_dir, tmp_path, changed
+):
+    """More images have a smaller distance, and so has other guidance, by the same weights."""
+    looks = dict(evaluate_every=1, evaluate_samples=10)
+
+    def best_of(train, distance, before):
+        built, _ = build(source, digits_dir, train=train, checkpoint=dict(keep_best="frechet"))
+        watch = watching.Watch(built, source, str(tmp_path))
+        return watch.best_of(3, {"eval/frechet": distance}, before)
+
+    before = best_of(looks, 0.5, None)
+    assert before == best.Best(3, "frechet_10_unguided", 0.5)
+    assert best_of(looks, 0.6, before) is None
+    assert best_of(looks | changed, 0.6, before).value == 0.6
+
+
 def test_the_held_out_latents_are_a_split_of_the_latents(tmp_path):
     rng = np.random.default_rng(0)
     written = [(np.abs(rng.standard_normal((2, 8, 8, 4))), i % 5) for i in range(20)]
