@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tiny_networks import Pixels
 
+from sg_jax.config import record, tree
 from sg_jax.config.sections import Evaluate, Sample, Sweep, Train
 from sg_jax.errors import UserError
 from sg_jax.evaluation import scored, scoring, table
@@ -146,5 +147,6 @@ def test_a_grid_has_every_cell_and_omega_innermost():
 
 
 def test_a_run_without_checkpoint_is_named(tmp_path):
+    record.write(tmp_path, tree.defaults(), (), {})
     with pytest.raises(UserError, match="has no checkpoint"):
         checkpoints.saved_steps(str(tmp_path))

@@ -47,12 +47,13 @@ def test_an_autoencoder_is_copied_to_all_devices(tae):
 
 
 def test_latents_are_decoded_with_the_scale_that_they_were_made_with(make_small, tae, capsys):
-    model = copy.copy(make_small(channels=tae.channels))
+    model, tae = copy.copy(make_small(channels=tae.channels)), copy.copy(tae)
+    tae.scale = 2.0  # with 1, it would decode whatever the scale of the one it was distilled from
     made = Maker("vae", tae.fingerprint(), tae.scale, tae.shift, tae.factor)
     for change, words in (
         (
             dict(scale=0.5),
-            r"scale 1, but .* made by vae with 0\.5.*load_autoencoder\(\.\.\., scale",
+            r"scale 2, but .* made by vae with 0\.5.*load_autoencoder\(\.\.\., scale",
         ),
         (dict(shift=0.25), r"shift 0, but .* with 0\.25"),
         (dict(factor=4), r"factor 8, but .* with 4: give that one\."),
