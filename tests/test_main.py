@@ -78,7 +78,9 @@ def arrays(workdir, step):
 def test_training_ends_with_pictures_and_a_report(call, tmp_path):
     workdir = tmp_path / "run"
     settings = ("--config.evaluate.guidance=unguided,sg", "--config.train.steps=4")
-    cheap = ("--config.optimizer.name=adamw", "--config.features.width=8")  # to compile
+    cheap = (  # to compile
+        "--config.model.depth=2", "--config.optimizer.name=adamw", "--config.features.width=8",
+    )  # fmt: skip
     done = call("--workdir", str(workdir), *settings, *cheap)
     assert done.returncode == 0, done.stderr
     assert f"Written: {workdir / 'guidance.png'}" in done.stdout
@@ -212,7 +214,7 @@ def test_training_that_diverges_fails_and_keeps_good_checkpoints(call, tmp_path,
         (["--mode=sample"], ["does not exist"]),
         (["--config.model.routes=()"], ["config.objective.gamma=0.25", "config.model.routes"]),
         (["--config.model.size=S/2"], ["has depth 12", "config.model.depth=3"]),
-        (["--config.train.init_from=runs/no"], ["config.train.init_from='runs/no'", "is neither a run nor"]),
+        (["--config.train.init_from=runs/no"], ["init_from='runs/no'", "is neither a run nor"]),
         (["--config.evaluate.references=3"], ["config.evaluate.references=3", "at least 4"]),
         (["--config.train.gammas=(('a',0.5),)"], ["config.train.gammas", "pairs"]),
         (["--config.diversity.guidance=foo"], ["config.diversity.guidance='foo'"]),
