@@ -102,8 +102,7 @@ def load(
     if not is_weights(source):
         if str(source).count("/") == 1 and not files.path(source).exists():
             raise UserError(
-                f"workdir={str(source)!r} does not exist: train there first. For a model of the "
-                "Hugging Face hub, give the folder that huggingface_hub.snapshot_download returns."
+                f"workdir={str(source)!r} does not exist: train there first. {reading.HUB}"
             )
         if given := [*(["family"] if family else []), *options]:
             raise UserError(

@@ -24,6 +24,10 @@ SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt")
 LONGEST_HEADER = 16 * 2**20  # bytes that describe a .safetensors file; 100,000 tensors need 10 MiB
 POINTER = b"version https://git-lfs"
 WANTED = "weights as .safetensors, as .npz of numpy.savez, or of torch.save"
+HUB = (
+    "For a model of the Hugging Face hub, give the folder that huggingface_hub.snapshot_download "
+    "returns."
+)
 
 
 def read(name: str | os.PathLike) -> Mapping[str, Any]:

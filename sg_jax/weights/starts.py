@@ -21,7 +21,7 @@ from sg_jax.models.kinds import BACKBONES, argument
 from sg_jax.models.parts import Parts
 from sg_jax.models.stack import RoutedStack
 from sg_jax.runs.progress import log
-from sg_jax.weights import checkpoints, networks, state_dict
+from sg_jax.weights import checkpoints, networks, reading, state_dict
 from sg_jax.weights.checkpoints import named, unnamed
 from sg_jax.weights.families import FAMILIES
 
@@ -48,8 +48,7 @@ def check(source: str | os.PathLike, model: Backbone) -> None:
     if not record.is_run(source):
         raise UserError(
             f"config.train.init_from={str(source)!r} is neither a run nor weights: give a run, an "
-            "exported folder, or a file of weights. For a model of the Hugging Face hub, give the "
-            "folder that huggingface_hub.snapshot_download returns."
+            f"exported folder, or a file of weights. {reading.HUB}"
         )
     other = checkpoints.abstract_network(source)
     check_same(source, other, model)
