@@ -6,7 +6,8 @@
     samples/NAME.png                           the first ones side by side
 
 Latents have no image files and no picture. The .npz file is completed after the images, and the
-picture is written last: a folder without these two is from a drawing that was interrupted.
+picture is written last: a folder without these two is from a drawing that was interrupted, and
+`already` finds what the next call need not draw again.
 """
 
 import contextlib
@@ -19,8 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from etils import epath
 
-from sg_jax.data.images import png
+from sg_jax.data.images import decode, png
+from sg_jax.errors import UserError
 from sg_jax.evaluation import image_sets, pictures
+from sg_jax.evaluation.reading import BATCH
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
@@ -37,6 +40,7 @@ def writing(
     about: str,
     shape: tuple[int, int, int],
     latents: bool = False,
+    there: int = 0,
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """Yield the function that writes the next images, uint8 [b, H, W, C], or latents, float32.
 
@@ -49,6 +53,7 @@ def writing(
       about: how they were drawn, in words.
       shape: H, W and C.
       latents: whether these are latents.
+      there: how many of the first images have their files already; see `already`.
     """
     place = files.path(folder)
     kind, dtype = ("latents", np.float32) if latents else ("images", np.uint8)
@@ -58,8 +63,9 @@ def writing(
         nonlocal done
         array.write(np.ascontiguousarray(images, dtype).tobytes())
         if not latents:
-            names = [place / name / f"{done + i:06d}.png" for i in range(len(images))]
-            list(pool.map(_write_png, images, names))  # raises what went wrong in a thread
+            new = range(max(there - done, 0), len(images))
+            names = [place / name / _file(done + i) for i in new]
+            list(pool.map(_write_png, images[new.start :], names))  # raises what a thread raised
         done += len(images)
 
     with (
@@ -87,11 +93,45 @@ def writing(
         assert done == len(labels), f"{done} of {len(labels)} images"
 
 
+def already(folder: str | os.PathLike, name: str, count: int) -> int:
+    """Return how many of the first images an interrupted drawing left; 0 if it was completed."""
+    place = files.path(folder)
+    if (place / f"{name}.npz").exists():
+        return 0
+    names = {path.name for path in files.children(place / name)}
+    return next((i for i in range(count) if _file(i) not in names), count)
+
+
+def read(
+    folder: str | os.PathLike, name: str, count: int, shape: tuple[int, int, int]
+) -> Iterator[np.ndarray]:
+    """Yield the first `count` images of an interrupted drawing, uint8 [b, H, W, C].
+
+    Raises:
+      UserError: one of them is damaged, or of another shape.
+    """
+    place = files.path(folder) / name
+
+    def image(i: int) -> np.ndarray:
+        path = place / _file(i)
+        try:
+            found = decode(path.read_bytes(), shape[-1])
+        except UserError as error:
+            raise UserError(f"{path} {error}: delete it, and it is drawn again.") from None
+        if found.shape != shape:
+            raise UserError(f"{path} has the shape {list(found.shape)}: delete {place}.")
+        return found
+
+    with ThreadPoolExecutor(THREADS, "pictures") as pool:
+        for first in range(0, count, BATCH):
+            yield np.stack(list(pool.map(image, range(first, min(first + BATCH, count)))))
+
+
 def _write_prompts(path: epath.Path, prompts: Sequence[str], latents: bool) -> None:
     """Write the prompt of each image, one per line, next to the images; latents go by number."""
     with files.writing(path) as file:
         for i, prompt in enumerate(prompts):
-            which = {"number": i} if latents else {"file_name": f"{i:06d}.png"}
+            which = {"number": i} if latents else {"file_name": _file(i)}
             line = json.dumps({**which, "prompt": prompt}, ensure_ascii=False)
             file.write(f"{line}\n".encode(errors="replace"))  # half a surrogate pair is not UTF-8
 
@@ -110,7 +150,7 @@ class Kept:
 
     def add(self, images: np.ndarray, first: int) -> None:
         """Write images uint8 [b, H, W, C], numbered from `first`."""
-        names = [self._folder / f"{first + i:06d}.png" for i in range(len(images))]
+        names = [self._folder / _file(first + i) for i in range(len(images))]
         with ThreadPoolExecutor(THREADS, "pictures") as pool:
             list(pool.map(_write_png, images, names))
 
@@ -136,6 +176,10 @@ def save_grid(
     rows = max(1, min(len(images), SHOWN) // columns)
     shown = images[: rows * columns].reshape(rows, columns, *images.shape[1:])
     return pictures.save_png(pictures.credited(pictures.grid(shown), name), path)
+
+
+def _file(number: int) -> str:
+    return f"{number:06d}.png"
 
 
 def _member(name: str) -> zipfile.ZipInfo:

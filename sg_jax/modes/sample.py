@@ -6,9 +6,10 @@ captions of its own data.
 """
 
 import dataclasses
+import itertools
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -62,7 +63,8 @@ def draw(
     ("images" uint8 [B, H, W, C], "labels" [B], and "about": how they were drawn), samples/NAME.png
     and the folder samples/NAME. If nothing decodes the latents, it writes only the first, with the
     network's "latents" in float32. NAME comes from `name_of`, so that other images are not
-    replaced. No more than a batch of images is in memory.
+    replaced. No more than a batch of images is in memory. Images that an interrupted call wrote are
+    not drawn again.
 
     Args:
       experiment: the run's objects.
@@ -84,7 +86,6 @@ def draw(
         setting = experiment.settings[config.guidance]
         guidance = measure.resolved(experiment, setting, workdir, step)
         weak_model = weak_networks.load(guidance, workdir, **how, step=step)
-    progress = Progress(0, count, 1, unit="image")
     key = table.Key(
         guidance=guidance,
         sampler=table.words(experiment.sampler),
@@ -95,15 +96,6 @@ def draw(
     )
     about = f"{config.guidance}: {guidance.describe()}, {key.sampler}, {key.steps} steps"
     about += f", seed {key.seed}, checkpoint {step}"
-    batches = sample_batches(
-        model,
-        wanted,
-        guidance,
-        **experiment.sampling,
-        weak_model=weak_model,
-        progress=progress.update,
-        control=control,
-    )
     for subject, direction, scale in control:
         about += f", {direction.attribute} of {subject} {scale:+g}"
     latents = not experiment.pixels
@@ -116,12 +108,32 @@ def draw(
     written = folder / f"{name}{'.npz' if latents else '.png'}"
     if processes.is_writer() and not latents:
         files.check_writable(folder / name)
+    there = 0 if latents else drawings.already(folder, name, count)
+    there = int(processes.from_writer([there])[0])  # other hosts may not see the folder
     log(f"Draw {count} images: {config.guidance} ({guidance.describe()}).")
+    if there:
+        log(f"Continue after {there} of them, which are in {folder / name}.")
+    # The last images are drawn in a full batch too, since fewer would need another program.
+    start = max(0, min(there, count - config.batch_size))
+    progress = Progress(there, count, 1, unit="image")
+    batches: Iterator[np.ndarray] = iter(())
+    if there < count:
+        batches = sample_batches(
+            model,
+            wanted[start:],
+            guidance,
+            **experiment.sampling,
+            first=start,
+            weak_model=weak_model,
+            progress=lambda done: progress.update(start + done),
+            control=control,
+        )
     if processes.is_writer():
         shape = experiment.image_shape
+        kept = drawings.read(folder, name, there, shape)
         first: list[np.ndarray] = []
-        with drawings.writing(folder, name, told, about, shape, latents) as add:
-            for images in batches:
+        with drawings.writing(folder, name, told, about, shape, latents, there) as add:
+            for images in itertools.chain(kept, _without(there - start, batches)):
                 with spent.on("writing"):
                     add(images)
                 if sum(map(len, first)) < drawings.SHOWN:
@@ -135,6 +147,13 @@ def draw(
             pass
     processes.barrier("samples written")
     return written
+
+
+def _without(first: int, batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield batches of images, without the `first` images of the first batch."""
+    for images in batches:
+        yield images[first:]
+        first = 0
 
 
 def drawn_step(experiment: Experiment, workdir: str) -> int | None:

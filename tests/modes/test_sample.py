@@ -56,12 +56,12 @@ def draw(tmp_path, zero, mesh_of, monkeypatch):
     """Scale and seed -> the path that was written, of a network whose samples are its noise."""
     monkeypatch.setattr(checkpoints, "load_with_step", lambda *args, **kwargs: (zero, 7))
 
-    def run(scale, seed):
+    def run(scale, seed, count=4):
         mesh, sampler = mesh_of(1, 1), Sampler()
         experiment = types.SimpleNamespace(
             config=types.SimpleNamespace(
                 **UNCHANGED, seed=seed, data=Data(),
-                sample=Sample(guidance="sg", steps=2, batch_size=4, count=4),
+                sample=Sample(guidance="sg", steps=2, batch_size=4, count=count),
             ),
             settings={"sg": Guidance(scale, 0.0, 0.5)}, model=zero, mesh=mesh, sampler=sampler,
             pixels=True, image_shape=(8, 8, 3), autoencoder=None,
@@ -84,10 +84,60 @@ def test_another_scale_or_seed_replaces_nothing(draw, tmp_path):
         images = drawn["images"]
     assert draw(2.0, 1) == written[2]  # the same again
     assert everything(tmp_path) == files
-    for image, path in zip(images, sorted(written[2].with_suffix("").iterdir()), strict=True):
+    for image, path in zip(images, pictures(written[2]), strict=True):
         with Image.open(path) as png:
             np.testing.assert_array_equal(np.asarray(png), image)
-    assert [path.name for path in sorted(written[2].with_suffix("").iterdir())][-1] == "000003.png"
+    assert pictures(written[2])[-1].name == "000003.png"
+
+
+@pytest.mark.parametrize("there", [1, 4, 5, 8])
+def test_an_interrupted_drawing_continues(draw, tmp_path, monkeypatch, capsys, there):
+    whole = draw(2.0, 0, count=8)
+    expected = everything(tmp_path)
+    for path in (whole, whole.with_suffix(".npz"), *pictures(whole)[there:]):
+        path.unlink()
+    drawn = []
+    batches = sample.sample_batches
+    monkeypatch.setattr(
+        sample, "sample_batches", lambda *args, **options: watched(batches(*args, **options), drawn)
+    )
+    capsys.readouterr()
+    assert draw(2.0, 0, count=8) == whole
+    assert everything(tmp_path) == expected
+    assert sum(drawn) == {1: 7, 4: 4, 5: 4, 8: 0}[there]  # 5: the last ones are a full batch
+    printed = capsys.readouterr().out
+    assert f"Continue after {there} of them" in printed and (there == 8 or "image 8/8" in printed)
+
+
+def test_a_drawing_after_a_gap_is_drawn_again(draw, tmp_path):
+    whole = draw(2.0, 0, count=8)
+    expected = everything(tmp_path)
+    for path in (whole.with_suffix(".npz"), pictures(whole)[0]):
+        path.unlink()
+    draw(2.0, 0, count=8)
+    assert everything(tmp_path) == expected
+
+
+def test_a_damaged_image_of_an_interrupted_drawing_is_named(draw):
+    whole = draw(2.0, 0)
+    whole.with_suffix(".npz").unlink()
+    damaged = pictures(whole)[1]
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    with pytest.raises(UserError, match=rf"{damaged.name} .*: delete it, and it is drawn again"):
+        draw(2.0, 0)
+    damaged.unlink()
+    draw(2.0, 0)
+    assert len(pictures(whole)) == 4
+
+
+def pictures(whole):
+    return sorted(whole.with_suffix("").iterdir())
+
+
+def watched(batches, drawn):
+    for images in batches:
+        drawn.append(len(images))
+        yield images
 
 
 @pytest.mark.parametrize("asked, step", [(0, None), (4, 4), (-1, 4)])
