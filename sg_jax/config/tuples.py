@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from sg_jax.errors import FLOAT32, INT32, is_number, is_whole, nearest, shown
 
 THEN = ("sample", "evaluate")  # modes that may follow training
@@ -60,8 +58,8 @@ def decays(values: Any) -> str:
     numeric = isinstance(values, tuple) and all(is_number(v) for v in values)
     if not numeric or not all(0.0 <= v < 1.0 for v in values):
         return "must lie in [0, 1)."
-    if any(np.float32(v) == 1 for v in values):
-        return "must lie in [0, 1) in float32, where 0.99999999 is 1."
+    if any(f"{v:g}" == "1" for v in values):
+        return "must be at most 0.999999: larger decays print as 1, and each names its average."
     if len({f"{v:g}" for v in values}) < len(values):
         return "must not contain two decays that print the same, because each names its average."
     return ""

@@ -126,7 +126,7 @@ def test_the_sections_reach_the_objects(built):
         (dict(optimizer=dict(learning_rate=1e-50)), ["learning_rate=1e-50", "in float32 it is 0"]),
         (dict(optimizer=dict(weight_decay=float("inf"))), ["weight_decay=inf", "float32"]),
         (dict(train=dict(ema_decay=0.9999999999)), ["ema_decay=0.9999999999", "it is 1"]),
-        (dict(train=dict(ema_decays=(0.9999999999,))), ["ema_decays", "float32"]),
+        (dict(train=dict(ema_decays=(0.9999999,))), ["ema_decays=(0.9999999,)", "print as 1"]),
         (dict(features=dict(path="a\0b")), ["config.features.path='a\\x00b'", "Unicode"]),
     ],
 )
