@@ -22,6 +22,7 @@ from sg_jax.evaluation.table import Key
 from sg_jax.method import checks
 from sg_jax.method.guidance import Guidance
 from sg_jax.parallel import processes
+from sg_jax.programs.sampling import NotFinite
 from sg_jax.runs.progress import counted, log
 from sg_jax.weights import weak_networks
 
@@ -75,6 +76,7 @@ def run(
 
     Raises:
       UserError: a checkpoint is missing; raised before any sampling.
+      NotFinite: no setting has finite samples. Otherwise, the scores of one that has none are NaN.
     """
     drawn = {guidance: resolved(experiment, guidance, workdir, step) for guidance in guidances}
     like = conditions(experiment, judge, samples, step)
@@ -86,6 +88,12 @@ def run(
     log(f"{counted(len(guidances), 'setting')}, {counted(len(seeds), 'seed')}.")
     pictured = {keys[guidance, seeds[0]] for guidance in guidances}
     rows = score(experiment, judge, workdir, keys.values(), pictured=pictured, shown=shown)
+    finite = any(scored.is_finite(judge, rows.get(key, {})) for key in keys.values())
+    if not processes.from_writer([finite])[0]:
+        raise NotFinite(
+            "The samples of all settings contain NaN or infinity: see the log. If they do without "
+            "guidance too, the weights are broken."
+        )
     if not processes.is_writer():
         return Found({}, {})
     others = _others(rows, keys[guidances[0], seeds[0]], seeds)
@@ -148,7 +156,6 @@ def score(
     pictured: Collection[Key] = (),
     shown: int = 0,
     told: scored.Told | None = None,
-    tolerant: bool = False,
 ) -> table.Table:
     """Draw and score what the run's table lacks, and return the table; {} except in the writer.
 
@@ -160,7 +167,7 @@ def score(
         each has its own setting (see `resolved`), seed and number of steps.
       pictured: the keys whose first images are kept.
       shown: how many of the first images are kept for each.
-      told, tolerant: see `scored.draw_all`.
+      told: see `scored.draw_all`.
     """
     rows = table.read(workdir, tell=True)
     jobs = list(dict.fromkeys(keys))
@@ -174,7 +181,9 @@ def score(
     no_images = processes.from_writer(
         [
             int(
-                key in pictured and scored.images_of(workdir, key, shown=shown, shape=shape) is None
+                key in pictured
+                and scored.is_finite(judge, rows.get(key, {}))
+                and scored.images_of(workdir, key, shown=shown, shape=shape) is None
             )
             for key in jobs
         ]
@@ -183,7 +192,7 @@ def score(
     log(f"{counted(len(jobs), 'drawing')}, {len(left):,} left.")
     if left:
         again = [key for key, is_left in zip(jobs, no_images, strict=True) if is_left]
-        scored.draw_all(experiment, judge, workdir, left, again, rows, shown, told, tolerant)
+        scored.draw_all(experiment, judge, workdir, left, again, rows, shown, told)
     return rows if processes.is_writer() else {}
 
 

@@ -43,16 +43,14 @@ def draw_all(
     rows: table.Table,
     shown: int,
     told: Told | None = None,
-    tolerant: bool = False,
 ) -> None:
     """Draw the keys that are `left`, each with whether to score it or only keep its images.
 
     Other commands that score this run share the drawings; see `runs.sharing`. `told` is called in
     the writer with each key that was scored, and its scores of images; by default, progress is
-    printed instead. With `tolerant`, samples that are not finite do not end the call: all their
-    scores are NaN.
+    printed instead. Samples that are not finite do not end the call: all their scores are NaN.
     """
-    drawing = _Drawing(experiment, judge, workdir, left, no_images, shown, tolerant)
+    drawing = _Drawing(experiment, judge, workdir, left, no_images, shown)
     progress = Progress(0, len(left), left[0][0].samples, unit="drawing")
     seen: Any = None
 
@@ -92,9 +90,9 @@ class _Found(NamedTuple):
 class _Drawing:
     """Draws keys one after another, and keeps networks and programs for the next one."""
 
-    def __init__(self, experiment, judge, workdir, left, no_images, shown, tolerant):
+    def __init__(self, experiment, judge, workdir, left, no_images, shown):
         self._experiment, self._judge, self._workdir = experiment, judge, workdir
-        self._no_images, self._shown, self._tolerant = set(no_images), shown, tolerant
+        self._no_images, self._shown = set(no_images), shown
         self._step = step = left[0][0].checkpoint
         self._plans = {
             key: guidance_lib.plan(key.guidance, experiment.sampler, key.steps)[0]
@@ -150,8 +148,6 @@ class _Drawing:
             else:
                 stream.first()
         except NotFinite as error:  # in all processes
-            if not self._tolerant:
-                raise
             log(f"Not counted: {error}")
         if not score or not processes.is_writer():
             return None
@@ -220,8 +216,12 @@ def is_left(
     scores = rows.get(key, {})
     if judge.lacks(scores):
         return True
-    finite = any(math.isfinite(scores[name] or 0.0) for name in judge.measures)
-    return finite and _lacks_pictures(experiment, workdir, key)
+    return is_finite(judge, scores) and _lacks_pictures(experiment, workdir, key)
+
+
+def is_finite(judge: Judge, scores: Scores) -> bool:
+    """Return whether the images with these scores were finite, as far as anyone knows."""
+    return any(math.isfinite(scores.get(name) or 0.0) for name in judge.measures)
 
 
 def _lacks_pictures(experiment: Experiment, workdir: str | os.PathLike, key: Key) -> bool:

@@ -178,7 +178,6 @@ def _score(
         pictured=pictured.values(),
         shown=shown,
         told=lambda key, shares: ahead.update(cost[key], **shares),
-        tolerant=True,
     )
 
 

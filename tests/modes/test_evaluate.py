@@ -34,6 +34,7 @@ SETTINGS = dict(
     off=Guidance(1.0, 0.0, 0.75),
     ag=Guidance(1.5, weak_step=3),
     missing=Guidance(1.5, weak_step=4),
+    wild=Guidance(1e30, 0.0, 0.75),
 )
 SAMPLES, BATCH, COLUMNS = 20, 6, 3
 
@@ -284,6 +285,22 @@ def test_a_metric_from_outside_is_measured_and_reported(evaluate_of, tmp_path, m
 def test_the_report_says_at_which_rates_training_ran(evaluate_of, tmp_path):
     evaluate_of(("unguided",))
     assert "rate in training 0.5, then 0" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_a_setting_whose_samples_are_not_finite_has_no_scores(evaluate_of, tmp_path, capsys):
+    assert len(evaluate_of(("wild", "sg"))[0]) == 2
+    printed = capsys.readouterr().out
+    assert "Not counted: 6 of 6 samples contain NaN" in printed
+    found = {line.split()[0]: line.split() for line in printed.splitlines() if line}
+    assert found["wild"][1] == "–" != found["sg"][1]
+    json.loads((tmp_path / "report.json").read_text("utf-8"), parse_constant=pytest.fail)
+    assert evaluate_of(("wild", "sg"))[0] == []  # nor is it drawn again
+
+
+def test_settings_none_of_which_is_finite_are_an_error(evaluate_of, tmp_path):
+    with pytest.raises(UserError, match="all settings contain NaN or infinity"):
+        evaluate_of(("wild",))
+    assert not (tmp_path / "guidance.png").exists()
 
 
 def test_several_seeds_give_means_and_deviations(evaluate_of, tmp_path):
