@@ -6,6 +6,7 @@ nothing else.
 """
 
 import contextlib
+import functools
 import math
 import weakref
 from typing import Any
@@ -24,6 +25,8 @@ from sg_jax.data.workers import MOST_THREADS, MOST_WORKERS, end_with_parent, wit
 from sg_jax.errors import UserError, one_line
 
 KEPT = 256 * 2**20  # most bytes of examples that a reading process keeps
+FEW = 500  # examples; see `_Few`
+EPOCHS = 2**40  # more than anybody trains
 
 
 def train_iterator(
@@ -78,7 +81,11 @@ def train_iterator(
         if not 0 <= value <= most:
             raise UserError(f"config.data.{key}={value} must be 0 to {most}.")
     check_flip(flip, source.latents)
-    examples = grain.MapDataset.source(_kept(source, wording)).seed(seed).shuffle().repeat()
+    found = _kept(source, wording)
+    if len(source) <= FEW:
+        examples = grain.MapDataset.source(_Few(found, seed)).seed(seed)
+    else:
+        examples = grain.MapDataset.source(found).seed(seed).shuffle().repeat()
     if flip:
         examples = examples.random_map(_flip)
     if source.posterior:
@@ -103,6 +110,29 @@ class _Kept:
         if i not in self._examples:
             self._examples[i] = self._source[i]
         return self._examples[i]
+
+
+class _Few:
+    """All epochs of a small source, each a permutation.
+
+    Grain computes each index of a permutation by itself, which takes the longer the fewer there
+    are: about 2 ms for ten.
+    """
+
+    def __init__(self, source: Any, seed: int):
+        self._source, self._seed = source, seed
+
+    def __len__(self) -> int:
+        return len(self._source) * EPOCHS
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        epoch, number = divmod(i, len(self._source))
+        return self._source[_order(len(self._source), self._seed, epoch)[number]]
+
+
+@functools.lru_cache(maxsize=1024)  # a batch of 1,000 of one image has as many epochs
+def _order(count: int, seed: int, epoch: int) -> list[int]:
+    return np.random.default_rng([seed, epoch]).permutation(count).tolist()
 
 
 def _kept(source: Source, wording: Wording | None) -> Any:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from grain.experimental import get_next_index as position
 
+from sg_jax.data import pipeline
 from sg_jax.data.pipeline import seek, train_iterator
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
@@ -22,6 +23,12 @@ class Numbers:
 
     def __getitem__(self, i):
         return {"image": np.array([[[i], [100 + i]]], np.uint8), "label": i}
+
+
+@pytest.fixture(params=["few", "many"])
+def order(request, monkeypatch):
+    """Read ten examples in the order of a few, and in that of many."""
+    monkeypatch.setattr(pipeline, "FEW", 10 if request.param == "few" else 9)
 
 
 def _batches(count, **arguments):
@@ -45,20 +52,20 @@ def test_a_batch_holds_floats_in_pm1_and_their_labels():
     np.testing.assert_allclose(batch["image"][:, 0, :, 0], expected, rtol=0, atol=1e-6)
 
 
-def test_an_epoch_has_every_example_once_in_a_new_order():
+def test_an_epoch_has_every_example_once_in_a_new_order(order):
     labels = np.concatenate([b["condition"] for b in _batches(10)])  # 40 examples: four epochs
     epochs = labels.reshape(4, 10)
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(10), (4, 1)))
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
-def test_the_seed_decides():
+def test_the_seed_decides(order):
     _assert_equal(_batches(5, seed=1), _batches(5, seed=1))
     first, second = (np.concatenate([b["condition"] for b in _batches(5, seed=s)]) for s in (0, 1))
     assert (first != second).any()
 
 
-def test_half_of_the_images_are_flipped_anew_each_epoch():
+def test_half_of_the_images_are_flipped_anew_each_epoch(order):
     batches = _batches(100)  # 400 examples: 40 epochs
     images = np.concatenate([b["image"] for b in batches])  # [400, 1, 2, 1]
     labels = np.concatenate([b["condition"] for b in batches])
@@ -71,7 +78,7 @@ def test_half_of_the_images_are_flipped_anew_each_epoch():
 
 
 @pytest.mark.parametrize("process_count", [2, 4])
-def test_processes_share_the_batch_of_one(process_count):
+def test_processes_share_the_batch_of_one(order, process_count):
     shares = [
         _batches(6, process_index=p, process_count=process_count) for p in range(process_count)
     ]
@@ -97,13 +104,13 @@ def test_threads_do_not_matter():
     _assert_equal(_batches(6, threads=0), _batches(6, threads=3))
 
 
-def test_a_batch_may_be_larger_than_the_data():
+def test_a_batch_may_be_larger_than_the_data(order):
     (batch,) = _batches(1, batch_size=25)
     assert np.bincount(batch["condition"]).sum() == 25
     assert np.bincount(batch["condition"][:20]).tolist() == [2] * 10
 
 
-def test_the_position_is_the_step():
+def test_the_position_is_the_step(order):
     whole = _batches(8)
     iterator = train_iterator(Numbers(), batch_size=4, seed=0, flip=True)
     assert position(iterator) == 0
