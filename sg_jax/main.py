@@ -112,7 +112,9 @@ def _run(argv: Sequence[str]) -> None:
         names = [o.name for o in (*FLAGS, *mode.options)]
         if mode.keys:
             config = parsing.parse(rest, given.config, tree.defaults, names)
-            job = dataclasses.replace(job, config=config, said=parsing.keys_of(rest))
+            whole = free and given.config  # then a config says everything, as with a run
+            said = record.flat(config).keys() if whole else parsing.keys_of(rest)
+            job = dataclasses.replace(job, config=config, said=said)
         else:
             parsing.refuse(rest, names)
         unused = {} if mode.keys else {"config": given.config}

@@ -21,7 +21,6 @@ from etils import epath
 from sg_jax.config import tree
 from sg_jax.config.sections import Config
 from sg_jax.data import identity
-from sg_jax.data.section import Data
 from sg_jax.data.sources import Source, open_source, options_of
 from sg_jax.errors import UserError
 from sg_jax.evaluation import (
@@ -57,14 +56,14 @@ def run(job: Job) -> list[epath.Path]:
     """Do what the flags of a job ask for; return the paths that were written."""
     assert job.config is not None
     config, given = tree.check(job.config), job.options
-    named = "data.name" in job.said or config.data != Data()
+    named = "data.name" in job.said
     if sum(bool(given[option.name]) for option in OPTIONS) > 1:
         names = ", ".join(f"--{option.name}" for option in OPTIONS)
         raise UserError(f"Give one of {names}, not several.")
     if not named and not (config.evaluate.reference or given["check-adm"]):
         raise UserError(
             "config.evaluate.reference is empty, and no real images are named: give an .npz file "
-            "such as ADM's, or a data set with --config.data.name."
+            "such as ADM's, or a data set with --config.data.name or --config."
         )
     if given["reference-to"]:
         return [make_reference(config, given["reference-to"])]

@@ -72,7 +72,7 @@ def test_a_data_set_is_the_reference_and_makes_one(run, tmp_path, digits_dir):
         "--config.evaluate.references=90",
     )
     direct = run("--samples", "@fake.npz", *data, *metrics)
-    said = run("--reference-to", "@made.npz", *data, *metrics)
+    said = run("--reference-to", "@made.npz", "--config=configs/digits.py", data[1], *metrics)
     assert "inception and dinov2 looks at 90 images of digits" in said and "made.npz" in said
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fake.npz", "made.npz", "real.npz"]
     made = references.read(tmp_path / "made.npz")
@@ -164,11 +164,21 @@ def test_adm_s_figures_stand_beside_ours(run):
             r"none\.npz does not exist",
         ),
         (("--samples", "@fake.npz"), r"config\.evaluate\.reference is empty"),
+        (("--reference-to", "@x.npz", "--config.data.image_size=8"), "no real images are named"),
         (
             (
                 "--samples",
                 "@fake.npz",
                 "--config.evaluate.reference=@real.npz",
+                "--config.evaluate.metrics=accuracy",
+            ),
+            "classifier of a run",
+        ),
+        (
+            (
+                "--samples",
+                "@fake.npz",
+                "--config=configs/digits.py",  # which names the data
                 "--config.evaluate.metrics=accuracy",
             ),
             "classifier of a run",
