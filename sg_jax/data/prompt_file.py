@@ -2,6 +2,7 @@
 
 import codecs
 import dataclasses
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sg_jax.data import captions
 from sg_jax.errors import UserError, one_line, shown
 from sg_jax.runs import arrays, files
 from sg_jax.runs.progress import log
@@ -45,6 +47,9 @@ def read(path: str) -> Prompts:
     A file of texts is in UTF-8, with or without a byte order mark, or in UTF-16 with one. Lines end
     in LF, CRLF or CR. Empty lines are left out, which is logged. Spaces around a text are removed.
 
+    A .jsonl file has an object in each line, whose "prompt" is the text, as `--mode sample` writes
+    next to its images; or its caption, under one of the names in `captions.KEYS`.
+
     An .npz file has "text" and "length", as a text encoder returns them, and perhaps "prompts", the
     texts, and "fingerprint", the encoder's.
 
@@ -55,7 +60,10 @@ def read(path: str) -> Prompts:
     features = path.lower().endswith(".npz")
     wanted = f"{LINES}, or an .npz of features"
     content = _content(path, given, wanted, math.inf if features else LARGEST)
-    return _features(content, given) if features else _texts(content, given)
+    if features:
+        return _features(content, given)
+    found = _texts(content, given)
+    return _objects(found, given) if path.lower().endswith(".jsonl") else found
 
 
 def read_texts(path: str, setting: str) -> Prompts:
@@ -109,6 +117,23 @@ def _texts(content: bytes, given: str) -> Prompts:
         what = "line is" if left == 1 else "lines are"
         log(f"{given}: {left:,} empty {what} left out, the first of which is line {first}.")
     return Prompts([text for _, text in found], [n for n, _ in found])
+
+
+def _objects(found: Prompts, given: str) -> Prompts:
+    """Return the prompts of lines that are objects."""
+    texts = []
+    for number, line in zip(found.lines, found.texts, strict=True):
+        try:
+            row = json.loads(line)
+            key = next((key for key in ("prompt", *captions.KEYS) if key in row), "prompt")
+            (text,) = captions.texts(row[key])
+        except (ValueError, KeyError, TypeError, RecursionError) as cause:
+            raise UserError(
+                f"{given}, line {number} is not a prompt ({one_line(cause)}): it must be like "
+                '{"prompt": "a red circle"}. In a file with another ending, each line is a prompt.'
+            ) from None
+        texts.append(text)
+    return dataclasses.replace(found, texts=texts)
 
 
 def _features(content: bytes, given: str) -> Prompts:

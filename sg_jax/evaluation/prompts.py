@@ -171,7 +171,7 @@ def read(name: str | os.PathLike) -> list[Prompt]:
       UserError: it cannot be read, or a line is not a prompt.
     """
     found = prompt_file.read_texts(str(name), "config.compose.prompts")
-    if not str(name).endswith(".jsonl"):
+    if not str(name).lower().endswith(".jsonl"):
         return [Prompt(text) for text in found.texts]
     prompts = []
     for number, line in zip(found.lines, found.texts, strict=True):

@@ -67,6 +67,16 @@ def test_what_is_no_file_of_prompts(read, content, said):
         read(content)
 
 
+def test_objects(read):
+    """Such as those that `sample` writes next to its images, and GenEval's."""
+    lines = b'{"file_name": "0.png", "prompt": "a dog"}\n\n{"tag": "x", "caption": ["ein \\u03c9"]}'
+    found = read(lines, "prompts.jsonl")
+    assert found.texts == ["a dog", "ein ω"] and found.lines == [1, 3]
+    for wrong in (b"a dog", b"[]", b"1", b'{"text": 1}', b'{"prompt": ""}', b'{"prompt": null}'):
+        with pytest.raises(UserError, match=r"JSONL', line 2 is not a prompt .*must be like \{"):
+            read(b'{"prompt": "a"}\n' + wrong, "prompts.JSONL")
+
+
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match="does not exist: give a file with one prompt per line"):
         prompt_file.read(str(tmp_path / "none.txt"))
