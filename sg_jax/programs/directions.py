@@ -103,12 +103,13 @@ def find_direction(
     found: list[Contrast] = given if whole else contrasts_lib.of_texts(given)
     asked = _conditions(conditioning, found, text_encoder)
     mesh = sharding.mesh_of(model) if mesh is None else mesh
+    placed = model if mesh is None else jax.device_put(model, sharding.infer(model, mesh))
     drawn = presets.resolve(guidance, model.named.settings)
     if drawn.two_networks:
         log(f"{drawn.describe()} needs another network: images are drawn without guidance.")
         drawn = presets.resolve("unguided")
     if method == "difference":
-        values = difference(model, asked, mesh)
+        values = difference(placed, asked, mesh)
     else:
         which = np.arange(how.images) % len(found)
         texts = [found[i].neutral.text for i in which]
@@ -123,7 +124,7 @@ def find_direction(
             pixels=False,
             text_encoder=text_encoder,
         )
-        values = learned(model, asked, images, which, how, seed, mesh, progress)
+        values = learned(placed, asked, images, which, how, seed, mesh, progress)
     if not np.isfinite(values).all():
         raise UserError(
             f"The direction of {attribute!r} is not finite: lower config.control.learning_rate="
@@ -207,16 +208,19 @@ def learned(
 ) -> np.ndarray:
     """Return the direction [D] that lowers `method.control.loss`, from zeros, by Adam.
 
-    Each image is used with two scales of opposite sign, whose sizes are drawn log-uniformly.
+    Each image is used with two scales of opposite sign, whose sizes are drawn log-uniformly. If the
+    images of a step do not divide over the devices, each device computes all of them.
 
     Args:
-      model: the frozen network.
+      model: the frozen network, on the devices of `mesh`.
       asked: the prompts.
       images: x [I, H, W, C] of the neutral prompts.
       which: the number of each image's prompt [I].
       how: the settings.
       seed, mesh, progress: see `find_direction`.
     """
+    if mesh is not None and how.batch_size % sharding.batch_devices(mesh):
+        mesh = None
     rng = np.random.default_rng(seed)
     tx = _optimizer(how.learning_rate, how.steps)
     direction = jnp.zeros(model.conditioning.width, jnp.float32)

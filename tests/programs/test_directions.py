@@ -132,6 +132,18 @@ def test_guidance_that_needs_another_network_is_left_out(net, capsys):
     assert "needs another network: images are drawn without guidance." in capsys.readouterr().out
 
 
+@pytest.mark.slow  # four programs
+def test_devices_that_do_not_share_a_step_change_no_direction(net):
+    """Two images of a step do not divide over three devices, and the network lies on one."""
+    options = dict(steps=2, images=3, draw_steps=1, batch_size=2)
+    alone = jax.device_put(net, jax.devices()[0])
+    found, plain = (
+        directions.find_direction(alone, TRIPLES, mesh=mesh, **options).values
+        for mesh in (sharding.make_mesh(devices=jax.devices()[:3]), None)
+    )
+    np.testing.assert_allclose(found, plain, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_learning_finds_what_a_planted_direction_does(net, size):
     """Its tokens need not be the same: what the network does not read, nothing can learn."""
