@@ -144,7 +144,13 @@ class Text(nnx.Module):
             return self._checked(prompts, name)
         if isinstance(prompts, str):
             raise UserError(f"{name}={shown(prompts)} must be a list of texts: put it into [].")
-        texts: list[Any] = list(prompts)
+        try:
+            texts: list[Any] = list(prompts)
+        except TypeError:  # a single thing
+            raise UserError(
+                f"{name}={shown(prompts)} must be a list of texts, because the network's "
+                f"conditions are {self.kind}."
+            ) from None
         for place, text in enumerate(texts):
             if not isinstance(text, str):
                 raise UserError(

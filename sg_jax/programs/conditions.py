@@ -1,5 +1,6 @@
 """The labels or prompts given to `sample`, as the conditions of its batches."""
 
+import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,6 +55,9 @@ class Conditions:
         trained_with: str = "",
     ):
         self._conditioning, self._later, self._whole = conditioning, None, None
+        if isinstance(conditioning, Text) and not isinstance(wanted, str | Mapping | Asked):
+            with contextlib.suppress(TypeError):  # reported below
+                wanted = list(wanted)  # which may be a generator, or a column of a table
         given: Any = wanted
         if encoder is not None:
             wanted = _encoded(conditioning, wanted, encoder, trained_with)
@@ -67,7 +71,6 @@ class Conditions:
                 asked.tell_cut(map(wording.cuts, given), conditioning.most)
         if isinstance(given, Asked):
             given, encoder = given.words, given.encoder
-        given = list(given) if isinstance(given, np.ndarray) else given
         self._control = Control(conditioning, control, given, encoder)
 
     def __len__(self) -> int:

@@ -71,6 +71,8 @@ def with_nan():
     "features, given, named",
     [
         (0, "a red circle", ["put it into []"]),
+        (0, 3, ["prompts=3 must be a list of texts"]),
+        (0, None, ["prompts=None must be a list of texts"]),
         (0, ["a", 3], ["prompts[1]=3 must be a text"]),
         (3, ["a"], ["features of a frozen encoder", "text, 4 tokens of 3 features"]),
         (0, {"text": np.zeros((2, 4), int)}, ["'text'", "'length'"]),

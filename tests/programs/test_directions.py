@@ -59,6 +59,8 @@ def test_only_the_tokens_of_the_subject_move(net, size):
     asked = [("circle", size, [1.0, -2.0]), ("star", size, 0.5)]
     conditions = Conditions(net.conditioning, PROMPTS, control=asked)
     found = conditions.rows(0, 2, 3)
+    once = Conditions(net.conditioning, iter(PROMPTS), control=asked).rows(0, 2, 3)
+    np.testing.assert_array_equal(once["shift"], found["shift"])
     moved = np.zeros((3, 24, 16), np.float32)
     moved[0, 2:8], moved[0, 17:21] = size.values, 0.5 * size.values  # bytes of both words
     moved[1, 13:19], moved[1, 2:6] = -2 * size.values, 0.5 * size.values

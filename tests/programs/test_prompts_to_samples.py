@@ -88,7 +88,7 @@ def test_an_encoder_that_the_network_was_not_trained_with_is_refused(seer):
 def test_how_many_prompts_are_cut_is_said(reader, seer, capsys):
     said = "2 prompts are longer than 12 {} and cut; the first is number 1.\n"
     wanted = ["a", "x" * 13, "a", "y" * 14]
-    draw(reader, wanted)
+    draw(reader, (text for text in wanted))
     assert capsys.readouterr().out == said.format("bytes")
     draw(seer, wanted, text_encoder=captioned_pictures.Encoder())
     assert capsys.readouterr().out == said.format("tokens")
