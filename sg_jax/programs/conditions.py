@@ -110,6 +110,15 @@ def _encoded(conditioning: Any, wanted: Any, encoder: Any, trained_with: str) ->
     texts = list(wanted) if isinstance(wanted, Sequence | np.ndarray) else []
     if isinstance(wanted, str) or not texts or not all(isinstance(text, str) for text in texts):
         raise UserError(f"labels={shown(wanted)} must be a list of texts for the text_encoder.")
+    check_encoder(encoder, trained_with)
+    found = asked.of_texts(texts, encoder)
+    conditioning.check(found[:1].prompts)  # reports another encoder's features right away
+    asked.tell_cut(encoder.cut(texts), conditioning.most)
+    return found
+
+
+def check_encoder(encoder: TextEncoder, trained_with: str) -> None:
+    """Raise unless an encoder is the one with this fingerprint; "" is not known."""
     fingerprint = encoder.fingerprint()
     if trained_with and fingerprint != trained_with:
         raise UserError(
@@ -117,7 +126,3 @@ def _encoded(conditioning: Any, wanted: Any, encoder: Any, trained_with: str) ->
             f"trained with ({fingerprint}, not {trained_with}): "
             "sg_jax.load_text_encoder(RUN) loads the one of a run."
         )
-    found = asked.of_texts(texts, encoder)
-    conditioning.check(found[:1].prompts)  # reports another encoder's features right away
-    asked.tell_cut(encoder.cut(texts), conditioning.most)
-    return found

@@ -16,7 +16,7 @@ from sg_jax.data.contrasts import Contrast
 from sg_jax.data.directions import Direction
 from sg_jax.data.subjects import Marked
 from sg_jax.encoders.text import TextEncoder
-from sg_jax.errors import Settings, UserError, one_of, setting, shown
+from sg_jax.errors import Settings, UserError, one_of, plain, setting, shown
 from sg_jax.method import control as steering
 from sg_jax.method import presets
 from sg_jax.method.guidance import Guidance
@@ -25,6 +25,7 @@ from sg_jax.models.backbone import Backbone
 from sg_jax.models.text import Text
 from sg_jax.parallel import processes, sharding
 from sg_jax.programs import control, sampling
+from sg_jax.programs.conditions import check_encoder
 from sg_jax.runs.progress import log
 
 METHODS = ("learned", "difference")
@@ -93,15 +94,18 @@ def find_direction(
             f"config.control.lowest={how.lowest} must be at most config.control.highest="
             f"{how.highest}."
         )
-    conditioning = model.conditioning
+    sharding.check(mesh)
+    conditioning = getattr(model, "conditioning", None)
+    if conditioning is None:
+        raise UserError(f"model={shown(model)} must be a network, such as sg_jax.load(workdir).")
     if not isinstance(conditioning, Text):
         raise UserError(
             f"Directions belong to words, but the network's conditions are {conditioning.kind}."
         )
-    given: Any = list(prompts) if isinstance(prompts, list | tuple) else prompts
-    whole = isinstance(given, list) and given and all(isinstance(c, Contrast) for c in given)
-    found: list[Contrast] = given if whole else contrasts_lib.of_texts(given)
-    asked = _conditions(conditioning, found, text_encoder)
+    given: Any = plain(prompts)
+    whole = isinstance(given, tuple) and given and all(isinstance(c, Contrast) for c in given)
+    found: list[Contrast] = list(given) if whole else contrasts_lib.of_texts(given)
+    asked = _conditions(conditioning, found, text_encoder, model.named.encoder)
     mesh = sharding.mesh_of(model) if mesh is None else mesh
     placed = model if mesh is None else jax.device_put(model, sharding.infer(model, mesh))
     drawn = presets.resolve(guidance, model.named.settings)
@@ -149,12 +153,16 @@ class Conditions:
     negative: tuple[Condition, np.ndarray]
 
 
-def _conditions(conditioning: Text, found: Sequence[Contrast], encoder: Any) -> Conditions:
-    if conditioning.features and not isinstance(encoder, TextEncoder):
+def _conditions(
+    conditioning: Text, found: Sequence[Contrast], encoder: Any, trained_with: str
+) -> Conditions:
+    if (conditioning.features or encoder is not None) and not isinstance(encoder, TextEncoder):
         raise UserError(
             f"text_encoder={shown(encoder)} must be the encoder of the network's features, which "
             "sg_jax.load_text_encoder returns."
         )
+    if encoder is not None:
+        check_encoder(encoder, trained_with)
 
     def read(marked: list[Marked]) -> tuple[Condition, np.ndarray]:
         texts = [m.text for m in marked]

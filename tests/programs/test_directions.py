@@ -3,6 +3,7 @@
 import dataclasses
 import types
 
+import captioned_pictures
 import jax
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from sg_jax.data import contrasts, subjects
 from sg_jax.data.directions import Direction
 from sg_jax.errors import UserError
 from sg_jax.method.guidance import Guidance
+from sg_jax.method.presets import Named
+from sg_jax.models import layers
 from sg_jax.models.text_dit import TextDiT
 from sg_jax.parallel import sharding
 from sg_jax.programs import control, directions
@@ -219,12 +222,23 @@ def test_a_subject_beyond_the_text_is_named(net, size):
         (dict(prompts=["a {circle}"]), r"prompts\[0\]='a \{circle\}' must be three texts"),
         (dict(steps=0), "config.control.steps=0"),
         (dict(step=3), "step= is not one of steps"),
+        (dict(model="runs/shapes"), "model='runs/shapes' must be a network"),
+        (dict(mesh=3), "mesh=3 must be a mesh"),
+        (dict(text_encoder="clip"), "text_encoder='clip' must be the encoder"),
         (dict(lowest=3.0), "config.control.lowest=3.0 must be at most"),
     ],
 )
 def test_what_cannot_be_found_is_named(net, changes, named):
     with pytest.raises(UserError, match=named):
-        directions.find_direction(net, **{"prompts": TRIPLES, **changes})
+        directions.find_direction(**{"model": net, "prompts": TRIPLES, **changes})
+
+
+def test_an_encoder_that_the_network_was_not_trained_with_finds_no_direction():
+    net = layers.abstract(lambda rngs: TextDiT(**SIZES, text_features=2, rngs=rngs))
+    net.named = Named(encoder="01")
+    with pytest.raises(UserError, match=r"not the encoder.*\(fe, not 01"):
+        other = captioned_pictures.Encoder("b/c", fingerprint="fe")
+        directions.find_direction(net, np.array(TRIPLES), "difference", text_encoder=other)
 
 
 def test_words_of_a_subject_are_its_tokens():
