@@ -28,7 +28,7 @@ from sg_jax.modes.dry_parts import Lines, gflops, lasting
 from sg_jax.modes.sample import drawn_step, recorded
 from sg_jax.parallel import processes
 from sg_jax.programs import directions
-from sg_jax.programs.control import check_weak
+from sg_jax.programs.control import check_weak, places_of
 from sg_jax.programs.sampling import sample
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
@@ -90,6 +90,7 @@ class Controller:
         self.encoder = None
         if experiment.config.text.encoder != BYTES:
             self.encoder = text_encoders.of_run(experiment.config, workdir)
+        places_of(experiment.model.conditioning, to_draw, self.encoder)  # now, not after learning
         how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
         asked = drawn_step(experiment, workdir)
         self.model, step = checkpoints.load_with_step(workdir, asked, **how)
@@ -108,9 +109,10 @@ class Controller:
             log(f"Find the direction of {self.config.attribute}: {method}.")
             made[method] = direction = self._find(method)
             name = f"{self.config.attribute}_{method}"
-            picture = self._picture(direction)
             if processes.is_writer():
                 paths.append(direction.save(self.folder / f"{name}.npz"))
+            picture = self._picture(direction)
+            if processes.is_writer():
                 paths.append(pictures.save_png(picture, self.folder / f"{name}.png"))
         if measured:
             text = self._measure(made)

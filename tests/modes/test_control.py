@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from sg_jax.config.controlling import Control
+from sg_jax.data import subjects
 from sg_jax.data.directions import Direction
 from sg_jax.errors import UserError
 from sg_jax.main import main
 from sg_jax.modes import prompted
 from sg_jax.modes.base import Job
-from sg_jax.modes.control import asked
+from sg_jax.modes.control import Controller, asked
 
 WORDS = dict(subjects=("circle", "star"), positive=("a large {}",), negative=("a small {}",))
 
@@ -82,6 +83,15 @@ def test_what_cannot_be_measured_is_named(wording, data, attribute, named):
     job.__dict__["experiment"] = space(config=config, wording=wording)
     with pytest.raises(UserError, match=named):
         asked(job)
+
+
+def test_a_subject_beyond_the_text_is_named_before_anything_is_learned():
+    space = types.SimpleNamespace
+    words = space(length=10, features=0, tokens=10, most_words=0, most="10 bytes")
+    config = space(control=Control(**WORDS), text=space(encoder="bytes"))
+    experiment = space(config=config, model=space(conditioning=words))
+    with pytest.raises(UserError, match=r"'circle' of .* beyond the 10 bytes"):
+        Controller(experiment, "nowhere", [], [subjects.marked("a star and a {circle}")])
 
 
 SMALL = (
