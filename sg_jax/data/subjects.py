@@ -1,7 +1,8 @@
 """Where a prompt names its subject: the characters of a word in it, found or marked.
 
 "circle" is found in "A circle above a square" as a whole word, whatever its case; "circle#2" is
-the second one of "a circle and a circle". In texts of our own, braces mark it: "a large {circle}".
+the second one of "a circle and a circle". In scripts without spaces, any part of a text may be a
+word. In texts of our own, braces mark it: "a large {circle}".
 """
 
 import dataclasses
@@ -10,6 +11,9 @@ import re
 from sg_jax.errors import UserError, shown
 
 NUMBERED = re.compile(r"(.*\S)#([0-9]+)", re.DOTALL)
+# Letters that a word may touch: Thai, Lao, Burmese, Khmer, kana and Chinese characters.
+OTHERS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
+LETTER = rf"[^\W{OTHERS}]"
 MARKED = re.compile(r"([^{}]*)\{([^{}]*\S[^{}]*)\}([^{}]*)", re.DOTALL)
 
 
@@ -47,7 +51,8 @@ def find(text: str, subject: str, name: str = "prompt") -> Marked:
     if numbered := NUMBERED.fullmatch(subject):
         words, number = numbered[1], int(numbered[2])
     spaced = r"\s+".join(map(re.escape, words.split()))
-    places = [match.span() for match in re.finditer(rf"(?<!\w){spaced}(?!\w)", text, re.IGNORECASE)]
+    whole = rf"(?<!{LETTER}){spaced}(?!{LETTER})"
+    places = [match.span() for match in re.finditer(whole, text, re.IGNORECASE)]
     short = shown(text[:80])
     if not words.split() or not places:
         raise UserError(

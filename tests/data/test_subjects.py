@@ -18,6 +18,9 @@ from sg_jax.errors import UserError
         ("a red  circle", "red circle", 2),
         ("ein großer Kreis", "kreis", 11),
         ("円 and circle", "円", 0),
+        ("一只猫坐在红色的car旁边", "猫", 2),
+        ("一只猫坐在红色的car旁边", "car", 8),
+        ("แมวสีดำ", "สีดำ", 3),
     ],
 )
 def test_a_subject_is_found_as_a_whole_word(text, subject, place):
