@@ -16,6 +16,7 @@ from sg_jax.costs.machines import Machine
 from sg_jax.data.asked import tell_cut
 from sg_jax.errors import UserError
 from sg_jax.evaluation import (
+    captioned,
     compose_rows,
     compose_tables,
     composed,
@@ -121,7 +122,7 @@ def compose(experiment: Experiment, workdir: str) -> list[epath.Path]:
 
 def _grid(composer: composing.Composer, rows, found: list[Prompt]):
     """Return the picture of some prompts: a row for each setting, a column for each prompt."""
-    texts = [found[i].text for i in composing.shown_prompts(found)]
+    texts = [captioned.short(found[i].text) for i in composing.shown_prompts(found)]
     shown = {}
     for row in rows:
         if row.stage == compose_rows.REPORT and row.method not in shown:

@@ -16,6 +16,7 @@ from sg_jax.data.shapes_scenes import Scene, Thing, draw
 from sg_jax.data.wording import Wording
 from sg_jax.errors import UserError
 from sg_jax.evaluation import composing, prompts
+from sg_jax.evaluation.table import Key
 from sg_jax.method.guidance import Guidance
 from sg_jax.method.presets import PRESETS
 from sg_jax.method.sampler import Sampler
@@ -214,6 +215,14 @@ def test_other_data_is_drawn_and_not_scored(compose_of, tmp_path):
         compose_of(**given)
     with pytest.raises(UserError, match=r"config\.compose\.scales=\(2\.0,\) cannot be compared"):
         compose_of(**{**given, "scales": (2.0,)}, keep="hpsv3")
+
+
+def test_a_long_prompt_leaves_room_for_its_picture():
+    row = types.SimpleNamespace(stage="report", method="cfg", key=Key(guidance=PRESETS["cfg"]))
+    composer = types.SimpleNamespace(images=lambda row: np.zeros((1, 32, 32, 3), np.uint8))
+    for text in ("a red circle, seen by a painter, " * 20, "字" * 300):
+        picture = compose._grid(composer, [row], [prompts.Prompt(text)])
+        assert picture.width < 1500 and picture.height < 400
 
 
 def test_bad_input_is_refused_before_anything_is_drawn(compose_of, tmp_path):
