@@ -32,7 +32,8 @@ class Clip:
                 "`pip install 'sg_jax[clip]'`, or leave it empty."
             ) from None
         try:
-            self._model = CLIPModel.from_pretrained(name).eval()
+            # In float32, whatever the version of transformers makes of half-precision weights.
+            self._model = CLIPModel.from_pretrained(name).eval().float()
             self._processor = AutoProcessor.from_pretrained(name)
         except Exception as cause:  # loading someone else's network may raise anything
             raise UserError(

@@ -35,7 +35,12 @@ def stand_in(monkeypatch):
         def eval(self):
             return self
 
+        def float(self):
+            self.whole = True
+            return self
+
         def __call__(self, text, images, **_):
+            assert self.whole, "weights in half precision compute in it"
             colours = [np.mean(image, axis=(0, 1)) for image in images]
             texts = [[float(d) for d in t] for t in text]
             return types.SimpleNamespace(image_embeds=_Tensor(colours), text_embeds=_Tensor(texts))
