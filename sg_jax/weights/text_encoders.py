@@ -1,5 +1,6 @@
 """Load the frozen text encoder of a network of features: a folder, a hub id, or that of a run."""
 
+import json
 import os
 import re
 from typing import Any
@@ -42,7 +43,7 @@ def load_text_encoder(name: str | os.PathLike, **options: Any) -> TextEncoder:
         if option not in known:
             raise UserError(f"{option}= is not one of {', '.join(sorted(known))}.")
     path = os.fspath(name)
-    if record.is_run(path):
+    if record.is_run(path) and not _is_encoder(path):
         config, _ = record.read(path)
         for option in sorted({"length", "prefix", "cut_prefix"} & set(options)):
             raise UserError(
@@ -51,6 +52,15 @@ def load_text_encoder(name: str | os.PathLike, **options: Any) -> TextEncoder:
         section = Text(**{**config.text, **options})
         return _of_run(section, record.encoder_of(path), path)
     return load(Text(**{"encoder": path, **options}))
+
+
+def _is_encoder(folder: str) -> bool:
+    """Return whether the config.json in a folder is that of transformers, and not of a run."""
+    try:
+        found = json.loads((files.path(folder) / record.NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False  # reading it as a run's says what is wrong
+    return isinstance(found, dict) and "config" not in found
 
 
 def load(text: Text) -> TextEncoder:

@@ -38,6 +38,7 @@ def run(tmp_path):
 def test_by_name(loaded, tmp_path):
     found = load_text_encoder("OpenGVLab/InternVL3-2B-hf", length=7, prefix="x ")
     assert found.length == 7
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')  # as save_pretrained does
     load_text_encoder(tmp_path)
     assert [name for name, _ in loaded] == ["OpenGVLab/InternVL3-2B-hf", str(tmp_path)]
     assert loaded[0][1].prefix == "x " and loaded[1][1].length == 128
@@ -58,6 +59,12 @@ def test_another_than_the_runs_is_refused(loaded, run):
         load_text_encoder(run("fedc"))
     with pytest.raises(UserError, match="reads bytes, so it needs no text encoder"):
         load_text_encoder(run(encoder="bytes", prefix=""))
+
+
+def test_a_damaged_config_is_named(loaded, tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json cannot be read as a config of sg_jax"):
+        load_text_encoder(tmp_path)
 
 
 def test_what_names_none(loaded):
