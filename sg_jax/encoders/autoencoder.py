@@ -19,7 +19,7 @@ from flax import nnx
 from sg_jax.encoders.convolutions import in_parts
 from sg_jax.encoders.judges import as_array, hashed
 from sg_jax.encoders.tiles import in_tiles
-from sg_jax.errors import UserError, is_whole, shown
+from sg_jax.errors import UserError, is_whole, plain, shown
 
 SMALLEST_TILE = 8  # pixels of latents
 FARTHEST = 8.0  # of an image's values from 0; decoded ones overshoot [-1, 1], but not this far
@@ -104,9 +104,9 @@ class Autoencoder(nnx.Module):
 
     def _tile(self, tile: Any) -> int | None:
         """Return the side of a tile in pixels of latents."""
-        if tile is None:
+        if (tile := _whole("tile", tile)) is None:
             return None
-        if _whole("tile", tile) % self.factor or tile < SMALLEST_TILE * self.factor:
+        if tile % self.factor or tile < SMALLEST_TILE * self.factor:
             raise UserError(
                 f"tile={tile} must be a multiple of {self.factor}, the autoencoder's factor, and "
                 f"at least {SMALLEST_TILE * self.factor} pixels."
@@ -137,6 +137,7 @@ class Autoencoder(nnx.Module):
 
 
 def _whole(name: str, value: Any) -> Any:
+    value = plain(value)
     if value is not None and not (is_whole(value) and value > 0):
         raise UserError(f"{name}={shown(value)} must be a positive whole number, or None.")
     return value
@@ -160,4 +161,7 @@ def _decode(decoder, latents, scale, shift, factor=1, chunk=None, tile=None):
 
 
 def _chunked(network, x, chunk):
+    if not len(x):  # then nothing is computed, but shapes are found
+        found = network(jnp.zeros((1, *x.shape[1:]), x.dtype))
+        return jax.tree.map(lambda y: y[:0], found)
     return network(x) if chunk is None or chunk >= len(x) else in_parts(network, x, chunk)

@@ -102,7 +102,7 @@ def test_oblong_images_in_chunks_are_those_at_once_and_compile_once(tiny, images
     whole = tiny.encode(images)
     before = autoencoders._encode._cache_size()
     chunked = tiny.encode(images, chunk=2)
-    tiny.encode(-images, chunk=2)
+    tiny.encode(-images, chunk=np.int64(2))
     assert autoencoders._encode._cache_size() == before + 1
     for ours, once in zip(chunked, whole, strict=True):
         assert ours.shape == (3, 2, 3, 4)
@@ -145,6 +145,13 @@ def test_it_works_within_a_program_of_the_user(tiny, images):
 def test_what_is_not_encoded(tiny, method, value, words):
     with pytest.raises(UserError, match=words):
         getattr(tiny, method)(value)
+
+
+def test_no_images_have_no_latents(tiny, images):
+    mean, std = tiny.encode(images[:0])
+    whole = jax.eval_shape(tiny.encode, images)[0].shape
+    assert mean.shape == std.shape == (0, *whole[1:])
+    assert tiny.decode(mean).shape == (0, *images.shape[1:])
 
 
 @pytest.mark.parametrize("chunk", [0, -1, 1.5, "2", True])
