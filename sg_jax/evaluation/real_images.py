@@ -22,11 +22,19 @@ def of_images(config: Config, source: Source, side: int) -> tuple[Config, Source
       side: side of decoded images.
 
     Raises:
-      UserError: nothing names the images, or they cannot be opened, or have another size.
+      UserError: nothing names the images, or they cannot be opened, or have another size; or the
+        source has images, and others are named.
     """
+    name = config.evaluate.images
     if not source.latents:
+        if name:
+            raise UserError(
+                f"config.evaluate.images={name!r} has no effect: it names the real images of "
+                f"latents, and config.data.name={source.name!r} has images itself. Leave it at '', "
+                "or compare with other images by config.evaluate.reference."
+            )
         return config, source
-    origin, name = origins.of(source), config.evaluate.images
+    origin = origins.of(source)
     if not name and origin is None:
         raise UserError(
             f"config.data.name={source.name!r} contains latents, but nothing says which images "

@@ -101,6 +101,13 @@ def latents(tmp_path):
     return config, source
 
 
+def test_images_do_not_have_others():
+    pixels = types.SimpleNamespace(latents=False, name="digits")
+    assert real_images.of_images(config(), pixels, 8)[1] is pixels
+    with pytest.raises(UserError, match=r"images='pets' has no effect.*reference"):
+        real_images.of_images(config(images="pets"), pixels, 8)
+
+
 def test_other_images_have_the_classes_of_the_latents(latents, tmp_path):
     config, source = latents
     _, real = real_images.of_images(tree.check(config), source, 4)
