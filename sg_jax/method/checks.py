@@ -6,8 +6,9 @@ import numpy as np
 
 from sg_jax.errors import UserError, shown
 from sg_jax.method import schedule, tokens
-from sg_jax.method.guidance import WEAK_LABELS, Guidance, rates
+from sg_jax.method.guidance import WEAK_LABELS, Guidance, plan, rates
 from sg_jax.method.network import Network
+from sg_jax.method.sampler import Sampler
 
 
 def check_rate(model: Network, gamma: float, key: str) -> None:
@@ -128,13 +129,14 @@ def _check_borrowed(model: Network, guidance: Guidance, another: bool, key: str)
 
 
 def possible(
-    model: Network, settings: Mapping[str, Guidance]
+    model: Network, settings: Mapping[str, Guidance], sampler: Sampler, steps: int
 ) -> tuple[dict[str, Guidance], list[str]]:
-    """Return the settings that a network can run, and a sentence on each that it cannot."""
+    """Return the settings that a network can run in these steps, and a sentence on each other."""
     able, notes = {}, []
     for name, setting in settings.items():
         try:
             check_setting(model, setting)
+            plan(setting, sampler, steps)
         except UserError as error:
             notes.append(f"{name} is left out. {error}")
         else:

@@ -57,7 +57,8 @@ def measure(experiment: Experiment) -> list[dict[str, Any]]:
     }
     results = _race(programs, costs, config.bench.repeats, 1)
     names = dict.fromkeys(("cfg", *config.evaluate.guidance, "sg_flops"))
-    able, notes = checks.possible(experiment.model, {n: experiment.settings[n] for n in names})
+    wanted = {n: experiment.settings[n] for n in names}
+    able, notes = checks.possible(experiment.model, wanted, experiment.sampler, STEPS)
     for note in notes:
         log(note)
     settings = {f"sample, {n} ({g.describe()})": g for n, g in able.items()}

@@ -38,7 +38,7 @@ def show(experiment: Experiment) -> None:
             for full in (False, True)
         ]
         rows.append((f"training, γ {in_words(rates)}, batch {config.train.batch_size}", costs * 2))
-    settings, notes = checks.possible(model, experiment.settings)
+    settings, notes = checks.possible(model, experiment.settings, experiment.sampler, steps)
     for name, setting in settings.items():
         costs = [
             flops.sampling_step(

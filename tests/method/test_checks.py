@@ -155,3 +155,11 @@ def test_a_wrong_value_of_a_term_is_named(changes):
     with pytest.raises(UserError) as error:
         Guidance(**changes)
     assert f"guidance.{name}={value}" in str(error.value)
+
+
+def test_what_a_network_or_a_run_of_steps_cannot_do_is_left_out(pathless):
+    late = Guidance(1.5, weak_label="null", interval=(0.5, 1.0))
+    settings = dict(sg=SG, late=late, zero=Guidance(2.0, weak_label="null", zero_steps=1))
+    able, notes = checks.possible(pathless, settings, Sampler(), 1)
+    assert not able and len(notes) == 3 and notes[1].startswith("late is left out. guidance.interv")
+    assert list(checks.possible(pathless, settings, Sampler(), 2)[0]) == ["late", "zero"]
