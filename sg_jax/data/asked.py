@@ -73,7 +73,11 @@ def of_texts(texts: Sequence[str], encode: Callable[[list[str]], Any] | None = N
 
     def read(numbers: Sequence[int]) -> Any:
         some = [texts[i] for i in numbers]
-        return encode(some) if encode else some
+        if encode is None:
+            return some
+        rows = {text: n for n, text in enumerate(dict.fromkeys(some))}  # each text is read once
+        found = encode(list(rows))
+        return {name: value[[rows[text] for text in some]] for name, value in found.items()}
 
     return Asked(texts, read, None, range(len(texts)), encode)
 

@@ -63,9 +63,22 @@ def test_without_captions_there_is_nothing_to_ask(digits_dir):
 
 def test_texts_are_encoded_only_when_they_are_due():
     calls = []
-    found = asked.of_texts(["a", "b", "c"], lambda texts: calls.append(texts) or "features")
-    assert found[1:].prompts == "features" and calls == [["b", "c"]]
+
+    def encode(texts):
+        calls.append(texts)
+        return {"length": np.array(list(map(len, texts)))}
+
+    found = asked.of_texts(["a", "bb", "c"], encode)
+    assert found[1:].prompts["length"].tolist() == [2, 1] and calls == [["bb", "c"]]
     assert asked.of_texts(["a", "b"])[:1].prompts == ["a"]
+
+
+def test_a_prompt_of_several_images_is_encoded_once():
+    encoder, texts = captioned_pictures.Encoder(), ["a", "b", "b", "a", "c"]
+    found = asked.of_texts(texts, encoder)[:4].prompts
+    assert encoder.seen == [2]
+    for name, value in encoder(texts[:4]).items():
+        np.testing.assert_array_equal(found[name], value)
 
 
 def test_features_without_texts_are_told_apart():
