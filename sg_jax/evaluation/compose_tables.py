@@ -90,13 +90,18 @@ def markdown(rows: Sequence[Row], count: int, about: str = "") -> str:
     report = [row for row in rows if row.stage == REPORT]
     key, seeds = report[0].key, sorted({row.key.seed for row in report})
     search = [row for row in rows if row.stage == SEARCH]
+    spread = f"mean ± standard deviation over the seeds {', '.join(map(str, seeds))}"
+    said = f"Scores are {spread}."
+    if any(task != CLIP for row in report for task, _ in row.scores):
+        said = (
+            "The share of images that show everything the prompt asks for, by GenEval's rules: "
+            f"{spread}. Overall is the mean of the tasks."
+        )
     lines = [
         "# How well images follow their prompts",
         "",
         f"{count} prompts, {key.samples} images of each per seed, {key.steps} steps of "
-        f"{key.sampler}, checkpoint {key.checkpoint}. The share of images that show everything "
-        "the prompt asks for, by GenEval's rules: mean ± standard deviation over the seeds "
-        f"{', '.join(map(str, seeds))}. Overall is the mean of the tasks. {about}".strip(),
+        f"{key.sampler}, checkpoint {key.checkpoint}. {said} {about}".strip(),
     ]
     if search:
         tried = {m: {r.key.guidance.describe() for r in search if r.method == m} for m in _of(rows)}

@@ -110,9 +110,9 @@ def compose(experiment: Experiment, workdir: str) -> list[epath.Path]:
             about = f"The CLIP score is that of {config.compose.clip}." if clip else ""
             text = compose_tables.markdown(rows, len(found), about)
             paths.append(files.write_atomically(folder / "compose.md", text.encode()))
+            paths.append(folder / compose_rows.NAME)
         if scores:
-            figure = compose_tables.figure(rows)
-            paths += [folder / compose_rows.NAME, style.save(figure, folder / "compose.png")]
+            paths.append(style.save(compose_tables.figure(rows), folder / "compose.png"))
         if (grid := _grid(composer, rows, found)) is not None:
             grid = pictures.credited(grid, config.data.name)
             paths.append(pictures.save_png(grid, folder / "compose_grid.png"))

@@ -130,6 +130,12 @@ def test_the_score_of_another_clip_network_is_another(compose_of, tmp_path, monk
         page = paths[0].read_text()
         assert f"The CLIP score is that of {name}." in page and f"{value}.00" in page
     assert compose_of(**given, clip="large")[1] == []
+    (tmp_path / "some.txt").write_text("a circle\n")  # nothing else scores its images
+    own = dict(data="digits", prompts=str(tmp_path / "some.txt"), scales=())
+    paths, _ = compose_of(**given, **own, clip="small")
+    assert [path.name for path in paths] == ["compose.md", "compose.csv", "compose_grid.png"]
+    page = paths[0].read_text()
+    assert "Scores are mean ±" in page and "GenEval" not in page
 
 
 def test_what_is_there_is_not_drawn_again(compose_of, tmp_path):
