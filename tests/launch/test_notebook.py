@@ -75,6 +75,13 @@ def test_its_flags_for_images_of_your_own_fit_a_folder_of_classes(tmp_path):
     assert sizes == [18, 2]
 
 
+def test_prompts_are_drawn_as_their_config_says():
+    config = parsing.parse([], str(ROOT / "configs" / "shapes_t2i.py"))
+    text = PROMPTS.read_text(encoding="utf-8")
+    assert f"STEPS = {config.sample.steps}\\n" in text
+    assert f"sg_jax.Sampler(shift={config.sampler.shift})" in text
+
+
 @pytest.mark.slow
 def test_every_cell_runs(run, tmp_path):
     flags = [*SMALL, f"--config.data.data_dir={tmp_path / 'data'}"]
