@@ -26,8 +26,7 @@ def check(prompts: Sequence[Prompt]) -> None:
             raise UserError(
                 f"The prompt {shown(prompt.text)} cannot be scored on the shapes, because "
                 f"{what} is not {'known' if unknown else 'given'}: shapes are {', '.join(SHAPES)} "
-                f"and colours {', '.join(COLOURS)}. To draw it for another scorer, set "
-                "config.compose.keep."
+                f"and colours {', '.join(COLOURS)}."
             )
 
 

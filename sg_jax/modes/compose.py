@@ -59,9 +59,18 @@ def asked(config: Config) -> tuple[list[Prompt], bool]:
         )
     found = prompts.read(given.prompts) if given.prompts else prompts.of_shapes(given.most)
     scores = own and all(prompt.include for prompt in found)
+    elsewhere = bool(given.keep or given.clip)
     if scores:
-        composed.check(found)
-    elif not (given.keep or given.clip):
+        try:
+            composed.check(found)
+        except UserError as error:
+            if not elsewhere:
+                raise UserError(
+                    f"{error} To draw it for another scorer, set config.compose.keep."
+                ) from None
+            scores = False
+            log(f"Images are not scored by what they show. {error}")
+    elif not elsewhere:
         raise UserError(
             f"The images of config.compose.prompts={given.prompts!r} cannot be scored here: set "
             "config.compose.keep to write them for another scorer, or config.compose.clip."

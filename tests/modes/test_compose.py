@@ -231,6 +231,19 @@ def test_a_long_prompt_leaves_room_for_its_picture():
         assert picture.width < 1500 and picture.height < 400
 
 
+def test_what_the_detector_does_not_know_is_drawn_for_another_scorer(tmp_path, capsys):
+    file = tmp_path / "evaluation_metadata.jsonl"
+    file.write_text('{"include": [{"class": "bench", "count": 1}], "prompt": "a bench"}')
+    given = Compose(prompts=str(file))
+    config = types.SimpleNamespace(data=Data(name="shapes"), compose=given)
+    with pytest.raises(UserError, match=r"'bench' is not known.*set config\.compose\.keep\.$"):
+        compose.asked(config)
+    config.compose = dataclasses.replace(given, keep="geneval")
+    found, scores = compose.asked(config)
+    assert [prompt.text for prompt in found] == ["a bench"] and not scores
+    assert "Images are not scored by what they show. " in capsys.readouterr().out
+
+
 def test_bad_input_is_refused_before_anything_is_drawn(compose_of, tmp_path):
     with pytest.raises(UserError, match="reads class labels: train a network of texts"):
         compose_of(wording=False)
