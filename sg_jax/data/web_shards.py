@@ -18,35 +18,27 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import json
 import operator
 import os
 import pathlib
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
-from sg_jax.data import archives, splits
+from sg_jax.data import archives, pool, splits, web_tar
 from sg_jax.data.archives import Archive
 from sg_jax.data.captions import KEYS, texts
-from sg_jax.data.checks import PART, not_read
-from sg_jax.data.containers import OUTSIDE, readable
+from sg_jax.data.checks import not_read
+from sg_jax.data.containers import readable
 from sg_jax.data.encoded import Encoded, with_shape
 from sg_jax.data.images import WHITE
-from sg_jax.errors import UserError, is_number, one_line, shown
+from sg_jax.errors import UserError, one_line, shown
 from sg_jax.runs import files as paths
 from sg_jax.runs.progress import Progress, log
 
 PREFIX = "wds:"
-TOLD = (".txt", ".json")
-SCORES = (
-    "aesthetic_score_laion_v2", "aesthetic_score", "aesthetics", "aesthetic", "AESTHETIC_SCORE",
-)  # fmt: skip  # in a .json; the first one present is used
 MOST_TIMES = 100
-THREADS = 16
 _PART = re.compile(r"(?P<path>.+?)(@(?P<times>\d+(\.\d+)?))?")
 
 
@@ -61,21 +53,6 @@ class Shards:
         """Return the tar of image `i`, and the image's number in it."""
         shard = bisect.bisect_right(self.ends, i)
         return self.archives[shard], i - (self.ends[shard - 1] if shard else 0)
-
-    def beside(self, i: int, end: str) -> bytes | None:
-        """Return the file next to image `i` with this ending; None without one."""
-        archive, number = self.find(i)
-        path = os.path.splitext(archive.names[number])[0] + end
-        return archive.read_beside(path) if path in archive.beside else None
-
-    def about(self, i: int) -> dict[str, Any]:
-        """Return what the .json next to image `i` says; {} without one."""
-        content = self.beside(i, ".json")
-        try:
-            found = json.loads(content) if content else {}
-        except (ValueError, RecursionError) as cause:
-            raise UserError(f"its .json cannot be read ({one_line(cause)})") from None
-        return found if isinstance(found, dict) else {}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -124,12 +101,9 @@ class _Captions:
     source: ShardSource
 
     def __getitem__(self, i: int) -> tuple[str, ...]:
-        number = int(self.source.ids[operator.index(i)])
+        archive, number = self.source.shards.find(int(self.source.ids[operator.index(i)]))
         try:
-            plain, about = (
-                self.source.shards.beside(number, ".txt"),
-                self.source.shards.about(number),
-            )
+            plain, about = web_tar.beside(archive, number, ".txt"), web_tar.about(archive, number)
             task = about.get("Task2")
             given = [plain, *(about.get(key) for key in KEYS)]
             given.append(task.get("Caption") if isinstance(task, dict) else None)
@@ -208,35 +182,32 @@ def _taken(
       tars: those of each part.
       stamps: of all tars, so that changed ones are looked at again.
     """
-    every: list[Archive] = []
+    looked: list[tuple[Archive, np.ndarray]] = []
     progress = Progress(0, len(stamps), 1, unit="tar")
-    for path in itertools.chain.from_iterable(tars):
-        every.append(archive := archives.index(path, TOLD))
-        progress.sometimes(len(every))
-        if outside := archive.left_out.get(OUTSIDE):
-            raise UserError(
-                f"config.data.name={shown(name)}: {readable(archive.path)} has the name "
-                f"{shown(readable(outside[0]))}, which leads out of the folder it would be "
-                "unpacked to. The tar may be malicious, so none of it is read. Leave it out."
-            )
-    shards = Shards(tuple(every), tuple(itertools.accumulate(len(a.names) for a in every)))
+    asked = [(path, name, aesthetics > 0) for path in itertools.chain.from_iterable(tars)]
+    with pool.mapped(web_tar.look, asked) as found_in:
+        for each in found_in:
+            looked.append(each)
+            progress.sometimes(len(looked))
+    every = tuple(archive for archive, _ in looked)
+    shards = Shards(every, tuple(itertools.accumulate(len(a.names) for a in every)))
     ids, first, said, scored = [], 0, [], False
     ends = itertools.accumulate(map(len, tars))
-    for (given, times), each, end in zip(parts, tars, ends, strict=True):
-        count = sum(len(archive.names) for archive in every[end - len(each) : end])
-        own = np.arange(first, first + count)
-        scores = _scores(shards, own, name) if aesthetics else None
+    for (given, times), its, end in zip(parts, tars, ends, strict=True):
+        known = np.concatenate([scores for _, scores in looked[end - len(its) : end]])
+        scores = known if np.isfinite(known).any() else None
+        own = np.arange(first, first + len(known))
         ids.append(_repeated(own if scores is None else own[scores >= aesthetics], times))
         without = " (they have no scores)" if aesthetics and scores is None else ""
         said.append(
-            f"{given}: {count:,} images in {len(each)} tars, {len(ids[-1]):,} taken{without}"
+            f"{given}: {len(own):,} images in {len(its)} tars, {len(ids[-1]):,} taken{without}"
         )
         scored |= scores is not None
-        first += count
+        first += len(own)
     if aesthetics and not scored:
         raise UserError(
             f"config.data.aesthetics={aesthetics:g} needs a score of each image, and no .json of "
-            f"{shown(name)} has one of {', '.join(SCORES)}: set it to 0, or add them."
+            f"{shown(name)} has one of {', '.join(web_tar.SCORES)}: set it to 0, or add them."
         )
     found = np.concatenate(ids)
     if not len(found):
@@ -285,28 +256,3 @@ def _repeated(ids: np.ndarray, times: float) -> np.ndarray:
     keys = [hashlib.sha256(b"%d" % i).digest() for i in range(len(ids))] if rest else []
     some = sorted(sorted(range(len(keys)), key=keys.__getitem__)[: round(rest * len(keys))])
     return np.concatenate([*[ids] * whole, ids[np.array(some, np.int64)]])
-
-
-def _scores(shards: Shards, ids: np.ndarray, name: str) -> np.ndarray | None:
-    """Return the score of each image, -inf for one without; None if none has one."""
-
-    def score(i: int) -> float:
-        try:
-            about = shards.about(int(i))
-        except (OSError, UserError) as cause:
-            archive, number = shards.find(int(i))
-            what = f"config.data.name={shown(name)}: {archive.place(number)}"
-            raise not_read(what, cause, "mend or remove it") from cause
-        value = next((about[key] for key in SCORES if key in about), None)
-        try:  # some tables hold numbers as texts
-            return float(value) if is_number(value) or isinstance(value, str) else -np.inf
-        except ValueError:
-            return -np.inf
-
-    found, progress = np.empty(len(ids)), Progress(0, len(ids), 1, unit="score")
-    with ThreadPoolExecutor(THREADS) as pool:
-        for first in range(0, len(ids), PART):
-            part = ids[first : first + PART]
-            found[first : first + PART] = list(pool.map(score, part))
-            progress.sometimes(first + len(part))
-    return found if np.isfinite(found).any() else None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from image_files import picture, write
 
-from sg_jax.data import archives, skipping
+from sg_jax.data import archives, pool, skipping, web_shards
 from sg_jax.data.sources import open_source
 from sg_jax.errors import UserError
 
@@ -72,6 +72,22 @@ def test_tars_are_looked_at_once_however_many_splits_are_opened(shards, monkeypa
     assert len(open_source(name, "train[:4]", aesthetics=3)) == 4 and len(looked) == 3
     write(shards / "coyo" / "00001", coyo(5, 4), "tar")
     assert len(open_source(name, "train", aesthetics=3)) == 8 and len(looked) == 6
+
+
+@pytest.mark.slow
+def test_several_processes_find_what_one_finds(shards, monkeypatch):
+    name = f"wds:{shards}/coyo,{shards}/journey@0.5"
+    one = open_source(name, "train", aesthetics=3)
+    web_shards._taken.cache_clear()
+    monkeypatch.setattr(pool, "ALONE", 0.0)
+    monkeypatch.setattr(pool, "WORTH", 0.0)
+    monkeypatch.setattr(pool, "_cores", lambda: 2)
+    several = open_source(name, "train", aesthetics=3)
+    assert several.shards is not one.shards
+    assert values(several) == values(one) and several.version() == one.version()
+    write(shards / "journey" / "001", {"../out.png": picture(1)}, "tar")
+    with pytest.raises(UserError, match="leads out of the folder"):
+        open_source(name, "train", aesthetics=3)
 
 
 FEW = 64  # files that a process may open
