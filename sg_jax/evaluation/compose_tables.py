@@ -130,7 +130,9 @@ def markdown(rows: Sequence[Row], count: int, about: str = "") -> str:
             lines.append(f"| {method} | {settings[method]} | " + " | ".join(bold) + " |")
     if search:
         lines += ["", "## Scales that were tried", "", "| | setting | overall |", "|---|---|---|"]
-        lines += [f"| {m} | {setting} | {value:.3f} |" for m, setting, value in _tried(search)]
+        for method, setting, value in _tried(search):
+            words = f"{value:.3f}" if np.isfinite(value) else "samples not finite"
+            lines.append(f"| {method} | {setting} | {words} |")
     return "\n".join([*lines, ""])
 
 

@@ -20,7 +20,6 @@ from sg_jax.config.experiment import Experiment
 from sg_jax.costs import budgets
 from sg_jax.data import asked
 from sg_jax.encoders.text import TextEncoder
-from sg_jax.errors import UserError
 from sg_jax.evaluation import compose_rows, composed, measure, scored, table
 from sg_jax.evaluation.clip_score import Clip
 from sg_jax.evaluation.compose_rows import CLIP, REPORT, SEARCH, Row, Scores
@@ -29,7 +28,7 @@ from sg_jax.evaluation.prompts import Prompt
 from sg_jax.evaluation.table import Key
 from sg_jax.method.guidance import Guidance
 from sg_jax.parallel import processes
-from sg_jax.programs.sampling import sample_batches
+from sg_jax.programs.sampling import NotFinite, sample_batches
 from sg_jax.runs import arrays, files, sharing
 from sg_jax.runs.progress import Ahead, Progress, counted, log
 from sg_jax.weights import checkpoints, weak_networks
@@ -99,12 +98,18 @@ class Composer:
             (task, unseen): self._settings.samples * len(ids)
             for (task, unseen), ids in composed.groups(prompts).items()
         } | {(CLIP, False): len(self._texts)}
+        self._broken: set[Key] = set()  # drawings whose samples are not finite
         self._how: dict[str, Any] = dict(mesh=experiment.mesh, like=experiment.model)
         self._model = functools.cache(lambda: checkpoints.load(workdir, step, **self._how))
 
     def run(self, found: Mapping[str, Sequence[Guidance]]) -> list[Row]:
-        """Draw all settings, then the best ones again with other seeds; [] except in the writer."""
-        settings = self._settings
+        """Draw all settings, then the best ones again with other seeds; [] except in the writer.
+
+        Raises:
+          NotFinite: no setting of the report has finite samples. Otherwise, those without any have
+            no scores, and are not chosen.
+        """
+        settings, broken = self._settings, self._broken
         search = [(name, g) for name, each in found.items() for g in each if len(each) > 1]
         rows = self._draw(SEARCH, search, settings.seeds, len(found)) if search else []
         chosen: list[tuple[str, Guidance]] = []
@@ -112,9 +117,15 @@ class Composer:
             means = [0.0]
             if len(each) > 1 and processes.is_writer():
                 means = [_mean(rows, name, guidance) for guidance in each]
+            # The first one, if no mean is finite.
             best = int(processes.from_writer([int(np.argmax(means))])[0])
             chosen.append((name, each[best]))
         report = self._draw(REPORT, chosen, settings.report_seeds, 0)
+        if broken.issuperset(self._key(g, s) for _, g in chosen for s in settings.report_seeds):
+            raise NotFinite(
+                "The samples of all settings contain NaN or infinity: see the log. If they do "
+                "without guidance too, the weights are broken."
+            )
         if not processes.is_writer():
             return []
         rows = [
@@ -161,7 +172,12 @@ class Composer:
         with contextlib.closing(shared):
             for (name, key), theirs in shared:
                 if not theirs:
-                    scores = self._score(name, key, keep=stage == REPORT)
+                    try:
+                        scores = self._score(name, key, keep=stage == REPORT)
+                    except NotFinite as error:  # in all processes
+                        log(f"Not counted: {error}")
+                        self._broken.add(key)
+                        scores = {}
                     if processes.is_writer() and scores:
                         row = Row(stage, name, key, scores, self._counts)
                         compose_rows.write(self._workdir, [row])
@@ -279,6 +295,4 @@ def _of_all(scores: Scores) -> dict[str, float]:
 def _mean(rows: Sequence[Row], name: str, guidance: Guidance) -> float:
     each = [r for r in rows if (r.method, r.key.guidance) == (name, guidance)]
     value = float(np.mean([compose_rows.overall(row.scores) for row in each]))
-    if not np.isfinite(value):
-        raise UserError(f"{name} ({guidance.describe()}) has no score: nothing can be chosen.")
-    return value
+    return value if np.isfinite(value) else -np.inf

@@ -21,6 +21,7 @@ from sg_jax.method.guidance import Guidance
 from sg_jax.method.presets import PRESETS
 from sg_jax.method.sampler import Sampler
 from sg_jax.modes import compose
+from sg_jax.programs.sampling import NotFinite
 from sg_jax.runs.sharing import locked
 from sg_jax.weights import checkpoints
 
@@ -53,10 +54,12 @@ def compose_of(tmp_path, small, mesh_of, monkeypatch):
     with seed 2.
     """
     (tmp_path / "checkpoints" / "7").mkdir(parents=True)
-    jobs = []
+    jobs, broken = [], set()
 
     def sample(model, wanted, guidance, seed, batch_size, **kwargs):
         jobs.append((guidance.scale, seed))
+        if guidance.scale in broken:
+            raise NotFinite("3 of 48 samples contain NaN")
         images = []
         for i, text in enumerate(wanted.words):
             right = guidance.scale == 3.0 or i % 2 == 0
@@ -69,8 +72,10 @@ def compose_of(tmp_path, small, mesh_of, monkeypatch):
     monkeypatch.setattr(composing, "sample_batches", sample)
     monkeypatch.setattr(checkpoints, "load", lambda *args, **kwargs: small)
 
-    def run(data="shapes", wording=True, **changes):
+    def run(data="shapes", wording=True, nan=(), **changes):
         jobs.clear()
+        broken.clear()
+        broken.update(nan)
         given = dict(guidance=("unguided", "cfg"), scales=(2.0, 3.0, 4.0), most=2, samples=2)
         config = types.SimpleNamespace(
             seed=0, train=Train(), guidance=PRESETS, sample=Sample(steps=4, batch_size=7),
@@ -112,6 +117,19 @@ def test_the_best_scale_is_reported_on_other_seeds(compose_of, tmp_path, capsys)
     assert {r["setting"] for r in rows if r["chosen"] == "True" and r["method"] == "cfg"} == {three}
     with Image.open(paths[3]) as grid:
         assert grid.width > 11 * 56
+
+
+def test_a_setting_whose_samples_are_not_finite_does_not_end_the_others(compose_of, capsys):
+    quick = dict(scales=(3.0, 4.0), report_seeds=(1,))
+    paths, jobs = compose_of(**quick, nan={4.0})
+    assert jobs == [(3.0, 0), (4.0, 0), (1.0, 1), (3.0, 1)]
+    page = paths[0].read_text()
+    assert "ω 4, γ 0 / 0 null | samples not finite |" in page and "**1.00" in page
+    assert "Not counted: 3 of 48 samples contain NaN" in capsys.readouterr().out
+    paths, jobs = compose_of(**quick, nan={3.0, 4.0}, guidance=("unguided", "cfg"), seeds=(5,))
+    assert jobs == [(3.0, 5), (4.0, 5)]  # the rest is there
+    with pytest.raises(NotFinite, match="all settings"):
+        compose_of(scales=(), report_seeds=(6,), guidance=("cfg",), nan={1.5})
 
 
 @pytest.mark.slow
