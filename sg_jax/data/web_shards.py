@@ -253,6 +253,7 @@ def _tars(given: str, name: str) -> list[pathlib.Path]:
 def _repeated(ids: np.ndarray, times: float) -> np.ndarray:
     """Return ids this often; for a fraction, those whose hashes come first, in their order."""
     whole, rest = int(times), times - int(times)
-    keys = [hashlib.sha256(b"%d" % i).digest() for i in range(len(ids))] if rest else []
-    some = sorted(sorted(range(len(keys)), key=keys.__getitem__)[: round(rest * len(keys))])
-    return np.concatenate([*[ids] * whole, ids[np.array(some, np.int64)]])
+    count = len(ids) if rest else 0
+    hashes = (hashlib.sha256(b"%d" % i).digest()[:8] for i in range(count))
+    keys = np.fromiter(map(int.from_bytes, hashes), np.uint64, count)
+    return np.concatenate([*[ids] * whole, ids[np.sort(np.argsort(keys)[: round(rest * count)])]])
