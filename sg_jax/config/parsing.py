@@ -19,8 +19,9 @@ from sg_jax.config.tree import defaults
 from sg_jax.errors import UserError, nearest, plain, shown
 from sg_jax.method.guidance import Guidance
 
-SCHEDULED = ("scale", "gamma_strong", "gamma_weak")  # last parts of a guidance setting's keys
-OF_TWO_TYPES = (*SCHEDULED, "weak_step", ".skip")
+# Keys of a guidance setting: numbers or schedules, and those with other values of two types.
+SCHEDULED = ("scale", "gamma_strong", "gamma_weak", "skip_scale", "inner_scale")
+OF_TWO_TYPES = (*SCHEDULED, "weak_step", "skip")
 NAME = re.compile(r"\w[\w +=()\[\],;@#%!~^-]{0,99}")  # of a guidance setting; no path, no HTML
 KEY = ("--config.", "-config.")  # how a key on a command line begins
 NUMBER = re.compile(r"-\.?\d")  # how a negative one does
@@ -153,24 +154,25 @@ def parse(
 def _value(dotted: str, text: str | None) -> Any:
     """Return the value of a key from its text; None if a command line gives the key alone."""
     default = tree.default(dotted)
-    kind = type(default)
+    kind, (_, *sections, key) = type(default), dotted.split(".")
+    of_two_types = sections[:1] == ["guidance"] and key in OF_TWO_TYPES
     if text is None:
         if kind is bool:
             return True
         raise UserError(f"Missing value: give one, such as --{dotted}={default}.")
     try:
-        if dotted.startswith("config.guidance.") and dotted.endswith(OF_TWO_TYPES):
+        if of_two_types:
             return _literal(text)
         if kind is tuple:
             return _tuple(text)
         return SWITCH[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError):
         words = f"of type {kind.__name__}, such as {default!r}"
-        if dotted.endswith(OF_TWO_TYPES):
+        if of_two_types:
             words = "a number"
-        if dotted.endswith(SCHEDULED):
+        if of_two_types and key in SCHEDULED:
             words += " or a schedule, such as ('cosine',0.6,0.0)"
-        if dotted.endswith(".skip"):
+        if of_two_types and key == "skip":
             words = "a number of blocks, or the numbers of blocks, such as (2,3)"
         raise UserError(f"--{dotted}={shown(text)} must be {words}.") from None
 

@@ -180,6 +180,8 @@ def test_a_tuple_on_a_command_line(file, text, value):
 @pytest.mark.parametrize("text, value", [("=true", True), ("=0", False), ("=F", False), ("", True)])
 def test_a_switch_on_a_command_line(file, text, value):
     assert parse(file, f"--config.data.flip{text}").data.flip is value
+    found = parse(file, f"--config.guidance.cfg.rescale{text}")  # not a scale, which is a number
+    assert found.guidance.cfg.rescale is value
 
 
 @pytest.mark.parametrize("step", ["50000", "0.25"])
@@ -269,6 +271,7 @@ def test_parsing_twice_keeps_nothing_from_before(file):
         ("--config.train.steps=" + "9" * 5000, ["--config.train.steps='9", "of type int"]),
         ("--config.guidance.sg.scale=two", ["--config.guidance.sg.scale='two'", "a schedule"]),
         ("--config.guidance.ag.weak_step=x", ["weak_step='x' must be a number."]),
+        ("--config.sampler.diffusion_scale=x", ["scale='x' must be of type float, such as 1.0."]),
         ("--config." + "x" * 5000, ["config has no key 'xxx"]),
         ("--worckdir=x", ["worckdir", "Did you mean", "--mode"]),
         ("--steps=5", ["--steps is not a flag", "--config.train.steps", "--config.sample.steps"]),
