@@ -129,13 +129,20 @@ def _check_borrowed(model: Network, guidance: Guidance, another: bool, key: str)
 
 
 def possible(
-    model: Network, settings: Mapping[str, Guidance], sampler: Sampler, steps: int
+    model: Network,
+    settings: Mapping[str, Guidance],
+    sampler: Sampler,
+    steps: int,
+    weak: Mapping[str, Network] = {},
 ) -> tuple[dict[str, Guidance], list[str]]:
-    """Return the settings that a network can run in these steps, and a sentence on each other."""
+    """Return the settings that a network can run in these steps, and a sentence on each other.
+
+    `weak` has the networks of other runs that make weak predictions, by the setting's name.
+    """
     able, notes = {}, []
     for name, setting in settings.items():
         try:
-            check_setting(model, setting)
+            check_setting(model, setting, weak.get(name))
             plan(setting, sampler, steps)
         except UserError as error:
             notes.append(f"{name} is left out. {error}")

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from sg_jax.config.sections import Config
-from sg_jax.costs import autoencoders, encoders, flops
+from sg_jax.costs import autoencoders, budgets, encoders
 from sg_jax.costs.machines import Machine
 from sg_jax.data import origin as origins
 from sg_jax.data import prompt_file
@@ -29,6 +29,7 @@ from sg_jax.modes.dry_parts import (
     per_image,
 )
 from sg_jax.programs.memory import bytes_of, text
+from sg_jax.weights import weak_networks
 
 
 def costs_of(job: Job, settings: Mapping[str, Guidance]) -> dict[str, float]:
@@ -41,10 +42,10 @@ def costs_of(job: Job, settings: Mapping[str, Guidance]) -> dict[str, float]:
     model, steps = experiment.model, experiment.config.sample.steps
     found = {}
     for name, guidance in settings.items():
-        checks.check_setting(model, guidance, key=name)
-        found[name] = steps * flops.sampling_step(
-            model, guidance, full=True, steps=steps, sampler=experiment.sampler
-        )
+        weak = weak_networks.likely_shapes(guidance, model)
+        checks.check_setting(model, guidance, weak, name)
+        sampler = experiment.sampler
+        found[name] = budgets.image(model, guidance, sampler, steps, weak)
     return found
 
 
@@ -57,8 +58,10 @@ def sample(job: Job, on: Machine) -> Lines:
         count = len(prompt_file.read(file).texts)
     guidance = job.experiment.settings[name]
     (work,) = costs_of(job, {name: guidance}).values()
-    networks = 1 + guidance.two_networks
-    yield "read", f"{text(networks * bytes_of(job.experiment.model))} of weights"
+    weights = bytes_of(model := job.experiment.model)
+    if guidance.two_networks:
+        weights += bytes_of(weak_networks.likely_shapes(guidance, model))
+    yield "read", f"{text(weights)} of weights"
     yield (
         "compute",
         f"{gflops(work)} per image: {config.sample.steps} steps, {name} ({guidance.describe()})",

@@ -1,12 +1,18 @@
 """Print the GFLOPs of a training step and of a sampling step under every guidance setting."""
 
+from collections.abc import Mapping
+
 from etils import epath
 
+from sg_jax.config import trust
 from sg_jax.config.experiment import Experiment
 from sg_jax.costs import flops
+from sg_jax.errors import UserError
 from sg_jax.method import checks
 from sg_jax.method.objective import as_rates, in_words
-from sg_jax.modes.base import Job, Mode, register
+from sg_jax.models.backbone import Backbone
+from sg_jax.modes.base import Job, Mode, register, weak_paths
+from sg_jax.weights import weak_networks
 
 EXPLANATION = """GFLOPs of one sampling step of one image, and of training on one batch.
 "paper": multiply-adds of linear layers, without the work between tokens (attention's two
@@ -17,14 +23,35 @@ the paper counts; "shared": what both predictions share is counted once, as our 
 
 def run(job: Job) -> list[epath.Path]:
     """Print the table, and write nothing."""
-    show(job.experiment)
+    weak, unknown = _of_other_runs(job)
+    show(job.experiment, weak)
+    print("\n".join(unknown), end="\n" if unknown else "")
     return []
 
 
-def show(experiment: Experiment) -> None:
+def _of_other_runs(job: Job) -> tuple[dict[str, Backbone], list[str]]:
+    """Return the networks of other runs by setting, and a sentence on each that is not known."""
+    found, notes = {}, []
+    for name, setting in job.experiment.settings.items():
+        if not setting.weak_workdir:
+            continue
+        try:
+            assert job.config is not None
+            trust.check(job.config, job.workdir, weak_paths([name]), job.said)
+            found[name] = weak_networks.shapes(setting, job.experiment.model)
+        except UserError as error:
+            notes.append(f"{name}: the weak prediction is counted as by this network. {error}")
+    return found, notes
+
+
+def show(experiment: Experiment, weak: Mapping[str, Backbone] = {}) -> None:
     """Print the table: training, dense and at each sparsity rate, then every setting.
 
     A schedule of guidance is averaged over `config.sample.steps`.
+
+    Args:
+      experiment: of the config.
+      weak: the networks of other runs that make weak predictions, by the setting's name.
     """
     config, model = experiment.config, experiment.model
     print(EXPLANATION)
@@ -38,7 +65,7 @@ def show(experiment: Experiment) -> None:
             for full in (False, True)
         ]
         rows.append((f"training, γ {in_words(rates)}, batch {config.train.batch_size}", costs * 2))
-    settings, notes = checks.possible(model, experiment.settings, experiment.sampler, steps)
+    settings, notes = checks.possible(model, experiment.settings, experiment.sampler, steps, weak)
     for name, setting in settings.items():
         costs = [
             flops.sampling_step(
@@ -48,6 +75,7 @@ def show(experiment: Experiment) -> None:
                 shared_head=shared,
                 steps=steps,
                 sampler=experiment.sampler,
+                weak_model=weak.get(name),
             )
             for shared in (False, True)
             for full in (False, True)

@@ -49,7 +49,7 @@ from sg_jax.modes.dry_parts import Lines, gflops
 from sg_jax.parallel import processes
 from sg_jax.runs import files
 from sg_jax.runs.progress import counted, log
-from sg_jax.weights import checkpoints
+from sg_jax.weights import checkpoints, weak_networks
 
 OPTIONS = (
     Option("join", "runs that were tuned alike: their mean and spread", many=True),
@@ -212,7 +212,8 @@ def _dry(job: Job, on: Machine) -> Lines:
     def able(setting: Guidance) -> Guidance:
         if step is not None:
             return measure.resolved(experiment, setting, job.workdir, step, tell=False)
-        checks.check_setting(experiment.model, setting)
+        weak = weak_networks.likely_shapes(setting, experiment.model)
+        checks.check_setting(experiment.model, setting, weak)
         return table.canonical(setting)
 
     found, notes = _trials(experiment, able)

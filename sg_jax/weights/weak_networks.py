@@ -85,6 +85,14 @@ def shapes(guidance: Guidance, model: Backbone) -> Backbone:
     return checkpoints.abstract_network(guidance.weak_workdir)
 
 
+def likely_shapes(guidance: Guidance, model: Backbone) -> Backbone:
+    """Return what `shapes` does, or those of `model` if the other run is not there, or not yet."""
+    try:
+        return shapes(guidance, model)
+    except UserError:
+        return model
+
+
 def load(
     guidance: Guidance,
     workdir: str | os.PathLike,

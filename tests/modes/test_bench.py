@@ -5,8 +5,10 @@ import json
 import jax
 import pytest
 
-from sg_jax.config import experiment, geometry, parsing
-from sg_jax.modes import bench, flops
+from sg_jax.config import experiment, geometry, parsing, record
+from sg_jax.costs.flops import sampling_step
+from sg_jax.method.guidance import Guidance
+from sg_jax.modes import bench, dry_draw, flops
 from sg_jax.modes.base import Job
 
 TINY = dict(depth=1, width=8, heads=2, patch=4, routes=((0, 0),))
@@ -50,6 +52,28 @@ def test_flops_has_a_row_for_each_rate(capsys):
     assert [row.split(",")[1].strip() for row in rows] == ["γ 0", "γ 0.5", "γ 0.75"]
     costs = [float(row.split()[-1]) for row in rows]
     assert costs[0] > costs[1] > costs[2]
+
+
+def test_the_network_of_another_run_is_counted_by_its_own_shapes(capsys, tmp_path):
+    """In the table and in dry runs; if that run is not there, it counts like the network itself."""
+    small = completed(())
+    record.write(tmp_path, small, list("0123456789"), {})
+    config = small.copy_and_resolve_references().unlock()
+    config.model.width, config.guidance.ag.weak_workdir = 16, str(tmp_path)
+    config.guidance.ag_sg.weak_workdir = "/nowhere"
+    job = Job(config=config, said=record.flat(config).keys())
+    job.__dict__["experiment"] = experiment.build(config, jax.devices()[:1])
+    flops.run(job)
+    said = capsys.readouterr().out
+    costs = {row.split()[0]: float(row.split()[-1]) for row in said.splitlines() if "(ω" in row}
+    own, weak = (sampling_step(each, Guidance(), full=True) for each in (
+        job.experiment.model, geometry.abstract_model(small)
+    ))  # fmt: skip
+    assert costs["ag"] == pytest.approx((own + weak) / 1e9, rel=1e-4) and weak < own / 2
+    assert costs["ag_sg"] > 1.5 * own / 1e9
+    assert "ag_sg: the weak prediction is counted as by this network. workdir='/nowhere'" in said
+    found = dry_draw.costs_of(job, {"ag": job.experiment.settings["ag"]})
+    assert found["ag"] == pytest.approx(config.sample.steps * (own + weak))
 
 
 @pytest.mark.slow
