@@ -35,11 +35,14 @@ class Point:
       run: name of the run.
       key: how it was measured; its seed is always 0.
       scores: the scores by seed.
+      rank: name of the metric that settings are ranked by; "": the first of `QUALITIES` that this
+        one has.
     """
 
     run: str
     key: Key
     scores: dict[int, Scores]
+    rank: str = ""
 
     @functools.cached_property
     def result(self) -> SettingResult:
@@ -55,7 +58,7 @@ class Point:
     @property
     def metric(self) -> Metric:
         """The metric that settings are ranked by."""
-        return metrics.quality(self.scores.values())
+        return METRICS[self.rank] if self.rank else metrics.quality(self.scores.values())
 
     @property
     def quality(self) -> float:
@@ -114,16 +117,27 @@ class Point:
 
 
 def ranked_by(points: Sequence[Point]) -> Metric:
-    """Return the metric that the settings of some points are ranked by."""
-    return metrics.quality([scores for point in points for scores in point.scores.values()])
+    """Return the metric that the settings of some points are ranked by.
+
+    If the points do not say it, it is the first of `QUALITIES` that all runs have, or else any.
+    """
+    if points and points[0].rank:
+        return points[0].metric
+    each = [_measured([p for p in points if p.run == run]) for run in runs_of(points)]
+    return metrics.common_quality(each)
 
 
 def columns(points: Sequence[Point]) -> list[Metric]:
     """Return the metrics that were measured, with the cost of an image instead of a step."""
     found = {ranked_by(points).name, COST}
-    found |= {n for p in points for each in p.scores.values() for n in each if each[n] is not None}
+    found |= _measured(points)
     every = [m for m in METRICS.values() if m.needs != RESULT and m.name in found]
     return [IMAGE_COST if metric.name == COST else metric for metric in every]
+
+
+def _measured(points: Sequence[Point]) -> set[str]:
+    """Return the names of the metrics that at least one of some points has."""
+    return metrics.measured(scores for point in points for scores in point.scores.values())
 
 
 def _another(guidance: Guidance, checkpoint: int) -> bool:
@@ -186,6 +200,8 @@ def read(workdir: str | os.PathLike) -> list[Point]:
 def alike(points: Sequence[Point]) -> list[Point]:
     """Return the points measured in the most common way, and log how many others there are.
 
+    All of them are ranked by one metric, that of the last scored checkpoints; see `ranked_by`.
+
     Raises:
       UserError: a run has no point that was measured like the others.
     """
@@ -210,7 +226,8 @@ def alike(points: Sequence[Point]) -> list[Point]:
             f"{left} settings are left out, because they were measured with a different number "
             "of samples, a different feature network, different real images or different labels."
         )
-    return kept
+    rank = ranked_by(final(kept)).name
+    return [dataclasses.replace(point, rank=rank) for point in kept]
 
 
 def final(points: Sequence[Point]) -> list[Point]:
@@ -237,16 +254,17 @@ def _baseline_of(point: Point) -> tuple[str, Key]:
 def best_of_methods(points: Sequence[Point]) -> dict[str, dict[str, Point]]:
     """Return method -> run -> its setting with the best quality, among those with a baseline.
 
-    Only points with the most common sampler and number of steps count. If some have more seeds,
-    only those count, because the best of many one-seed numbers is partly luck.
+    Only points with the most common sampler and number of steps count, and a seed that the baseline
+    has too. If some have more seeds, only those count, because the best of many one-seed numbers is
+    partly luck.
     """
     ((usual, _),) = collections.Counter(point.sampling for point in points).most_common(1)
     known = measured(points)
-    there, found = {(p.run, p.key) for p in known}, dict[str, dict[str, Point]]()
+    there, found = {(p.run, p.key): p.scores for p in known}, dict[str, dict[str, Point]]()
     for point in known:
         if point.method == "unguided" or point.sampling != usual:
             continue
-        if _baseline_of(point) not in there:
+        if not point.scores.keys() & there.get(_baseline_of(point), {}).keys():
             continue
         best = found.setdefault(point.method, {})
         if point.run not in best or _rank(point) < _rank(best[point.run]):

@@ -11,7 +11,7 @@ To add one:
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -274,5 +274,16 @@ def main_of(names: Iterable[str], network: str = "") -> str:
 
 def quality(scores: Iterable[Scores]) -> Metric:
     """Return the metric that settings are ranked by: the first of `QUALITIES` that was measured."""
-    found = {name for each in scores for name, value in each.items() if value is not None}
-    return METRICS[next((name for name in QUALITIES if name in found), "frechet")]
+    return common_quality([measured(scores)])
+
+
+def common_quality(found: Sequence[Collection[str]]) -> Metric:
+    """Return the first of `QUALITIES` that is in all of several sets of names, or else in any."""
+    wanted = [name for name in QUALITIES if any(name in names for names in found)]
+    shared = [name for name in wanted if all(name in names for names in found)]
+    return METRICS[next(iter([*shared, *wanted]), "frechet")]
+
+
+def measured(scores: Iterable[Scores]) -> set[str]:
+    """Return the names of the metrics that at least one of several settings or seeds has."""
+    return {name for each in scores for name, value in each.items() if value is not None}

@@ -15,7 +15,7 @@ from sg_jax.costs.machines import Machine
 from sg_jax.data.sources import Source
 from sg_jax.evaluation import figures, heatmaps, measure, report, scoring, style, table
 from sg_jax.evaluation.figures import Spot
-from sg_jax.evaluation.metrics import COST, METRICS, Scores, quality
+from sg_jax.evaluation.metrics import COST, METRICS, Scores, common_quality, measured
 from sg_jax.evaluation.results import SettingResult
 from sg_jax.method.guidance import Guidance
 from sg_jax.modes import dry_draw
@@ -126,7 +126,8 @@ def _draw(
             figure = heatmaps.heatmaps(axis(values), unguided, scales, strong, weak, metric)
             paths.append(style.save(figure, folder / f"sweep_{metric.name}.png"))
     kinds = {scale: f"ω = {scale:g}" for scale in sorted(scales)}
-    spots, ranking = [], quality(found.values())
+    # An earlier command may have measured more in some cells.
+    spots, ranking = [], common_quality([measured([scores]) for scores in found.values()])
     for guidance, scores in found.items():
         cost, value = scores.get(COST), scores.get(ranking.name)
         if cost is not None and value is not None:

@@ -202,6 +202,27 @@ def test_gains_are_of_the_best_setting_and_the_same_sampling(runs):
     assert comparison.baseline(best["SG"]["dense"], points).quality == 4.5
 
 
+def test_a_gain_needs_a_seed_of_the_baseline(runs):
+    points = comparison.final([p for run in runs for p in comparison.read(run)])
+    other = [p for p in points if p.method == "SG"]
+    other = [dataclasses.replace(p, scores={7: scores(0.1)}) for p in other]
+    rest = [p for p in points if p.method != "SG"]
+    assert set(comparison.best_of_methods([*rest, *other])) == {"CFG", "AG"}
+
+
+def test_runs_are_ranked_by_a_metric_that_all_of_them_have(runs):
+    """A KID of one run is no Fréchet distance, although the other run has both."""
+    for run, others in zip(runs, (dict(kid=0.02), dict(kid=0.02, frechet=None)), strict=True):
+        table.write(run, {k: {**v, **others} for k, v in table.read(run).items()})
+    points = comparison.alike([p for run in runs for p in comparison.read(run)])
+    assert comparison.ranked_by(points) is METRICS["kid"]
+    assert {(p.run, p.quality) for p in points} == {("dense", 0.02), ("routing", 0.02)}
+    table.write(runs[0], {k: {**v, "kid": None} for k, v in table.read(runs[0]).items()})
+    points = comparison.alike([p for run in runs for p in comparison.read(run)])
+    assert comparison.ranked_by(points) is METRICS["frechet"]  # no metric is common to both
+    assert {p.run for p in comparison.measured(points)} == {"dense"}
+
+
 def test_the_best_of_many_settings_takes_time_that_grows_with_their_number(monkeypatch):
     many = [UNGUIDED, *(Guidance(1 + i / 64, 0.0, 0.75) for i in range(1, 64))]
     points = [comparison.Point("dense", key(each), {0: scores(each.scale)}) for each in many]

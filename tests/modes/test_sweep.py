@@ -139,6 +139,25 @@ def test_a_sweep_ends_with_the_winner_of_each_metric():
     assert sweep.summary(found, 100).splitlines()[-1].startswith("unguided ")
 
 
+def test_cells_are_ranked_by_a_metric_that_all_have(monkeypatch, tmp_path):
+    """An earlier command measured the Fréchet distance of one of them too."""
+    grid = Sweep(gamma_strong=(0.0,), gamma_weak=(0.5,), scale=(1.5, 2.0))
+    first, second = sweep.cells(grid)
+    found = {
+        first: dict(frechet=1.0, kid=0.03, gflops_per_step=0.1),
+        second: dict(kid=0.02, gflops_per_step=0.1),
+    }
+    drawn = []
+    monkeypatch.setattr(sweep.heatmaps, "heatmaps", lambda *_: None)
+    monkeypatch.setattr(sweep.figures, "front", lambda *given: drawn.append(given))
+    monkeypatch.setattr(sweep.style, "save", lambda figure, path: path)
+    config = types.SimpleNamespace(sweep=grid)
+    paths = sweep._draw(types.SimpleNamespace(config=config), found, tmp_path)
+    assert [path.name for path in paths] == ["sweep_kid.png", "sweep_cost.png"]
+    ((spots, _, quality, _),) = drawn
+    assert [spot.quality for spot in spots] == [0.03, 0.02] and quality.name == "kid"
+
+
 def test_a_grid_has_every_cell_and_omega_innermost():
     grid = sweep.cells(Sweep(gamma_strong=(0, 0.5), gamma_weak=(0.75,), scale=(1.5, 2)))
     assert [(g.gamma_strong, g.gamma_weak, g.scale) for g in grid] == [
