@@ -5,6 +5,7 @@ and a run trains to the same bits with or without it.
 """
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 
@@ -20,7 +21,7 @@ from sg_jax.data import wording
 from sg_jax.data.asked import labels_of
 from sg_jax.data.sources import Source, open_source, options_of
 from sg_jax.errors import UserError, nearest
-from sg_jax.evaluation import scoring
+from sg_jax.evaluation import comparable, scoring
 from sg_jax.evaluation.judge import Judge
 from sg_jax.evaluation.metrics import METRICS, Scores
 from sg_jax.method.objective import in_words
@@ -90,6 +91,7 @@ class Watch:
         self._opened = False
         self._metric = metric = experiment.config.checkpoint.keep_best
         self._better = -1 if metric in ("", HELDOUT) else METRICS[metric].better
+        self._names = comparable.names_of(experiment)
 
     def open(self, spent: Spent) -> None:
         """Read the held-out images and open the judge, once, before the first step."""
@@ -158,15 +160,13 @@ class Watch:
           found: what `after` returned.
           before: the previous best one.
         """
-        metric, train = self._metric, self._experiment.config.train
-        name = metric if metric == HELDOUT else f"{EVAL}{metric}"
-        if metric != HELDOUT:  # a run may continue with others, whose scores cannot be compared
-            metric = f"{metric}_{train.evaluate_samples}_{train.evaluate_guidance}"
-        elif train.gammas:  # older runs measured it at the rate of each step
-            metric = f"{HELDOUT}_gamma_{train.gammas[-1][1]:g}"
+        name = self._metric if self._metric == HELDOUT else f"{EVAL}{self._metric}"
+        plain, metric = self._names
+        if before is not None and before.metric == plain:
+            before = dataclasses.replace(before, metric=metric)
         if name not in found or not best.improves(found[name], metric, self._better, before):
             return None
-        log(f"Step {step} is the best so far: {metric} {found[name]:.4g}.")
+        log(f"Step {step} is the best so far: {plain} {found[name]:.4g}.")
         return Best(step, metric, found[name])
 
     @contextlib.contextmanager

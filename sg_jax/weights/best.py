@@ -1,6 +1,6 @@
 """The best checkpoint of a run, by a number that is measured while it trains.
 
-    workdir/best.json  {"step": 300, "metric": "frechet", "value": 0.61}
+    workdir/best.json  {"step": 300, "metric": "frechet_500_unguided_0f3a9c1e", "value": 0.61}
 
 The file is written once that checkpoint is complete. Every checkpoint also has these values among
 its own numbers, as far as they were known then. So a run that was killed before it wrote the file,
@@ -27,7 +27,7 @@ class Best:
 
     Attributes:
       step: of the checkpoint.
-      metric: the name of the number.
+      metric: the name of the number; `evaluation.comparable` says which ones have one name.
       value: the number, finite.
     """
 

@@ -204,7 +204,8 @@ def told(monkeypatch, run):
             checkpoint=dict(keep_best=keep_best, **checkpoint),
         )
         folder = run.folder / name
-        return checkpoints.steps_of(folder), best.read(folder)
+        found = best.read(folder)
+        return checkpoints.steps_of(folder), found and (found.step, found.value)
 
     return call
 
@@ -212,13 +213,13 @@ def told(monkeypatch, run):
 def test_the_best_checkpoint_is_kept_beside_the_latest(told):
     values = {1: np.nan, 2: 1.0, 4: 0.5, 5: 0.5, 6: 0.7, 7: -np.inf}
     numbers = {step: {"heldout_loss": value} for step, value in values.items()}
-    assert told("low", numbers) == ([4, 8], best.Best(4, "heldout_loss", 0.5))
+    assert told("low", numbers) == ([4, 8], (4, 0.5))
 
 
 @pytest.mark.slow
 def test_of_some_metrics_the_highest_is_the_best(told):
     numbers = {s: {"eval/precision": s % 5 / 5, "heldout_loss": -s} for s in (2, 3, 4, 6)}
-    assert told("high", numbers, "precision") == ([4, 8], best.Best(4, "precision", 0.8))
+    assert told("high", numbers, "precision") == ([4, 8], (4, 0.8))
     assert told("none", numbers, "") == ([8], None)
 
 
@@ -310,27 +311,44 @@ def test_held_out_losses_of_all_steps_are_at_one_rate(source, digits_dir, monkey
     for step in (1, 3, 8):
         found = watch.after(step, state, None, Spent())
         assert found == {"heldout_loss": 1.0}
-    now = best.Best(8, "heldout_loss_gamma_0", 1.0)
-    assert watch.best_of(8, found, best.Best(2, "heldout_loss", 0.5)) == now  # an older run's
+    now = watch.best_of(8, found, best.Best(2, "heldout_loss", 0.5))  # an older run's
+    assert now.value == 1.0 and now.metric.startswith("heldout_loss_gamma_0_")
     assert watch.best_of(8, found, best.Best(2, "heldout_loss_gamma_0", 0.5)) is None
 
 
-@pytest.mark.parametrize("changed", [dict(evaluate_samples=20), dict(evaluate_guidance="cfg")])
-def test_scores_of_other_images_do_not_decide_which_checkpoint_is_best(
-    source, digits_dir, tmp_path, changed
+@pytest.mark.parametrize(
+    "metric, changed",
+    [
+        ("frechet", dict(train=dict(evaluate_samples=20))),
+        ("frechet", dict(train=dict(evaluate_guidance="cfg"))),
+        ("frechet", dict(sample=dict(steps=2))),
+        ("frechet", dict(evaluate=dict(references=20))),
+        ("frechet", dict(features=dict(epochs=1))),
+        ("heldout_loss", dict(train=dict(heldout_images=9))),
+        ("heldout_loss", dict(data=dict(test_split="test[:50%]"))),
+    ],
+)
+def test_what_cannot_be_compared_does_not_decide_which_checkpoint_is_best(
+    source, digits_dir, tmp_path, metric, changed
 ):
-    """More images have a smaller distance, and so has other guidance, by the same weights."""
-    looks = dict(evaluate_every=1, evaluate_samples=10)
+    """More images have a smaller distance, say, and so has other guidance, by the same weights."""
+    looks = dict(evaluate_every=1, evaluate_samples=10, heldout_every=1, heldout_images=8)
+    base = dict(train=looks, checkpoint=dict(keep_best=metric))
 
-    def best_of(train, distance, before):
-        built, _ = build(source, digits_dir, train=train, checkpoint=dict(keep_best="frechet"))
+    def best_of(changes, value, before):
+        sections = {name: {**base.get(name, {}), **changes.get(name, {})} for name in base}
+        built, _ = build(source, digits_dir, **{**changes, **sections})
         watch = watching.Watch(built, source, str(tmp_path))
-        return watch.best_of(3, {"eval/frechet": distance}, before)
+        return watch.best_of(3, {"eval/frechet": value, "heldout_loss": value}, before)
 
-    before = best_of(looks, 0.5, None)
-    assert before == best.Best(3, "frechet_10_unguided", 0.5)
-    assert best_of(looks, 0.6, before) is None
-    assert best_of(looks | changed, 0.6, before).value == 0.6
+    before = best_of({}, 0.5, None)
+    plain = {"frechet": "frechet_10_unguided", "heldout_loss": "heldout_loss"}[metric]
+    assert before.value == 0.5 and before.metric.rpartition("_")[0] == plain
+    assert best_of({}, 0.6, before) is None
+    assert best_of(dict(sample=dict(batch_size=20)), 0.6, before) is None
+    assert best_of(changed, 0.6, before).value == 0.6
+    older = dataclasses.replace(before, metric=plain)  # an older run's, which said no more
+    assert best_of({}, 0.6, older) is None and best_of({}, 0.4, older).value == 0.4
 
 
 def test_the_held_out_latents_are_a_split_of_the_latents(tmp_path):
