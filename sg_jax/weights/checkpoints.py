@@ -144,7 +144,7 @@ def load_with_step(
         )
     if weights not in kept:
         raise UserError(f"weights={shown(weights)} must be one of {kept}." + nearest(weights, kept))
-    folder, steps = checkpoint_dir(workdir), saved_steps(workdir)
+    folder, steps, asked = checkpoint_dir(workdir), saved_steps(workdir), step
     step = best.best_step(workdir) if step == "best" else plain(step)
     if step is not None and not (is_whole(step) and step in steps):
         raise UserError(
@@ -157,8 +157,10 @@ def load_with_step(
     for number in tried:
         try:
             loaded = read(folder / str(number), wanted, mesh)
-        except integrity.Damaged as error:
-            if number == tried[-1]:
+        except UserError as error:
+            if steps_of(workdir)[-1:] > steps[-1:]:  # the run trains on, and may have removed it
+                return load_with_step(workdir, asked, weights, mesh, like)
+            if not isinstance(error, integrity.Damaged) or number == tried[-1]:
                 raise
             log(f"{error} Load the checkpoint before it.")
         else:

@@ -13,7 +13,7 @@ from states import NAMES, TX, assert_equal, completed, make_model, random_state
 from sg_jax.config import record
 from sg_jax.errors import UserError
 from sg_jax.programs.training import abstract_state
-from sg_jax.weights import checkpoints, integrity
+from sg_jax.weights import best, checkpoints, integrity
 from sg_jax.weights.saver import Saver
 
 
@@ -135,6 +135,34 @@ def test_weights_come_from_the_checkpoint_before_a_damaged_one(run, capsys):
     with pytest.raises(UserError, match="8 is damaged: ema/"):
         checkpoints.load(folder, step=8)
     assert names(folder) == ["4", "8"]
+
+
+@pytest.mark.parametrize("asked, verified", [(None, False), ("best", True), (8, False)])
+def test_a_checkpoint_that_training_removes_meanwhile_is_not_damaged(
+    run, monkeypatch, capsys, asked, verified
+):
+    """A command reads the latest one, or the best, while the run saves the next and removes it."""
+    folder, states = run
+    best.write(folder, best.Best(8, "frechet", 1.0))
+    verify, saved = integrity.verify, folder / "checkpoints"
+
+    def late(*given):
+        sound = verified and verify(*given)
+        if (saved / "8").exists():
+            shutil.rmtree(saved / "4")
+            (saved / "8").rename(saved / "12")
+            best.write(folder, best.Best(12, "frechet", 0.5))
+        return sound or verify(*given)
+
+    monkeypatch.setattr(integrity, "verify", late)
+    if asked == 8:
+        with pytest.raises(UserError, match=r"step=8 is not a checkpoint in .*: there are \[12\]"):
+            checkpoints.load(folder, step=8)
+    else:
+        network, step = checkpoints.load_with_step(folder, asked)
+        assert step == 12
+        assert_equal(network, states[8].ema)
+    assert "damaged" not in capsys.readouterr().out
 
 
 def test_a_file_that_may_not_be_read_is_no_damage(run, mesh_of, monkeypatch):
