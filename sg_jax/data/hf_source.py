@@ -14,7 +14,7 @@ from sg_jax.data.containers import read_file
 from sg_jax.data.encoded import Encoded, with_shape
 from sg_jax.data.images import WHITE
 from sg_jax.data.layout import ONLY
-from sg_jax.errors import UserError, one_line, shown
+from sg_jax.errors import SettingError, UserError, one_line, shown
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
 
@@ -47,6 +47,8 @@ class HfSource(Encoded):
             raise UserError("it has no image")
         encoded = stored["bytes"] or read_file(stored["path"])
         value = row[self.label] if self.label else 0
+        if value is None:
+            raise UserError("it has no label")
         return encoded, self.labels[value] if self.labels is not None else int(value)
 
     def place(self, i: int) -> str:
@@ -102,21 +104,35 @@ def open_hf(
     datasets = _library(name)
     tables = _tables(datasets, name)
     parts = splits.select(name, split, {key: len(table) for key, table in tables.items()})
-    first = next(iter(tables.values()))
-    image = _column(name, first, datasets.Image, "image", required=True)
-    label = _column(name, first, datasets.ClassLabel, "label") or next(
-        (key for key in ("label", "labels") if key in first.column_names), ""
+    taken = {key: tables[key].features for key, ids in parts if len(ids)}
+    features: dict[str, Any] = {}  # by column, of all splits, because some may lack labels
+    for table in tables.values():
+        features = {**table.features, **features}
+    image = _column(name, features, datasets.Image, "image", required=True)
+    label = _column(name, features, datasets.ClassLabel, "label") or next(
+        (key for key in ("label", "labels") if key in features), ""
     )
-    caption = next((key for key in KEYS if key in first.column_names and key != label), "")
+    captioned = [key for key in KEYS if key != label and all(key in has for has in taken.values())]
+    caption = captioned[0] if captioned else ""
+    for key in (image, label) if label else (image,):
+        _check_alike(datasets, name, split, key, features[key], taken)
     columns = [key for key in (image, label, caption) if key]
-    whole = datasets.concatenate_datasets(
-        [
-            tables[key].select_columns(columns).select(range(ids[0], ids[-1] + 1))
-            for key, ids in parts
-            if len(ids)
-        ]
-    )
-    class_names, labels = _classes(datasets, name, label, list(tables.values()))
+    chosen = [
+        tables[key].select_columns(columns).select(range(ids[0], ids[-1] + 1))
+        for key, ids in parts
+        if len(ids)
+    ]
+    class_names, labels = _classes(datasets, name, label, features, list(tables.values()))
+    try:
+        whole = datasets.concatenate_datasets(chosen)
+    except ValueError as cause:
+        raise SettingError(
+            "config.data",
+            "split",
+            split,
+            f"joins splits of {name!r} whose columns have other types ({one_line(cause)}): cast "
+            "them to the same, or give one split.",
+        ) from cause
     if caption:
         log(f"{name}: column {caption!r} has captions.")
     source = HfSource(
@@ -180,14 +196,22 @@ def _tables(datasets: Any, name: str) -> dict[str, Any]:
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 
 
-def _column(name: str, table: Any, kind: type, preferred: str, required: bool = False) -> str:
+def _column(
+    name: str, features: Mapping[str, Any], kind: type, preferred: str, required: bool = False
+) -> str:
     """Return the one column of a kind, or the preferred one of several; "" for none."""
-    keys = [key for key, feature in table.features.items() if type(feature) is kind]
+    keys = [key for key, feature in features.items() if type(feature) is kind]
     if preferred in keys or len(keys) == 1:
         return preferred if preferred in keys else keys[0]
     if not keys and not required:
         return ""
-    found = ", ".join(f"{key} ({type(f).__name__})" for key, f in table.features.items())
+    found = ", ".join(f"{key} ({type(f).__name__})" for key, f in features.items())
+    if not keys:
+        raise UserError(
+            f"config.data.name={name!r} has no column of type {kind.__name__}; its columns are "
+            f"{found}. If one holds the files of images, cast it, say with cast_column('image', "
+            "datasets.Image()), and save the data set to a folder (save_to_disk)."
+        )
     raise UserError(
         f"config.data.name={name!r} has {len(keys)} columns of type {kind.__name__}, but none is "
         f"called {preferred!r}; its columns are {found}. Rename the one to use "
@@ -195,18 +219,45 @@ def _column(name: str, table: Any, kind: type, preferred: str, required: bool = 
     )
 
 
+def _check_alike(
+    datasets: Any,
+    name: str,
+    split: str,
+    column: str,
+    feature: Any,
+    taken: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Raise if a split lacks a column that others have, or numbers its classes otherwise.
+
+    Args:
+      datasets, name, split: see `open_hf`.
+      column: the column.
+      feature: its type, in the first split that has it.
+      taken: the types of the columns of each split that is read.
+    """
+    for key, features in taken.items():
+        if column not in features:
+            why = f"lacks the column {column!r} of other splits: add it"
+        elif features[column] != feature and isinstance(feature, datasets.ClassLabel):
+            why = f"has other classes in column {column!r} than another split: cast it to the same"
+        else:
+            continue
+        rule = f"reads split {key!r} of {name!r}, which {why}, or give another split."
+        raise SettingError("config.data", "split", split, rule)
+
+
 def _classes(
-    datasets: Any, name: str, label: str, tables: list[Any]
+    datasets: Any, name: str, label: str, features: Mapping[str, Any], tables: list[Any]
 ) -> tuple[tuple[str, ...], Mapping[Any, int] | None]:
     """Return the names of the classes, and labels by stored value (None: labels are stored)."""
     if not label:
         return (ONLY,), None
-    feature = tables[0].features[label]
+    feature = features[label]
     if isinstance(feature, datasets.ClassLabel):
         return tuple(feature.names or map(str, range(feature.num_classes))), None
     columns = (table.unique(label) for table in tables if label in table.features)
     plain = isinstance(feature, datasets.Value)
-    values = set(itertools.chain.from_iterable(columns)) if plain else set()
+    values = set(itertools.chain.from_iterable(columns)) - {None} if plain else set()
     if not plain or not all(isinstance(value, int | str) for value in values):
         raise UserError(
             f"config.data.name={name!r} has labels in column {label!r} that are neither names nor "

@@ -126,7 +126,7 @@ def test_what_cannot_be_used_is_named(saved, tmp_path, monkeypatch):
     for name, words in {
         "lists": "labels in column 'label' that are neither names nor whole numbers",
         "two": r"has 2 columns of type ClassLabel, but none is called 'label'.* Rename",
-        "text": r"has 0 columns of type Image, .* its columns are text \(Value\)",
+        "text": r"has no column of type Image; its columns are text \(Value\).* cast_column",
     }.items():
         with pytest.raises(UserError, match=words):
             open_source(f"hf:{saved}/{name}", "train")
@@ -137,6 +137,42 @@ def test_what_cannot_be_used_is_named(saved, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot be opened .* give the folder that save_to_disk"):
         open_source(f"hf:{tmp_path}/empty", "train")
     assert hf_source.on_disk(f"hf:{saved}/one") and not hf_source.on_disk("hf:a/b")
+
+
+def test_splits_need_not_have_the_same_columns(saved, tmp_path):
+    import datasets
+
+    both = datasets.load_from_disk(saved / "both")
+    names = datasets.ClassLabel(names=["dog", "cat"])
+    splits = {
+        "test": both["test"].remove_columns("label"),  # the first one, and the labels are elsewhere
+        "train": both["train"].add_column("text", ["a dog"] * 10),
+        "val": both["test"].cast_column("label", names),
+        "words": both["test"].cast_column("label", datasets.Value("string")),
+    }
+    name = f"hf:{tmp_path}"
+    datasets.DatasetDict(splits).save_to_disk(tmp_path)
+    source = open_source(name, "train")
+    assert source.class_names == ("cat", "dog") and source.captions[0] == ("a dog",)
+    for split, words in {
+        "test": "split 'test' of .*, which lacks the column 'label' of other splits",
+        "val": "split 'val' of .*, which has other classes in column 'label'",
+        "train+words": "split 'words' of .*, which has other classes in column 'label'",
+    }.items():
+        with pytest.raises(UserError, match=rf"config\.data\.test_split='.*{words}"):
+            open_source(name, split, key="test_split")
+
+
+def test_an_example_without_a_label_is_a_damaged_one(saved, tmp_path):
+    import datasets
+
+    one = datasets.load_from_disk(saved / "one").remove_columns("label")
+    for name, feature in {"names": datasets.ClassLabel(names=["a"]), "values": None}.items():
+        some = one.add_column("label", [None] + [0] * 9, feature=feature)
+        some.save_to_disk(tmp_path / name)
+        with pytest.raises(UserError, match=r"example 0 of .* cannot be read \(it has no label\)"):
+            open_source(f"hf:{tmp_path / name}", "train")
+        assert len(open_source(f"hf:{tmp_path / name}", "train", damaged="skip")) == 9
 
 
 def test_damaged_images_and_tables(saved, tmp_path):
