@@ -1,5 +1,6 @@
 """Image files in a .zip or .tar: indexed once, then read anywhere by several threads at once."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -34,6 +35,7 @@ from sg_jax.runs.progress import log
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 PACKED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".tzst", ".7z", ".rar", ".lz4")
 SUFFIXES = (".zip", ".tar", *PACKED)  # endings by which a name is taken for an archive
+UTF_8 = 0x800  # the flag of a name in UTF-8; without it, zipfile takes it for code page 437
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
 OFTEN = 10.0  # seconds between progress lines
 MOST_OPEN = 256  # archives that a process keeps open, if its limit of open files allows it
@@ -184,7 +186,7 @@ def _zip_members(path: str, left_out: LeftOut) -> Iterator[tuple[str, _Member]]:
             if info.is_dir():
                 continue
             if stat.S_ISLNK(info.external_attr >> 16):
-                left_out.add(LINKS, info.filename)
+                left_out.add(LINKS, _name(info))
                 continue
             member = _Member(
                 info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC
@@ -196,7 +198,15 @@ def _zip_members(path: str, left_out: LeftOut) -> Iterator[tuple[str, _Member]]:
                     f"{readable(path)} is compressed by method {member.method}, which is not "
                     "read: make it again with `zip -0`, which stores images as is, or unpack it."
                 )
-            yield info.filename, member
+            yield _name(info), member
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    """Return a name in a zip; `zip` and a Mac's Finder write it in UTF-8 without saying so."""
+    if not info.flag_bits & UTF_8:
+        with contextlib.suppress(UnicodeError):
+            return info.filename.encode("cp437").decode()  # as `zipfile` has read it
+    return info.filename
 
 
 def _tar_members(path: str, left_out: LeftOut, size: int) -> Iterator[tuple[str, _Member]]:

@@ -3,8 +3,10 @@
 import errno
 import gzip
 import io
+import json
 import os
 import pathlib
+import re
 import tarfile
 import zipfile
 
@@ -263,3 +265,23 @@ def test_the_labels_of_stylegans_tools(tmp_path):
     for content in ('{"labels": null}', '{"about": "x"}', "[]"):
         pathlib.Path(folder, "dataset.json").write_text(content)
         assert open_source(str(folder), "train").class_names == ("00000",)
+
+
+def test_names_in_utf_8_are_read_whether_or_not_a_zip_says_so(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for folder in ("Käse", "cat"):
+            archive.writestr(f"{folder}/1.png", _picture())
+        lines = [json.dumps(dict(file_name="Käse/1.png", caption="a cheese"))]
+        archive.writestr("captions.jsonl", "\n".join(lines))
+    whole = bytearray(path.read_bytes())
+    for magic, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # as `zip` writes it
+        for found in re.finditer(magic, bytes(whole)):
+            whole[found.start() + flags + 1] = 0
+    path.write_bytes(whole)
+    source = open_source(str(path), "train")
+    assert source.class_names == ("Käse", "cat") and "Käse/1.png" in source.place(0)
+    assert [source.captions[i] for i in range(2)] == [("a cheese",), ()]
+    cp437 = zipfile.ZipInfo("x")
+    cp437.filename, cp437.flag_bits = "K\xe4se", 0  # a name that is no UTF-8
+    assert archives._name(cp437) == "K\xe4se"
