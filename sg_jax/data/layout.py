@@ -7,6 +7,7 @@
 A single folder around all of that is ignored. Classes are in the order of their folders' names,
 over all splits, unless a file says otherwise (`class_file`). A `dataset.json` at the top, as
 StyleGAN's and EDM's tools write it, gives labels instead: {"labels": [["00000/img0.png", 6], ...]}.
+With {"labels": null} the images have none, and so one class: their folders are only parts.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from sg_jax.data.containers import TABLE, Files, LeftOut
 from sg_jax.errors import SettingError, UserError, one_line, shown
 
 ONLY = "image"  # the class of images without labels
+UNLABELLED: Mapping[str, int] = {}  # what a table says about images that have no labels
 MOST_CLASSES = 1_000_000
 BESIDE = "images beside the folders of classes or splits"
 
@@ -78,7 +80,7 @@ def arrange(files: Files, name: str, classes: str = "") -> Layout:
     table = files.names[0][:start] + TABLE
     tops = {path.partition("/")[0].lower() for path in paths if "/" in path}
     if table in files.beside and (labels := _labels(files, table, name)) is not None:
-        return _from_table(paths, labels, name)
+        return _from_table(paths, labels, name, classes)
     members: dict[str, list[tuple[int, str]]] = {}
     if len(tops & splits.NAMES) > 1 and tops - splits.NAMES:
         raise UserError(
@@ -138,12 +140,14 @@ def _key(path: str) -> bytes:
     return hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
 
 
-def _labels(files: Files, table: str, name: str) -> dict[str, int] | None:
-    """Return the labels of a dataset.json by path, or None if it has none."""
+def _labels(files: Files, table: str, name: str) -> Mapping[str, int] | None:
+    """Return the labels of a dataset.json by path; None if it is about something else."""
     try:
         found = json.loads(files.read_beside(table))
-        if not isinstance(found, dict) or (pairs := found.get("labels")) is None:
-            return None  # it is about something else
+        if not isinstance(found, dict) or "labels" not in found:
+            return None
+        if (pairs := found["labels"]) is None:
+            return UNLABELLED
         return {path: label for path, label in pairs if type(label) is int and label >= 0}
     except (OSError, UserError) as cause:
         raise UserError(
@@ -157,7 +161,21 @@ def _labels(files: Files, table: str, name: str) -> dict[str, int] | None:
         ) from None
 
 
-def _from_table(paths: Sequence[str], labels: Mapping[str, int], name: str) -> Layout:
+def _from_table(paths: Sequence[str], labels: Mapping[str, int], name: str, classes: str) -> Layout:
+    if labels is UNLABELLED:
+        given, folders = np.zeros(len(paths), np.int64), [ONLY]
+    else:
+        given = _given(paths, labels, name)
+        folders = [str(label) for label in range(int(given.max()) + 1)]
+    order, names = ordered_classes(classes, folders, name)
+    numbers = {folder: i for i, folder in enumerate(order)}
+    given = np.array([numbers[folder] for folder in folders], np.int64)[given]
+    spread = splits.spread([_key(path) for path in paths], given)
+    return Layout({"train": spread}, {"train": given[spread]}, names, LeftOut())
+
+
+def _given(paths: Sequence[str], labels: Mapping[str, int], name: str) -> np.ndarray:
+    """Return the labels that a table gives images, int64 [N]."""
     lacking = [path for path in paths if path not in labels]
     if lacking:
         raise UserError(
@@ -170,8 +188,4 @@ def _from_table(paths: Sequence[str], labels: Mapping[str, int], name: str) -> L
             f"config.data.name={name!r}: its {TABLE} has the label {highest}; labels must be below "
             f"{MOST_CLASSES:,}."
         )
-    given = np.array([labels[path] for path in paths], np.int64)
-    spread = splits.spread([_key(path) for path in paths], given)
-    count = int(given.max()) + 1
-    names = tuple(map(str, range(count)))
-    return Layout({"train": spread}, {"train": given[spread]}, names, LeftOut())
+    return np.array([labels[path] for path in paths], np.int64)

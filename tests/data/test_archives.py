@@ -262,9 +262,31 @@ def test_the_labels_of_stylegans_tools(tmp_path):
         pathlib.Path(folder, "dataset.json").write_text(content)
         with pytest.raises(UserError, match=words):
             open_source(str(folder), "train")
-    for content in ('{"labels": null}', '{"about": "x"}', "[]"):
+    for content in ('{"about": "x"}', "[]"):
         pathlib.Path(folder, "dataset.json").write_text(content)
         assert open_source(str(folder), "train").class_names == ("00000",)
+
+
+def test_the_tables_of_stylegans_tools_may_have_no_labels_and_other_names(tmp_path):
+    for i in range(4):  # the tools begin a folder every thousand images
+        part = tmp_path / "edm" / f"0000{i // 2}"
+        part.mkdir(parents=True, exist_ok=True)
+        (part / f"img{i}.png").write_bytes(_picture(i))
+    table, names = tmp_path / "edm" / "dataset.json", tmp_path / "names.txt"
+    table.write_text('{"labels": null}')
+    source = open_source(str(tmp_path / "edm"), "train")
+    assert source.class_names == ("image",) and not any(source.labels)
+    pairs = [[f"0000{i // 2}/img{i}.png", i % 3] for i in range(4)]
+    table.write_text(json.dumps({"labels": pairs}))
+    for text, called in (("cat\ndog\nape\n", "cat dog ape"), ("2 ape\n0\n1 dog\n", "ape 0 dog")):
+        names.write_text(text)
+        source = open_source(str(tmp_path / "edm"), "train", classes=str(names))
+        assert source.class_names == tuple(called.split())
+        found = {int(e["image"][0, 0, 0]): e["label"] for e in (source[i] for i in range(4))}
+        first = source.class_names.index(called.split()[0] if "cat" in called else "0")
+        assert found[0] == found[3] == first
+    with pytest.raises(UserError, match=r"config\.data\.classes='.*none' cannot be read"):
+        open_source(str(tmp_path / "edm"), "train", classes=str(tmp_path / "none"))
 
 
 def test_names_in_utf_8_are_read_whether_or_not_a_zip_says_so(tmp_path):
