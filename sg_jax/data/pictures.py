@@ -30,6 +30,14 @@ from sg_jax.errors import UserError, one_line, shown
 from sg_jax.runs import files as paths
 from sg_jax.runs.progress import log
 
+KEY = "config.data.name"
+_HF = "give hf:{} if it is a data set of Hugging Face"
+OTHERS = {  # what to give instead of a folder of such files
+    ".tar": "give one of its .tar files, or wds:{} if these are WebDataset's",
+    ".parquet": _HF,
+    ".arrow": _HF,
+}
+
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class PictureSource(Encoded):
@@ -133,7 +141,7 @@ def _stamps(files: Files, name: str, classes: str) -> tuple:
     return tuple(found)
 
 
-def files_at(name: str, key: str = "config.data.name", other: str = "a data set of TFDS") -> Files:
+def files_at(name: str, key: str = KEY, other: str = "a data set of TFDS") -> Files:
     """Return the images at a path, one or more.
 
     Args:
@@ -173,8 +181,12 @@ def files_at(name: str, key: str = "config.data.name", other: str = "a data set 
     if path.is_dir() and (hint := folder_hint(epath.Path(path))):
         raise UserError(f"{neither}. {hint}")
     there = files.left_out.text()
+    named += f" has no images{f' ({there})' if there else ''}"
+    for end, remedy in OTHERS.items() if key == KEY and path.is_dir() else ():
+        if next(path.rglob(f"*{end}"), None):
+            raise UserError(f"{named}: {remedy.format(name)}.")
     raise UserError(
-        f"{named} has no images{f' ({there})' if there else ''}. Image files are recognised by "
+        f"{named}. Image files are recognised by "
         f"their endings, {', '.join(sorted(SUFFIXES))}: convert others to these, and replace "
         "links with copies."
     )

@@ -252,10 +252,15 @@ def test_what_is_no_folder_of_images_says_what_it_is(tmp_path, monkeypatch):
     write(tmp_path / "snaps", animals(1))
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.heic").write_bytes(b"x")
+    for end in ("tar", "parquet"):
+        (tmp_path / end / "data").mkdir(parents=True)
+        (tmp_path / end / "data" / f"0.{end}").write_bytes(b"x")
     for name, words in {
         "./snap": "There is no such folder or archive: .* Did you mean 'snaps'?",
         "snps.zip": "There is no such folder or archive",
         "./snaps/cat/0.png": "That is a file: give a folder, .zip or .tar",
+        "./tar": "has no images .*: 1 .data/0.tar..: give one of its .tar files, or wds:./tar if",
+        "./parquet/": "has no images .*: give hf:./parquet/ if it is a data set of H",
         "./text": "has no images .other files: 1 .a.heic... Image files are recognised",
         "~nobody-here/x": "begins with a user that this machine does not have",
         "gs://bucket/photos": "is in a bucket: mount it|needs a package",
