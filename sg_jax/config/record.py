@@ -174,12 +174,13 @@ def is_exported(workdir: str | os.PathLike) -> bool:
 
 def is_path(name: str) -> bool:
     """Return whether a text says where something is, and is not a data set's name or hub id."""
-    return web_shards.claims(name) or pictures.claims(name.removeprefix(hf_source.PREFIX))
+    on_disk = web_shards.claims(name) or hf_source.on_disk(name)
+    return on_disk or pictures.claims(name.removeprefix(hf_source.PREFIX))
 
 
 def _is_moved(before: str, now: str) -> bool:
     """Return whether two names of data sets are paths; the first one may no longer exist."""
-    return is_path(now) and (is_path(before) or "/" in before)
+    return is_path(now) and (is_path(before) or "/" in before or hf_source.claims(before))
 
 
 def check_data(
@@ -209,12 +210,13 @@ def check_data(
     elif data and saved.data.split == config.data.split:
         differs = identity.differences(known, data)
     if differs:
-        name, key = config.data.name, "name" if is_path(config.data.name) else "data_dir"
+        name = config.data.name
+        key = "name" if is_path(name) or hf_source.claims(name) else "data_dir"
         place = "" if key == "name" else f" in config.data.data_dir={config.data.data_dir!r}"
         raise UserError(
             f"config.data.name={name!r}{place} is not the data that the run was trained with, "
             f"according to {files.path(workdir) / NAME}: {differs}. Set config.data.{key} to that "
-            "data, or give another --workdir."
+            f"data, or give another --workdir."
         )
 
 

@@ -1,5 +1,7 @@
 """A run keeps its settings, and what is exported of them names nothing outside of it."""
 
+import pathlib
+
 import pytest
 
 from sg_jax.config import exported, geometry, parsing, record, tree
@@ -76,6 +78,24 @@ def test_what_belongs_to_the_run_or_its_devices_is_not_kept():
 def test_no_path_of_images_is_kept(name):
     config = exported.portable(merged(data=dict(name=name), evaluate=dict(images=name)))
     assert config.data.name == config.evaluate.images == ""
+
+
+def test_a_saved_data_set_is_a_path_whatever_it_is_called(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert record.is_path("hf:photos") and not record.is_path("hf:others")
+    assert exported.portable(merged(data=dict(name="hf:photos"))).data.name == ""
+    (tmp_path / "run").mkdir()
+    record.write("run", merged(data=dict(name="hf:photos")), ["cat"], {"images": "1"})
+    pathlib.Path("photos").rename("moved")
+    moved = merged(data=dict(name="hf:moved"))
+    record.check_same(moved, "run", "continued")
+    with pytest.raises(
+        UserError, match=r"'hf:moved' is not the .*other images. Set config.data.na"
+    ):
+        record.check_data("run", moved, ["cat"], {"images": "2"})
+    with pytest.raises(UserError, match=r"data\.name='hf:others' differs from"):
+        record.check_same(merged(data=dict(name="hf:others")), "run", "continued")
 
 
 @pytest.mark.parametrize("name", ["mnist", "mnist/small:1.0.0", "hf:some/images"])
