@@ -213,10 +213,12 @@ def check_data(
         name = config.data.name
         key = "name" if is_path(name) or hf_source.claims(name) else "data_dir"
         place = "" if key == "name" else f" in config.data.data_dir={config.data.data_dir!r}"
+        named = names and tuple(class_names) != names and pictures.claims(name)
+        also = ", config.data.classes to the file of its classes, if it had one" if named else ""
         raise UserError(
             f"config.data.name={name!r}{place} is not the data that the run was trained with, "
             f"according to {files.path(workdir) / NAME}: {differs}. Set config.data.{key} to that "
-            f"data, or give another --workdir."
+            f"data{also}, or give another --workdir."
         )
 
 

@@ -98,6 +98,16 @@ def test_a_saved_data_set_is_a_path_whatever_it_is_called(tmp_path, monkeypatch)
         record.check_same(merged(data=dict(name="hf:others")), "run", "continued")
 
 
+def test_other_names_of_classes_may_come_from_a_file(tmp_path):
+    record.write(tmp_path, merged(data=dict(name="./photos")), ["a cat"], {})
+    for name, also in {
+        "./photos": ", config.data.classes to the file of its",
+        "mnist": ", or",
+    }.items():
+        with pytest.raises(UserError, match=rf"class 0 is 'cat' instead of .* to that data{also}"):
+            record.check_data(str(tmp_path), merged(data=dict(name=name)), ["cat"], {})
+
+
 @pytest.mark.parametrize("name", ["mnist", "mnist/small:1.0.0", "hf:some/images"])
 def test_names_and_hub_ids_are_kept(name):
     hub = "some/network"
