@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sg_jax.data.checks import not_read
-from sg_jax.data.containers import Files, readable
+from sg_jax.data.containers import Files, composed, readable
 from sg_jax.errors import UserError, one_line, shown
 
 KEYS = ("captions", "caption", "texts", "text", "prompt")  # of columns; the first present is used
@@ -101,10 +101,10 @@ class _Tabled:
     """Captions from tables, by the path of an image."""
 
     names: Sequence[str]
-    by_path: Mapping[str, tuple[str, ...]]
+    by_path: Mapping[str, tuple[str, ...]]  # the paths are `composed`
 
     def __getitem__(self, i: int) -> tuple[str, ...]:
-        return self.by_path.get(self.names[operator.index(i)], ())
+        return self.by_path.get(composed(self.names[operator.index(i)]), ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +142,7 @@ def of_files(files: Files, name: str) -> tuple[Captions | None, int, Collection[
     tables = sorted(path for path in files.beside if posixpath.basename(path) in TABLES)
     used = [path for path in tables if _read(files, path, name, by_path)]
     if used:
-        count = sum(bool(by_path.get(path)) for path in files.names)
+        count = sum(bool(by_path.get(composed(path))) for path in files.names)
         if not count:
             raise UserError(
                 f"config.data.name={name!r}: {readable(used[0])} has captions, but for none of the "
@@ -178,7 +178,7 @@ def _read(files: Files, path: str, name: str, into: dict[str, tuple[str, ...]]) 
             image = next((row[key] for key in NAMES if key in row), None)
             if not isinstance(image, str):
                 raise UserError(f"it has no {NAMES[0]!r}")
-            named = posixpath.normpath(posixpath.join(folder, image))
+            named = composed(posixpath.normpath(posixpath.join(folder, image)))
             both = (*into.get(named, ()), *texts(row[keys[0]]))
             into[named] = tuple(dict.fromkeys(both))
         except (ValueError, RecursionError, UserError) as cause:

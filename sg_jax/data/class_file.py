@@ -15,6 +15,7 @@ import pathlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from sg_jax.data.containers import composed
 from sg_jax.errors import SettingError, nearest, one_line, shown
 
 MOST = 2**24  # bytes of a file
@@ -35,7 +36,10 @@ def ordered_classes(
     """
     if not classes:
         return list(folders), tuple(map(_printable, folders))
-    known = set(folders)
+    there = {composed(folder): folder for folder in folders}
+    if len(there) < len(folders):  # two folders that differ in nothing else
+        there = {folder: folder for folder in folders}
+    known = set(there)
     lines = _lines(classes, name, known)
     split = (_separator(line, known) for line in lines if isinstance(line, str))
     usual = next(filter(None, split), "")  # the separator of lines whose folder has no images
@@ -53,7 +57,8 @@ def ordered_classes(
     if len(set(listed)) < len(listed):
         twice = next(folder for i, folder in enumerate(listed) if folder in listed[:i])
         raise _wrong(classes, f"lists {shown(twice)} twice: remove one of these lines.")
-    return listed, tuple(rest or _printable(folder) for folder, rest in rows)
+    order = [there.get(folder, folder) for folder in listed]
+    return order, tuple(rest or _printable(folder) for folder, rest in rows)
 
 
 def find(classes: str, name: str) -> pathlib.Path:
@@ -77,7 +82,7 @@ def _lines(classes: str, name: str, known: Collection[str]) -> list[Any]:
         path = find(classes, name)
         if path.stat().st_size > MOST:
             raise _wrong(classes, f"has more than {MOST:,} bytes.")
-        text = path.read_text(encoding="utf-8-sig")
+        text = composed(path.read_text(encoding="utf-8-sig"))
         found = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
     except SettingError:
         raise

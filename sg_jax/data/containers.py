@@ -15,6 +15,7 @@ import os
 import pathlib
 import stat
 import time
+import unicodedata
 from collections.abc import Collection
 from typing import Protocol
 
@@ -101,6 +102,11 @@ OUTSIDE = "names that lead out of the archive"
 def readable(path: str) -> str:
     """Return a path as text that can be printed, whatever its bytes are."""
     return os.fsencode(path).decode("utf-8", "replace").replace("\n", "?")
+
+
+def composed(path: str) -> str:
+    """Return a path with composed letters; a Mac may write "é" as "e" and an accent."""
+    return unicodedata.normalize("NFC", path)
 
 
 def kind_of(path: str) -> str:

@@ -91,6 +91,16 @@ def test_several_lines_about_an_image_are_its_captions(tmp_path):
     assert found(open_source(name, "train"))["a"] == ("x", "y", "z")
 
 
+def test_letters_and_their_accents_may_be_written_together_or_apart(tmp_path):
+    apart, together = "e\u0301.png", "\u00e9.png"
+    for name, other in ((apart, together), (together, apart)):
+        table = lines({"file_name": other, "caption": "x"})
+        files = {name: image_files.picture(1), "b.png": image_files.picture(2)}
+        path = image_files.write(tmp_path / name, {**files, "captions.jsonl": table})
+        source = open_source(path, "train")
+        assert sorted(source.captions[i] for i in range(2)) == [(), ("x",)]
+
+
 def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path):
     name = image_files.write(tmp_path, {**IMAGES, "a.txt": b"\xef\xbb\xbfa dog\na cat\n"})
     assert found(open_source(name, "train"))["a"] == ("a dog", "a cat")

@@ -54,6 +54,16 @@ def test_a_class_may_have_no_images(tmp_path):
     assert order.index("n01") == 1 and names[0] == "none"
 
 
+def test_accents_of_folders_may_be_written_apart(tmp_path):
+    folders = ["cat", "ka\u0308se"]
+    assert _read(tmp_path, "k\u00e4se Cheese\ncat", folders=folders) == (
+        folders[::-1],
+        ("Cheese", "cat"),
+    )
+    both = ["ka\u0308se", "k\u00e4se"]  # on Linux these may be two folders
+    assert _read(tmp_path, "one\ntwo", folders=both) == (both, ("one", "two"))
+
+
 def test_a_file_in_the_folder_of_the_images_is_found(tmp_path):
     (tmp_path / "classes.txt").write_text("n02 b\nn01 a\n")
     _, names = ordered_classes("classes.txt", FOLDERS[:2], str(tmp_path))
