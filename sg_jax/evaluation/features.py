@@ -182,6 +182,12 @@ def train_classifier(
 def _train(train: Reader, test: Reader, made_from: Fingerprint, log) -> Scorer:
     if made_from.checked:
         log(f"feature network: its data is known from {made_from.checked:,} evenly spaced images")
+    if made_from.num_classes == 1:
+        log(
+            "feature network: with one class there is nothing to learn, so its features are those "
+            "of random weights, and its accuracy is always 100%. Metrics of other networks say "
+            "more, such as config.evaluate.metrics=fid or fd_dinov2."
+        )
     model = fit(
         train.batches,
         len(train),

@@ -40,6 +40,16 @@ def readers(images, labels, test_images, test_labels):
     ]
 
 
+def test_one_class_teaches_nothing_and_the_log_says_so(few, monkeypatch):
+    lines = []
+    monkeypatch.setattr(features, "fit", lambda *args, **kwargs: 1 / 0)
+    zeros = [few[0], 0 * few[1], few[2], 0 * few[3]]
+    for labels, count, told in ((few, 10, 0), (zeros, 1, 1)):
+        with pytest.raises(ZeroDivisionError):
+            train_classifier(*readers(*labels), num_classes=count, recipe=SMALL, log=lines.append)
+        assert sum("with one class there is nothing to learn" in line for line in lines) == told
+
+
 @pytest.fixture(scope="module")
 def scorer(few):
     return train_classifier(*readers(*few), num_classes=10, name="digits", recipe=SMALL)
