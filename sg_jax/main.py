@@ -13,6 +13,7 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from sg_jax.parallel import stops
 
@@ -116,9 +117,12 @@ def _run(argv: Sequence[str]) -> None:
             said = record.flat(config).keys() if whole else parsing.keys_of(rest)
             job = dataclasses.replace(job, config=config, said=said)
         else:
-            parsing.refuse(rest, names)
-        unused = {} if mode.keys else {"config": given.config}
-        for name, value in {**unused, "dry-run": given.dry}.items():
+            parsing.refuse([word for word in rest if word not in keys], names)
+        unused: dict[str, Any] = {"dry-run": given.dry}
+        if not mode.keys:
+            unused |= {"config": given.config}
+            unused |= {key.lstrip("-").partition("=")[0]: True for key in keys}
+        for name, value in unused.items():
             if value:
                 by = "".join(f" with --{flag}" for flag in mode.unless if options[flag])
                 raise UserError(f"--{name} has no effect: --mode={mode.name}{by} has no config.")

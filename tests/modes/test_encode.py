@@ -201,6 +201,8 @@ def test_what_is_refused_before_any_work(encode, weights, tmp_path):
     command = ["main", "--mode=latents", f"--to={tmp_path}", "--name=made", "--from=x"]
     with pytest.raises(UserError, match="--config has no effect: --mode=latents with --from has"):
         main([*command, "--config=configs/digits.py"])
+    with pytest.raises(UserError, match=r"--config\.seed has no effect: --mode=latents with --fr"):
+        main([*command, "--config.seed", "1"])
     with pytest.raises(UserError, match="--scale is missing: give the factor"):
         main(command)
 
