@@ -139,7 +139,8 @@ def _shown(
 
 def _is(drawn: Guidance, setting: Guidance) -> bool:
     """Return whether a drawn setting is this canonical one, whatever step a share stands for."""
-    if isinstance(setting.weak_step, float) or (setting.weak_workdir and not setting.weak_step):
+    share = isinstance(setting.weak_step, float) and drawn.weak_step  # of an early checkpoint
+    if share or (setting.weak_workdir and not setting.weak_step):
         setting = dataclasses.replace(setting, weak_step=drawn.weak_step)
     return setting == drawn
 

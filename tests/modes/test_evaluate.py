@@ -194,12 +194,15 @@ def test_scores_of_two_decoders_are_apart(evaluate_of, tmp_path, capsys):
 def test_settings_are_prepared_once_however_many_were_scored(monkeypatch):
     many = {Guidance(2.0 + i / 64, 0.0, 0.75): [{}] for i in range(64)}
     config = types.SimpleNamespace(evaluate=Evaluate(guidance=("sg",)))
-    experiment = types.SimpleNamespace(config=config, settings=SETTINGS)
+    settings = SETTINGS | {"ag_sg": Guidance(2.0, 0.0, 0.75, weak_step=0.33)}
+    experiment = types.SimpleNamespace(config=config, settings=settings)
     found = measure.Found({SETTINGS["sg"]: [{}]}, {}, others={SETTINGS["ag"]: [{}], **many})
     prepared, canonical = [], table.canonical
     monkeypatch.setattr(table, "canonical", lambda g: prepared.append(g) or canonical(g))
     assert [name for name, *_ in evaluate._shown(experiment, found, 7)] == ["sg", "ag"]
-    assert len(prepared) == len(SETTINGS)
+    assert len(prepared) == len(settings)
+    found.others[Guidance(2.0, 0.0, 0.75, weak_step=2)] = [{}]  # `many` has it without this step
+    assert [name for name, *_ in evaluate._shown(experiment, found, 7)] == ["sg", "ag", "ag_sg"]
 
 
 def test_cells_of_a_sweep_are_not_in_the_report(evaluate_of, tmp_path):
