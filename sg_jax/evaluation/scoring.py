@@ -18,6 +18,7 @@ from sg_jax.errors import UserError
 from sg_jax.evaluation import features, networks, real, real_images, references
 from sg_jax.evaluation.judge import Judge
 from sg_jax.evaluation.metrics import CLASSIFIER, DRAWING, MAIN, METRICS, Metric, main_of
+from sg_jax.evaluation.neighbours import NEIGHBOURS
 from sg_jax.evaluation.networks import Network
 from sg_jax.evaluation.reading import Reader, spread
 from sg_jax.evaluation.real import View
@@ -80,6 +81,13 @@ def measured(config: Config) -> list[Metric]:
 def _real_images(config: Config, source: Source, side: int) -> tuple[Config, Source]:
     """Return what `real_images.of_images` does, with the classes of latents if they are judged."""
     given, found = real_images.of_images(config, source, side)
+    least = 1 + NEIGHBOURS if any(metric.each for metric in measured(config)) else 2
+    if not config.evaluate.reference and len(found) < least:
+        raise UserError(
+            f"Scores need {least} real images or more, and split {found.split!r} of "
+            f"{found.name!r} has {len(found)}: use more, or take 'evaluate' out of "
+            "config.train.then."
+        )
     labels = source.latents and not reads_texts(config.model.kind)
     if labels and METRICS["accuracy"] in measured(config):
         real_images.check_classes(source, found)

@@ -113,6 +113,12 @@ def test_other_images_have_the_classes_of_the_latents(latents, tmp_path):
     _, real = real_images.of_images(tree.check(config), source, 4)
     assert real.class_names == ("Hund", "Katze")
     scoring.check_ready(tree.check(config), source, 4)
+    for metrics, least in (((), 4), (("frechet",), 2)):
+        config.evaluate.metrics, config.data.split = metrics, f"train[:{least - 1}]"
+        words = rf"Scores need {least} real images or more, and split .* has {least - 1}: use more"
+        with pytest.raises(UserError, match=words):
+            scoring.check_ready(tree.check(config), source, 4)
+    config.evaluate.metrics, config.data.split = (), "train"
     source.origin.images["classes"] = str(tmp_path / "none.txt")
     with pytest.raises(UserError, match="class 0 is 'cat' instead of 'Hund'"):
         scoring.check_ready(tree.check(config), source, 4)
