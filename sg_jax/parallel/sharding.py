@@ -35,7 +35,7 @@ def make_mesh(
 ) -> Mesh:
     """Return a mesh over `devices`, by default all; one size may be -1, which means the rest.
 
-    Neighbours on an axis are neighbours in the interconnect. If the devices come in several slices,
+    Neighbours on an axis are neighbours in the interconnect. If TPUs come in several slices,
     `replica` must be their number: it is the only axis that crosses the slow network between them.
     """
     devices = jax.devices() if devices is None else devices
@@ -49,7 +49,8 @@ def make_mesh(
             + f" must be the number of devices, which is {len(devices)} (one of them may be -1, "
             f"for the rest)."
         )
-    slices = len({getattr(d, "slice_index", None) or 0 for d in devices})
+    # For CPUs and GPUs, jax calls a host a slice, but any axis may cross their network.
+    slices = len({getattr(d, "slice_index", 0) if d.platform == "tpu" else 0 for d in devices})
     shape = tuple(sizes.values())
     if slices == 1:
         grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)

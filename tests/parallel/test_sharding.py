@@ -51,12 +51,13 @@ def test_sizes_that_are_not_the_devices_are_named(given):
 class Device:
     """A device of a slice, as far as a mesh looks at it."""
 
-    platform = "cpu"
-    device_kind = "cpu"
+    device_kind = ""
+    core_on_chip = 0
 
-    def __init__(self, number, per_slice):
-        self.id = number
-        self.slice_index = number // per_slice
+    def __init__(self, number, per_slice, platform="tpu"):
+        self.id, self.platform = number, platform
+        self.slice_index, place = divmod(number, per_slice)
+        self.coords = [place, 0, 0]
         self.process_index = 0
 
 
@@ -79,6 +80,14 @@ def test_only_the_replica_axis_crosses_slices():
     assert [{d.slice_index for d in part.flat} for part in mesh.devices] == [{0}, {1}]
     with pytest.raises(UserError, match=r"config.mesh.replica=1 must be the number of slices.* 2"):
         sharding.make_mesh(data=8, devices=devices)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_any_axis_crosses_hosts_which_jax_calls_slices(platform):
+    devices = [Device(n, per_slice=4, platform=platform) for n in range(8)]
+    for sizes in (dict(), dict(fsdp=8), dict(replica=4)):
+        mesh = sharding.make_mesh(**sizes, devices=devices)
+        assert [d.id for d in mesh.devices.flat] == list(range(8))
 
 
 @pytest.mark.parametrize("size", [0, -8, 4, 12])
