@@ -42,7 +42,8 @@ class Profiler:
         if not 0 < self.first <= step <= self.last:
             return
         if step == self.first:
-            if files.is_remote(self.folder):  # jax writes only to a disk
+            # jax writes only to a disk, and all processes of a host to the same file.
+            if files.is_remote(self.folder) or jax.process_count() > 1:
                 self._local = tempfile.TemporaryDirectory()
             jax.profiler.start_trace(self._local.name if self._local else self.folder)
             self._open = True
@@ -63,7 +64,7 @@ class Profiler:
         return True
 
     def stop(self) -> None:
-        """End an open trace, as after an error; its contents do not reach a bucket."""
+        """End an open trace, as after an error; what is to be copied when it is closed is lost."""
         if self._annotation is not None:
             self._annotation.__exit__(None, None, None)
             self._annotation = None
@@ -81,6 +82,8 @@ class Profiler:
                     for path in pathlib.Path(root).rglob("*"):
                         if path.is_file():
                             name = path.relative_to(root)
+                            if jax.process_count() > 1:
+                                name = name.with_name(f"process{jax.process_index()}_{name.name}")
                             files.write_atomically(self.folder / name, path.read_bytes())
             log(
                 f"Trace of steps {self.first} to {step} in {self.folder}. To look at it: "

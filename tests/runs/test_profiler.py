@@ -1,5 +1,7 @@
 """Tracing steps of a run: what is in the trace, and that the run is the same."""
 
+import pathlib
+
 import jax
 import pytest
 
@@ -92,6 +94,22 @@ def test_a_trace_of_a_run_in_a_bucket_is_copied_there(bucket, monkeypatch, tmp_p
     assert _steps(bucket / "b" / "run") == [1]
     assert not list((tmp_path / "scratch").iterdir())
     Profiler(1, 1, "gs://b/run", resumed=6)  # it was traced before
+
+
+def test_processes_of_one_host_write_a_trace_each(tmp_path, monkeypatch):
+    def start_trace(folder):  # jax names the file after the host
+        (pathlib.Path(folder) / "host.xplane.pb").write_text(str(jax.process_index()))
+
+    monkeypatch.setattr(jax.profiler, "start_trace", start_trace)
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: None)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for index in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        profiler = Profiler(1, 1, str(tmp_path), resumed=0)
+        profiler.before(1)
+        assert profiler.after(1, jax.numpy.ones(3))
+    found = {path.name: path.read_text() for path in (tmp_path / "profile").iterdir()}
+    assert found == {f"process{n}_host.xplane.pb": str(n) for n in range(2)}
 
 
 def test_zero_is_off(tmp_path):
