@@ -133,7 +133,14 @@ def _rows(sharding: jax.sharding.Sharding, size: int) -> dict[int, tuple[tuple[i
     places: Mapping[Any, Any] = sharding.devices_indices_map((size,))
     for device, (index, *_) in places.items():
         rows.setdefault(device.process_index, set()).add(index.indices(size)[:2])
-    return {process: tuple(sorted(each)) for process, each in rows.items()}
+    found = {process: tuple(sorted(each)) for process, each in rows.items()}
+    parts = [part for share in set(found.values()) for part in share]
+    if len(set(parts)) < len(parts):
+        raise UserError(
+            "config.mesh.tensor must divide the number of devices of each process, or be a "
+            "multiple of it: otherwise processes share some rows of a batch, but not all."
+        )
+    return found
 
 
 @contextlib.contextmanager

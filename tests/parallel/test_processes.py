@@ -213,6 +213,13 @@ def test_an_example_is_known_wherever_its_row_is(rows, expected):
     np.testing.assert_array_equal(processes.examples(Layout(*rows), 4), expected)
 
 
+def test_processes_share_all_their_rows_or_none():
+    rows = [(0, 0, 2), (0, 2, 3), (1, 2, 3), (1, 3, 4)]
+    for find in (processes.share, lambda layout: processes.examples(layout, 4)):
+        with pytest.raises(UserError, match=r"config\.mesh\.tensor must divide"):
+            find(Layout(*rows))
+
+
 def test_one_process_reads_the_whole_batch():
     mesh = sharding.make_mesh()
     assert processes.share(sharding.batch_sharding(mesh)) == (0, 1)
