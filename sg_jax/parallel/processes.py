@@ -53,7 +53,9 @@ def start() -> None:
     if not (arguments or cluster):
         return
     flags = os.environ.get("XLA_FLAGS", "")
-    if jax.config.jax_platforms == "cpu" and PATIENT not in flags:  # type: ignore[attr-defined]
+    named = jax.config.jax_platforms or "cpu"  # type: ignore[attr-defined]
+    # Where none is named, jax may find only the CPU, or GPUs, which know the flag too.
+    if named == "cpu" and PATIENT not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --{PATIENT}={PATIENCE}".strip()
     try:
         jax.distributed.initialize(

@@ -25,6 +25,7 @@ def started(monkeypatch):
     Without metadata server, any use of the network is an error.
     """
     calls, platforms = [], jax.config.jax_platforms
+    jax.devices()  # found before a test names others
 
     def refuse(*_):
         raise AssertionError("the network was used")
@@ -87,6 +88,23 @@ def test_the_three_variables_come_first(started):
     assert given["coordinator_address"] == "10.0.0.1:1234"
     assert (given["num_processes"], given["process_id"]) == (4, 3)
     assert given["heartbeat_timeout_seconds"] < 100  # which is jax's
+
+
+@pytest.mark.parametrize(
+    "platforms, given, waits",
+    [
+        ("cpu", "", True),
+        (None, "--xla_other=1", True),  # jax looks for devices, and finds none but the CPU
+        ("cpu", f"--{processes.PATIENT}=60", False),
+        ("cuda", "", False),
+        ("tpu,cpu", "", False),
+    ],
+)
+def test_cpus_wait_for_a_week(started, monkeypatch, platforms, given, waits):
+    monkeypatch.setenv("XLA_FLAGS", given)
+    started(THREE, platforms)
+    more = f" --{processes.PATIENT}={processes.PATIENCE}" if waits else ""
+    assert os.environ["XLA_FLAGS"] == (given + more).strip()
 
 
 @pytest.mark.parametrize(
