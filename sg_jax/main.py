@@ -209,6 +209,8 @@ def _run_with_config(mode: Mode, job: Job, given, rest: Sequence[str]) -> Sequen
     if given.dry:
         share = machines.SHARE if given.mfu is None else given.mfu
         machine = machines.machine(given.chips, share)
+        if given.chips and machine.kind != machines.CORE:
+            job = dataclasses.replace(job, chips=machine.number)
         return _by_writer(mode, lambda: dry_run.run(job, mode, machine))
     if mode.same:
         record.check_same(config, workdir, mode.same)

@@ -276,19 +276,24 @@ class Experiment:
         return tuple(dict.fromkeys(rate for mix in self.training_mixes for rate, _ in mix))
 
 
-def build(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experiment:
+def build(config: ConfigDict, devices: Sequence[jax.Device] | int | None = None) -> Experiment:
     """Check a completed config by building what it describes.
 
     Args:
       config: from `geometry.complete` or `fill_geometry`.
-      devices: the devices to run on; all by default.
+      devices: the devices to run on; all by default. A number means as many that are not here,
+        for a dry run.
 
     Raises:
       UserError: a value is wrong; the first one is reported with its key and what is allowed.
     """
     checked = tree.check(config)
     model = geometry.abstract_model(config)
-    mesh = sharding.make_mesh(**dataclasses.asdict(checked.mesh), devices=devices)
+    sizes = dataclasses.asdict(checked.mesh)
+    if isinstance(devices, int):
+        mesh = sharding.planned_mesh(devices, **sizes)
+    else:
+        mesh = sharding.make_mesh(**sizes, devices=devices)
     rules.check(checked, model, mesh)
     steps = checked.train.steps
     optimizer = checked.optimizer

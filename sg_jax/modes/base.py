@@ -36,6 +36,7 @@ class Job:
       config: the completed config; None for a mode without one.
       source: the training images; None for a mode that does not, or need not, read them.
       said: the keys that the command line sets; all of them if it gives a config file.
+      chips: how many a dry run is for, if not for those that are here.
     """
 
     workdir: str = ""
@@ -44,12 +45,13 @@ class Job:
     config: ConfigDict | None = None
     source: Source | None = None
     said: Collection[str] = ()
+    chips: int | None = None
 
     @functools.cached_property
     def experiment(self) -> Experiment:
         """The objects that the config describes, built at the first use."""
         assert self.config is not None
-        return build(self.config)
+        return build(self.config, self.chips)
 
     @functools.cached_property
     def captioned(self) -> Experiment:

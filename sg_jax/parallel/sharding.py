@@ -39,16 +39,7 @@ def make_mesh(
     `replica` must be their number: it is the only axis that crosses the slow network between them.
     """
     devices = jax.devices() if devices is None else devices
-    asked = dict(zip(AXES, (replica, data, fsdp, tensor), strict=True))
-    sizes, known = dict(asked), math.prod(n for n in asked.values() if n > 0)
-    if list(sizes.values()).count(-1) == 1 and len(devices) % known == 0:
-        sizes = {a: len(devices) // known if n == -1 else n for a, n in sizes.items()}
-    if min(sizes.values()) < 1 or math.prod(sizes.values()) != len(devices):
-        raise UserError(
-            " times ".join(f"config.mesh.{a}={n}" for a, n in asked.items())
-            + f" must be the number of devices, which is {len(devices)} (one of them may be -1, "
-            f"for the rest)."
-        )
+    sizes = _sizes(len(devices), replica, data, fsdp, tensor)
     # For CPUs and GPUs, jax calls a host a slice, but any axis may cross their network.
     slices = len({getattr(d, "slice_index", 0) if d.platform == "tpu" else 0 for d in devices})
     shape = tuple(sizes.values())
@@ -63,6 +54,29 @@ def make_mesh(
             f"config.mesh.replica={replica} must be the number of slices, which is {slices}."
         )
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def planned_mesh(
+    devices: int, replica: int = 1, data: int = -1, fsdp: int = 1, tensor: int = 1
+) -> Any:
+    """Return the mesh of so many devices that are not here; it has sizes only."""
+    sizes = _sizes(devices, replica, data, fsdp, tensor)
+    return AbstractMesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _sizes(devices: int, *given: int) -> dict[str, int]:
+    """Return the size of each axis, with the rest of the devices in place of a -1."""
+    asked = dict(zip(AXES, given, strict=True))
+    sizes, known = dict(asked), math.prod(n for n in asked.values() if n > 0)
+    if list(sizes.values()).count(-1) == 1 and devices % known == 0:
+        sizes = {a: devices // known if n == -1 else n for a, n in sizes.items()}
+    if min(sizes.values()) < 1 or math.prod(sizes.values()) != devices:
+        raise UserError(
+            " times ".join(f"config.mesh.{a}={n}" for a, n in asked.items())
+            + f" must be the number of devices, which is {devices} (one of them may be -1, "
+            f"for the rest)."
+        )
+    return sizes
 
 
 def check(mesh: Any) -> None:

@@ -259,6 +259,14 @@ def test_what_follows_training_is_said_too(dry, tmp_path, capsys):
         assert words in said
 
 
+def test_mesh_and_batch_are_those_of_the_chips(dry):
+    mesh = ("--config.mesh.data=2", "--config.mesh.fsdp=16")
+    with pytest.raises(UserError, match=r"must be the number of devices, which is 16 \("):
+        dry(*mesh)
+    with pytest.raises(UserError, match=r"batch_size=24 must be a positive multiple of 32"):
+        dry(*mesh, "--config.train.batch_size=24", chips="v5e:4x8")
+
+
 def test_the_flags_are_for_dry_runs():
     with pytest.raises(UserError, match="--chips has no effect: it is for --dry-run"):
         main(["main", *SMALL, "--workdir=x", "--chips=v5e"])
