@@ -37,7 +37,7 @@ def start() -> None:
 
     JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID take
     precedence. Without them, jax asks the cluster if it started several processes: srun, mpirun or
-    a TPU pod.
+    a TPU pod. A process that is alone on its host takes all of its GPUs, otherwise one.
 
     The processes are connected when this returns: CPUs connect when they first wait for each other,
     and then only for 30 seconds.
@@ -52,6 +52,8 @@ def start() -> None:
     cluster = None if arguments else _cluster()
     if not (arguments or cluster):
         return
+    if _alone_on_host() and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
+        arguments["local_device_ids"] = []  # all; by default jax takes the GPU of a local number
     flags = os.environ.get("XLA_FLAGS", "")
     named = jax.config.jax_platforms or "cpu"  # type: ignore[attr-defined]
     # Where none is named, jax may find only the CPU, or GPUs, which know the flag too.
@@ -240,6 +242,13 @@ def _cluster() -> str:
         return f"OMPI_COMM_WORLD_SIZE={os.environ['OMPI_COMM_WORLD_SIZE']}"
     hosts = _tpu_hosts()
     return f"A TPU pod of {hosts} hosts" if hosts > 1 else ""
+
+
+def _alone_on_host() -> bool:
+    """Return whether srun or mpirun started one process on each host."""
+    hosts = _count("SLURM_STEP_NUM_NODES")
+    alone = hosts > 0 and hosts == _count("SLURM_STEP_NUM_TASKS")
+    return alone or _count("OMPI_COMM_WORLD_LOCAL_SIZE") == 1
 
 
 def _tpu_hosts() -> int:

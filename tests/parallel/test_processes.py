@@ -15,7 +15,17 @@ from sg_jax.parallel import processes, sharding
 
 SRUN = dict(SLURM_JOB_ID="7", SLURM_STEP_NODELIST="n[1-4]", SLURM_PROCID="1", SLURM_LOCALID="0")
 THREE = dict(JAX_COORDINATOR_ADDRESS="10.0.0.1:1234", JAX_NUM_PROCESSES="4", JAX_PROCESS_ID="3")
-PREFIXES = ("JAX_COORD", "JAX_NUM", "JAX_PROC", "SLURM_", "OMPI_", "TPU_", "MEGASCALE_", "GCE_")
+PREFIXES = (
+    "JAX_COORD",
+    "JAX_NUM",
+    "JAX_PROC",
+    "JAX_LOCAL",
+    "SLURM_",
+    "OMPI_",
+    "TPU_",
+    "MEGASCALE_",
+    "GCE_",
+)
 
 
 @pytest.fixture
@@ -81,6 +91,23 @@ def test_one_process_starts_nothing_and_asks_nobody(started, variables, platform
 def test_a_cluster_of_several_is_left_to_jax(started, variables, platforms):
     given = started(variables, platforms)
     assert set(given) == {"heartbeat_timeout_seconds", "shutdown_timeout_seconds"}
+
+
+@pytest.mark.parametrize(
+    "variables, found",
+    [
+        ({**SRUN, "SLURM_STEP_NUM_NODES": "4"}, []),
+        ({**SRUN, "SLURM_STEP_NUM_NODES": "4", **THREE}, []),
+        ({**SRUN, "SLURM_STEP_NUM_NODES": "4", "JAX_LOCAL_DEVICE_IDS": "0,1"}, None),
+        ({**SRUN, "SLURM_STEP_NUM_NODES": "2"}, None),  # two on each: jax takes a GPU for each
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, []),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, None),
+        (THREE, None),
+    ],
+)
+def test_a_process_that_is_alone_on_its_host_takes_all_gpus(started, variables, found):
+    given = started({"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4", **variables}, "cuda")
+    assert given.get("local_device_ids") == found
 
 
 def test_the_three_variables_come_first(started):
