@@ -13,14 +13,15 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from sg_jax.config.experiment import Experiment, build
 from sg_jax.costs import compiled, flops
 from sg_jax.costs.chips import devices_of
 from sg_jax.errors import UserError
 from sg_jax.method import guidance as guidance_lib
+from sg_jax.models.backbone import Backbone
 from sg_jax.modes.base import Job, Mode, Option, register
+from sg_jax.modes.flops import of_other_runs
 from sg_jax.parallel import sharding
 from sg_jax.programs.integration import image_keys, integrate
 from sg_jax.programs.training import abstract_state
@@ -49,24 +50,23 @@ def run(job: Job) -> list[epath.Path]:
 
     The report is one object, or a list of them if training has several sparsity rates.
     """
-    assert job.config is not None
     if job.options["json"]:
         file = absolute(job.options["json"])
         check_writable(file.parent)
         if file.is_dir():
             raise UserError(f"--json={job.options['json']} is a folder: give a file.")
-    reports = compile_ahead(job.config, job.options["topology"], job.options["for"])
+    reports = compile_ahead(job, job.options["topology"], job.options["for"])
     if not job.options["json"]:
         return []
     found = reports[0] if len(reports) == 1 else reports
     return [write_atomically(job.options["json"], json.dumps(found, indent=1).encode())]
 
 
-def compile_ahead(config: ConfigDict, topology: str, purpose: str) -> list[dict[str, Any]]:
+def compile_ahead(job: Job, topology: str, purpose: str) -> list[dict[str, Any]]:
     """Compile the training or the sampling programs of a config, and print a report of each.
 
     Args:
-      config: completed; its `mesh` must fit the topology's devices.
+      job: with its config, whose `mesh` must fit the topology's devices.
       topology: see `chips.devices_of`.
       purpose: "train": a step of config.train.batch_size images, at each sparsity rate of training;
         "sample": the run of config.sample.steps steps of config.sample.batch_size images, reported
@@ -75,11 +75,13 @@ def compile_ahead(config: ConfigDict, topology: str, purpose: str) -> list[dict[
     Returns:
       The reports.
     """
+    assert job.config is not None
     _, devices = devices_of(topology)
-    experiment = build(config, devices)
+    experiment = build(job.config, devices)
     mesh = {axis: int(n) for axis, n in experiment.mesh.shape.items()}
     reports = []
-    for program in (_training if purpose == "train" else _sampling)(experiment):
+    programs = _training(experiment) if purpose == "train" else _sampling(experiment, job)
+    for program in programs:
         log(f"Compiling for {len(devices)} chips: {program.text} ...")
         flops_each = program.model_flops / len(devices)
         report = {
@@ -114,20 +116,26 @@ def _training(experiment: Experiment) -> list[Program]:
     ]
 
 
-def _sampling(experiment: Experiment) -> list[Program]:
+def _sampling(experiment: Experiment, job: Job) -> list[Program]:
     """Return the sampling run of config.sample, as the only program."""
     config, mesh = experiment.config, experiment.mesh
     size, steps = config.sample.batch_size, config.sample.steps
     sharding.check_batch("config.sample.batch_size", size, mesh)
-    setting = experiment.settings[config.sample.guidance]
+    name, model = config.sample.guidance, experiment.model
+    setting = experiment.settings[name]
+    found, notes = of_other_runs(job, {name: setting})
+    for note in notes:
+        log(note)
+    weak = found.get(name, model)
     cost = flops.sampling_step(
-        experiment.model, setting, full=True, steps=steps, sampler=experiment.sampler
+        model, setting, full=True, steps=steps, sampler=experiment.sampler, weak_model=weak
     )
     text = (
-        f"Sampling step of {_name(experiment)}, {config.sample.guidance} ({setting.describe()}), "
+        f"Sampling step of {_name(experiment)}, {name} ({setting.describe()}), "
         f"{size} images, {config.model.dtype}, one of {steps}"
     )
-    return [Program(text, functools.partial(_lower_sampling, experiment), size * cost, steps)]
+    lower = functools.partial(_lower_sampling, experiment, weak)
+    return [Program(text, lower, size * cost, steps)]
 
 
 def _name(experiment: Experiment) -> str:
@@ -147,7 +155,7 @@ def _lower_training(experiment: Experiment, gamma: float) -> jax.stages.Lowered:
     return step.lower(state, images, _key(mesh), *teachers)
 
 
-def _lower_sampling(experiment: Experiment) -> jax.stages.Lowered:
+def _lower_sampling(experiment: Experiment, weak: Backbone) -> jax.stages.Lowered:
     config, mesh, steps = experiment.config, experiment.mesh, experiment.config.sample.steps
     setting = experiment.settings[config.sample.guidance]
     plan, scales = guidance_lib.plan(setting, experiment.sampler, steps)
@@ -155,7 +163,7 @@ def _lower_sampling(experiment: Experiment) -> jax.stages.Lowered:
     keys = jax.eval_shape(lambda: image_keys(0, 0, config.sample.batch_size))
     return integrate.lower(
         model,
-        model if plan.two_networks else None,
+        sharding.place(weak, mesh) if plan.two_networks else None,
         _conditions(experiment, config.sample.batch_size),
         _spread(keys.shape, keys.dtype, mesh),
         jax.ShapeDtypeStruct(scales.shape, scales.dtype, sharding=sharding.replicated(mesh)),

@@ -2,10 +2,11 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -16,8 +17,9 @@ from sg_jax.method import guidance as guidance_lib
 from sg_jax.method.guidance import Guidance
 from sg_jax.models.backbone import Backbone
 from sg_jax.modes.base import Job, Mode, register
+from sg_jax.modes.flops import of_other_runs
 from sg_jax.parallel import processes
-from sg_jax.parallel.sharding import batch_sharding, check_batch
+from sg_jax.parallel.sharding import batch_sharding, check_batch, infer
 from sg_jax.programs.integration import image_keys, integrate, spread
 from sg_jax.programs.training import init_state
 from sg_jax.runs import files
@@ -30,20 +32,27 @@ PAUSE = 5.0  # minimum seconds between two lines of progress
 def run(job: Job) -> list[epath.Path]:
     """Measure, and write `bench.json` if there is a folder; return its path."""
     path = files.path(job.workdir) / "bench.json" if job.workdir else None
-    results = measure(job.experiment)
+    weak, notes = of_other_runs(job, job.experiment.settings)
+    for note in notes:
+        log(note)
+    results = measure(job.experiment, weak)
     if path is None or not processes.is_writer():
         return []
     content = json.dumps(results, indent=1, ensure_ascii=False).encode()
     return [files.write_atomically(path, content)]
 
 
-def measure(experiment: Experiment) -> list[dict[str, Any]]:
+def measure(experiment: Experiment, weak: Mapping[str, Backbone] = {}) -> list[dict[str, Any]]:
     """Measure a dense training step, one at each sparsity rate of training, and sampling steps.
 
     There is a sampling step for each guidance setting of config.evaluate, and for CFG and SG_FLOPS.
 
     The programs take turns, so a slow moment of the machine affects them all. A ratio is the median
     over rounds. Weights are untrained, because the cost of a step does not depend on them.
+
+    Args:
+      experiment: of the config.
+      weak: shapes of the networks of other runs that make weak predictions, by the setting's name.
     """
     config = experiment.config
     check_batch("config.sample.batch_size", config.sample.batch_size, experiment.mesh)
@@ -58,17 +67,20 @@ def measure(experiment: Experiment) -> list[dict[str, Any]]:
     results = _race(programs, costs, config.bench.repeats, 1)
     names = dict.fromkeys(("cfg", *config.evaluate.guidance, "sg_flops"))
     wanted = {n: experiment.settings[n] for n in names}
-    able, notes = checks.possible(experiment.model, wanted, experiment.sampler, STEPS)
+    able, notes = checks.possible(experiment.model, wanted, experiment.sampler, STEPS, weak)
     for note in notes:
         log(note)
-    settings = {f"sample, {n} ({g.describe()})": g for n, g in able.items()}
+    labels = {f"sample, {n} ({g.describe()})": n for n, g in able.items()}
     key = jax.random.key(0)
     model = init_state(experiment.make_model, experiment.tx, experiment.mesh, key).model
-    programs = {label: _sampling(experiment, model, g) for label, g in settings.items()}
+    programs = {
+        label: _sampling(experiment, model, able[n], weak.get(n)) for label, n in labels.items()
+    }
+    how: dict[str, Any] = dict(full=True, steps=STEPS, sampler=experiment.sampler)
     costs = {
         label: config.sample.batch_size
-        * flops.sampling_step(model, g, full=True, steps=STEPS, sampler=experiment.sampler)
-        for label, g in settings.items()
+        * flops.sampling_step(model, able[n], weak_model=weak.get(n), **how)
+        for label, n in labels.items()
     }
     return results + _race(programs, costs, config.bench.repeats, STEPS)
 
@@ -100,13 +112,21 @@ def training(experiment: Experiment, rates: Sequence[float]) -> list[Callable[[]
     return [step_at(gamma) for gamma in rates]
 
 
-def _sampling(experiment: Experiment, model: Backbone, guidance: Guidance) -> Callable[[], None]:
-    """Return a function that runs `STEPS` sampling steps and waits for them."""
+def _sampling(
+    experiment: Experiment, model: Backbone, guidance: Guidance, weak: Backbone | None
+) -> Callable[[], None]:
+    """Return a function that runs `STEPS` sampling steps and waits for them.
+
+    `weak` has the shapes of the weak prediction's network if they are not those of `model`.
+    """
     config, mesh, sampler = experiment.config, experiment.mesh, experiment.sampler
     keys = image_keys(0, 0, config.sample.batch_size)
     blank, keys = spread(experiment.blank(config.sample.batch_size), keys, mesh)
     plan, scales = guidance_lib.plan(guidance, sampler, STEPS)
     weak_model = model if plan.two_networks else None
+    if plan.two_networks and weak is not None:
+        where = infer(weak, mesh)
+        weak_model = jax.jit(lambda: jax.tree.map(jnp.zeros_like, weak), out_shardings=where)()
     arguments = dict(plan=plan, sampler=sampler, steps=STEPS, mesh=mesh, chunk=config.sample.chunk)
 
     def call() -> None:

@@ -9,10 +9,11 @@ from sg_jax.config.experiment import Experiment
 from sg_jax.costs import flops
 from sg_jax.errors import UserError
 from sg_jax.method import checks
+from sg_jax.method.guidance import Guidance
 from sg_jax.method.objective import as_rates, in_words
 from sg_jax.models.backbone import Backbone
 from sg_jax.modes.base import Job, Mode, register, weak_paths
-from sg_jax.weights import weak_networks
+from sg_jax.weights import checkpoints
 
 EXPLANATION = """GFLOPs of one sampling step of one image, and of training on one batch.
 "paper": multiply-adds of linear layers, without the work between tokens (attention's two
@@ -23,22 +24,24 @@ the paper counts; "shared": what both predictions share is counted once, as our 
 
 def run(job: Job) -> list[epath.Path]:
     """Print the table, and write nothing."""
-    weak, unknown = _of_other_runs(job)
+    weak, unknown = of_other_runs(job, job.experiment.settings)
     show(job.experiment, weak)
     print("\n".join(unknown), end="\n" if unknown else "")
     return []
 
 
-def _of_other_runs(job: Job) -> tuple[dict[str, Backbone], list[str]]:
+def of_other_runs(
+    job: Job, settings: Mapping[str, Guidance]
+) -> tuple[dict[str, Backbone], list[str]]:
     """Return the networks of other runs by setting, and a sentence on each that is not known."""
     found, notes = {}, []
-    for name, setting in job.experiment.settings.items():
+    for name, setting in settings.items():
         if not setting.weak_workdir:
             continue
         try:
             assert job.config is not None
             trust.check(job.config, job.workdir, weak_paths([name]), job.said)
-            found[name] = weak_networks.shapes(setting, job.experiment.model)
+            found[name] = checkpoints.abstract_network(setting.weak_workdir)
         except UserError as error:
             notes.append(f"{name}: the weak prediction is counted as by this network. {error}")
     return found, notes

@@ -1,6 +1,7 @@
 """Reports follow the sparsity rates of training: a row for each of them."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from sg_jax.config import experiment, geometry, parsing, record
 from sg_jax.costs.flops import sampling_step
 from sg_jax.method.guidance import Guidance
-from sg_jax.modes import bench, dry_draw, flops
+from sg_jax.modes import aot, bench, dry_draw, flops
 from sg_jax.modes.base import Job
 
 TINY = dict(depth=1, width=8, heads=2, patch=4, routes=((0, 0),))
@@ -54,13 +55,13 @@ def test_flops_has_a_row_for_each_rate(capsys):
     assert costs[0] > costs[1] > costs[2]
 
 
-def test_the_network_of_another_run_is_counted_by_its_own_shapes(capsys, tmp_path):
-    """In the table and in dry runs; if that run is not there, it counts like the network itself."""
+def test_the_network_of_another_run_is_counted_by_its_own_shapes(capsys, tmp_path, monkeypatch):
+    """In each mode that counts; if that run is not there, it counts like the network itself."""
     small = completed(())
     record.write(tmp_path, small, list("0123456789"), {})
     config = small.copy_and_resolve_references().unlock()
     config.model.width, config.guidance.ag.weak_workdir = 16, str(tmp_path)
-    config.guidance.ag_sg.weak_workdir = "/nowhere"
+    config.guidance.ag_sg.weak_workdir, config.sample.guidance = "/nowhere", "ag"
     job = Job(config=config, said=record.flat(config).keys())
     job.__dict__["experiment"] = experiment.build(config, jax.devices()[:1])
     flops.run(job)
@@ -74,6 +75,18 @@ def test_the_network_of_another_run_is_counted_by_its_own_shapes(capsys, tmp_pat
     assert "ag_sg: the weak prediction is counted as by this network. workdir='/nowhere'" in said
     found = dry_draw.costs_of(job, {"ag": job.experiment.settings["ag"]})
     assert found["ag"] == pytest.approx(config.sample.steps * (own + weak))
+    (program,) = aot._sampling(job.experiment, job)
+    assert program.model_flops == pytest.approx(config.sample.batch_size * (own + weak))
+    config.evaluate.guidance = ("ag",)
+    timed = experiment.build(config, jax.devices()[:1])
+    monkeypatch.setattr(bench, "training", lambda _, rates: rates)
+    monkeypatch.setattr(bench, "init_state", lambda *_: SimpleNamespace(model=timed.model))
+    monkeypatch.setattr(bench, "_sampling", lambda *arguments: arguments[-1])
+    monkeypatch.setattr(bench, "_race", lambda programs, costs, *_: [programs, costs])
+    *_, networks, costs = bench.measure(timed, flops.of_other_runs(job, timed.settings)[0])
+    (label,) = (label for label in costs if label.startswith("sample, ag "))
+    assert networks[label].width == 8
+    assert costs[label] == pytest.approx(config.sample.batch_size * (own + weak))
 
 
 @pytest.mark.slow
