@@ -24,6 +24,7 @@ from sg_jax.runs.progress import log
 from sg_jax.weights import encoders
 
 KINDS = (INCEPTION, DINOV2)
+SIDE = 8  # of an image, where only shapes are asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,14 @@ class Network:
         found = observing.observe(self.encoder, padded, self._mesh)
         whole = multihost_utils.process_allgather(found, tiled=True)
         return self._seen({name: array[:count] for name, array in whole.items()})
+
+    @functools.cached_property
+    def widths(self) -> dict[str, int]:
+        """How many features an image has, by their names in `Seen`; nothing is computed."""
+        image = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), np.uint8)
+        seen = jax.eval_shape(lambda x: self._seen(self.encoder(x)), image)
+        named = dict(features=seen.features, spatial=seen.spatial)
+        return {name: x.shape[1] for name, x in named.items() if x is not None}
 
     @functools.cached_property
     def _mesh(self):

@@ -117,13 +117,28 @@ class Reference:
             )
         return lacks
 
-    def check(self, networks: Mapping[str, Any]) -> None:
-        """Raise if the file says that its statistics were made by other weights."""
+    def check(self, networks: Mapping[str, Any], spatial: bool) -> None:
+        """Raise if other networks or other weights made the statistics of the file.
+
+        Args:
+          networks: published ones, by kind.
+          spatial: whether Inception's spatial features are needed.
+        """
         for kind, made_by in self.about.get("networks", {}).items():
             if kind in networks and networks[kind].label != made_by:
                 raise UserError(
                     f"{self.path} was made with {made_by}, but images are judged by "
                     f"{networks[kind].label}: give the same weights, or make the reference again."
+                )
+        for (kind, what), statistics in self.moments.items():
+            if kind not in networks or (what == "spatial" and not spatial):
+                continue
+            wanted, found = networks[kind].widths[what], len(statistics.mean)
+            if found != wanted:
+                raise UserError(
+                    f"{self.path}: {PAIRS[kind, what][0]} has {found:,} numbers, but {kind} finds "
+                    f"{wanted:,} features in an image, so another network made these statistics: "
+                    "give a reference of this one."
                 )
 
 

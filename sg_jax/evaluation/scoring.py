@@ -158,7 +158,7 @@ def open_judge(
     path = config.evaluate.reference
     reference = references.read(path) if path else None
     if reference is not None:
-        reference.check(published)
+        reference.check(published, METRICS["sfid"] in measured(config))
     label = reference.label if reference else ""
     if source is not None and CLASSIFIER not in kinds and not reference:
         label = real_images.unlike_run(config, source, workdir)

@@ -82,6 +82,18 @@ def test_all_metrics_of_a_network_have_what_they_need(tmp_path, net, monkeypatch
     assert all(np.isfinite(value) for value in found.values()) and found["recall"] == 1
 
 
+def test_statistics_of_another_network_are_refused_before_images_are_looked_at(tmp_path, net):
+    adm(tmp_path / "r.npz", net, mu=np.zeros(64), sigma=np.eye(64))
+    reference = references.read(tmp_path / "r.npz")
+    with pytest.raises(UserError, match="mu has 64 numbers, but inception finds 5 features"):
+        reference.check({"inception": net}, spatial=False)
+    adm(tmp_path / "r.npz", net, mu_s=np.zeros(3), sigma_s=np.eye(3))
+    reference = references.read(tmp_path / "r.npz")
+    reference.check({"inception": net}, spatial=False)  # they are not used
+    with pytest.raises(UserError, match="mu_s has 3 numbers, but inception finds 12 features"):
+        reference.check({"inception": net}, spatial=True)
+
+
 def test_what_is_written_is_read_again(tmp_path, net):
     found = look_at_all(net)
     about = dict(images=40, networks=dict(inception=net.label))
@@ -91,14 +103,14 @@ def test_what_is_written_is_read_again(tmp_path, net):
         np.testing.assert_array_equal(file["arr_0"], IMAGES[:7])
         np.testing.assert_allclose(file["sigma"], np.cov(net.score(IMAGES).features.T), rtol=1e-5)
     reference = references.read(path)
-    reference.check({"inception": net})
+    reference.check({"inception": net}, spatial=True)
     again = reference.found({"inception": net}, ["inception"], spatial=True)["inception"]
     assert again.count == 40 and len(again.features) == 7
     expected = found["inception"].statistics
     np.testing.assert_allclose(again.statistics.scatter, expected.scatter, rtol=1e-12)
     other = networks.Network("inception", tiny_networks.Inception(7))
     with pytest.raises(UserError, match=r"made with inception 0{16}, but .* inception 0{15}7"):
-        reference.check({"inception": other})
+        reference.check({"inception": other}, spatial=False)
 
 
 def look_at_all(net):
