@@ -23,7 +23,7 @@ class Maker:
 
     Attributes:
       name: its file, folder or hub id; in the record of a run only the last part of a path.
-      fingerprint, scale, shift, factor: see `Origin`.
+      fingerprint, scale, shift, factor, tiny: see `Origin`.
     """
 
     name: str
@@ -31,22 +31,25 @@ class Maker:
     scale: float
     shift: float
     factor: int
+    tiny: bool = False
 
     def is_sound(self) -> bool:
         """Return whether all values have their types."""
         texts, numbers = (self.name, self.fingerprint), (self.scale, self.shift)
         sound = all(isinstance(text, str) and is_text(text) for text in texts)
-        return sound and all(map(is_number, numbers)) and is_whole(self.factor)
+        sound = sound and all(map(is_number, numbers)) and is_whole(self.factor)
+        return sound and isinstance(self.tiny, bool)
 
     def difference(self, autoencoder: Any) -> tuple[str, float, float] | None:
         """Return the name of what differs, an autoencoder's value and the maker's; None if none.
 
-        A tiny autoencoder decodes the scaled latents of the one that it was distilled from, so its
-        own scale of 1 says nothing.
+        A tiny autoencoder and the one that it was distilled from have the same scaled latents, so
+        the former's scale of 1 says nothing.
         """
         tiny = isinstance(autoencoder.decoder, tae.Decoder)
-        unscaled = (autoencoder.scale, autoencoder.shift) == (1, 0)
-        for name in ("factor",) if tiny and unscaled else ("factor", "scale", "shift"):
+        other = autoencoder if tiny else self  # the tiny one, if only one of both is
+        says_nothing = tiny != self.tiny and (other.scale, other.shift) == (1, 0)
+        for name in ("factor",) if says_nothing else ("factor", "scale", "shift"):
             theirs, own = getattr(autoencoder, name), getattr(self, name)
             if not np.isclose(theirs, own):
                 return name, theirs, own
@@ -71,6 +74,7 @@ class Origin:
       mean, std: of each channel, over all latents.
       images: arguments of `data.sources.open_source` that open the images.
       shards: number of examples, bytes and SHA-256 of each file.
+      tiny: whether it is one of the tiny autoencoders; older files do not say.
     """
 
     autoencoder: str
@@ -82,11 +86,13 @@ class Origin:
     std: tuple[float, ...]
     images: Mapping[str, Any]
     shards: Mapping[str, Mapping[str, Any]]
+    tiny: bool = False
 
     @property
     def maker(self) -> Maker:
         """The autoencoder."""
-        return Maker(self.autoencoder, self.fingerprint, self.scale, self.shift, self.factor)
+        numbers = self.scale, self.shift, self.factor
+        return Maker(self.autoencoder, self.fingerprint, *numbers, self.tiny)
 
 
 def write(folder: epath.Path, origin: Origin) -> None:
@@ -117,6 +123,7 @@ def from_record(entry: Any, where: Any) -> Maker:
       UserError: it is not that of an autoencoder.
     """
     try:
+        entry = {"tiny": False, **entry}  # which older records do not say
         found = Maker(**{field.name: entry[field.name] for field in dataclasses.fields(Maker)})
         if not found.is_sound():
             raise ValueError("a value is of another type")

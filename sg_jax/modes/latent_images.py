@@ -5,6 +5,7 @@ from typing import Any
 from sg_jax.config.sections import Config
 from sg_jax.data import class_file
 from sg_jax.data.sources import Source, kind_of, options_of
+from sg_jax.encoders import tae
 from sg_jax.encoders.autoencoder import Autoencoder
 from sg_jax.errors import UserError
 from sg_jax.runs import files
@@ -47,6 +48,7 @@ def made_by(config: Config, plain: Autoencoder) -> dict[str, Any]:
         scale=plain.scale,
         shift=plain.shift,
         factor=plain.factor,
+        tiny=isinstance(plain.encoder, tae.Encoder),
         images=_images_of(config),
     )
 

@@ -63,7 +63,7 @@ MAKER = origin.Maker("/home/me/vae.npz", "aaaa", 0.18215, 0.0, 8)
 def test_what_made_latents_is_recorded_and_compared_without_its_name():
     made = Examples(maker=MAKER)
     assert identity.of(made)["autoencoder"] == dict(
-        name="vae.npz", fingerprint="aaaa", scale=0.18215, shift=0.0, factor=8
+        name="vae.npz", fingerprint="aaaa", scale=0.18215, shift=0.0, factor=8, tiny=False
     )
     hub = dataclasses.replace(MAKER, name="owner/vae")
     assert identity.of(Examples(maker=hub))["autoencoder"]["name"] == "owner/vae"

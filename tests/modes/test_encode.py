@@ -221,6 +221,7 @@ def checked(weights):
 
 def test_what_decodes_is_found_or_missed(encode, weights, tmp_path, checked):
     made, path = encode(autoencoder="tae"), weights / "tae.npz"
+    assert made.origin.maker.tiny
     assert decoders.of_latents(checked(), made).fingerprint() == made.origin.fingerprint
     half = decoders.of_latents(checked(dtype="bfloat16"), made)
     assert "bfloat16" in {str(leaf.dtype) for leaf in jax.tree.leaves(half.decoder)}
@@ -282,6 +283,11 @@ def test_a_record_checks_what_decodes(kept, checked, weights, monkeypatch, capsy
     tiny = str(weights / "tae.npz")  # whose latents come out scaled
     assert found(maker, path=tiny).scale == 1
     assert "tae.npz decodes them" in capsys.readouterr().out
+    small = dataclasses.replace(maker, name="/gone/tae.npz", scale=1.0, tiny=True)
+    assert found(small, path=path, scale=2.0).scale == 2  # the other way round too
+    assert found(small, path=tiny).scale == 1
+    with pytest.raises(UserError, match=r"has the scale 2, but .* with 1"):
+        found(dataclasses.replace(small, tiny=False), path=path, scale=2.0)
     for entry in (3, {}, {**maker.record(), "scale": "x"}):
         with pytest.raises(UserError, match=r"config\.json does not say what made the latents"):
             kept(entry)
