@@ -34,8 +34,11 @@ class Known:
     beside: str  # how the names next to it in a checkpoint of the whole model begin
 
 
-KNOWN = (  # the first one whose pattern is found counts
-    Known("SDXL", 4, 0.13025, 0.0, r"sd[-_]?xl|stable-diffusion-xl", "conditioner.embedders."),
+KNOWN = (  # the first one whose pattern is found counts; taesdxl is tiny
+    Known(
+        "SDXL", 4, 0.13025, 0.0, r"(?<!tae)sd[-_]?xl|stable-diffusion-xl",
+        "conditioner.embedders.",
+    ),
     Known(
         "SD3", 16, 1.5305, 0.0609, r"\bsd[-_]?3|stable-diffusion-3",
         "model.diffusion_model.joint_blocks.",

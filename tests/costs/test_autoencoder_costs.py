@@ -49,3 +49,9 @@ def test_stable_diffusions_autoencoder():
     assert autoencoders.decoding(sd, 256, 256) / 1e9 == pytest.approx(622.2, abs=0.1)
     weights = sum(leaf.size for leaf in jax.tree.leaves((sd.encoder, sd.decoder)))
     assert weights == 83_653_863  # of the published file
+
+
+def test_a_tiny_autoencoder_is_not_counted_as_the_one_that_it_was_distilled_from():
+    names = ("stabilityai/sdxl-vae", "madebyollin/taesdxl", "madebyollin/taesd3")
+    found = [autoencoder_scales.by_name([name]) for name in names]
+    assert [known and known.model for known in found] == ["SDXL", None, None]
