@@ -46,6 +46,9 @@ def of_images(config: Config, source: Source, side: int) -> tuple[Config, Source
             options = dict(name=name, image_size=side, classes=_classes(name, origin))
         data = dataclasses.replace(config.data, **options)
         found = open_source(data.name, data.split, **options_of(data))
+        if found.image_shape[2] == 1:  # decoded ones are in colour
+            data = dataclasses.replace(data, channels=3)
+            found = open_source(data.name, data.split, **options_of(data))
     except (UserError, TypeError) as error:  # TypeError: a file that was changed by hand
         raise UserError(
             f"The real images that decoded latents are compared with cannot be opened: {error} "
