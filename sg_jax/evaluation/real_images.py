@@ -7,6 +7,7 @@ from typing import Any
 from sg_jax.config import record
 from sg_jax.config.sections import Config
 from sg_jax.data import origin as origins
+from sg_jax.data import prepare
 from sg_jax.data.sources import Source, kind_of, open_source, options_of
 from sg_jax.errors import UserError
 
@@ -40,11 +41,8 @@ def of_images(config: Config, source: Source, side: int) -> tuple[Config, Source
             f"config.data.name={source.name!r} contains latents, but nothing says which images "
             "to compare the decoded ones with: name their data set in config.evaluate.images."
         )
-    options: dict[str, Any] = dict(origin.images if origin and not name else {})
     try:
-        if name:
-            options = dict(name=name, image_size=side, classes=_classes(name, origin))
-        data = dataclasses.replace(config.data, **options)
+        data = dataclasses.replace(config.data, **keys_of(config, origin, side))
         found = open_source(data.name, data.split, **options_of(data))
         if found.image_shape[2] == 1:  # decoded ones are in colour
             data = dataclasses.replace(data, channels=3)
@@ -60,6 +58,22 @@ def of_images(config: Config, source: Source, side: int) -> tuple[Config, Source
             f"({side}, {side}, 3): name others in config.evaluate.images."
         )
     return dataclasses.replace(config, data=data), found
+
+
+def keys_of(config: Config, origin: origins.Origin | None, side: int) -> dict[str, Any]:
+    """Return the keys of config.data for the real images of latents; {} if nothing names them.
+
+    Args:
+      config: `config.data` is that of the latents, in whose folder the images need not be.
+      origin: what the latents say about themselves.
+      side: side of decoded images.
+    """
+    if name := config.evaluate.images:
+        folder = config.data.data_dir
+        if not prepare.is_prepared(name, folder) and prepare.is_prepared(name, ""):
+            folder = ""  # TFDS's own
+        return dict(name=name, data_dir=folder, image_size=side, classes=_classes(name, origin))
+    return dict(origin.images) if origin else {}
 
 
 def _classes(name: str, origin: origins.Origin | None) -> str:

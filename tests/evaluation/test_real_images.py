@@ -131,3 +131,16 @@ def test_other_images_have_the_classes_of_the_latents(latents, tmp_path):
     config.evaluate.images = f"wds:{write(tmp_path / 'tar', {'0.png': picture(1)}, 'tar')}"
     _, real = real_images.of_images(tree.check(config), source, 4)
     assert real.class_names == ("image",)
+
+
+def test_other_images_may_be_in_another_folder_than_the_latents(
+    latents, digits_dir, tmp_path, monkeypatch
+):
+    config, source = latents
+    monkeypatch.setenv("TFDS_DATA_DIR", str(digits_dir))
+    config.evaluate.images, config.data.data_dir = "digits", str(tmp_path)
+    given, real = real_images.of_images(tree.check(config), source, 16)
+    assert real.image_shape == (16, 16, 3) and given.data.data_dir == ""
+    assert real.files[0].startswith(str(digits_dir)) and not (tmp_path / "digits").exists()
+    config.data.data_dir = str(digits_dir)
+    assert real_images.keys_of(tree.check(config), None, 16)["data_dir"] == str(digits_dir)
