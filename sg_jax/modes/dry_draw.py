@@ -11,7 +11,7 @@ from sg_jax.data import prompt_file
 from sg_jax.data.expected import Expected
 from sg_jax.encoders.classifier import Classifier
 from sg_jax.errors import UserError
-from sg_jax.evaluation import networks, scoring
+from sg_jax.evaluation import networks, real_images, scoring
 from sg_jax.evaluation.metrics import CLASSIFIER
 from sg_jax.method import checks
 from sg_jax.method.guidance import Guidance
@@ -127,7 +127,7 @@ def judged(job: Job, on: Machine, work: float, images: int, judged_by: Sequence[
       judged_by: the kinds of networks; empty: those of `config.evaluate`.
     """
     config, decoder = job.experiment.config, Decoder(job)
-    real = _real(job, decoder.latents)
+    real = _real(job, decoder)
     if reference := config.evaluate.reference:
         yield "read", f"the reference {reference} instead of real images"
         real = dataclasses.replace(real, examples=0)
@@ -173,15 +173,12 @@ def _weights(kind: str, config: Config) -> str:
         return str(missing)
 
 
-def _real(job: Job, latents: bool) -> Expected:
+def _real(job: Job, decoder: Decoder) -> Expected:
     """Return the real images that drawn ones are compared with."""
     config: Config = job.experiment.config
     found = data_of(job)
-    if not latents:
+    if not decoder.latents:
         return found
-    name, origin = config.evaluate.images, origins.of(found.source)
-    if name:
-        return data_of(job, name=name)
-    if origin is not None:
-        return data_of(job, **dict(origin.images))
+    if keys := real_images.keys_of(config, origins.of(found.source), decoder.shape[0]):
+        return data_of(job, **keys)
     return Expected("the images that the latents were made from", config.data.split)

@@ -13,6 +13,7 @@ from sg_jax.errors import UserError
 from sg_jax.evaluation import real_images, scoring
 from sg_jax.evaluation.judge import Judge
 from sg_jax.evaluation.real import View
+from sg_jax.modes import dry_draw
 
 
 def config(split="train", images=""):
@@ -144,3 +145,11 @@ def test_other_images_may_be_in_another_folder_than_the_latents(
     assert real.files[0].startswith(str(digits_dir)) and not (tmp_path / "digits").exists()
     config.data.data_dir = str(digits_dir)
     assert real_images.keys_of(tree.check(config), None, 16)["data_dir"] == str(digits_dir)
+
+
+def test_a_dry_run_makes_other_images_as_large_as_the_decoded_ones(tmp_path):
+    write(tmp_path / "odd", {"0.png": picture(1), "1.png": picture(2, size=(5, 7))})
+    config = tree.check(parsing.merge(dict(evaluate=dict(images=str(tmp_path / "odd")))))
+    job = types.SimpleNamespace(config=config, experiment=types.SimpleNamespace(config=config))
+    decoder = types.SimpleNamespace(latents=True, shape=(4, 4, 3))
+    assert dry_draw._real(job, decoder).source.image_shape == (4, 4, 3)
