@@ -16,7 +16,7 @@ AHEAD = 1024  # files read at a time
 
 
 def read_npy(
-    folder: str, scale: float, posterior: str | None = None
+    folder: str, scale: float, posterior: str | None = None, shift: float = 0.0
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Yield the examples for `write` from folders of .npy files, in the order of their numbers.
 
@@ -25,13 +25,16 @@ def read_npy(
       scale: factor for the files' latents; 1 if they are scaled already.
       posterior: what the second half of the channels holds, "std" or "logvar"; the first half is
         the mean. "none": all channels are latents. None: the same, unless there may be two halves.
+      shift: subtracted from the files' latents, or their means, before they are scaled.
 
     Raises:
-      UserError: the scale is not a valid factor; a folder or file is missing, is damaged or has
-        another format.
+      UserError: the scale is not a valid factor, or the shift not finite; a folder or file is
+        missing, is damaged or has another format.
     """
     if not 0 < scale < np.inf:
         raise UserError(f"--scale={scale} must be above 0 and finite: it multiplies all latents.")
+    if not np.isfinite(shift):
+        raise UserError(f"--shift={shift} must be finite: it is subtracted from all latents.")
     drawn = posterior not in (None, "none")
     root = pathlib.Path(files.path(folder))
     features, labels = (_numbered(root, kind) for kind in ("features", "labels"))
@@ -74,7 +77,9 @@ def read_npy(
                         "deviations, not log variances: use --posterior std."
                     )
                 std = np.exp(0.5 * np.clip(std, -30, 20))
-            array = np.stack([mean, std])  # [2, S, S, C]
+            array = np.stack([mean - np.float32(shift), std])  # [2, S, S, C]
+        else:
+            array = array - np.float32(shift)
         return array * np.float32(scale), _label(labels[number])
 
     numbers = sorted(features)

@@ -68,7 +68,8 @@ def _convert(given: Any) -> epath.Path:
     def examples() -> Iterator[tuple[np.ndarray, int]]:
         nonlocal highest
         for folder in given["from"]:
-            for array, label in read_npy(folder, given["scale"], given["posterior"] or None):
+            how = given["scale"], given["posterior"] or None, given["shift"]
+            for array, label in read_npy(folder, *how):
                 highest = max(highest, label)
                 yield array, label
 
@@ -276,6 +277,12 @@ MODE = register(
                 "scale",
                 "of --from: factor to apply, 0.18215 to raw latents of Stable Diffusion, or 1",
                 default=None,
+                type=float,
+            ),
+            Option(
+                "shift",
+                "of --from: subtracted before --scale, 0.1159 from raw latents of FLUX.1",
+                default=0.0,
                 type=float,
             ),
             Option(

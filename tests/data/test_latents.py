@@ -320,10 +320,11 @@ def test_npy_moments_become_mean_and_standard_deviation(tmp_path):
     mean = RNG.standard_normal((3, 4, 8, 8)).astype(np.float32) * 5
     logvar = RNG.uniform(-6, 1, mean.shape).astype(np.float32)
     _save_npy(tmp_path / "npy", np.concatenate([mean, logvar], axis=1))
-    source = _convert(tmp_path, "--scale", "0.2", "--posterior", "logvar")
+    shifted = ("--scale", "0.2", "--shift", "0.5")  # the means, not their spread
+    source = _convert(tmp_path, *shifted, "--posterior", "logvar")
     std = np.exp(logvar / 2)
     for i, example in enumerate(source):
-        for key, raw in (("image", mean), ("std", std)):
+        for key, raw in (("image", mean - 0.5), ("std", std)):
             expected = np.moveaxis(raw[i], 0, -1) * 0.2
             np.testing.assert_allclose(example[key], expected, rtol=1e-3, atol=1e-6)
     _save_npy(tmp_path / "stds", np.concatenate([mean, std], axis=1))

@@ -155,8 +155,10 @@ def test_channels_that_may_be_two_halves_are_asked_about(tmp_path, channels):
     folder = _folder(tmp_path, _npy(np.ones((channels, 4, 4), np.float32)))
     with pytest.raises(UserError, match=rf"{channels} channels, which may be.*--posterior none"):
         list(read_npy(folder, 1.0))
-    (_, (array, _), _) = read_npy(folder, 1.0, "none")
-    assert array.shape == (4, 4, channels)
+    (_, (array, _), _) = read_npy(folder, 1.0, "none", shift=0.5)
+    assert array.shape == (4, 4, channels) and (array == 0.5).all()
+    with pytest.raises(UserError, match=r"--shift=nan must be finite"):
+        next(read_npy(folder, 1.0, "none", shift=float("nan")))
     (_, (array, _), _) = read_npy(folder, 1.0, "std")
     assert array.shape == (2, 4, 4, channels // 2)
 
