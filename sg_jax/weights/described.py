@@ -5,7 +5,6 @@ with this name. It has a checksum of the numbers. Readers that do not know it se
 """
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from sg_jax.errors import UserError, one_line, shown
-from sg_jax.runs import arrays, files
+from sg_jax.runs import files
 from sg_jax.weights import reading
 from sg_jax.weights.tensors import DTYPES
 
@@ -122,11 +121,7 @@ def _checksum(weights: Mapping[str, np.ndarray]) -> str:
 
 def _metadata(name: str | os.PathLike) -> Mapping[str, str]:
     """Return the metadata of a readable .safetensors file; {} for another file."""
-    path = files.path(name)
-    content: Any = (
-        io.BytesIO(arrays.read_bytes(path)) if files.is_remote(path) else open(path, "rb")
-    )
-    with content as file:
+    with files.path(name).open("rb") as file:  # of a bucket's, only this part is downloaded
         start = file.read(9)
         if start[8:] != b"{":
             return {}

@@ -20,6 +20,7 @@ from sg_jax.errors import UserError
 from sg_jax.method.guidance import Guidance
 from sg_jax.modes import export, import_, train
 from sg_jax.modes.base import Job
+from sg_jax.runs import arrays
 from sg_jax.runs.tracking import Track
 from sg_jax.weights import checkpoints, convert, described, exports
 from sg_jax.weights.checkpoints import named
@@ -263,3 +264,11 @@ def test_a_file_says_which_text_encoder_its_network_reads(texts, name):
     again = texts.with_name("again")
     import_.run(Job(str(again), options={"from": str(file), "family": ""}, config=tree.defaults()))
     assert record.encoder_of(again) == "0123456789abcdef"
+
+
+def test_a_file_in_a_bucket_is_downloaded_once(bucket, monkeypatch):
+    name, read, whole = "gs://b/net.safetensors", arrays.read_bytes, []
+    described.write(name, {"w": np.ones(3, np.float32)}, {"step": 7})
+    monkeypatch.setattr(arrays, "read_bytes", lambda path: whole.append(path) or read(path))
+    found, about = described.read(name)
+    assert about["step"] == 7 and found["w"].sum() == 3 and len(whole) == 1
