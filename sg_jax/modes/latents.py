@@ -28,8 +28,8 @@ from sg_jax.data.npy import read_npy
 from sg_jax.data.origin import Origin
 from sg_jax.data.sources import Source, open_source
 from sg_jax.encoders import tae
-from sg_jax.encoders.text import BYTES, Text
-from sg_jax.errors import UserError, default_of
+from sg_jax.encoders.text import BYTES
+from sg_jax.errors import UserError
 from sg_jax.modes import dry_latents, latent_images, latent_texts
 from sg_jax.modes.base import Job, Mode, Option, register
 from sg_jax.parallel import processes, sharding
@@ -223,12 +223,11 @@ def _tell(given: Any) -> None:
     also, flags = ", with captions" if captions.of(source) else "", ""
     if made := wording.described(source):
         also += f" and their features ({made.length} tokens of {made.features})"
-        said = dict(encoder=made.encoder, length=made.length, prefix=made.prefix)
-        said |= dict(cut_prefix=made.cut_prefix)
+        # All of them, since the config to train with may have other ones.
+        said = dict(encoder=made.encoder, length=made.length, words=0)
+        said |= dict(prefix=made.prefix, cut_prefix=made.cut_prefix)
         flags = "".join(
-            f" --config.text.{key}={shlex.quote(str(value))}"
-            for key, value in said.items()
-            if value != default_of(Text, key)
+            f" --config.text.{key}={shlex.quote(str(value))}" for key, value in said.items()
         )
     what = "latents" if source.latents else "images"
     log(f"{len(source)} {what} of {shape}, {source.num_classes} classes{also}. Train on them with")

@@ -1,6 +1,7 @@
 """Features of captions by --mode latents: stored, read back as conditions, and what is refused."""
 
 import json
+import shlex
 
 import captioned_pictures
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from image_files import picture, write
 from published import golden
 
+from sg_jax.config import parsing, tree
 from sg_jax.data import wording
 from sg_jax.data.pipeline import train_iterator
 from sg_jax.data.sources import open_source
@@ -75,8 +77,10 @@ def test_pictures_keep_their_pixels_beside_features(encode, tmp_path, capsys):
     assert (
         "12 images of 8x8x3, 2 classes, with captions and their features (12 tokens of 2)" in said
     )
-    assert "--config.text.encoder=encoders/letters --config.text.length=12" in said
-    assert "--config.text.prefix='> '" in said
+    flags = shlex.split(said.partition("Train on them with\n")[2].splitlines()[0])
+    config = parsing.parse(flags, "configs/emoji_t2i.py")  # whose length and words are others
+    assert tree.check(config).text == TEXT
+    assert (config.data.name, config.data.data_dir) == ("made", str(tmp_path))
     pictures = open_source(str(tmp_path / "pictures"), "train")
     assert len(source) == 12 and not source.latents
     for i in range(12):  # in their order, and without mirror images
