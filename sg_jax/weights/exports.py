@@ -23,6 +23,7 @@ from sg_jax.data.origin import ENTRY
 from sg_jax.errors import UserError
 from sg_jax.models.backbone import Backbone
 from sg_jax.models.dit import DiT
+from sg_jax.models.text import Text
 from sg_jax.runs import files
 from sg_jax.runs.progress import log
 from sg_jax.weights import checkpoints, convert, described, integrity, networks
@@ -40,7 +41,7 @@ A {kind} of {parameters:,} parameters, written by sg_jax {version} from {source}
 | returns | {prediction} |
 
 ```bash
-python -m sg_jax.main --mode sample --workdir THIS_FOLDER
+python -m sg_jax.main --mode sample --workdir THIS_FOLDER{prompts}
 ```
 
 ```python
@@ -83,6 +84,7 @@ def describe(network: Backbone, **values: Any) -> str:
         patch=network.patch,
         routes=network.routes or "none",
         prediction=network.prediction,
+        prompts=" --prompts prompts.txt" if isinstance(network.conditioning, Text) else "",
         made=MADE.format(**network.named.maker.record()) if network.named.maker else "",
         **values,
     )

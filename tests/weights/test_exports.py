@@ -238,7 +238,8 @@ def test_an_export_says_what_made_the_latents(imported, tmp_path, name):
     assert record.maker_of(found) == sg_jax.load(found).named.maker == made
     row = "| latents | made by owner/vae (0123), scale 0.18215, shift 0.5, factor 8 |\n| network"
     assert row in (found / "README.md").read_text()
-    assert "made by" not in (imported / "README.md").read_text()
+    readme = (imported / "README.md").read_text()
+    assert "made by" not in readme and "--prompts" not in readme
 
 
 @pytest.fixture
@@ -264,6 +265,8 @@ def test_a_file_says_which_text_encoder_its_network_reads(texts, name):
     again = texts.with_name("again")
     import_.run(Job(str(again), options={"from": str(file), "family": ""}, config=tree.defaults()))
     assert record.encoder_of(again) == "0123456789abcdef"
+    for folder in (texts, again):  # drawing captions would need the data
+        assert "sample --workdir THIS_FOLDER --prompts" in (folder / "README.md").read_text()
 
 
 def test_a_file_in_a_bucket_is_downloaded_once(bucket, monkeypatch):
