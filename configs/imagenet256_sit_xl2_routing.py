@@ -24,12 +24,13 @@ With --dry-run --chips 16*v5e, each command says what it would read, compute and
 long that would take at an assumed 40% of the peak. It needs neither data nor weights, but export
 needs --config too as long as there is no RUN:
 
-    latents    55 min (9 in bfloat16) for 1,281,167 images, 148 GB -> 42.5 GB
+    latents    55 min (9) for 1,281,167 images, 148 GB -> 42.5 GB
     train      1.95 days for 2,000,000 steps -> 41 checkpoints of 10.8 GB
-    sample     5.3 min for 50,000 images with SG_FLOPS, decoded in bfloat16 -> at most 20 GB
-    evaluate   60 min for the 6 settings of the paper's Table 3, 50,000 images each, by Inception
+    sample     7.3 min (5.3) for 50,000 images with SG_FLOPS -> at most 20 GB
+    evaluate   73 min (61) for the 6 settings of the paper's Table 3, 50,000 images each
     export     -> 2.7 GB
 
+Times in brackets are with --config.autoencoder.dtype=bfloat16, for encoding and decoding images.
 As long as there are no latents, which name both, sample and evaluate need
 --config.autoencoder.path=stabilityai/sd-vae-ft-ema and --config.evaluate.images=imagenet2012.
 On v5e:4x4 (16 chips) the TPU compiler estimates 2.7 of 15.75 GiB per chip, 54 ms a step and MFU
