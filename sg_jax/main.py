@@ -125,7 +125,8 @@ def _run(argv: Sequence[str]) -> None:
         for name, value in unused.items():
             if value:
                 by = "".join(f" with --{flag}" for flag in mode.unless if options[flag])
-                raise UserError(f"--{name} has no effect: --mode={mode.name}{by} has no config.")
+                lacks = "dry run" if name == "dry-run" else "config"
+                raise UserError(f"--{name} has no effect: --mode={mode.name}{by} has no {lacks}.")
         if mode.single and jax.process_count() > 1:
             raise UserError(
                 f"--mode={mode.name} does not work in one of several processes: start it alone, "

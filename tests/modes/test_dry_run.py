@@ -270,8 +270,10 @@ def test_mesh_and_batch_are_those_of_the_chips(dry):
 def test_the_flags_are_for_dry_runs():
     with pytest.raises(UserError, match="--chips has no effect: it is for --dry-run"):
         main(["main", *SMALL, "--workdir=x", "--chips=v5e"])
-    with pytest.raises(UserError, match="--dry-run has no effect: --mode=import has no config"):
+    with pytest.raises(UserError, match="--dry-run has no effect: --mode=import has no dry run"):
         main(["main", "--mode=import", "--from=x", "--workdir=x", "--dry-run"])
+    with pytest.raises(UserError, match="--mode=evaluate with --samples has no dry run"):
+        main(["main", "--mode=evaluate", "--samples=x", "--config.evaluate.keep=png", "--dry-run"])
 
 
 @pytest.mark.slow
