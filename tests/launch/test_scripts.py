@@ -191,3 +191,12 @@ def test_the_checks_are_listed_once(place):
     assert " ".join(entries).split() == named
     assert "launch/check.sh" in (ROOT / ".ci/run").read_text()
     assert "- run: bash .ci/run" in (ROOT / ".github/workflows/ci.yml").read_text()
+
+
+def test_the_manual_names_the_file_of_a_function():
+    found = re.findall(
+        r"`(\w+)` is a function of `([\w.]+)`", (ROOT / "launch/README.md").read_text()
+    )
+    assert found
+    for name, file in found:
+        assert f"\n{name}() {{" in (ROOT / "launch" / file).read_text()
