@@ -13,6 +13,7 @@ from image_files import picture, write
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from published import golden
+from sklearn.datasets import load_digits
 from stand_ins import ROOT
 
 import sg_jax
@@ -73,6 +74,15 @@ def test_its_flags_for_images_of_your_own_fit_a_folder_of_classes(tmp_path):
     data = parsing.parse([*flags, f"--config.data.name={name}"], str(ROOT / config)).data
     sizes = [len(open_source(name, s, image_size=4)) for s in (data.split, data.test_split)]
     assert sizes == [18, 2]
+
+
+def test_it_trains_on_the_digits_that_are_not_kept_for_tests():
+    counts = [
+        int(re.search(rf"([\d,]+) {words}", path.read_text(encoding="utf-8"))[1].replace(",", ""))
+        for path, words in ((DIGITS, "real images"), (ROOT / "README.md", "real test images"))
+    ]
+    of_class = np.bincount(load_digits().target)
+    assert counts == [sum(of_class - of_class // 6), sum(of_class // 6)]
 
 
 def test_prompts_are_drawn_as_their_config_says():
