@@ -139,6 +139,12 @@ def test_the_presets_are_those_of_the_code():
         assert weak == said, name
 
 
+def test_the_presets_without_a_label_are_named():
+    said = re.search(r"weak prediction has no label \((.*?)\)", CONFIGS.read_text(), re.DOTALL)[1]
+    without = [name for name, preset in PRESETS.items() if preset.weak_label == "null"]
+    assert sorted(in_code(said)) == sorted(without)
+
+
 def rate(gamma):
     return f"γ {gamma:g}" if not isinstance(gamma, tuple) else f"γ {gamma[1]:g} → {gamma[2]:g}"
 
