@@ -9,16 +9,18 @@ From WebDataset tars to latents, features of their captions, and a trained netwo
     python -m sg_jax.main --config configs/t2i_2b_all.py --workdir RUN \\
       --config.data.data_dir=DATA_DIR
     python -m sg_jax.main --mode sample --workdir RUN --prompts prompts.txt \\
-      --config.sample.guidance=t2i_hps --config.mesh.data=-1 --config.mesh.fsdp=1
+      --config.text.encoder=OpenGVLab/InternVL3-2B-hf --config.sample.guidance=t2i_hps \\
+      --config.mesh.data=-1 --config.mesh.fsdp=1
     python -m sg_jax.main --mode compose --workdir RUN \\
+      --config.text.encoder=OpenGVLab/InternVL3-2B-hf \\
       --config.compose.guidance=unguided,cfg,t2i_geneval \\
       --config.compose.prompts=evaluation_metadata.jsonl --config.compose.keep=geneval
 
 t2i_2b_filtered.py is the second stage. ./flux_vae stands for an AutoencoderKL with 16 channels; the
 paper does not say which one it used. With --dry-run --chips 256*v5p, each command says what it
-would read, compute and write. For sampling, each chip holds all weights and computes four images at
-a time. None of this has been run at full size; tests/benchmarks/blocks.md has what the TPU compiler
-says about it.
+would read, compute and write; it needs ./flux_vae and the prompts, and --config as long as there is
+no RUN. For sampling, each chip holds all weights and computes four images at a time. None of this
+has been run at full size; tests/benchmarks/blocks.md has what the TPU compiler says about it.
 """
 
 from ml_collections import ConfigDict

@@ -155,6 +155,16 @@ def test_the_configs_are_those_of_the_folder():
     assert sorted(named) == sorted(name for name in files if name != "cifar10_settings.py")
 
 
+def test_commands_that_draw_name_the_text_encoder():
+    """Without --config, a run's own word is not enough for it to be loaded (config/trust.py)."""
+    path = ROOT / "configs" / "t2i_2b_all.py"
+    text = path.read_text().partition('"""')[2].replace("\\\\\n", "")
+    (encoder,) = re.findall(r'encoder="(.*?)"', text)
+    drawn = [line for line in text.splitlines() if "--mode" in line and "--config " not in line]
+    assert len(drawn) == 2
+    assert all(f"--config.text.encoder={encoder} " in line for line in drawn)
+
+
 def test_the_modes_are_those_of_the_code():
     known = modes_of_the_code()
     assert {in_code(row[0])[0] for row in table(CONFIGS, "`--mode`")} == set(known)
