@@ -99,13 +99,16 @@ class Model(Settings):
     norm: str = setting("layer", "of dit and text_dit", options=NORMS, fixed=ALWAYS)
     mlp: str = setting("gelu", "of dit and text_dit", options=MLPS, fixed=ALWAYS)
     positions: str = setting(
-        "table", "of dit's tokens; rotary ones go through routes", options=POSITIONS, fixed=ALWAYS
+        "table",
+        "of tokens of dit and text_dit; rotary ones go through routes",
+        options=POSITIONS,
+        fixed=ALWAYS,
     )
-    qk_norm: bool = setting(False, "normalise dit's queries and keys", fixed=ALWAYS)
-    bias: bool = setting(True, "biases in dit's blocks", fixed=ALWAYS)
+    qk_norm: bool = setting(False, "normalise queries and keys of dit and text_dit", fixed=ALWAYS)
+    bias: bool = setting(True, "biases in blocks of dit and text_dit", fixed=ALWAYS)
     modulation_rank: int = setting(
         0,
-        "rank of dit's scales, shifts and gates; 0: full",
+        "rank of scales, shifts and gates of dit and text_dit; 0: full",
         low=0,
         high=LARGEST["modulation_rank"],
         fixed=ALWAYS,

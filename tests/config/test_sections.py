@@ -139,3 +139,10 @@ def test_a_wrong_value_is_named_with_what_is_allowed(make, words):
     with pytest.raises(UserError) as error:
         make()
     assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("key", ["norm", "mlp", "positions", "qk_norm", "bias", "modulation_rank"])
+def test_the_help_on_a_part_of_a_block_names_the_backbones_that_have_it(key):
+    having = {kind for kind in BACKBONES if key in reads(kind)}
+    assert having == {"dit", "text_dit"}
+    assert "of dit and text_dit" in declared_in(sections.Model)[key].text
