@@ -26,10 +26,11 @@ from sg_jax.data import captions, identity, latent_check, latents, wording
 from sg_jax.data.latent_shards import Unfinished
 from sg_jax.data.npy import read_npy
 from sg_jax.data.origin import Origin
+from sg_jax.data.section import Data
 from sg_jax.data.sources import Source, open_source
 from sg_jax.encoders import tae
 from sg_jax.encoders.text import BYTES
-from sg_jax.errors import UserError
+from sg_jax.errors import UserError, default_of
 from sg_jax.modes import dry_latents, latent_images, latent_texts
 from sg_jax.modes.base import Job, Mode, Option, register
 from sg_jax.parallel import processes, sharding
@@ -41,6 +42,7 @@ from sg_jax.weights import decoders
 PER_FILE = 4096  # examples
 MOST_PER_FILE = 1_000_000
 OFTEN = 5.0  # seconds between two lines of progress
+APPLIED = ("image_size", "channels", "flip")  # of config.data: to images, but not to latents
 PLAIN = 1 / 3, 3  # normal bounds of the standard deviation of scaled latents
 
 
@@ -168,7 +170,7 @@ def encode(config: Config, source: Source, given: Any) -> epath.Path:
         found = unfinished.finish(made)
         if found is not None:
             _tell_of_channels(found)
-        _tell(given)
+        _tell(given, config.data)
     processes.barrier("latents written")
     return epath.Path(place)
 
@@ -216,8 +218,8 @@ def _write(unfinished: Unfinished, encoding: Encoding, source: Source) -> None:
         processes.barrier("latents encoded")
 
 
-def _tell(given: Any) -> None:
-    """Log how to train on the data set."""
+def _tell(given: Any, data: Data | None = None) -> None:
+    """Log how to train on the data set; `data` is the section that its images were read with."""
     source = open_source(given["name"], "train", given["to"])
     shape = "x".join(map(str, source.image_shape))
     also, flags = ", with captions" if captions.of(source) else "", ""
@@ -229,6 +231,11 @@ def _tell(given: Any) -> None:
         flags = "".join(
             f" --config.text.{key}={shlex.quote(str(value))}" for key, value in said.items()
         )
+    # What was done to the images is not done again, if the config to train with is the same.
+    done = ("split", "classes", "aesthetics", *(APPLIED if source.latents else ()))
+    for key in done if data is not None else ():
+        if getattr(data, key) != (default := default_of(Data, key)):
+            flags += f" --config.data.{key}={shlex.quote(str(default))}"
     what = "latents" if source.latents else "images"
     log(f"{len(source)} {what} of {shape}, {source.num_classes} classes{also}. Train on them with")
     folder = shlex.quote(given["to"])

@@ -12,7 +12,7 @@ from published import golden
 from sg_jax.config import parsing, tree
 from sg_jax.data import wording
 from sg_jax.data.pipeline import train_iterator
-from sg_jax.data.sources import open_source
+from sg_jax.data.sources import open_source, options_of
 from sg_jax.encoders.text import Text
 from sg_jax.errors import UserError
 from sg_jax.main import main
@@ -70,6 +70,12 @@ def check(source):
     return reading
 
 
+def followed(said):
+    """The config of a training with the flags that are printed and another config's values."""
+    flags = shlex.split(said.partition("Train on them with\n")[2].splitlines()[0])
+    return parsing.parse(flags, "configs/emoji_t2i.py")
+
+
 def test_pictures_keep_their_pixels_beside_features(encode, tmp_path, capsys):
     source = encode()
     said = capsys.readouterr().out
@@ -77,8 +83,7 @@ def test_pictures_keep_their_pixels_beside_features(encode, tmp_path, capsys):
     assert (
         "12 images of 8x8x3, 2 classes, with captions and their features (12 tokens of 2)" in said
     )
-    flags = shlex.split(said.partition("Train on them with\n")[2].splitlines()[0])
-    config = parsing.parse(flags, "configs/emoji_t2i.py")  # whose length and words are others
+    config = followed(said)  # whose length and words are others
     assert tree.check(config).text == TEXT
     assert (config.data.name, config.data.data_dir) == ("made", str(tmp_path))
     pictures = open_source(str(tmp_path / "pictures"), "train")
@@ -94,13 +99,16 @@ def test_pictures_keep_their_pixels_beside_features(encode, tmp_path, capsys):
     assert "All 12 images" in capsys.readouterr().out
 
 
-def test_latents_keep_features_too(encode, tmp_path):
+def test_latents_keep_features_too(encode, tmp_path, capsys):
     np.savez(tmp_path / "tae.npz", **golden("tae_tiny")[1])
     source = encode(
         f"--config.autoencoder.path={tmp_path / 'tae.npz'}", "--config.data.image_size=16",
-        "--dtype=bfloat16",
+        "--dtype=bfloat16", "--config.data.split=train[:100%]",
     )  # fmt: skip
     assert source.latents and len(source) == 12
+    data = followed(capsys.readouterr().out).data  # of images of 32x32
+    assert data.split == "train"
+    assert len(open_source(data.name, data.split, **options_of(data))) == 12
     reading = check(source)
     batch = next(train_iterator(source, batch_size=4, seed=0, threads=0, wording=reading))
     assert batch["condition"]["text"].dtype == np.float32
