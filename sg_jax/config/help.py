@@ -31,7 +31,8 @@ def explain(topic: str) -> str:
     prefix, kind = f"config.{name}", kinds[name]
     if name == "guidance":
         prefix += ".NAME"
-        key = key.rpartition(".")[2] if key.rpartition(".")[2] in declared_in(kind) else ""
+        _, dot, last = key.rpartition(".")
+        key = last if dot or last in declared_in(kind) else ""
     names = [key] if key else list(declared_in(kind))
     if key and key not in declared_in(kind):
         raise UserError(

@@ -221,7 +221,8 @@ class Composer:
     def _score(self, name: str, key: Key, keep: bool) -> Scores:
         """Draw all prompts under a setting with a seed, and return the scores."""
         samples, shown = self._settings.samples, shown_prompts(self._prompts)
-        log(f"Draw {len(self._texts)} images: {name} ({key.guidance.describe()}), seed {key.seed}.")
+        drawn = counted(len(self._texts), "image")
+        log(f"Draw {drawn}: {name} ({key.guidance.describe()}), seed {key.seed}.")
         batches = sample_batches(
             self._model(),
             self._asked,

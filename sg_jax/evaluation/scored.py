@@ -27,7 +27,7 @@ from sg_jax.method.guidance import Guidance
 from sg_jax.parallel import processes
 from sg_jax.programs.sampling import NotFinite, sample_batches
 from sg_jax.runs import arrays, files, sharing
-from sg_jax.runs.progress import Progress, log
+from sg_jax.runs.progress import Progress, counted, log
 from sg_jax.weights import checkpoints, weak_networks
 
 Told = Callable[[Key, dict[str, Any]], object]
@@ -115,7 +115,7 @@ class _Drawing:
         """Draw and score a key, or draw its first images; return scores in the writer."""
         guidance, judge, experiment = key.guidance, self._judge, self._experiment
         setting = f"{guidance.describe()}, {key.steps} steps, seed {key.seed}"
-        log(f"Draw {key.samples} images: {setting}.")
+        log(f"Draw {counted(key.samples, 'image')}: {setting}.")
         model, weak_model = self._model(), self._weak_model(guidance)
         program = (self._plans[key], key.steps, guidance.weak_workdir)
         if program not in self._programs and len(self._programs) >= MOST_PROGRAMS:

@@ -27,7 +27,7 @@ from sg_jax.modes.base import Job, Mode, Option, register, weak_paths
 from sg_jax.parallel import processes
 from sg_jax.programs.sampling import sample_batches
 from sg_jax.runs import files
-from sg_jax.runs.progress import Progress, Spent, log
+from sg_jax.runs.progress import Progress, Spent, counted, log
 from sg_jax.weights import checkpoints, decoders, weak_networks
 
 CAPTIONED = 64  # the most images in a picture with captions
@@ -110,7 +110,7 @@ def draw(
         files.check_writable(folder / name)
     there = 0 if latents else drawings.already(folder, name, count)
     there = int(processes.from_writer([there])[0])  # other hosts may not see the folder
-    log(f"Draw {count} images: {config.guidance} ({guidance.describe()}).")
+    log(f"Draw {counted(count, 'image')}: {config.guidance} ({guidance.describe()}).")
     if there:
         log(f"Continue after {there} of them, which are in {folder / name}.")
     # The last images are drawn in a full batch too, since fewer would need another program.

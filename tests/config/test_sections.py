@@ -68,6 +68,8 @@ def test_help_explains_every_section_and_one_key():
     text = help.explain("config.train.steps")
     assert "steps=1000" in text and "batch_size" not in text
     assert "gamma_weak=0.0" in help.explain("config.guidance.sg.gamma_weak")
+    with pytest.raises(UserError, match=r"no key 'gama_weak'.*gamma_weak"):
+        help.explain("config.guidance.sg.gama_weak")
     text = help.explain("config.seed")
     assert "  seed=0" in text and "of weights" in text and "train" not in text
     with pytest.raises(UserError, match=r"no section config\.sed; .* Did you mean 'seed'"):
