@@ -63,7 +63,12 @@ def terminal(rows: Sequence[Row], base: Base = NO_FLAGS) -> str:
         best = metric.winner([w.spread(metric).mean for w in each])
         if base.settings and best is not None:
             parts[-1] += f"\nTo draw with {each[best].method}: {flags(each[best], base)}"
-    return "\n\n".join([*parts, *filter(None, (failed(rows), at_edges(rows)))])
+    return "\n\n".join([*parts, *_remarks(rows)])
+
+
+def _remarks(rows: Sequence[Row]) -> list[str]:
+    """Return sentences on results that a reader should not take at face value."""
+    return list(filter(None, (failed(rows), at_edges(rows), outdone(rows))))
 
 
 def _padded(name: str, cells: Sequence[str]) -> list[str]:
@@ -126,8 +131,7 @@ def markdown(rows: Sequence[Row], base: Base = NO_FLAGS, notes: Sequence[str] = 
         "and t a–b says when guidance acts. The cost of a whole run is given as a multiple of "
         "that without guidance. Differences from no guidance are taken seed by seed, and (4/5) "
         "means that 4 of 5 are improvements.",
-        *([text] if (text := failed(rows)) else []),
-        *([edges] if (edges := at_edges(rows)) else []),
+        *_remarks(rows),
         *notes,
     ]
     for budget in dict.fromkeys(w.budget for w in found):
@@ -224,6 +228,20 @@ def at_edges(rows: Sequence[Row]) -> str:
         "The largest or smallest scale tried was chosen, so one beyond it may be better: "
         f"{', '.join(found)}."
     )
+
+
+def outdone(rows: Sequence[Row]) -> str:
+    """Return a sentence on the methods that do better at a smaller budget, with every seed."""
+    metric, found = METRICS[rows[0].metric], tuned.winners(rows)
+    words = []
+    for winner in found:
+        own = [w for w in found if w.method == winner.method and w.budget < winner.budget]
+        gains = {w.budget: w.less(winner, metric) for w in own}
+        if better := [f"{b:g}" for b, g in gains.items() if g.pairs and g.better == g.pairs]:
+            words.append(f"{winner.method} at {winner.budget:g} (at {', '.join(better)})")
+    if not words:
+        return ""
+    return f"Better with every seed at a smaller budget, with fewer steps: {'; '.join(words)}."
 
 
 def flags(winner: Winner, base: Base) -> str:

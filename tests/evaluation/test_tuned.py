@@ -214,6 +214,24 @@ def test_a_winner_at_the_edge_of_its_scales_is_named():
     assert tuned_tables.at_edges(rows[3:6]) == tuned_tables.at_edges(rows[-1:]) == ""
 
 
+def test_a_method_that_more_steps_make_worse_is_named():
+    def scored(method, budget, *values):
+        setting = Guidance() if method == "unguided" else Guidance(2.0, weak_label="null")
+        keys = [dataclasses.replace(KEY, guidance=setting, seed=i) for i in range(len(values))]
+        given = method, budget, budget, True, "frechet"
+        return [
+            Row("", REPORT, *given, k, {"frechet": v}) for k, v in zip(keys, values, strict=True)
+        ]
+
+    rows = [*scored("unguided", 0.5, 1.9, 2.1), *scored("unguided", 0.7, 1.8, 2.0)]
+    rows += [*scored("unguided", 1.0, 2.0, 2.2), *scored("cfg", 0.7, 2.0, 1.0)]
+    rows += scored("cfg", 1.0, 1.5, 1.4)  # better on average at 0.7, but with one of two seeds
+    text = tuned_tables.outdone(rows)
+    assert text.endswith("with fewer steps: unguided at 1 (at 0.5, 0.7).")
+    assert text in tuned_tables.terminal(rows) and text in tuned_tables.markdown(rows)
+    assert tuned_tables.outdone(rows[2:4]) == ""
+
+
 def test_curves_have_a_line_per_method_and_a_panel_per_metric():
     rows = rows_of()
     metrics = tuned_rows.columns(rows)
